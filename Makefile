@@ -1,0 +1,126 @@
+# One verb a task; `make` alone lists them. Each makes what it needs in $(VENV) by itself, and
+# shows pip's and the compiler's own output only when they fail.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --disable-pip-version-check --no-input
+HAS_CORE := FAKTORY_IMPL=python $(RUN) -c \
+	'import sys; from importlib.util import find_spec; sys.exit(not find_spec("faktory._proto"))'
+
+# What decides how the core is built; a change of one of these builds it anew.
+BUILD := $(CC) $(CFLAGS) $(LDFLAGS) $(FAKTORY_NO_EXTENSIONS) $(FAKTORY_REQUIRE_EXTENSIONS)
+
+# $(call quietly,NAME): the command's output goes to a log that is shown if the command fails.
+# $(call notices,NAME): what our own setup.py has said in it.
+quietly = > $(VENV)/$(1).log 2>&1 || { cat $(VENV)/$(1).log; $(call notices,$(1)); exit 1; } >&2
+notices = sed -n 's/^ *\(error: \)*\(faktory-worker: \)/\2/p' $(VENV)/$(1).log
+
+# $(call requirements,TABLE,KEY): the list of that name in pyproject.toml, for pip install -r.
+requirements = $(RUN) -c 'import sys, tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))$(1)["$(2)"], sep="\n")'
+
+.DELETE_ON_ERROR:
+# pip in two recipes at once would trip over itself; make does nothing else that takes long.
+.NOTPARALLEL:
+.PHONY: help demo test check bench wheel soak annotate clean FORCE
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  PYTHON=python3.12 chooses the interpreter, VENV=folder where, ARGS="-k name" goes to pytest'
+
+demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
+	@$(RUN) -m faktory demo
+
+test: $(VENV)/core $(VENV)/test ## the tests, once for each implementation of the core
+	@$(call both,)
+
+soak: $(VENV)/core $(VENV)/test ## the tests that take long, once for each implementation
+	@$(call both,-m soak -o faulthandler_timeout=600 --timeout=900)
+
+# $(call both,OPTIONS): the second run takes place even if the first one fails.
+both = failed=0; \
+	if $(HAS_CORE); then \
+		echo "The compiled core (FAKTORY_IMPL=cython):"; \
+		FAKTORY_IMPL=cython $(RUN) -m pytest $(1) $(ARGS) || failed=1; \
+	else \
+		echo "The compiled core was not built, so its tests do not run:"; \
+		$(call notices,core); \
+	fi; \
+	echo "The pure Python core (FAKTORY_IMPL=python):"; \
+	FAKTORY_IMPL=python $(RUN) -m pytest $(1) $(ARGS) || failed=1; \
+	exit $$failed
+
+check: $(VENV)/core $(VENV)/check ## lint, format, types, and who imports whom
+	@$(RUN) -m ruff check --quiet
+	@$(RUN) -m ruff format --check || \
+		{ echo "Not in our format. Run $(VENV)/bin/ruff format" >&2; exit 1; }
+	@$(RUN) -m mypy --strict faktory
+	@if $(HAS_CORE); then \
+		$(RUN) -m mypy.stubtest faktory._proto; \
+	else \
+		echo "stubtest of faktory._proto skipped: the compiled core was not built."; \
+	fi
+	@$(RUN) -m pytest --quiet tests/test_layers.py
+
+bench: $(VENV)/core $(VENV)/bench ## the benchmarks, beside other packages where there are any
+	@$(RUN) -m pytest benchmarks --benchmark-only -s --timeout=0 \
+		-o faulthandler_timeout=0 $(ARGS)
+
+wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure one for all others
+	@rm -f dist/faktory_worker-*
+	@$(RUN) -m build $(call quietly,build)
+	@$(call notices,build)
+	@FAKTORY_REQUIRE_EXTENSIONS= FAKTORY_NO_EXTENSIONS=1 $(RUN) -m build --wheel $(call quietly,build)
+	@ls dist/faktory_worker-*
+
+annotate: $(VENV)/core ## the compiled core as a page whose yellow lines still go through Python
+	@mkdir -p build/annotate
+	@$(RUN) -m cython -a faktory/_proto.pyx -o build/annotate/_proto.c $(call quietly,annotate)
+	@echo build/annotate/_proto.html
+
+clean: ## remove what make and builds made
+	@rm -rf $(VENV) build dist *.egg-info faktory/_proto*.so faktory/_proto*.pyd faktory/_proto.c
+	@rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find faktory tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# From here on stamps: an empty file in $(VENV) says that the step of its name was done.
+
+$(VENV)/env: pyproject.toml setup.py $(VENV)/.python
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "faktory-worker needs Python 3.11 or newer, and $(PYTHON) is no such thing." \
+		"Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> $(VENV)/venv.log || \
+		{ echo "$(PYTHON) cannot make virtual environments: its modules venv and ensurepip are not" \
+		"there. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) -V)"
+	@rm -rf $(VENV)/bin $(VENV)/lib $(VENV)/lib64 $(VENV)/include
+	@$(PYTHON) -m venv $(VENV) $(call quietly,venv)
+	@$(call requirements,["build-system"],requires) > $(VENV)/env.txt
+	@$(PIP) -r $(VENV)/env.txt $(call quietly,env)
+	@touch $@
+
+$(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/_proto.pyx faktory/*.h)
+	@$(PIP) --verbose --no-build-isolation --no-deps --editable . $(call quietly,core)
+	@$(call notices,core)
+	@touch $@
+
+# Of these none depends on the core: a changed core is no reason to ask pip again.
+$(VENV)/test $(VENV)/wheel: $(VENV)/env
+$(VENV)/check $(VENV)/bench: $(VENV)/test
+$(VENV)/test $(VENV)/check $(VENV)/bench $(VENV)/wheel:
+	@echo "Installing what make $(@F) needs"
+	@$(call requirements,["project"]["optional-dependencies"],$(@F)) > $@.txt
+	@$(PIP) -r $@.txt $(call quietly,$(@F))
+	@touch $@
+
+# These two change only when what they hold does.
+$(VENV)/.python: FORCE
+	@mkdir -p $(VENV)
+	@echo '$(PYTHON)' | cmp -s - $@ || echo '$(PYTHON)' > $@
+
+$(VENV)/.build: FORCE
+	@mkdir -p $(VENV)
+	@echo '$(BUILD)' | cmp -s - $@ || echo '$(BUILD)' > $@

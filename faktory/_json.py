@@ -1,0 +1,356 @@
+"""JSON read and written step by step: the reference that both implementations fall back on.
+
+Their fast paths only know that something is not plain. This module then goes through the value
+or the bytes again and either gives the result all the same (a subclass, an interpreter with a
+low recursion limit) or says what is refused, where, and what to do. So every text of refusal
+stands here once.
+
+Rules: no recursion, so no input can exhaust the stack; offsets are bytes; digits are ASCII.
+Reading has the meaning of `json.loads`, NaN and infinities aside. Writing refuses what the
+server would change silently (it keeps numbers as doubles and text as UTF-8).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from json.encoder import encode_basestring as _quote
+from typing import Final, NoReturn
+
+from .exceptions import FaktoryJSONError, FaktoryPayloadError
+
+MAX_DEPTH: Final = 512
+"""Containers inside one another, both ways: half of what the standard library manages with the
+interpreter's default recursion limit."""
+
+MAX_INTEGER: Final = 2**53
+"""The largest integer, either sign, that the server's doubles keep exactly."""
+
+_SHOWN: Final = 60
+"""Characters of a refused value that its error shows."""
+
+_SPACE = re.compile(rb"[ \t\n\r]*")
+_NUMBER = re.compile(rb"(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
+_HEX4 = re.compile(rb"[0-9a-fA-F]{4}")
+_ESCAPES = {
+    ord('"'): '"',
+    ord("\\"): "\\",
+    ord("/"): "/",
+    ord("b"): "\b",
+    ord("f"): "\f",
+    ord("n"): "\n",
+    ord("r"): "\r",
+    ord("t"): "\t",
+}
+_WORDS = ((b"true", True), (b"false", False), (b"null", None))
+_NO_JSON = (b"NaN", b"Infinity", b"-Infinity")
+
+
+def read(data: bytes) -> object:
+    """Decode UTF-8 JSON; raise FaktoryJSONError with the offset and what was expected there."""
+    stack: list[tuple[object, str]] = []  # the open containers, each with the key it waits for
+    here: object = None  # the innermost of them
+    key = ""
+    pos = _space(data, 0)
+    while True:
+        if pos < len(data) and data[pos] in b"[{":
+            if len(stack) == MAX_DEPTH:
+                raise _broken(pos, f"nested deeper than {MAX_DEPTH} levels")
+            value: object = [] if data[pos] == ord("[") else {}
+            pos = _space(data, pos + 1)
+            if data[pos : pos + 1] != (b"]" if type(value) is list else b"}"):
+                stack.append((here, key))
+                here = value
+                if type(value) is dict:
+                    key, pos = _key(data, pos)
+                continue
+            pos += 1
+        else:
+            value, pos = _scalar(data, pos)
+        while True:
+            if not stack:
+                pos = _space(data, pos)
+                if pos < len(data):
+                    raise _unexpected(data, pos, "nothing after the value")
+                return value
+            if type(here) is dict:
+                here[key] = value
+                closing = b"}"
+            else:
+                assert type(here) is list
+                here.append(value)
+                closing = b"]"
+            pos = _space(data, pos)
+            following = data[pos : pos + 1]
+            if following == b",":
+                pos = _space(data, pos + 1)
+                if type(here) is dict:
+                    key, pos = _key(data, pos)
+                break
+            if following != closing:
+                raise _unexpected(data, pos, f"',' or '{closing.decode()}'")
+            pos += 1
+            value = here
+            here, key = stack.pop()
+
+
+def _space(data: bytes, pos: int) -> int:
+    match = _SPACE.match(data, pos)
+    assert match
+    return match.end()
+
+
+def _key(data: bytes, pos: int) -> tuple[str, int]:
+    if data[pos : pos + 1] != b'"':
+        raise _unexpected(data, pos, "a key in double quotes")
+    key, pos = _text(data, pos)
+    pos = _space(data, pos)
+    if data[pos : pos + 1] != b":":
+        raise _unexpected(data, pos, "':'")
+    return key, _space(data, pos + 1)
+
+
+def _scalar(data: bytes, pos: int) -> tuple[object, int]:
+    if data[pos : pos + 1] == b'"':
+        return _text(data, pos)
+    for word, value in _WORDS:
+        if data.startswith(word, pos):
+            return value, pos + len(word)
+    for name in _NO_JSON:
+        if data.startswith(name, pos):
+            raise _broken(pos, f"{name.decode()} is no JSON number")
+    match = _NUMBER.match(data, pos)
+    if not match:
+        raise _unexpected(data, pos, "a value")
+    if match[2] is None and match[3] is None:
+        try:
+            return int(match[0]), match.end()
+        except ValueError:  # the interpreter's own limit (sys.set_int_max_str_digits)
+            digits = len(match[0].lstrip(b"-"))
+            raise _broken(pos, f"an integer of {digits} digits is too long") from None
+    number = float(match[0])
+    if number - number != 0:
+        raise _broken(pos, "the number is too large for a double")
+    return number, match.end()
+
+
+def _text(data: bytes, pos: int) -> tuple[str, int]:
+    pieces = []
+    start = pos
+    pos += 1
+    while True:
+        match = _PLAIN.match(data, pos)
+        assert match
+        try:
+            pieces.append(match[0].decode())
+        except UnicodeDecodeError as error:
+            raise _broken(pos + error.start, "invalid UTF-8") from None
+        pos = match.end()
+        following = data[pos : pos + 1]
+        if following == b'"':
+            return "".join(pieces), pos + 1
+        if not following:
+            raise _broken(start, "a string without an end")
+        if following != b"\\":
+            raise _broken(pos, f"the control character {following!r} inside a string")
+        character, pos = _escape(data, pos)
+        pieces.append(character)
+
+
+def _escape(data: bytes, pos: int) -> tuple[str, int]:
+    letter = data[pos + 1 : pos + 2]
+    if letter != b"u":
+        if not letter or letter[0] not in _ESCAPES:
+            raise _broken(pos, "an escape that JSON does not know")
+        return _ESCAPES[letter[0]], pos + 2
+    code = _hex4(data, pos)
+    if 0xD800 <= code < 0xDC00 and data[pos + 6 : pos + 8] == b"\\u":
+        low = _hex4(data, pos + 6)
+        if 0xDC00 <= low < 0xE000:
+            return chr(0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00)), pos + 12
+    return chr(code), pos + 6
+
+
+def _hex4(data: bytes, pos: int) -> int:
+    match = _HEX4.match(data, pos + 2)
+    if not match:
+        raise _broken(pos, "a \\u escape needs four hex digits")
+    return int(match[0], 16)
+
+
+def _unexpected(data: bytes, pos: int, expected: str) -> FaktoryJSONError:
+    got = f"byte {data[pos : pos + 1]!r}" if pos < len(data) else "the end"
+    return _broken(pos, f"expected {expected}, got {got}")
+
+
+def _broken(pos: int, reason: str) -> FaktoryJSONError:
+    return FaktoryJSONError(f"invalid JSON at byte {pos}: {reason}")
+
+
+_Segment = str | int
+
+
+def write(value: object, root: Sequence[_Segment] = ()) -> bytes:
+    """Encode as compact UTF-8 JSON, or raise FaktoryPayloadError with path and remedy.
+
+    `root` is where the value stands in what the caller passed in: the path begins with it.
+    """
+    out: list[str] = []
+    path: list[_Segment] = list(root)
+    stack: list[tuple[Iterator[tuple[_Segment, object]], str]] = []
+    _write_one(value, out, path, stack)
+    while stack:
+        children, closing = stack[-1]
+        for segment, child in children:
+            if out[-1] not in ("[", "{"):
+                out.append(",")
+            path.append(segment)
+            if type(segment) is str:
+                out.append(_string(segment, path))
+                out.append(":")
+            depth = len(stack)
+            _write_one(child, out, path, stack)
+            if len(stack) > depth:
+                break
+            path.pop()
+        else:
+            stack.pop()
+            out.append(closing)
+            if stack:
+                path.pop()
+    return "".join(out).encode()
+
+
+def _write_one(
+    value: object,
+    out: list[str],
+    path: list[_Segment],
+    stack: list[tuple[Iterator[tuple[_Segment, object]], str]],
+) -> None:
+    if isinstance(value, str):
+        out.append(_string(value, path))
+    elif value is None or value is True or value is False:
+        out.append("null" if value is None else "true" if value else "false")
+    elif isinstance(value, int):
+        if not -MAX_INTEGER <= value <= MAX_INTEGER:
+            _refuse(
+                path,
+                f"is an integer beyond +-2^53 ({_show(value)}), which the server would change",
+                "Send text: str(value).",
+            )
+        out.append(int.__repr__(value))
+    elif isinstance(value, float):
+        if value - value != 0:
+            _refuse(path, f"is {float.__repr__(value)}, which JSON lacks", "Send None or text.")
+        out.append(float.__repr__(value))
+    elif isinstance(value, (list, tuple, dict)):
+        if len(stack) == MAX_DEPTH:
+            _refuse(
+                path[:3],
+                f"is nested deeper than {MAX_DEPTH} levels, or contains itself",
+                "Send a flatter value.",
+            )
+        if isinstance(value, dict):
+            out.append("{")
+            stack.append((_members(value, path), "}"))
+        else:
+            out.append("[")
+            children = list.__iter__(value) if isinstance(value, list) else tuple.__iter__(value)
+            stack.append((enumerate(children), "]"))
+    else:
+        _refuse(
+            path,
+            f"is {kind(value)} ({_show(value)}); a job's arguments must be JSON",
+            _remedy(value),
+        )
+
+
+def _members(value: dict[object, object], path: list[_Segment]) -> Iterator[tuple[str, object]]:
+    for key, child in value.items():
+        if not isinstance(key, str):
+            _refuse(
+                path,
+                f"has a key that is {kind(key)} ({_show(key)}); JSON keys are text",
+                "Send str(key).",
+            )
+        yield str.__str__(key), child
+
+
+def _string(value: str, path: Sequence[_Segment]) -> str:
+    text = str.__str__(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        _refuse(
+            path,
+            f"holds the lone surrogate U+{ord(text[error.start]):04X} at index {error.start}, "
+            "which the server would change",
+            'Send text without it: value.encode("utf-8", "replace").decode().',
+        )
+    return _quote(text)
+
+
+def _refuse(path: Sequence[_Segment], fault: str, remedy: str) -> NoReturn:
+    raise FaktoryPayloadError(f"{_place(path)} {fault}. {remedy}")
+
+
+def _place(path: Sequence[_Segment]) -> str:
+    """`args[1]["items"][3]`: the first name bare, what follows as Python would write it."""
+    if not path:
+        return "the value"
+    first, *rest = path
+    bare = type(first) is str and first.isidentifier()
+    place = str(first) if bare else f"[{_clip(repr(first))}]"
+    return place + "".join(
+        f"[{segment}]" if type(segment) is int else f'["{_clip(str(segment))}"]' for segment in rest
+    )
+
+
+def kind(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'aeiouAEIO' else 'a'} {name}"
+
+
+def _show(value: object) -> str:
+    """The value as text, clipped; never fails, whatever its class does."""
+    try:
+        if isinstance(value, int) and value.bit_length() > 4 * _SHOWN:
+            return f"{value.bit_length()} bits"
+        return _clip(str(value))
+    except Exception:
+        return "which cannot be shown"
+
+
+def _clip(text: str) -> str:
+    text = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _remedy(value: object) -> str:
+    """What to send instead, told by the names of the type and its bases: nothing is imported."""
+    for cls in type(value).__mro__:
+        match cls.__name__:
+            case "datetime" | "date" | "time":
+                return "Send text: value.isoformat()."
+            case "timedelta":
+                return "Send a number of seconds: value.total_seconds()."
+            case "UUID" | "Decimal" | "Fraction" | "PurePath" | "complex":
+                return "Send text: str(value)."
+            case "Enum":
+                return "Send value.value or value.name."
+            case "bytes" | "bytearray" | "memoryview":
+                return 'Send text: base64.b64encode(value).decode(), or value.decode("utf-8").'
+            case "set" | "frozenset" | "deque" | "range" | "dict_keys" | "dict_values":
+                return "Send a list: list(value)."
+            case "ndarray":
+                return "Send a list: value.tolist()."
+            case "generic":
+                return "Send a plain number: value.item()."
+            case "coroutine":
+                return "Await it first."
+    if hasattr(type(value), "__dataclass_fields__"):
+        return "Send a dict: dataclasses.asdict(value)."
+    if hasattr(type(value), "__next__"):
+        return "Send a list: list(value)."
+    return "Send text, numbers, booleans, None, lists or dicts of them."

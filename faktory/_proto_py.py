@@ -1,0 +1,443 @@
+"""The protocol core in pure Python: replies in, command lines and job JSON out and in, jids.
+
+The twin of `_proto.pyx` and its readable specification: same names, same order, same errors; a
+change to one lands in the other in the same commit.
+
+Rules: no I/O. Error replies are returned, not raised; only broken framing raises, and a parser
+that raised refuses further calls. Broken JSON in a well-framed reply consumes that reply and
+leaves the parser alive. What a peer can make large has a limit, checked before it is believed.
+What the fast path cannot take as it is goes to `_json`, which knows every case and every text.
+
+A `ReplyParser` belongs to one connection, and to one thread at a time. The functions may be
+called from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from json import JSONDecoder, JSONEncoder
+from typing import Any, Final
+
+from . import _json
+from .exceptions import FaktoryPayloadError, FaktoryProtocolError, FaktoryServerError
+
+MAX_BULK: Final = 512 * 1024 * 1024
+"""Bytes of a bulk reply: what Redis, which keeps the server's jobs, stores in a value at most."""
+
+MAX_LINE: Final = 1024 * 1024
+"""Bytes of any other reply: an error may echo the command that it refuses."""
+
+_SPARE: Final = 64 * 1024
+"""Bytes of room that a parser offers at least, and may buffer beyond one reply of full size."""
+
+_KEPT: Final = 1024 * 1024
+"""Bytes of buffer that a parser keeps at most while nothing is in it."""
+
+_MAX_DIGITS: Final = 19
+"""Digits of a number in a reply: those of a signed 64-bit integer."""
+
+_JIDS: Final = 256
+"""Job ids made from one read of the system's random source."""
+
+
+class NeedData(Enum):
+    """The type of NEED_DATA, by which type checkers tell it from a reply."""
+
+    NEED_DATA = "no whole reply yet"
+
+
+NEED_DATA: Final = NeedData.NEED_DATA
+
+
+class ReplyParser:
+    """Cut a byte stream into replies.
+
+    Give it bytes by `feed`, or let a socket write into `get_buffer` and say how many by
+    `buffer_updated`; take replies by `next` or `next_json` until NEED_DATA comes. `max_bulk`
+    and `max_line` are bytes without the framing. Bytes that are no reply raise
+    FaktoryProtocolError as soon as the first wrong one is there.
+    """
+
+    __slots__ = ("_buffer", "_end", "_failure", "_max_bulk", "_max_line", "_scanned", "_start")
+
+    def __init__(self, max_bulk: int = MAX_BULK, max_line: int = MAX_LINE) -> None:
+        self._max_bulk = max_bulk
+        self._max_line = max_line
+        self._buffer = bytearray(_SPARE)
+        self._start = 0  # where the next reply begins
+        self._end = 0  # how far the buffer is filled
+        self._scanned = 0  # how far a line was already searched for its end
+        self._failure = ""
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Add received bytes, split anywhere."""
+        view = _contiguous(data)
+        self._make_room(view.nbytes)
+        self._buffer[self._end : self._end + view.nbytes] = view
+        self.buffer_updated(view.nbytes)
+
+    def get_buffer(self, sizehint: int = -1) -> memoryview:
+        """Lend writable room for `sizehint` bytes or more, until the next call of any method."""
+        self._make_room(max(sizehint, _SPARE))
+        return memoryview(self._buffer)[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Say how many bytes were written into what `get_buffer` lent."""
+        self._refuse_if_failed()
+        if not 0 <= nbytes <= len(self._buffer) - self._end:
+            raise ValueError(f"{nbytes} bytes are not within what get_buffer lent")
+        self._end += nbytes
+        if self._end - self._start > self._max_bulk + self._max_line + _SPARE:
+            raise self._fail(f"{self._end - self._start} bytes wait unread, which is too many")
+
+    def next(self) -> str | bytes | int | None | FaktoryServerError | NeedData:
+        """Take the next reply, or NEED_DATA.
+
+        `+` gives a str, `$` bytes, `$-1` None, `:` an int, `-` a FaktoryServerError.
+        """
+        return self._next(bytes)  # type: ignore[return-value]
+
+    def next_json(self) -> object:
+        """Take the next reply as `next` does, but a bulk reply comes decoded from JSON.
+
+        FaktoryJSONError where it is none; that reply is consumed.
+        """
+        return self._next(load_json)
+
+    def _next(self, decode: Callable[[memoryview], object]) -> object:
+        self._refuse_if_failed()
+        if self._start == self._end:
+            return NEED_DATA
+        kind = self._buffer[self._start]
+        if kind == ord("$"):
+            return self._bulk(decode)
+        if kind == ord(":"):
+            return self._integer()
+        if kind not in b"+-":
+            raise self._fail(f"a reply begins with +, -, : or $, not with {bytes([kind])!r}")
+        line = self._line()
+        if line is None:
+            return NEED_DATA
+        return line if kind == ord("+") else FaktoryServerError.of(line)
+
+    def _bulk(self, decode: Callable[[memoryview], object]) -> object:
+        header = self._number("the length of a bulk reply", self._max_bulk)
+        if header is None:
+            return NEED_DATA
+        size, begin = header
+        if size == -1:
+            self._consume(begin)
+            return None
+        if size < 0:
+            raise self._fail(f"the length of a bulk reply is {size}")
+        end = begin + size
+        for pos, expected in ((end, ord("\r")), (end + 1, ord("\n"))):
+            if pos >= self._end:
+                return NEED_DATA
+            if self._buffer[pos] != expected:
+                raise self._fail(f"a bulk reply ends with \\r\\n, {self._not_with(pos)}")
+        with memoryview(self._buffer)[begin:end] as data:
+            try:
+                return decode(data)
+            finally:
+                self._consume(end + 2)
+
+    def _integer(self) -> int | NeedData:
+        number = self._number("an integer", 2**63 - 1)
+        if number is None:
+            return NEED_DATA
+        value, end = number
+        self._consume(end)
+        return value
+
+    def _number(self, what: str, limit: int) -> tuple[int, int] | None:
+        """Read the number behind the type byte: its value and where its line ends."""
+        pos = self._start + 1
+        negative = pos < self._end and self._buffer[pos] == ord("-")
+        pos += negative
+        first = pos
+        value = 0
+        while pos < self._end:
+            byte = self._buffer[pos]
+            if ord("0") <= byte <= ord("9"):
+                value = value * 10 + byte - ord("0")
+                if value > limit or pos - first == _MAX_DIGITS:
+                    raise self._fail(f"{what} is {value} or more, above the limit of {limit}")
+            elif byte == ord("\r") and pos > first:
+                if pos + 1 == self._end:
+                    return None
+                if self._buffer[pos + 1] != ord("\n"):
+                    raise self._fail(f"{what} ends with \\r\\n, {self._not_with(pos + 1)}")
+                return (-value if negative else value), pos + 2
+            else:
+                raise self._fail(f"{what} ends with \\r\\n after its digits, {self._not_with(pos)}")
+            pos += 1
+        return None
+
+    def _line(self) -> str | None:
+        """Take a line without its type byte and end.
+
+        The server cuts error texts by bytes, so a character may be broken: it is replaced.
+        """
+        begin = self._start + 1
+        scan = max(begin, self._scanned)
+        end = self._buffer.find(b"\r", scan, self._end)
+        seen = self._end if end < 0 else end
+        newline = self._buffer.find(b"\n", scan, seen)
+        if newline >= 0:
+            raise self._fail(f"a line ends with \\r\\n, {self._not_with(newline)}")
+        if seen - begin > self._max_line:
+            raise self._fail(f"a line is longer than the limit of {self._max_line} bytes")
+        self._scanned = seen
+        if end < 0 or end + 1 == self._end:
+            return None
+        if self._buffer[end + 1] != ord("\n"):
+            raise self._fail(f"a line ends with \\r\\n, {self._not_with(end + 1)}")
+        line = self._buffer[begin:end].decode("utf-8", "replace")
+        self._consume(end + 2)
+        return line
+
+    def _consume(self, end: int) -> None:
+        self._start = end
+        self._scanned = 0
+        if end == self._end:
+            self._start = self._end = 0
+            if len(self._buffer) > _KEPT:
+                self._buffer = bytearray(_SPARE)
+
+    def _make_room(self, size: int) -> None:
+        """See that `size` bytes fit behind the data; a buffer of which a view is out stays whole.
+
+        Moving is paid for by what was read since, growing by what has arrived.
+        """
+        self._refuse_if_failed()
+        if len(self._buffer) - self._end >= size:
+            return
+        data = self._buffer[self._start : self._end]
+        if len(data) + size > len(self._buffer) // 2:
+            self._buffer = bytearray(max(len(data) + size, 2 * len(data)))
+        self._buffer[: len(data)] = data
+        self._scanned = max(0, self._scanned - self._start)
+        self._start = 0
+        self._end = len(data)
+
+    def _not_with(self, pos: int) -> str:
+        return f"not with {bytes(self._buffer[pos : pos + 1])!r}"
+
+    def _fail(self, fault: str) -> FaktoryProtocolError:
+        self._failure = f"the peer does not speak Faktory's protocol: {fault}"
+        self._buffer = bytearray()
+        self._start = self._end = 0
+        return FaktoryProtocolError(self._failure)
+
+    def _refuse_if_failed(self) -> None:
+        if self._failure:
+            raise FaktoryProtocolError(self._failure)
+
+
+def load_json(data: bytes | bytearray | memoryview) -> Any:
+    """Decode UTF-8 JSON with the meaning of `json.loads`.
+
+    FaktoryJSONError, with the offset in bytes, for what is none, for NaN, infinities and numbers
+    that overflow to one, and for more than 512 containers inside one another.
+    """
+    view = _contiguous(data)
+    try:
+        text = str(view, "utf-8")
+        if not _may_be_too_deep(view, text):
+            return _decode(text)
+    except (ValueError, RecursionError):
+        pass
+    return _json.read(bytes(view))
+
+
+def dump_json(value: object) -> bytes:
+    """Encode as compact UTF-8 JSON.
+
+    FaktoryPayloadError, with the path to the value and what to do, for what the server would
+    change: integers beyond +-2^53, NaN and infinities, lone surrogates, keys that are no text,
+    types that JSON lacks, more than 512 containers inside one another. Subclasses of `int`,
+    `str`, `float`, `dict`, `list` and `tuple` go as their base.
+    """
+    return _dump(value, ())
+
+
+def encode_command(verb: str, *words: str, json: object = None) -> bytes:
+    """Encode a command line: verb, words, and `json` behind them unless it is None.
+
+    FaktoryPayloadError for a word that is empty or holds a space, a line end or any other
+    character that cannot be shown: the server splits the line at those.
+    """
+    for word in (verb, *words):
+        if not isinstance(word, str) or not word.isprintable() or word == "" or " " in word:
+            raise FaktoryPayloadError(
+                f"{word!r} cannot be a word of the command {verb!r}: "
+                "use text without spaces, line ends and control characters, and not empty."
+            )
+    line = " ".join((verb, *words)).encode()
+    if json is not None:
+        body = dump_json(json)
+        if verb == "MUTATE":  # the server splits it at spaces (`server/mutate.go: mutate`)
+            body = body.replace(b" ", b"\\u0020")
+        line += b" " + body
+    return line + b"\r\n"
+
+
+def encode_push(job: dict[str, Any]) -> bytes:
+    """Encode the PUSH of a job; see `dump_json` for what is refused."""
+    _require_dict(job, "the job")
+    return b"PUSH " + _dump(job, ()) + b"\r\n"
+
+
+def encode_push_bulk(jobs: Iterable[dict[str, Any]]) -> bytes:
+    """Encode the PUSHB of many jobs; a refusal's path begins with the job's index."""
+    pieces = []
+    for index, job in enumerate(jobs):
+        _require_dict(job, f"jobs[{index}]")
+        pieces.append(_dump(job, ("jobs", index)))
+    return b"PUSHB [" + b",".join(pieces) + b"]\r\n"
+
+
+class JobTemplate:
+    """A job type and its options, rendered once, for pushing many of it.
+
+    `options` are fields of the job on the wire (`queue`, `retry`, `custom`...).
+    """
+
+    __slots__ = ("_head",)
+
+    def __init__(self, jobtype: str, options: Mapping[str, object]) -> None:
+        for name in ("jid", "jobtype", "args"):
+            if name in options:
+                raise FaktoryPayloadError(f"the template sets {name!r} itself. Leave it out.")
+        self._head = dump_json({"jobtype": jobtype, **options})[:-1] + b',"jid":"'
+
+    def encode_bulk(self, rows: Iterable[Sequence[object]]) -> tuple[bytes, list[str]]:
+        """Encode one PUSHB with a job for each row of arguments; return it and the jids made."""
+        pieces = []
+        jids = []
+        for index, args in enumerate(rows):
+            if not isinstance(args, (list, tuple)):
+                raise FaktoryPayloadError(
+                    f"rows[{index}] is {_json.kind(args)}; a row is a tuple of arguments. "
+                    "For a single argument: (value,)."
+                )
+            jid = new_jid()
+            jids.append(jid)
+            pieces.append(
+                b'%b%b","args":%b}' % (self._head, jid.encode(), _dump(args, ("rows", index)))
+            )
+        return b"PUSHB [" + b",".join(pieces) + b"]\r\n", jids
+
+
+def new_jid() -> str:
+    """Make a job id: 24 random hex digits. Safe in threads and after fork."""
+    try:
+        return _jids.pop()
+    except IndexError:
+        digits = os.urandom(12 * _JIDS).hex()
+        _jids.extend(digits[i : i + 24] for i in range(24, len(digits), 24))
+        return digits[:24]
+
+
+_jids: list[str] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_jids.clear)
+
+
+def _contiguous(data: bytes | bytearray | memoryview) -> memoryview:
+    view = memoryview(data)
+    return (view if view.c_contiguous else memoryview(view.tobytes())).cast("B")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(text)
+    return number
+
+
+def _no_json(name: str) -> None:
+    raise ValueError(name)
+
+
+_decode = JSONDecoder(parse_float=_finite, parse_constant=_no_json).decode
+
+_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"', re.DOTALL)
+_EMPTY = re.compile(rb"\[\]|\{\}")
+_NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _may_be_too_deep(data: memoryview, text: str) -> bool:
+    """Tell without recursion, and before any, whether containers may stand too deep.
+
+    Most values have too few of them. Otherwise each pass takes the innermost ones away; what
+    remains after as many passes as are allowed is too deep, or broken.
+    """
+    if text.count("[") + text.count("{") <= _json.MAX_DEPTH:
+        return False
+    brackets = _STRING.sub(b"", data).translate(None, _NO_BRACKET)
+    for _ in range(_json.MAX_DEPTH):
+        shorter = _EMPTY.sub(b"", brackets)
+        if len(shorter) == len(brackets):
+            break
+        brackets = shorter
+    return bool(brackets)
+
+
+_encode = JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
+).encode
+
+_LEAVES = frozenset({str, float, bool, type(None)})
+
+
+def _dump(value: object, root: Sequence[str | int]) -> bytes:
+    if _is_plain(value):
+        try:
+            return _encode(value).encode()
+        except (TypeError, ValueError, RecursionError):
+            pass
+    return _json.write(value, root)
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether the standard encoder writes this value as we mean it, or refuses it itself.
+
+    It takes keys that are no text and integers of any size, and calls itself for each level.
+    """
+    stack = [iter((value,))]
+    while stack:
+        for child in stack[-1]:
+            kind = type(child)
+            if kind in _LEAVES:
+                continue
+            if kind is int:
+                if -_json.MAX_INTEGER <= child <= _json.MAX_INTEGER:  # type: ignore[operator]
+                    continue
+                return False
+            if kind is dict:
+                assert isinstance(child, dict)
+                if not {str}.issuperset(map(type, child)):
+                    return False
+                stack.append(iter(list(child.values())))
+            elif kind is list or kind is tuple:
+                stack.append(iter(child))  # type: ignore[call-overload]
+            else:
+                return False
+            if len(stack) > _json.MAX_DEPTH + 1:
+                return False
+            break
+        else:
+            stack.pop()
+    return True
+
+
+def _require_dict(job: object, name: str) -> None:
+    if not isinstance(job, dict):
+        raise FaktoryPayloadError(
+            f"{name} is {_json.kind(job)}; a job is a dict with at least 'jobtype' and 'args'."
+        )

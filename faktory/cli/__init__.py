@@ -1,0 +1,1 @@
+"""The commands: `faktory-worker` and `python -m faktory`."""

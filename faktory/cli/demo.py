@@ -1,0 +1,229 @@
+"""The main job, shown: push thousands of jobs of several types, run them, count the runs.
+
+Rules: on a server that is not its own, nothing but queues and job types with this run's name is
+touched. What ends in success was counted: each job ran exactly as often as it should.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock, Thread
+from time import monotonic, sleep
+from typing import Any, ParamSpec
+
+import faktory
+
+from ..client.outlet import configure
+from ..jobs.definition import FunctionJob
+
+P = ParamSpec("P")
+Kind = tuple[FunctionJob[Any, None], Callable[[int], Sequence[object]]]
+
+CONCURRENCY = 10
+STALLED_AFTER = 60.0
+"""Seconds without a run after which the demo gives up."""
+
+
+class Runs:
+    """How often each job ran; safe to use from the job threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._count: Counter[str] = Counter()
+        self.total = 0
+
+    def count(self, jid: str) -> None:
+        """Count one run of a job."""
+        with self._lock:
+            self._count[jid] += 1
+            self.total += 1
+
+    def wrong(self, expected: dict[str, int]) -> list[str]:
+        """Return what differs from the runs that each jid should have had."""
+        every = expected.keys() | self._count.keys()
+        return [
+            f"job {jid} ran {self._count[jid]} times instead of {expected.get(jid, 0)}"
+            for jid in sorted(every)
+            if self._count[jid] != expected.get(jid, 0)
+        ]
+
+
+def run(jobs: int) -> int:
+    """Run the demo with this many jobs; return the exit code."""
+    if jobs < 100:
+        raise ValueError(f"--jobs is {jobs}: the demo needs 100 or more.")
+    with _server() as (url, whose):
+        configure(url=url)
+        name = f"demo-{faktory.proto.new_jid()[:8]}"
+        print(f"Server: {whose}. Core: {_core()}. Queue: {name}.")
+        runs = Runs()
+        kinds = _declare(name, runs)
+        worker = faktory.Worker(url, queues=[name], concurrency=CONCURRENCY, log=_quiet_log())
+        thread = Thread(target=worker.run, name="demo-worker")
+        with faktory.Client(url) as client:
+            try:
+                expected, push_rate = _push(kinds, jobs)
+                started = monotonic()
+                thread.start()
+                retried = _watch(client, kinds, runs, expected)
+                run_rate = runs.total / (monotonic() - started)
+            finally:
+                worker.stop()
+                if thread.ident is not None:
+                    thread.join()
+                client.command("QUEUE", "REMOVE", name)
+        wrong = runs.wrong(expected)
+        _report(len(expected), push_rate, run_rate, retried, runs.total, wrong)
+        return 1 if wrong else 0
+
+
+@contextmanager
+def _server() -> Iterator[tuple[str, str]]:
+    """Give the server in FAKTORY_URL, or start an embedded one as a process of its own."""
+    given = os.environ.get("FAKTORY_URL")
+    if given:
+        yield given, "the one in FAKTORY_URL"
+        return
+    command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise faktory.FaktoryError("the embedded server did not start")
+            yield line.rpartition("=")[2].strip(), "an embedded one, in memory"
+        finally:
+            process.terminate()
+
+
+def _declare(name: str, runs: Runs) -> list[Kind]:
+    """Declare the demo's jobs; return each with what makes the arguments of its nth one."""
+
+    def declare(kind: str, retry: int = 25) -> Callable[[Callable[P, None]], FunctionJob[P, None]]:
+        return faktory.job(name=f"{name}.{kind}", queue=name, retry=retry)
+
+    @declare("resize")
+    def resize(image: int, size: str) -> None:
+        if (image, size) != (image // 1, "thumb"):
+            raise AssertionError(f"the arguments changed on the way: {image}, {size!r}")
+        runs.count(faktory.current_job().jid)
+
+    @declare("measure")
+    def measure(values: list[float], place: dict[str, Any]) -> None:
+        if values != [place["first"], place["second"]]:
+            raise AssertionError(f"the values changed on the way: {values}, {place}")
+        runs.count(faktory.current_job().jid)
+
+    @declare("greet")
+    def greet(name: str, message: dict[str, Any]) -> None:
+        if message["to"][0]["name"] != name:
+            raise AssertionError(f"the text changed on the way: {name!r}, {message}")
+        runs.count(faktory.current_job().jid)
+
+    @declare("flaky", retry=3)
+    def flaky(number: int) -> None:
+        runs.count(faktory.current_job().jid)
+        if faktory.current_job().attempt == 1:
+            raise RuntimeError(f"number {number} fails the first time")
+
+    names = ["Grüße", "日本語", "emoji 🎉", 'quote " and \\', "<tag> & more"]
+    return [
+        (resize, lambda n: (n, "thumb")),
+        (
+            measure,
+            lambda n: ([n / 7, -n * 1e-9], {"first": n / 7, "second": -n * 1e-9, "ok": True}),
+        ),
+        (greet, lambda n: (names[n % 5], {"to": [{"name": names[n % 5], "cc": None}], "n": n})),
+        (flaky, lambda n: (n,)),
+    ]
+
+
+def _push(kinds: list[Kind], jobs: int) -> tuple[dict[str, int], float]:
+    """Push the jobs, one in ten of them alone, one in twenty a flaky one."""
+    flaky, _ = kinds[-1]
+    started = monotonic()
+    expected: dict[str, int] = {}
+    steady = kinds[:-1]
+    for number in range(jobs // 10):
+        job, arguments = steady[number % len(steady)]
+        expected[job.perform_async(*arguments(number))] = 1
+    _say(f"pushed {len(expected):,} of {jobs:,}, one by one")
+    for jid in flaky.perform_bulk((number,) for number in range(jobs // 20)):
+        expected[jid] = 2
+    left = jobs - len(expected)
+    for position, (job, arguments) in enumerate(steady):
+        many = left // len(steady) + (position < left % len(steady))
+        jids = job.perform_bulk(arguments(number) for number in range(many))
+        expected.update(dict.fromkeys(jids, 1))
+        _say(f"pushed {len(expected):,} of {jobs:,}, by the thousand")
+    return expected, len(expected) / (monotonic() - started)
+
+
+def _watch(client: faktory.Client, kinds: list[Kind], runs: Runs, expected: dict[str, int]) -> int:
+    """Wait for all runs, bringing failed jobs back as they come in; return how many came back.
+
+    A failed job would come back by itself, after 15 seconds and more.
+    """
+    flaky = kinds[-1][0]
+    due = sum(expected.values())
+    seen, since = -1, monotonic()
+    while runs.total < due:
+        if runs.total != seen:
+            seen, since = runs.total, monotonic()
+        elif monotonic() - since > STALLED_AFTER:
+            break
+        client.requeue("retries", jobtype=flaky.jobtype)
+        _say(f"run {runs.total:,} of {due:,}")
+        sleep(0.25)
+    _say(f"run {runs.total:,} of {due:,}")
+    if sys.stdout.isatty():
+        print()
+    return runs.total - len(expected)
+
+
+def _report(
+    pushed: int, push_rate: float, run_rate: float, retried: int, total: int, wrong: list[str]
+) -> None:
+    rows = [
+        ("core", _core()),
+        ("pushed", f"{pushed:,} jobs, {push_rate:,.0f} a second"),
+        ("run", f"{total:,} times, {run_rate:,.0f} a second, {CONCURRENCY} at a time"),
+        ("retried", f"{retried:,} that failed at first and came back"),
+        (
+            "count",
+            "NOT as it should be" if wrong else "every job ran exactly as often as it should",
+        ),
+    ]
+    print()
+    for title, text in rows:
+        print(f"  {title:8} {text}")
+    for line in wrong[:10]:
+        print(f"  {line}")
+    if len(wrong) > 10:
+        print(f"  and {len(wrong) - 10} more")
+
+
+def _say(text: str) -> None:
+    """Show progress: in place on a terminal, a line each elsewhere."""
+    if sys.stdout.isatty():
+        print(f"\r  {text:60}", end="", flush=True)
+    else:
+        print(f"  {text}", flush=True)
+
+
+def _core() -> str:
+    info = faktory.implementation_info()
+    return f"{info['implementation']} ({info['reason']})"
+
+
+def _quiet_log() -> logging.Logger:
+    """A log for a worker whose jobs fail on purpose."""
+    log = logging.getLogger("faktory.demo")
+    log.setLevel(logging.ERROR)
+    return log

@@ -1,0 +1,72 @@
+"""`python -m faktory`: the embedded server and the demo."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from threading import Event
+
+from .. import __version__
+from ..exceptions import FaktoryError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a tool; return its exit code: 0, 1 for what went wrong, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m faktory", description="Tools around the Faktory job server."
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"faktory {__version__}")
+    tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL")
+    server = tools.add_parser(
+        "server",
+        help="run an embedded server, for development and tests",
+        description="Run a server of the Faktory protocol in memory: for development, demos and "
+        "tests. What it holds is gone when it stops; production is the real Faktory server.",
+    )
+    server.add_argument(
+        "--bind",
+        metavar="HOST:PORT",
+        default="127.0.0.1:7419",
+        help="where to listen; port 0 takes a free one (default: 127.0.0.1:7419)",
+    )
+    server.add_argument("--password", help="require this password of clients")
+    server.set_defaults(run=_server)
+    demo = tools.add_parser(
+        "demo",
+        help="push 20,000 jobs and run them, and check that each ran as often as it should",
+        description="Push jobs, run them, check the count. Uses the server in FAKTORY_URL, if "
+        "set, with queues and job types of its own; else an embedded one.",
+    )
+    demo.add_argument("--jobs", metavar="N", type=int, default=20_000, help="default: 20000")
+    demo.set_defaults(run=_demo)
+    options = parser.parse_args(argv)
+    try:
+        return options.run(options)  # type: ignore[no-any-return]
+    except (FaktoryError, OSError, ValueError) as error:
+        print(f"faktory {options.tool}: {error}", file=sys.stderr)
+        return 1
+
+
+def _server(options: argparse.Namespace) -> int:
+    from ..server import EmbeddedServer
+
+    stopped = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with EmbeddedServer(bind=options.bind, password=options.password) as server:
+        print(
+            "An embedded Faktory server, in memory, for development and tests only "
+            f"(production: https://contribsys.com/faktory). FAKTORY_URL={server.url}",
+            flush=True,
+        )
+        while not stopped.wait(3600):
+            pass
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from . import demo
+
+    return demo.run(options.jobs)

@@ -1,0 +1,6 @@
+"""Who says it: a blocking client, a pool of them, and where this process pushes to."""
+
+from .client import Client, connection, get_client
+from .pool import Pool
+
+__all__ = ["Client", "Pool", "connection", "get_client"]

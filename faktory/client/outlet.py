@@ -1,0 +1,86 @@
+"""Where this process's pushes go: what `faktory.configure` said, the environment, the default.
+
+`FAKTORY_*` variables are read when the default pool is made: with the first push, not at import.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .client import DEFAULT_TIMEOUT, Client
+from .pool import Pool
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+T = TypeVar("T")
+
+_lock = Lock()
+_settings: dict[str, Any] = {}
+_pool: Pool | None = None
+
+
+def configure(
+    *,
+    url: str | None = None,
+    pool_size: int | None = None,
+    pool_timeout: float | None = None,
+    timeout: float | None = None,
+    ssl_context: SSLContext | None = None,
+) -> None:
+    """Say where `perform_async` and its like push to; what is None stays as it was.
+
+    Each but `ssl_context` is also a variable: FAKTORY_URL, FAKTORY_POOL_SIZE,
+    FAKTORY_POOL_TIMEOUT, FAKTORY_TIMEOUT (seconds). A change drops the default pool; pushes
+    under way end on the old one.
+    """
+    global _pool
+    given = {
+        "url": url,
+        "pool_size": pool_size,
+        "pool_timeout": pool_timeout,
+        "timeout": timeout,
+        "ssl_context": ssl_context,
+    }
+    with _lock:
+        _settings.update({name: value for name, value in given.items() if value is not None})
+        old, _pool = _pool, None
+    if old is not None:
+        old.close()
+
+
+def default_pool() -> Pool:
+    """Return the pool that this process pushes through."""
+    global _pool
+    pool = _pool
+    if pool is None:
+        with _lock:
+            pool = _pool = _pool or _make_pool()
+    return pool
+
+
+def _make_pool() -> Pool:
+    timeout = _setting("timeout", float, DEFAULT_TIMEOUT)
+    url = _settings.get("url")
+    context = _settings.get("ssl_context")
+    return Pool(
+        lambda: Client(url, timeout=timeout, ssl_context=context),
+        size=_setting("pool_size", int, 20),
+        timeout=_setting("pool_timeout", float, 5.0),
+    )
+
+
+def _setting(name: str, kind: Callable[[Any], T], default: T) -> T:
+    if name in _settings:
+        return kind(_settings[name])
+    variable = f"FAKTORY_{name.upper()}"
+    text = os.environ.get(variable)
+    if not text:
+        return default
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{variable} is {text!r}: it must be a number.") from None

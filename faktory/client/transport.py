@@ -1,0 +1,232 @@
+"""A blocking socket under a session: the only place of the client that does I/O.
+
+Rules: an answer is read by whoever sent its command, in the same call; whatever keeps that from
+happening, an interrupt included, closes the line, so that no answer can be taken for another's.
+A transport is used by one thread at a time and by the process that opened it.
+
+`connect` is the seam where a stand-in for a server takes its place.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..exceptions import (
+    FaktoryConnectionError,
+    FaktoryConnectionResetError,
+    FaktoryError,
+    FaktoryHandshakeError,
+    FaktoryProtocolError,
+    FaktoryTimeout,
+)
+from ..proto import NEED_DATA
+from ..wire import commands, recovery
+from ..wire.address import Address
+from ..wire.commands import Command
+from ..wire.session import Answer, ClientSession
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+
+class Transport(Protocol):
+    """What a client needs of a line that is open."""
+
+    def exchange(self, *sent: Command[Any]) -> list[Answer]:
+        """Send commands in one piece and wait for their answers.
+
+        LineBroken where not all are answered; the line is closed then.
+        """
+
+    def close(self) -> None:
+        """Say goodbye and close."""
+
+    def abandon(self) -> None:
+        """Close without a word; for a process that inherited the line, too."""
+
+
+class SocketTransport:
+    """A connection to a server, past the handshake.
+
+    `identity` goes into HELLO. `timeout` is the seconds for connecting and for each answer; a
+    command that may lawfully take longer says so itself.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        identity: Mapping[str, object],
+        timeout: float,
+        ssl_context: SSLContext | None = None,
+    ) -> None:
+        self._place = address.place
+        self._timeout = timeout
+        self._session = ClientSession()
+        self._socket = self._open(address, ssl_context)
+        try:
+            self._greet(address, identity)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def exchange(self, *sent: Command[Any]) -> list[Answer]:
+        """Send commands in one piece and wait for their answers."""
+        answers: list[Answer] = []
+        left = 0
+        try:
+            self._refuse_stray()
+            data = memoryview(self._session.begin(*sent))
+            self._socket.settimeout(self._timeout)
+            while left < len(data):
+                left += self._socket.send(data[left:])
+            for command in sent:
+                answer = self._answer(max(self._timeout, command.floor))
+                if recovery.says_goodbye(answer.error):
+                    left = 0
+                    raise self._goodbye(answer.error)
+                answers.append(answer)
+            return answers
+        except (OSError, FaktoryProtocolError) as error:
+            self.abandon()
+            answered = sum(len(answer.command.data) for answer in answers)
+            raise recovery.LineBroken(
+                answers, max(0, left - answered), self._explain(error)
+            ) from error
+        except BaseException:
+            self.abandon()
+            raise
+
+    def close(self) -> None:
+        """Say goodbye and close; the server does not answer END."""
+        with suppress(OSError):
+            self._socket.settimeout(self._timeout)
+            self._socket.sendall(commands.end())
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close without a word; for a process that inherited the line, too."""
+        self._socket.close()
+
+    def _open(self, address: Address, ssl_context: SSLContext | None) -> socket.socket:
+        try:
+            sock = socket.create_connection((address.host, address.port), self._timeout)
+        except OSError as error:
+            raise self._explain(error, connecting=True) from error
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if address.tls:
+                sock = self._secure(sock, address.host, ssl_context)
+            return sock
+        except BaseException:
+            sock.close()
+            raise
+
+    def _secure(self, sock: socket.socket, host: str, context: SSLContext | None) -> socket.socket:
+        import ssl  # costly, and most connections go without
+
+        try:
+            context = context or ssl.create_default_context()
+            return context.wrap_socket(sock, server_hostname=host)
+        except ssl.SSLCertVerificationError as error:
+            raise FaktoryConnectionError(
+                f"the certificate of {self._place} cannot be trusted: {error.verify_message}. "
+                "For a private one pass ssl_context=ssl.create_default_context(cafile=...)."
+            ) from error
+        except (ssl.SSLError, ConnectionResetError) as error:
+            raise FaktoryHandshakeError(
+                f"no TLS with {self._place} ({error}). Does the server use TLS? "
+                "If not, the address begins with tcp:// instead of tcp+tls://."
+            ) from error
+        except OSError as error:
+            raise self._explain(error, connecting=True) from error
+
+    def _greet(self, address: Address, identity: Mapping[str, object]) -> None:
+        try:
+            hi = self._reply()
+            line = self._session.hello(hi, identity, address.username, address.password)
+            self._socket.sendall(line)
+            self._session.welcome(self._reply())
+        except (OSError, FaktoryProtocolError) as error:
+            if isinstance(error, FaktoryError) and not isinstance(
+                error, (FaktoryConnectionResetError, FaktoryTimeout, FaktoryProtocolError)
+            ):
+                raise
+            hint = "" if address.tls else " Does the server use TLS? Then use tcp+tls://."
+            raise FaktoryHandshakeError(
+                f"no greeting of a Faktory server from {self._place}: {error}.{hint}"
+            ) from error
+
+    def _reply(self) -> object:
+        """Read one reply of the handshake."""
+        return self._await(self._session.parser.next, self._timeout)
+
+    def _answer(self, timeout: float) -> Answer:
+        answer = self._await(self._session.answer, timeout)
+        assert isinstance(answer, Answer)
+        return answer
+
+    def _await(self, take: Callable[[], object], timeout: float) -> object:
+        parser = self._session.parser
+        deadline = monotonic() + timeout
+        while (taken := take()) is NEED_DATA:
+            self._socket.settimeout(max(deadline - monotonic(), 0.001))
+            try:
+                received = self._socket.recv_into(parser.get_buffer())
+            except TimeoutError:
+                raise FaktoryTimeout(
+                    f"no answer from {self._place} within {timeout:g} s; the connection is dropped"
+                ) from None
+            if not received:
+                raise FaktoryConnectionResetError(f"{self._place} closed the connection")
+            parser.buffer_updated(received)
+        return taken
+
+    def _refuse_stray(self) -> None:
+        """See that nothing lies in the buffer that could be taken for the next answer."""
+        stray = self._session.parser.next()
+        if recovery.says_goodbye(stray):
+            raise self._goodbye(stray)
+        if stray is not NEED_DATA:
+            raise FaktoryProtocolError(f"{self._place} said {stray!r:.100} without being asked")
+
+    def _goodbye(self, reply: object) -> FaktoryConnectionResetError:
+        return FaktoryConnectionResetError(f"{self._place} closes the connection: {reply}")
+
+    def _explain(self, error: Exception, connecting: bool = False) -> FaktoryError:
+        """Make an error of ours, that says what to do, of what the system said."""
+        if isinstance(error, FaktoryError):
+            return error
+        if isinstance(error, ConnectionRefusedError):
+            return FaktoryConnectionError(
+                f"nothing listens on {self._place} (connection refused). "
+                "Is the Faktory server running? For development: python -m faktory server."
+            )
+        if isinstance(error, socket.gaierror):
+            return FaktoryConnectionError(
+                f"the host of {self._place} is not known ({error.strerror}). "
+                "Is it spelt right in FAKTORY_URL?"
+            )
+        if isinstance(error, TimeoutError):
+            what = "no connection to" if connecting else "nothing could be sent to"
+            return FaktoryTimeout(f"{what} {self._place} within {self._timeout:g} s")
+        kind = FaktoryConnectionResetError if _is_reset(error) else FaktoryConnectionError
+        return kind(f"the connection to {self._place} broke: {error}")
+
+
+def _is_reset(error: Exception) -> bool:
+    return isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError))
+
+
+def connect(
+    address: Address,
+    identity: Mapping[str, object],
+    timeout: float,
+    ssl_context: SSLContext | None,
+) -> Transport:
+    """Open a line to a server: FaktoryConnectionError or one below it where that fails."""
+    return SocketTransport(address, identity, timeout, ssl_context)

@@ -1,0 +1,63 @@
+"""Which function runs which job type, for this process.
+
+A module that is loaded again replaces its own jobs (notebooks, reload, `__main__`); two different
+functions under one job type would run each other's work, which is refused.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Protocol
+
+from ..exceptions import FaktoryError
+from .context import JobContext
+
+
+class Runnable(Protocol):
+    """What is registered: it runs a job, and says where it was defined."""
+
+    @property
+    def origin(self) -> str:
+        """File and qualified name, by which a second definition is known for the same."""
+
+    def run(self, context: JobContext) -> object:
+        """Run the job with the arguments of its payload."""
+
+
+_jobs: dict[str, Runnable] = {}
+
+
+class UnknownJob(FaktoryError):
+    """A job type came that nobody registered; the job FAILs with this."""
+
+
+def register(jobtype: str, job: Runnable) -> None:
+    """Let `job` run the jobs of this type."""
+    known = _jobs.get(jobtype)
+    if known is not None and known.origin != job.origin:
+        raise ValueError(
+            f"the job type {jobtype!r} is taken: by {known.origin}, and now by {job.origin}. "
+            "Give one of them another name=."
+        )
+    _jobs[jobtype] = job
+
+
+def find(jobtype: str) -> Runnable | None:
+    """Return what runs this type, or None."""
+    return _jobs.get(jobtype)
+
+
+def names() -> list[str]:
+    """Return the registered job types, sorted."""
+    return sorted(_jobs)
+
+
+def unknown(jobtype: str, known: list[str]) -> UnknownJob:
+    """Return the error for a job type that nobody registered."""
+    close = get_close_matches(jobtype, known, 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "") if known else "none"
+    return UnknownJob(
+        f"no job of type {jobtype!r} is registered here.{hint} Registered: {listed}. "
+        "Does the worker import the module that defines it (-r)?"
+    )

@@ -1,0 +1,233 @@
+"""One small pure function a command: what to send, how to read its answer, how to treat it.
+
+Each command says of itself whether it may be repeated when the line broke after it was sent, and
+how long its answer may lawfully take; what follows from that is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from ..exceptions import FaktoryProtocolError
+from ..proto import encode_command, encode_push, encode_push_bulk
+
+T = TypeVar("T")
+
+FETCH_FLOOR: Final = 12.0
+"""Seconds. FETCH waits 2 s for a job, and lawfully up to its context of 5 s and one more Redis
+call (`server/server.go: processLines`); who gives up earlier strands a job for its reservation."""
+
+BULK_FLOOR: Final = 15.0
+"""Seconds. PUSHB has 5 s for the whole array (`server/commands.go: pushBulk`), and large ones
+take a while to arrive before that."""
+
+
+class Command(Generic[T]):
+    """A command on its way.
+
+    `data` is its line, `read` makes the answer's value of the reply and is never given an error
+    reply, `json` tells whether a bulk reply holds JSON, `repeatable` whether sending it twice
+    does no harm, `done_before` how a refusal begins that says, the second time, that the first
+    one had arrived, `floor` the seconds to wait for the answer at least, `jids` the jobs that
+    it is about.
+    """
+
+    __slots__ = ("data", "done_before", "floor", "jids", "json", "name", "read", "repeatable")
+
+    def __init__(
+        self,
+        name: str,
+        data: bytes,
+        read: Callable[[object], T],
+        *,
+        json: bool = False,
+        repeatable: bool,
+        done_before: str | None = None,
+        floor: float = 0.0,
+        jids: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.data = data
+        self.read = read
+        self.json = json
+        self.repeatable = repeatable
+        self.done_before = done_before
+        self.floor = floor
+        self.jids = jids
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, {len(self.data)} bytes>"
+
+
+def push(job: dict[str, Any]) -> Command[None]:
+    """Queue one job. Not repeatable: the server does not notice a jid that it has already."""
+    return Command("PUSH", encode_push(job), expect_ok, repeatable=False, jids=(job["jid"],))
+
+
+def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
+    """Queue many jobs; answered by what was refused, jid to reason."""
+    jids = [job["jid"] for job in jobs]
+    return push_bulk_line(encode_push_bulk(jobs), jids)
+
+
+def push_bulk_line(line: bytes, jids: Sequence[str]) -> Command[dict[str, str]]:
+    """Queue many jobs whose PUSHB line is already there, from a JobTemplate say."""
+    return Command(
+        "PUSHB", line, expect_dict, json=True, repeatable=False, floor=BULK_FLOOR, jids=jids
+    )
+
+
+def fetch(queues: Sequence[str]) -> Command[dict[str, Any] | None]:
+    """Ask for a job from the first queue that has one; None after 2 s without.
+
+    Not repeatable: a job that was popped for an answer nobody read is reserved all the same.
+    """
+    if not queues:
+        raise ValueError("fetch needs the name of a queue at least (the server has no default).")
+    return Command(
+        "FETCH",
+        encode_command("FETCH", *queues),
+        expect_dict_or_none,
+        json=True,
+        repeatable=False,
+        floor=FETCH_FLOOR,
+    )
+
+
+def ack(jid: str) -> Command[None]:
+    """Report a job as done.
+
+    Repeatable: the server answers OK for a jid that it does not know
+    (`manager/working.go: Acknowledge`).
+    """
+    line = encode_command("ACK", json={"jid": jid})
+    return Command("ACK", line, expect_ok, repeatable=True, jids=(jid,))
+
+
+def fail(jid: str, errtype: str, message: str, backtrace: Sequence[str] | None) -> Command[None]:
+    """Report a job as failed; the server retries or buries it.
+
+    Repeatable: the second time the server says that it does not know the job any more.
+    """
+    failure = {"jid": jid, "errtype": errtype, "message": message, "backtrace": backtrace}
+    line = encode_command("FAIL", json=failure)
+    return Command(
+        "FAIL", line, expect_ok, repeatable=True, done_before="Job not found", jids=(jid,)
+    )
+
+
+State = Literal["quiet", "terminate"]
+
+
+def beat(wid: str, current_state: str | None, rss_kb: int | None) -> Command[State | None]:
+    """Report a worker as alive; answered by the state that the server wants it in, or None.
+
+    A left out `rss_kb` shows as 0 in the server's pages.
+    """
+    fields: dict[str, object] = {"wid": wid}
+    if current_state is not None:
+        fields["current_state"] = current_state
+    if rss_kb is not None:
+        fields["rss_kb"] = rss_kb
+    return Command("BEAT", encode_command("BEAT", json=fields), _state, json=True, repeatable=True)
+
+
+def info() -> Command[dict[str, Any]]:
+    """Ask for the server's state."""
+    return Command("INFO", encode_command("INFO"), expect_dict, json=True, repeatable=True)
+
+
+def flush() -> Command[None]:
+    """Delete everything on the server."""
+    return Command("FLUSH", encode_command("FLUSH"), expect_ok, repeatable=True)
+
+
+Target = Literal["retries", "scheduled", "dead"]
+
+
+def mutate(
+    operation: Literal["clear", "discard", "kill", "requeue"],
+    target: Target,
+    jobtype: str | None = None,
+    jids: Iterable[str] | None = None,
+    matching: str | None = None,
+) -> Command[None] | None:
+    """Change the jobs of a set; None where nothing can match, so that nothing is to be sent.
+
+    The server reads an empty list of jids as all jobs, ignores what stands beside jids, and takes
+    `*?[]` in a job type for wildcards (`server/mutate.go`): none of that is sent.
+    """
+    if target not in ("retries", "scheduled", "dead"):
+        raise ValueError(f"the target {target!r} is none of retries, scheduled and dead.")
+    chosen: dict[str, object] = {}
+    if jids is not None:
+        if jobtype is not None or matching is not None:
+            raise ValueError("the server looks at jids alone: give them without jobtype, matching.")
+        if isinstance(jids, str):
+            raise ValueError(f"jids is the text {jids!r}: pass a list of job ids.")
+        chosen["jids"] = list(jids)
+        if not chosen["jids"]:
+            return None
+    for name, wire_name, value in (
+        ("jobtype", "jobtype", jobtype),
+        ("matching", "regexp", matching),
+    ):
+        if value is None:
+            continue
+        if not value:
+            raise ValueError(f"{name} is empty, which the server would take as everything.")
+        if any(character in value for character in "<>&"):
+            raise ValueError(f"{name} {value!r} never matches: the server keeps <, >, & escaped.")
+        chosen[wire_name] = value
+    if jobtype is not None and any(character in jobtype for character in "*?[]\\"):
+        raise ValueError(
+            f"the job type {jobtype!r} holds one of *?[]\\, which the server takes as wildcards. "
+            "Give jids, or use matching with a pattern that you mean."
+        )
+    request: dict[str, object] = {"cmd": operation, "target": target}
+    if chosen:
+        request["filter"] = chosen
+    line = encode_command("MUTATE", json=request)
+    return Command("MUTATE", line, expect_ok, repeatable=True, floor=BULK_FLOOR)
+
+
+def end() -> bytes:
+    """Say goodbye: the server closes without an answer (`server/commands.go: end`)."""
+    return encode_command("END")
+
+
+def expect_ok(reply: object) -> None:
+    """Read a reply that is OK or makes no sense."""
+    if reply != "OK":
+        raise _senseless(reply, "OK")
+
+
+def expect_dict(reply: object) -> dict[str, Any]:
+    """Read a reply that is a JSON object."""
+    if not isinstance(reply, dict):
+        raise _senseless(reply, "a JSON object")
+    return reply
+
+
+def expect_dict_or_none(reply: object) -> dict[str, Any] | None:
+    """Read a reply that is a JSON object or nil."""
+    return None if reply is None else expect_dict(reply)
+
+
+def _state(reply: object) -> State | None:
+    if reply == "OK":
+        return None
+    state = reply.get("state") if isinstance(reply, dict) else None
+    if state == "quiet":
+        return "quiet"
+    if state == "terminate":
+        return "terminate"
+    raise _senseless(reply, "OK or a state")
+
+
+def _senseless(reply: object, expected: str) -> FaktoryProtocolError:
+    text = repr(reply)
+    return FaktoryProtocolError(
+        f"the server answered {text[:100]}{'...' * (len(text) > 100)} where {expected} belongs"
+    )

@@ -1,0 +1,72 @@
+"""An exception as FAIL reports it: type, message and lines of traceback, always fit to be sent.
+
+Rules: this never fails, whatever the exception's class does, since a report that fails loses a
+job. Texts are cut here, at whole characters, to what the server keeps (`manager/retry.go:
+cleanse` cuts bytes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+MAX_ERRTYPE: Final = 100
+"""Bytes that the server keeps of the error's type."""
+
+MAX_MESSAGE: Final = 1000
+"""Bytes that the server keeps of the message."""
+
+MAX_BACKTRACE: Final = 50
+"""Lines that the server keeps of the traceback."""
+
+
+def describe(
+    error: BaseException | None,
+    errtype: str | None = None,
+    message: str | None = None,
+    backtrace: int | Sequence[str] | None = None,
+) -> tuple[str, str, list[str]]:
+    """Return type, message and traceback lines of a failure.
+
+    `errtype` and `message` win over the exception's own. `backtrace` is the lines, or how many of
+    the exception's to take: the last ones, which tell where it happened.
+    """
+    if errtype is None:
+        errtype = "unknown" if error is None else type(error).__name__
+    if message is None:
+        message = "" if error is None else text_of(error)
+    if backtrace is None:
+        lines: Sequence[str] = ()
+    elif isinstance(backtrace, int):
+        lines = _traceback(error)[-backtrace:] if backtrace > 0 and error is not None else ()
+    else:
+        lines = backtrace
+    return (
+        clean(errtype, MAX_ERRTYPE),
+        clean(message, MAX_MESSAGE),
+        [clean(line, MAX_MESSAGE) for line in lines[-MAX_BACKTRACE:]],
+    )
+
+
+def clean(text: object, limit: int) -> str:
+    """Return text that can be sent: without lone surrogates, `limit` bytes at most."""
+    data = str(text).encode("utf-8", "backslashreplace")
+    return data[:limit].decode("utf-8", "ignore")
+
+
+def text_of(error: BaseException) -> str:
+    """Return `str(error)`, or why it cannot be had."""
+    try:
+        return str(error)
+    except BaseException as second:
+        return f"(its text cannot be had: str() raised {type(second).__name__})"
+
+
+def _traceback(error: BaseException) -> list[str]:
+    import traceback  # needed for failures only
+
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException as second:
+        return [f"(the traceback cannot be had: {type(second).__name__})"]
+    return text.splitlines()

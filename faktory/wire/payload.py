@@ -1,0 +1,194 @@
+"""A job as it goes over the line: a dict with the server's field names, completed and checked.
+
+What the server would refuse, drop or lose in silence is refused here, by field, before anything
+is sent. What stands inside `args` and `custom` is the encoder's to check. No clock in here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from ..exceptions import FaktoryPayloadError
+from ..proto import new_jid
+
+DEFAULT_RETRY: Final = 25
+"""Attempts after the first, as every other client of Faktory has it."""
+
+MAX_RESERVE: Final = 86_400
+"""Seconds: the server reserves a job for a day at most (`manager/manager.go: Push`)."""
+
+_QUEUE = re.compile(r"[a-zA-Z0-9._-]+")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def prepare(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the job as it is to be sent: a new dict, with `jid`, `queue` and `retry` filled in.
+
+    FaktoryPayloadError names the field. `retry` is always explicit: the server's own default
+    leaks from one job into the next (`server/commands.go: push`).
+    """
+    if not isinstance(job, dict):
+        raise FaktoryPayloadError(
+            f"a job is a dict with at least 'jobtype' and 'args', not {_shown(job)}."
+        )
+    sent = {"jid": None, "queue": "default", **job}
+    if sent["jid"] is None:
+        sent["jid"] = new_jid()
+    if sent.get("retry") is None:
+        sent["retry"] = DEFAULT_RETRY
+    for name in ("jobtype", "args"):
+        if name not in job:
+            raise FaktoryPayloadError(f"the job has no {name!r}: it needs 'jobtype' and 'args'.")
+    for name, value in sent.items():
+        check = _CHECKS.get(name)
+        if check is None:
+            raise FaktoryPayloadError(
+                f"{name!r} is no field of a job, so the server would drop it. "
+                "Put values of your own into 'custom'."
+            )
+        if value is not None or name in ("jobtype", "args", "queue"):
+            checked = check(name, value)
+            if checked is not value:
+                sent[name] = checked
+    return sent
+
+
+def instant(name: str, value: object) -> str:
+    """Return a point in time as the wire has it: RFC 3339 text with an offset.
+
+    Takes an aware datetime, such a text, or seconds since the epoch.
+    """
+    if isinstance(value, str):
+        if _INSTANT.fullmatch(value):
+            try:
+                datetime.fromisoformat(value)
+                return value
+            except ValueError:
+                pass
+        raise FaktoryPayloadError(
+            f"{name} is {_shown(value)}: a time as text is RFC 3339 with an offset, "
+            "like 2026-01-02T03:04:05Z."
+        )
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            value = datetime.fromtimestamp(value, UTC)
+        except (ValueError, OverflowError, OSError):
+            raise FaktoryPayloadError(
+                f"{name} is {value!r}: no time that many seconds after 1970 can be sent."
+            ) from None
+    if not isinstance(value, datetime):
+        raise FaktoryPayloadError(
+            f"{name} is {_shown(value)}: pass an aware datetime, RFC 3339 text or epoch seconds."
+        )
+    if value.utcoffset() is None:
+        raise FaktoryPayloadError(
+            f"{name} is the naive datetime {value}: say which zone it is in, "
+            "for example value.astimezone() for local time."
+        )
+    text = value.astimezone(UTC).isoformat()
+    return text.replace("+00:00", "Z")
+
+
+def seconds(name: str, value: object) -> float:
+    """Return a duration in seconds; takes seconds or a timedelta."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0:
+        return value
+    raise FaktoryPayloadError(f"{name} is {_shown(value)}: pass seconds or a timedelta.")
+
+
+def check_queue(name: str, value: object) -> str:
+    """Return the queue's name if it can be one.
+
+    The server takes a scheduled job for any other with OK and loses it when it is due
+    (`manager/scheduler.go: schedule`).
+    """
+    if isinstance(value, str) and _QUEUE.fullmatch(value):
+        return value
+    raise FaktoryPayloadError(
+        f"{name} is {_shown(value)}: a queue's name has letters, digits, '.', '_' and '-' only."
+    )
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise FaktoryPayloadError(f"{name} is {_shown(value)}: it must be text, and not empty.")
+
+
+def _jid(name: str, value: object) -> str:
+    if (
+        isinstance(value, str)
+        and len(value.encode("utf-8", "replace")) >= 8
+        and value.isprintable()
+        and " " not in value
+    ):
+        return value
+    raise FaktoryPayloadError(
+        f"{name} is {_shown(value)}: it must be text of 8 bytes or more, without spaces."
+    )
+
+
+def _arguments(name: str, value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return value
+    raise FaktoryPayloadError(f"{name} is {_shown(value)}: it must be a list, [] for no arguments.")
+
+
+def _mapping(name: str, value: object) -> object:
+    if isinstance(value, dict):
+        return value
+    raise FaktoryPayloadError(f"{name} is {_shown(value)}: it must be a dict.")
+
+
+def _integer(minimum: int, unit: str) -> Callable[[str, object], int]:
+    def check(name: str, value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= minimum:
+            return value
+        raise FaktoryPayloadError(
+            f"{name} is {_shown(value)}: it must be a whole number of {unit}, {minimum} or more."
+        )
+
+    return check
+
+
+def _reserve(name: str, value: object) -> int:
+    whole = -int(-seconds(name, value) // 1)
+    if 0 <= whole <= MAX_RESERVE:
+        return whole
+    raise FaktoryPayloadError(
+        f"{name} is {_shown(value)}: a job can be reserved for {MAX_RESERVE} seconds at most, "
+        "and not for less than none."
+    )
+
+
+def _any(_name: str, value: object) -> object:
+    return value
+
+
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "jid": _jid,
+    "jobtype": _text,
+    "queue": check_queue,
+    "args": _arguments,
+    "retry": _integer(-1, "attempts"),
+    "backtrace": _integer(0, "lines"),
+    "reserve_for": _reserve,
+    "at": instant,
+    "custom": _mapping,
+    "created_at": _any,
+    # What a fetched job carries besides, so that it can be pushed again; the server makes
+    # these anew, or ignores them. Other clients send `priority`.
+    "enqueued_at": _any,
+    "failure": _any,
+    "priority": _any,
+}
+
+
+def _shown(value: object) -> str:
+    text = f"{value!r} ({type(value).__name__})" if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 100 else text[:100] + "..."

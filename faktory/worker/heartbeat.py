@@ -1,0 +1,82 @@
+"""The heartbeat: a thread and a connection of its own, so that no job can delay it.
+
+Rules: the first beat goes out at once, and no error stops the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from threading import Event, Thread
+
+from ..client import Client
+from ..exceptions import FaktoryAuthenticationError, FaktoryError, FaktoryServerError
+from .lifecycle import Lifecycle
+
+
+class Heartbeat(Thread):
+    """Beats every `interval` seconds until stopped, and passes on what the server wants."""
+
+    def __init__(
+        self,
+        client: Client,
+        interval: float,
+        lifecycle: Lifecycle,
+        wanted: Callable[[str], None],
+        trouble: Callable[[FaktoryError | None], None],
+        log: logging.Logger,
+    ) -> None:
+        super().__init__(name="faktory-heartbeat", daemon=True)
+        self._client = client
+        self._interval = interval
+        self._lifecycle = lifecycle
+        self._wanted = wanted
+        self._trouble = trouble
+        self._log = log
+        self._stopped = Event()
+
+    def run(self) -> None:
+        """Beat until `stop` is called."""
+        while True:
+            try:
+                state = self._client.beat(self._lifecycle.reported, rss_kb())
+                self._trouble(None)
+                if state is not None:
+                    self._wanted(state)
+            except FaktoryServerError as error:
+                # The server forgot this worker (`unknown worker`): HELLO makes it known again.
+                self._log.warning("the server refused a heartbeat: %s; connecting anew", error)
+                self._client.disconnect()
+            except FaktoryError as error:
+                self._trouble(error)
+                if isinstance(error, FaktoryAuthenticationError):
+                    return
+            except Exception:
+                self._log.exception("a heartbeat failed")
+            if self._stopped.wait(self._interval):
+                return
+
+    def stop(self) -> None:
+        """Let the thread end."""
+        self._stopped.set()
+
+
+def rss_kb() -> int | None:
+    """Return this process's resident memory in KiB, where the system tells."""
+    try:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+    except (OSError, ValueError, AttributeError):
+        return _peak_kb()
+
+
+def _peak_kb() -> int | None:
+    """The next best, where there is no /proc: the most it ever was."""
+    try:
+        import resource
+        import sys
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak

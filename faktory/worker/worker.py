@@ -1,0 +1,311 @@
+"""The worker: job threads, a heartbeat, and one thread that watches over them.
+
+Rules: `run` does everything in the thread that calls it, told what to do by messages in one
+inbox, which signal handlers may write to at any moment. A fetched job is always answered: by its
+thread, or, when the grace period is over and the job does not end, by `run`.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..client import Client
+from ..exceptions import FaktoryAuthenticationError, FaktoryError, Shutdown
+from ..jobs import registry
+from ..jobs.context import JobContext
+from ..wire import commands
+from .heartbeat import Heartbeat
+from .jobthread import JobThread
+from .lifecycle import Lifecycle, State
+from .outage import Outage
+from .queues import Queues
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+LAST_WORDS = 2.0
+"""Seconds that jobs have to end, and reports to go out, after the grace period."""
+
+
+class Task(NamedTuple):
+    """A function registered on one worker; with `bind` it gets the jid as first argument."""
+
+    name: str
+    func: Callable[..., object]
+    bind: bool
+
+
+class Worker:
+    """Fetches jobs from `queues` and runs up to `concurrency` of them at a time, on threads.
+
+    `faktory` is the server's address, None the environment's. `queues` is a list (strict order)
+    or a mapping of weights. `disconnect_wait` is the grace period in seconds: how long jobs may
+    go on when the worker stops. What runs a job is what was registered on this worker, else what
+    `faktory.job` declared.
+    """
+
+    send_heartbeat_every: float = 15
+    """Seconds between two heartbeats; the server gives a silent worker up after 60."""
+
+    def __init__(
+        self,
+        faktory: str | None = None,
+        *,
+        queues: Sequence[str] | Mapping[str, int] = ("default",),
+        concurrency: int = 1,
+        labels: Sequence[str] = ("python",),
+        disconnect_wait: float = 15,
+        log: logging.Logger | None = None,
+        worker_id: str | None = None,
+        timeout: float | None = None,
+        ssl_context: SSLContext | None = None,
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency is {concurrency}: it must be 1 or more.")
+        if disconnect_wait < 0:
+            raise ValueError(f"disconnect_wait is {disconnect_wait}: it must be 0 or more.")
+        self.concurrency = concurrency
+        self.labels = list(labels)
+        self.disconnect_wait = disconnect_wait
+        self.log = log or logging.getLogger("faktory.worker")
+        self.worker_id = worker_id or self.get_worker_id()
+        self._queues = Queues(queues)
+        self._client_options: dict[str, Any] = {
+            "worker_id": self.worker_id,
+            "labels": self.labels,
+            "ssl_context": ssl_context,
+            **({} if timeout is None else {"timeout": timeout}),
+        }
+        self._own_client = Client(faktory, **self._client_options)
+        self.faktory = self._own_client.faktory
+        self._tasks: dict[str, Task] = {}
+        self._lifecycle = Lifecycle()
+        self._outage = Outage(self.log)
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._threads: list[JobThread] = []
+        self._deadline: float | None = None
+        self._fatal: BaseException | None = None
+        self._started = False
+        self.left_behind: list[str] = []
+
+    def register(self, name: str, func: Callable[..., object], bind: bool = False) -> None:
+        """Let `func` run the jobs of type `name` on this worker; the last one registered wins."""
+        if not callable(func):
+            raise ValueError("task func is not callable")
+        self._tasks[name] = Task(name, func, bind)
+        self.log.info("Registered task: %s", name)
+
+    def deregister(self, name: str) -> None:
+        """Forget what was registered under a name on this worker, if anything was."""
+        if self._tasks.pop(name, None) is not None:
+            self.log.debug("Removed registered task: %s", name)
+
+    def get_registered_task(self, name: str) -> Task:
+        """Return what was registered under a name on this worker; ValueError if nothing was."""
+        try:
+            return self._tasks[name]
+        except KeyError:
+            raise ValueError(f"'{name}' is not a registered task") from None
+
+    def get_queues(self) -> Sequence[str]:
+        """Return the queues of the next FETCH, in order; may be overridden."""
+        return self._queues.order()
+
+    def get_worker_id(self) -> str:
+        """Make this worker's id; may be overridden."""
+        return uuid.uuid4().hex
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it fetches no more."""
+        return not self._lifecycle.fetches
+
+    @property
+    def is_disconnecting(self) -> bool:
+        """Whether it stops, or has stopped."""
+        return self._lifecycle.state is State.TERMINATE
+
+    def quiet(self) -> None:
+        """Fetch no more; running jobs go on, and the worker stays. From any thread."""
+        self._inbox.put(self._become_quiet)
+
+    def stop(self) -> None:
+        """Stop as the server or a TERM would have it; `run` returns then. From any thread."""
+        self._inbox.put(self._terminate)
+
+    def disconnect(self, force: bool = False, wait: float = 30) -> None:
+        """Stop with `wait` seconds of grace, or at once with `force`."""
+
+        def leave() -> None:
+            self.disconnect_wait = 0 if force else wait
+            self._terminate()
+
+        self._inbox.put(leave)
+
+    def run(self) -> None:
+        """Work until stopped: by `stop`, by TERM or INT in the main thread, or by the server.
+
+        Waits for a server that cannot be reached. Raises FaktoryAuthenticationError where the
+        password is wrong. Returns when every job is answered; threads whose jobs would not end
+        within the grace period are left behind, and named in the log.
+        """
+        if self._started:
+            raise RuntimeError("a worker runs once: make a new one.")
+        self._started = True
+        self.log.info("Queues: %s", self._queues)
+        self.log.info("Labels: %s", ", ".join(self.labels))
+        heartbeat = Heartbeat(
+            Client(self.faktory.url, **self._client_options),
+            self.send_heartbeat_every,
+            self._lifecycle,
+            self._server_wants,
+            self._heartbeat_reports,
+            self.log,
+        )
+        with self._signals():
+            heartbeat.start()
+            try:
+                self._start_threads()
+                while not (self.is_disconnecting and not self._threads):
+                    self._step()
+                    if self._deadline is not None and monotonic() >= self._deadline:
+                        self._end_jobs()
+                        break
+            finally:
+                heartbeat.stop()
+                heartbeat.join(LAST_WORDS)
+                self._own_client.close()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _start_threads(self) -> None:
+        for number in range(1, self.concurrency + 1):
+            thread = JobThread(
+                f"faktory-{number}",
+                Client(self.faktory.url, **self._client_options),
+                self._lifecycle,
+                self.get_queues,
+                self._find,
+                self._outage,
+                lambda thread, error: self._inbox.put(lambda: self._ended(thread, error)),
+                self.log,
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _find(self, jobtype: str) -> Callable[[JobContext], object]:
+        task = self._tasks.get(jobtype)
+        if task is not None:
+            first = "jid" if task.bind else None
+            return lambda context: task.func(*([context.jid] if first else []), *context.args)
+        job = registry.find(jobtype)
+        if job is None:
+            raise registry.unknown(jobtype, sorted({*self._tasks, *registry.names()}))
+        return job.run
+
+    def _step(self) -> None:
+        """Do what the next message says, or nothing if none comes before the deadline."""
+        timeout = None if self._deadline is None else max(0.0, self._deadline - monotonic())
+        try:
+            message = self._inbox.get(timeout=timeout)
+        except Empty:
+            return
+        message()
+
+    def _become_quiet(self) -> None:
+        if self._lifecycle.advance(State.QUIET):
+            self.log.warning("quiet: no more jobs are fetched")
+
+    def _terminate(self) -> None:
+        if not self._lifecycle.advance(State.TERMINATE):
+            return
+        self._deadline = monotonic() + self.disconnect_wait
+        running = [thread.slot.context for thread in self._threads if thread.slot.context]
+        self.log.info(
+            "Shutdown: waiting up to %g seconds for %d jobs to finish%s",
+            self.disconnect_wait,
+            len(running),
+            ": " + ", ".join(f"{job.jobtype} {job.jid}" for job in running) if running else "",
+        )
+        for thread in self._threads:
+            thread.stopping.set()
+
+    def _interrupted(self) -> None:
+        """A signal to stop; the second one means at once."""
+        if self.is_disconnecting:
+            self._deadline = monotonic()
+        self._terminate()
+
+    def _server_wants(self, state: str) -> None:
+        self._inbox.put(self._become_quiet if state == "quiet" else self._terminate)
+
+    def _heartbeat_reports(self, error: FaktoryError | None) -> None:
+        if error is None:
+            self._outage.ends()
+        elif isinstance(error, FaktoryAuthenticationError):
+            self._inbox.put(lambda: self._give_up(error))
+        else:
+            self._outage.begins(error)
+
+    def _ended(self, thread: JobThread, error: BaseException | None) -> None:
+        self._threads.remove(thread)
+        if error is not None:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        if self._fatal is None:
+            self._fatal = error
+        self._terminate()
+
+    def _end_jobs(self) -> None:
+        """Interrupt what still runs, and answer for what does not end."""
+        interrupted = [thread.slot.interrupt(Shutdown) for thread in self._threads]
+        self.log.warning("the grace period is over: interrupting %d jobs", sum(interrupted))
+        self._deadline = monotonic() + LAST_WORDS
+        while self._threads and monotonic() < self._deadline:
+            self._step()
+        for thread in self._threads:
+            thread.giving_up.set()
+            job = thread.slot.disown()
+            if job is not None:
+                self._fail_for(thread, job)
+            self.left_behind.append(thread.name)
+
+    def _fail_for(self, thread: JobThread, job: JobContext) -> None:
+        self.log.warning(
+            "%s %s does not end: left behind on thread %s and reported as failed, which uses up "
+            "an attempt (a job with retry 0 is dropped)",
+            job.jobtype,
+            job.jid,
+            thread.name,
+        )
+        message = f"the worker stopped and the job did not end within {self.disconnect_wait:g} s"
+        try:
+            self._own_client.call(commands.fail(job.jid, "Shutdown", message, []))
+        except FaktoryError as error:
+            self.log.error("%s %s could not be reported: %s", job.jobtype, job.jid, error)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let TERM and INT stop this worker, where it runs in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(_number: int, _frame: object) -> None:
+            self._inbox.put(self._interrupted)  # safe at any moment: SimpleQueue is reentrant
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

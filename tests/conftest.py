@@ -1,0 +1,84 @@
+"""What every test may ask for, and the lines above each run that say what is being tested.
+
+Only what is of use in several rooms; what serves one room is in that room's conftest.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import TypeVar
+
+import pytest
+from hypothesis import settings
+
+from faktory.proto import implementation_info
+
+T = TypeVar("T")
+
+# How long one example takes says more about the machine's other load than about the code.
+settings.register_profile("faktory", deadline=None)
+if os.environ.get("CI") != "true":  # there hypothesis has a profile of its own, without chance
+    settings.load_profile("faktory")
+
+
+def pytest_report_header() -> list[str]:
+    info = implementation_info()
+    url = os.environ.get("FAKTORY_URL")
+    return [
+        f"core: {info['implementation']} ({info['reason']}), Python {platform.python_version()}",
+        f"real server: {url}" if url else "real server: none, its tests are skipped (FAKTORY_URL)",
+    ]
+
+
+@pytest.fixture(scope="session", params=["python", "cython"])
+def proto(request: pytest.FixtureRequest) -> ModuleType:
+    """Each implementation of the core in turn."""
+    if request.param == "python":
+        return importlib.import_module("faktory._proto_py")
+    try:
+        return importlib.import_module("faktory._proto")
+    except ModuleNotFoundError as error:
+        # One that is there and does not load is no reason to skip.
+        if error.name != "faktory._proto":
+            raise
+    if os.environ.get("CI") == "true" and not _pure_on_purpose():
+        pytest.fail("the compiled core was not built, and CI has to test it")
+    pytest.skip("the compiled core was not built")
+
+
+def _pure_on_purpose() -> bool:
+    asked_of_build = os.environ.get("FAKTORY_NO_EXTENSIONS", "").lower() not in ("", "0", "false")
+    return asked_of_build or os.environ.get("FAKTORY_IMPL") == "python"
+
+
+@pytest.fixture(scope="session")
+def real_server_url() -> str:
+    """The address of a real Faktory server, which the test may fill and flush."""
+    url = os.environ.get("FAKTORY_URL")
+    if not url:
+        pytest.skip("needs a real server: set FAKTORY_URL to the address of one to play with")
+    return url
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., object]:
+    """`wait_until(condition, timeout=5)`: call it until it is true, return what it returned."""
+    return _wait_until
+
+
+def _wait_until(condition: Callable[[], T], timeout: float = 5) -> T:
+    deadline = time.monotonic() + timeout
+    while True:
+        # Read before the condition: a machine that stood still does not fail a true one.
+        late = time.monotonic() >= deadline
+        if result := condition():
+            return result
+        if late:
+            name = getattr(condition, "__qualname__", repr(condition))
+            pytest.fail(f"{name} was still {result!r} after {timeout} seconds")
+        time.sleep(0.002)

@@ -1,0 +1,241 @@
+"""What building makes: with a compiler, without one, and told to do without.
+
+Built is a copy in which a few lines stand in for the compiled core: how a core is built is tested
+here, and that takes a second. The real one is built by the tests marked soak.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+SWITCHES = ("FAKTORY_NO_EXTENSIONS", "FAKTORY_REQUIRE_EXTENSIONS", "FAKTORY_IMPL", "CC", "CFLAGS")
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+CORE = f"faktory/_proto{SUFFIX}"
+NO_COMPILER = {"CC": "/bin/false"}
+COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+PURE = "py3-none-any.whl"
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(COMPILER) is None, reason=f"needs a C compiler, and there is no {COMPILER}"
+)
+
+
+class Copy:
+    """A copy of the project, and what building it said and made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.output = ""
+        leave = shutil.ignore_patterns("__pycache__", ".*", "build", "dist", "*.egg-info", "*.so")
+        shutil.copytree(PROJECT, folder, ignore=leave)
+
+    def put_stand_in(self) -> None:
+        """Put a core that compiles fast in the place of the real one."""
+        for header in self.folder.glob("faktory/*.h"):
+            header.unlink()
+        (self.folder / "faktory/_proto.pyx").write_text("def new_jid():\n    return 'f' * 24\n")
+
+    def build(self, what: str, **environment: str) -> Path | None:
+        """Build a `wheel`, `sdist` or `editable`; None if that failed."""
+        out = self.folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        code = f"from setuptools import build_meta; build_meta.build_{what}('out')"
+        done = self.run([sys.executable, "-c", code], **{"CFLAGS": "-O0", **environment})
+        if done.returncode:
+            assert list(out.iterdir()) == []
+            return None
+        (made,) = out.iterdir()
+        return made
+
+    def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+        outside = {name: value for name, value in os.environ.items() if name not in SWITCHES}
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=outside | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output = done.stdout
+        return done
+
+    @property
+    def notices(self) -> list[str]:
+        return [line for line in self.output.splitlines() if "faktory-worker: " in line]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Iterator[Copy]:
+    copy = Copy(tmp_path / "project")
+    copy.put_stand_in()
+    yield copy
+    if copy.output:
+        print(copy.output)  # pytest shows it with a failure
+
+
+def names(archive: Path) -> set[str]:
+    with ZipFile(archive) as wheel:
+        return set(wheel.namelist())
+
+
+def assert_only_what_is_used(members: set[str]) -> None:
+    assert {"faktory/py.typed", "faktory/_proto.pyi", "faktory/_proto_py.py"} <= members
+    assert {name.split("/")[0].split("-")[0] for name in members} == {"faktory", "faktory_worker"}
+    assert [name for name in members if name.endswith((".c", ".h", ".pyx", ".pxd", ".html"))] == []
+
+
+@needs_compiler
+def test_a_compiler_gives_a_wheel_for_this_platform(copy):
+    wheel = copy.build("wheel")
+    assert not wheel.name.endswith(PURE)
+    assert_only_what_is_used(names(wheel))
+    assert {name for name in names(wheel) if name.endswith((".so", ".pyd"))} == {CORE}
+    assert copy.notices == ["faktory-worker: the compiled core is built."]
+    assert not (copy.folder / "faktory/_proto.c").exists()
+
+
+def test_no_compiler_gives_the_pure_wheel_and_one_plain_notice(copy):
+    # What a build before this one, with a compiler, has left behind.
+    platform = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+    stale = copy.folder / f"build/lib.{platform}" / CORE
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"old")
+
+    wheel = copy.build("wheel", **NO_COMPILER)
+
+    assert wheel.name.endswith(PURE)
+    assert_only_what_is_used(names(wheel))
+    assert CORE not in names(wheel)
+    assert not stale.exists()
+    assert copy.notices == [
+        "faktory-worker: the compiled core cannot be built (/bin/false failed with exit code 1): "
+        "this is the pure Python package."
+    ]
+    assert "Traceback" not in copy.output
+
+
+def test_told_to_do_without_the_core_no_compiler_is_called(copy):
+    wheel = copy.build("wheel", FAKTORY_NO_EXTENSIONS="1", **NO_COMPILER)
+    assert wheel.name.endswith(PURE)
+    assert_only_what_is_used(names(wheel))
+    assert CORE not in names(wheel)
+    assert "/bin/false" not in copy.output
+    assert copy.notices == [
+        "faktory-worker: FAKTORY_NO_EXTENSIONS is set: this is the pure Python package."
+    ]
+
+
+def test_told_to_require_the_core_the_build_fails_and_says_why(copy):
+    assert copy.build("wheel", FAKTORY_REQUIRE_EXTENSIONS="1", **NO_COMPILER) is None
+    assert copy.notices == [
+        "error: faktory-worker: the compiled core cannot be built (/bin/false failed with exit "
+        "code 1), and FAKTORY_REQUIRE_EXTENSIONS is set."
+    ]
+    assert "Traceback" not in copy.output
+
+
+def test_told_both_the_build_fails_and_says_why(copy):
+    both = {"FAKTORY_NO_EXTENSIONS": "1", "FAKTORY_REQUIRE_EXTENSIONS": "1"}
+    assert copy.build("wheel", **both) is None
+    assert "are both set. Unset one of them." in copy.output
+
+
+def test_a_core_that_cython_refuses_fails_the_build_with_or_without_a_compiler(copy):
+    (copy.folder / "faktory/_proto.pyx").write_text("def new_jid(:\n")
+    assert copy.build("wheel", **NO_COMPILER) is None
+    assert copy.notices == [
+        "error: faktory-worker: Cython refuses faktory/_proto.pyx; it said why above."
+    ]
+    assert "_proto.pyx:1:12: " in copy.output
+    assert "Traceback" not in copy.output
+
+
+@pytest.mark.parametrize("environment", [NO_COMPILER, {"FAKTORY_NO_EXTENSIONS": "1"}])
+def test_an_editable_build_without_the_core_removes_the_old_one(copy, environment):
+    stale = copy.folder / CORE
+    stale.write_bytes(b"old")
+    assert copy.build("editable", **environment) is not None
+    assert not stale.exists()
+
+
+@needs_compiler
+def test_an_editable_build_puts_the_core_beside_its_source(copy):
+    (copy.folder / CORE).write_bytes(b"old")
+    assert copy.build("editable") is not None
+    assert (copy.folder / CORE).stat().st_size > 1000
+    assert not (copy.folder / "faktory/_proto.c").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "on"),
+    [("", False), ("0", False), ("false", False), ("False", False), ("1", True), ("true", True)],
+)
+def test_a_switch_is_off_when_it_is_0_false_or_empty(monkeypatch, value, on):
+    spec = importlib.util.spec_from_file_location("faktory_setup", PROJECT / "setup.py")
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    monkeypatch.setenv("FAKTORY_NO_EXTENSIONS", value)
+    monkeypatch.delenv("FAKTORY_REQUIRE_EXTENSIONS", raising=False)
+    assert (setup.extensions() == []) is on
+
+
+def test_the_sdist_holds_all_that_building_and_testing_need(copy):
+    # Even one made where the core is switched off.
+    sdist = copy.build("sdist", FAKTORY_NO_EXTENSIONS="1")
+    with tarfile.open(sdist) as archive:
+        members = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {
+        *("pyproject.toml", "setup.py", "Makefile", "LICENSE", "README.md"),
+        *("faktory/_proto.pyx", "faktory/_proto.pyi", "faktory/py.typed", "faktory/_proto_py.py"),
+        *("tests/conftest.py", "tests/test_layers.py", "benchmarks/test_import.py"),
+    }
+    assert needed - members == set()
+    assert [name for name in members if name.endswith((".c", ".so", ".pyd", ".pyc"))] == []
+
+
+@needs_compiler
+@pytest.mark.soak
+def test_the_real_core_goes_from_sdist_to_wheel_to_a_fresh_environment(tmp_path):
+    copy = Copy(tmp_path / "project")
+    sdist = copy.build("sdist")
+    venv = tmp_path / "venv"
+    python = str(venv / "bin/python")
+    copy.run([sys.executable, "-m", "venv", str(venv)])
+
+    installed = copy.run([python, "-m", "pip", "install", "-v", str(sdist)])
+
+    assert installed.returncode == 0, installed.stdout
+    assert "faktory-worker: the compiled core is built." in copy.output
+    show = "from faktory.proto import implementation; print(implementation)"
+    assert copy.run([python, "-I", "-c", show]).stdout == "cython\n"
+
+
+@pytest.mark.soak
+def test_without_a_compiler_the_sdist_installs_as_pure_python(tmp_path):
+    copy = Copy(tmp_path / "project")
+    sdist = copy.build("sdist")
+    venv = tmp_path / "venv"
+    python = str(venv / "bin/python")
+    copy.run([sys.executable, "-m", "venv", str(venv)])
+
+    installed = copy.run([python, "-m", "pip", "install", "-v", str(sdist)], **NO_COMPILER)
+
+    assert installed.returncode == 0, installed.stdout
+    assert "this is the pure Python package." in copy.output
+    show = "from faktory.proto import implementation; print(implementation)"
+    assert copy.run([python, "-I", "-c", show]).stdout == "python\n"

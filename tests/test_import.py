@@ -1,0 +1,52 @@
+"""What `import faktory` brings along: every web application that pushes a job pays for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import faktory
+
+COSTLY = {"asyncio", "hashlib", "logging.config", "sqlite3", "ssl"}
+
+LOADED = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+{}
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def loaded_by(statements: str) -> set[str]:
+    """Return the modules that a fresh interpreter holds after `statements`.
+
+    Without site (-S) and without the environment (-I): a .pth file of some other package may
+    import anything.
+    """
+    root = str(Path(faktory.__file__).parents[1])
+    code = LOADED.format(statements)
+    command = [sys.executable, "-I", "-S", "-c", code, root]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+def test_importing_the_package_loads_nothing_costly():
+    loaded = loaded_by("import faktory")
+    assert "faktory" in loaded
+    assert loaded & COSTLY == set()
+
+
+def test_taking_the_client_loads_nothing_that_only_tls_passwords_and_asyncio_need():
+    loaded = loaded_by("import faktory; faktory.Client")
+    assert "faktory.client" in loaded
+    assert loaded & {"asyncio", "hashlib", "ssl"} == set()
+
+
+@pytest.mark.parametrize("name", sorted(COSTLY))
+def test_a_costly_module_would_be_seen(name):
+    assert name in loaded_by(f"import faktory, {name}")
