@@ -28,7 +28,7 @@ if os.environ.get("CI") != "true":  # there hypothesis has a profile of its own,
 
 def pytest_report_header() -> list[str]:
     info = implementation_info()
-    url = os.environ.get("FAKTORY_URL")
+    url = os.environ.get("FAKTORY_URL", "").rpartition("@")[2]  # without its password
     return [
         f"core: {info['implementation']} ({info['reason']}), Python {platform.python_version()}",
         f"real server: {url}" if url else "real server: none, its tests are skipped (FAKTORY_URL)",
