@@ -1,0 +1,67 @@
+"""Each example runs as it stands: against the embedded server, and a real one if there is one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from faktory import Client
+from faktory.server import EmbeddedServer
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(params=["embedded", "real"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "real":
+        yield request.getfixturevalue("real_server_url")
+        return
+    with EmbeddedServer() as server:
+        yield server.url
+
+
+def start(url: str, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=EXAMPLES,
+        env={**os.environ, "FAKTORY_URL": url, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [["worker.py"], ["-m", "faktory.cli.worker", "-r", "jobs.py", "-q", "images", "-q", "mail"]],
+    ids=["worker.py", "faktory-worker"],
+)
+def test_what_the_producer_pushes_the_worker_runs(
+    url: str, worker: list[str], wait_until: Callable[..., object]
+) -> None:
+    with start(url, "producer.py") as producer:
+        pushed, _ = producer.communicate(timeout=20)
+    assert producer.returncode == 0, pushed
+    assert "many: 100" in pushed
+
+    with start(url, *worker) as process, Client(url) as client:
+        assert process.stdout is not None
+        seen = set()
+        for line in process.stdout:
+            seen.add(line.strip().partition(" (")[0])
+            if "hello Ada, in English and français" in seen and "photo-99.png" in str(seen):
+                break
+        queues = client.info()["faktory"]["queues"]
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, rest
+    assert {"cat.png is now 100 pixels wide", "dog.png is now 200 pixels wide"} <= seen
+    assert {f"photo-{n}.png is now 50 pixels wide" for n in range(100)} <= seen
+    assert not queues.get("images")
+    assert not queues.get("mail")
