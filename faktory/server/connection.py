@@ -1,0 +1,269 @@
+"""One client's connection to the embedded server: handshake, commands one after another, limits.
+
+Rules: a command is begun when the one before it is answered. Whoever does not read gets no more
+answers, and is not read from: neither side of a connection piles up memory. What is refused for a
+limit is refused with its number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Final
+
+from ..exceptions import FaktoryProtocolError
+from ..wire.session import (
+    CommandReader,
+    encode_bulk,
+    encode_error,
+    encode_hi,
+    encode_simple,
+    password_hash,
+)
+from .dispatch import Wait, answer
+from .store import Waiter
+from .workers import Worker, read_hello
+
+if TYPE_CHECKING:
+    from .listener import Core
+
+HANDSHAKE_TIMEOUT: Final = 2.0
+"""Seconds from the connection to the end of HELLO [Go: server/server.go, startConnection]."""
+
+FETCH_WAIT: Final = 2.0
+"""Seconds that FETCH waits for a job [Go: manager/fetch.go, brpop]."""
+
+MAX_HELLO: Final = 64 * 1024
+"""Bytes of a HELLO line."""
+
+MAX_UNREAD: Final = 1024 * 1024
+"""Bytes of further commands that are taken in while one is at work."""
+
+MAX_UNSENT: Final = 1024 * 1024
+"""Bytes of answers that wait for a slow reader before its next command is begun."""
+
+
+class Connection(asyncio.Protocol):
+    """The states are: handshake (no `worker`), serving, closed (no `transport`)."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._reader = CommandReader(core.max_command)
+        self._transport: asyncio.Transport | None = None
+        self._worker: Worker | None = None
+        self._salt, self._iterations = core.challenge()
+        self._answers: list[bytes] = []
+        self._unsent = 0
+        self._unread = 0
+        self._greeted = 0
+        """Bytes that came in before the handshake was done."""
+        self._busy = False
+        """A command is at work: FETCH waits, or a fault delays or holds one."""
+        self._slow = False
+        """The client does not read what we write."""
+        self._hung_up = False
+        """The client said that it will send no more."""
+        self._mute = False
+        """The answer to the command at work is not to be sent."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiter: Waiter | None = None
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=MAX_UNSENT)
+        self._core.connections.add(self)
+        transport.write(encode_hi(self._salt, self._iterations))
+        self._timer = self._core.loop.call_later(HANDSHAKE_TIMEOUT, self.close)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        self._run()
+        if self._worker is None:
+            self._greeted += len(data)
+            if self._greeted > MAX_HELLO:
+                self._reply(encode_error(f"HELLO is longer than {MAX_HELLO} bytes"))
+                self.close()
+        elif self._busy or self._slow:
+            self._unread += len(data)
+            if self._unread > MAX_UNREAD and self._transport is not None:
+                self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        # Most likely the client is gone for good: it must not be handed a job any more.
+        self._hung_up = True
+        if self._waiter is not None:
+            self._deliver(None)
+            self._run()
+
+    def pause_writing(self) -> None:
+        self._slow = True
+
+    def resume_writing(self) -> None:
+        self._slow = False
+        self._core.loop.call_soon(self._run)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._stop_waiting()
+        self._core.connections.discard(self)
+        if self._worker is not None:
+            self._core.leave(self, self._worker)
+
+    # What the server calls.
+
+    def close(self) -> None:
+        """Send what is due and close."""
+        self._flush()
+        self._stop_waiting()
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def proceed(self, line: bytes) -> None:
+        """Execute a command that was held."""
+        self._busy = False
+        self._meet_faults(line)
+        self._run()
+
+    # Commands.
+
+    def _run(self) -> None:
+        """Execute what has come in, as far as possible, and send the answers."""
+        while not self._busy and not self._slow and self._transport is not None:
+            try:
+                line = self._reader.next()
+            except FaktoryProtocolError as error:
+                self._reply(encode_error(f"{error}: that is this server's limit"))
+                self.close()
+                return
+            if line is None:
+                break
+            self._begin(line)
+        self._flush()
+        if not self._busy and not self._slow and self._unread:
+            self._unread = 0
+            if self._transport is not None:
+                self._transport.resume_reading()
+        self._core.settle()
+
+    def _begin(self, line: bytes) -> None:
+        core = self._core
+        verb = line.partition(b" ")[0]
+        core.record(verb, line)
+        if core.shutting_down and self._worker is not None:
+            self._reply(encode_error("shutdown in progress"))
+            self.close()
+        elif verb in core.faults.held:
+            self._busy = True
+            core.hold(verb, self, line)
+        elif core.faults:
+            self._meet_faults(line)
+        else:
+            self._execute(line)
+
+    def _meet_faults(self, line: bytes) -> None:
+        fault = self._core.faults.take(line.partition(b" ")[0])
+        if fault is None:
+            self._execute(line)
+        elif fault.kind == "drop before":
+            self.close()
+        elif fault.kind == "error":
+            self._reply(encode_error(fault.message))
+        elif fault.kind == "delay":
+            self._busy = True
+            self._timer = self._core.loop.call_later(fault.seconds, self._execute_late, line)
+        else:
+            self._mute = True
+            self._execute(line)
+
+    def _execute_late(self, line: bytes) -> None:
+        self._busy = False
+        self._execute(line)
+        self._run()
+
+    def _execute(self, line: bytes) -> None:
+        if self._worker is None:
+            self._shake_hands(line)
+            return
+        reply = answer(self._core.state, self._worker, line)
+        if reply is None:
+            self.close()
+        elif isinstance(reply, Wait):
+            self._wait(reply.queues)
+        else:
+            self._reply(reply)
+
+    def _shake_hands(self, line: bytes) -> None:
+        core = self._core
+        worker = read_hello(line)
+        if worker is None:
+            self.close()
+            return
+        if core.password:
+            # Clients of the protocol's first version know nothing of iterations.
+            iterations = 1 if worker.version < 2 else self._iterations
+            expected = password_hash(core.password, self._salt, iterations)
+            if not compare_digest(worker.password_hash.encode(), expected.encode()):
+                self._reply(encode_error("Invalid password"))
+                self.close()
+                return
+        self._stop_waiting()
+        self._worker = worker
+        core.join(self, worker)
+        self._reply(encode_simple("OK"))
+        count = core.state.connections
+        if count > core.max_connections:
+            self._reply(encode_error(f"too many connections: {count}"))
+            self.close()
+
+    def _wait(self, queues: list[str]) -> None:
+        """Wait for a job of these queues, or for the time that FETCH takes without."""
+        if self._hung_up:
+            self._reply(encode_bulk(None))
+            return
+        assert self._worker is not None
+        self._busy = True
+        core = self._core
+        self._timer = core.loop.call_later(FETCH_WAIT, self._deliver, None)
+        self._waiter = core.state.store.wait(self._worker.wid, queues, self._deliver)
+
+    def _deliver(self, payload: bytes | None) -> None:
+        """Answer the FETCH that waits; what the client sent behind it comes after this."""
+        self._stop_waiting()
+        self._busy = False
+        self._reply(encode_bulk(payload))
+        self._flush()
+        self._core.loop.call_soon(self._run)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiter is not None:
+            self._core.state.store.give_up(self._waiter)
+            self._waiter = None
+
+    def _reply(self, data: bytes) -> None:
+        if self._mute:
+            self._mute = False
+            self.close()
+            return
+        self._answers.append(data)
+        self._unsent += len(data)
+        if self._unsent > MAX_UNSENT:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._answers and self._transport is not None:
+            data = self._answers[0] if len(self._answers) == 1 else b"".join(self._answers)
+            self._answers.clear()
+            self._unsent = 0
+            self._transport.write(data)

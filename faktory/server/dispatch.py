@@ -1,0 +1,321 @@
+"""What the server answers: one small function a command [Go: server/commands.go, mutate.go].
+
+Rules: a command line goes in, one reply comes out, except that FETCH may have to wait and that END
+has none. No socket, no clock but the store's.
+
+Where we differ from the real server on purpose:
+
+- a job without `retry` gets 25, not what the job before it asked for;
+- jobs whose time has come, reservations that expire and silent workers are dealt with at once, not
+  at the next tick of 5 or 15 seconds;
+- a FETCH whose connection is closed while it waits takes no job;
+- a field that a job names twice counts once, the later one; nesting ends at some 1,000 levels, not
+  at 10,000; a message about JSON may name another character where bytes are no UTF-8;
+- INFO reports no memory, and other cycles of its tasks; MUTATE goes through a set in its order;
+- PUSHB has no time limit, while commands have a length limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import gmtime, strftime
+from typing import Any, Final, NamedTuple
+
+from ..wire.session import encode_bulk, encode_error, encode_simple
+from . import gojson, gotime
+from .gojson import INT, STRING, STRINGS, GoError, Kind
+from .gotime import SECOND
+from .store import Refused, Store, chooser
+from .stored import JOB, Job
+from .workers import Worker, Workers
+
+VERSION: Final = "1.10.0"
+"""The version of the real server that this one is held to."""
+
+JOBS: Final = Kind("[]client.Job", list, items=JOB)
+FAIL: Final = Kind(
+    "manager.FailPayload",
+    dict,
+    {"jid": STRING, "message": STRING, "errtype": STRING, "backtrace": STRINGS},
+)
+BEAT: Final = Kind(
+    "server.ClientBeat", dict, {"current_state": STRING, "wid": STRING, "rss_kb": INT}
+)
+FILTER: Final = Kind(
+    "client.JobFilter", dict, {"regexp": STRING, "jobtype": STRING, "jids": STRINGS}
+)
+OPERATION: Final = Kind(
+    "client.Operation",
+    dict,
+    {"filter": FILTER, "cmd": STRING, "target": Kind("client.Structure", str)},
+)
+
+OK: Final = encode_simple("OK")
+
+
+class State:
+    """All that commands work on."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self.clock = clock
+        self.store = Store(clock)
+        self.workers = Workers()
+        self.started_at = clock()
+        self.commands = 0
+        self.connections = 0
+
+
+class Wait(NamedTuple):
+    """A FETCH that found nothing: wait for a job of these queues, or just wait if there are none."""
+
+    queues: list[str]
+
+
+class Panic(Exception):
+    """What makes the real server stumble, and answer "internal error" [Go: safeDispatch]."""
+
+
+Answer = bytes | Wait | None
+Handler = Callable[[State, Worker, bytes | None], Answer]
+
+
+def answer(state: State, worker: Worker, line: bytes) -> Answer:
+    """Execute a command of this worker's connection; None where it is to be closed instead."""
+    verb, space, rest = line.partition(b" ")
+    handler = COMMANDS.get(verb)
+    if handler is None:
+        return encode_error(f"unknown command {_text(verb)}")
+    state.commands += 1
+    store = state.store
+    if store.ripe:
+        store.serve()
+    try:
+        return handler(state, worker, rest if space else None)
+    except Refused as error:
+        return encode_error(str(error))
+    except Panic:
+        return encode_error("internal error")
+
+
+def push(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    text = _argument(rest)
+    try:
+        job = Job(_read(JOB, text))
+    except GoError as error:
+        raise Refused(f"invalid JSON: {error}") from None
+    except ValueError:
+        raise Refused(f"invalid JSON: {gojson.mismatch(JOB, text)}") from None
+    state.store.push(job)
+    return OK
+
+
+def push_bulk(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    text = _argument(rest)
+    try:
+        items = gojson.load(text)
+        if items is None:
+            items = []
+        if type(items) is not list:
+            raise ValueError
+        # All are read before the first one is queued: one that is malformed refuses them all.
+        jobs = [Job(gojson.take(JOB, item)) for item in items]
+    except GoError as error:
+        raise Refused(f"invalid JSON: {error}") from None
+    except ValueError:
+        raise Refused(f"invalid JSON: {gojson.mismatch(JOBS, text)}") from None
+    refused = {}
+    for job in jobs:
+        try:
+            state.store.push(job)
+        except Refused as error:
+            refused[job.jid] = str(error)
+    return _bulk(refused)
+
+
+def fetch(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    if worker.state:
+        return Wait([])
+    if rest is None:
+        raise Refused("must call fetch with at least one queue")
+    queues = state.store.active(_text(rest).split(" "))
+    payload = state.store.fetch(worker.wid, queues)
+    return Wait(queues) if payload is None else encode_bulk(payload)
+
+
+def ack(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    text = _argument(rest)
+    try:
+        fields = gojson.load(text)
+        if type(fields) is not dict or not all(
+            value is None or type(value) is str for value in fields.values()
+        ):
+            raise ValueError
+        jid = fields["jid"]
+    except (ValueError, KeyError):
+        raise Refused(f"invalid ACK {_text(rest)}") from None
+    state.store.acknowledge(jid or "")
+    return OK
+
+
+def fail(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    text = _argument(rest)
+    try:
+        get = _read(FAIL, text).get
+    except ValueError:
+        raise Refused(f"invalid FAIL {_text(rest)}") from None
+    state.store.fail(
+        get("jid", ""), get("errtype", ""), get("message", ""), get("backtrace", [])
+    )
+    return OK
+
+
+def beat(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    text = _argument(rest)
+    try:
+        get = _read(BEAT, text).get
+    except ValueError:
+        raise Refused(f"invalid BEAT {_text(rest)}") from None
+    wid = get("wid", "")
+    entry = state.workers.beat(
+        wid, get("current_state", ""), get("rss_kb", 0), state.clock()
+    )
+    if entry is None:
+        raise Refused(f"unknown worker {wid}")
+    return _bulk({"state": entry.state}) if entry.state else OK
+
+
+def info(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    store = state.store
+    now = state.clock()
+    queues = {name: len(queue) for name, queue in store.queues.items()}
+    sets = {
+        "dead": len(store.dead),
+        "retries": len(store.retries),
+        "scheduled": len(store.scheduled),
+        "working": len(store.working),
+    }
+
+    def scanned(name: str) -> dict[str, int]:
+        enqueued = store.enqueued.get(name, 0)
+        return {"cycles": 0, "enqueued": enqueued, "size": sets[name.lower()], "wall_time_sec": 0}
+
+    tasks = {
+        "Busy": {"reaped": store.expired, "size": len(store.reservations)},
+        **{name: scanned(name) for name in ("Dead", "Retries", "Scheduled")},
+        "Workers": {"reaped": state.workers.reaped, "size": len(state.workers.table)},
+    }
+    data = (
+        f'{{"now":"{gotime.write(now)}",'
+        f'"server_utc_time":"{strftime("%H:%M:%S UTC", gmtime(now // SECOND))}",'
+        f'"faktory":{{"queues":{gojson.dump(queues)},"sets":{gojson.dump(sets)},'
+        f'"tasks":{gojson.dump(tasks)},"total_failures":{store.failures},'
+        f'"total_processed":{store.processed},"total_enqueued":{sum(queues.values())},'
+        f'"total_queues":{len(queues)}}},'
+        f'"server":{{"description":"Faktory","faktory_version":"{VERSION}",'
+        f'"uptime":{(now - state.started_at) // SECOND},"connections":{state.connections},'
+        f'"command_count":{state.commands},"used_memory_mb":0}}}}'
+    )
+    return encode_bulk(data.encode())
+
+
+def flush(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    state.store.flush()
+    return OK
+
+
+def end(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    return None
+
+
+def queue(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    subcommand, *names = _argument(rest).split(" ")
+    subcommand = subcommand.upper()
+    store = state.store
+    if subcommand == "LATENCY":
+        if names == ["*"]:
+            raise Refused("QUEUE LATENCY does not support wildcards")
+        return _bulk({name: _double(store.latency(name)) for name in names})
+    change = {"PAUSE": store.pause, "RESUME": store.resume, "REMOVE": store.remove}.get(subcommand)
+    if change is None:
+        raise Refused(f"no such QUEUE subcommand: {subcommand}")
+    if not names:
+        raise Panic
+    for name in list(store.queues) if names[0] == "*" else names:
+        change(name)
+    return OK
+
+
+def mutate(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    if rest is None or b" " in rest:
+        raise Refused("invalid format")
+    text = gojson.decode(rest)
+    try:
+        operation = _read(OPERATION, text)
+    except GoError as error:
+        raise Refused(str(error)) from None
+    except ValueError:
+        raise Refused(gojson.mismatch(OPERATION, text)) from None
+    command, target = operation.get("cmd"), operation.get("target", "")
+    chosen = chooser(operation.get("filter"))
+    store = state.store
+    if command == "clear":
+        store.discard(target, None)
+    elif command == "discard":
+        store.discard(target, chosen)
+    elif command == "kill":
+        store.kill(target, chosen)
+    elif command == "requeue":
+        store.requeue(target, chosen)
+    else:
+        raise Refused("unknown mutate operation")
+    return OK
+
+
+def batch(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    raise Refused("batch subsystem is only available in Faktory Enterprise")
+
+
+def track(state: State, worker: Worker, rest: bytes | None) -> Answer:
+    raise Refused("tracking subsystem is only available in Faktory Enterprise")
+
+
+COMMANDS: Final[dict[bytes, Handler]] = {
+    b"ACK": ack,
+    b"BATCH": batch,
+    b"BEAT": beat,
+    b"END": end,
+    b"FAIL": fail,
+    b"FETCH": fetch,
+    b"FLUSH": flush,
+    b"INFO": info,
+    b"MUTATE": mutate,
+    b"PUSH": push,
+    b"PUSHB": push_bulk,
+    b"QUEUE": queue,
+    b"TRACK": track,
+}
+
+
+def _argument(rest: bytes | None) -> str:
+    """Return what follows the verb; the real server stumbles where nothing does."""
+    if rest is None:
+        raise Panic
+    return gojson.decode(rest)
+
+
+def _text(data: bytes | None) -> str:
+    """Return bytes as text that an error can repeat byte for byte."""
+    return (data or b"").decode("utf-8", "surrogateescape")
+
+
+def _read(kind: Kind, text: str) -> dict[str, Any]:
+    return gojson.take(kind, gojson.load(text))
+
+
+def _bulk(value: object) -> bytes:
+    return encode_bulk(gojson.dump(value).encode())
+
+
+def _double(value: float) -> object:
+    """Return a float so that it is written as Go does."""
+    return gojson.load(repr(value))

@@ -1,0 +1,165 @@
+"""A job as the real server keeps it: the fields of its struct, and the JSON that goes to workers.
+
+Rules: unknown fields are dropped, the others come out in the struct's order, empty ones not at all.
+What never changes is rendered once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from . import gojson
+from .gojson import INT, STRING, STRINGS, Kind
+
+DEFAULT_RETRY: Final = 25
+"""Retries of a job that does not say how many it wants (`client/job.go`). The real server lets
+the `retry` of one job become the default for all that follow; we do not."""
+
+FAILURE: Final = Kind(
+    "client.Failure",
+    dict,
+    {
+        "failed_at": STRING,
+        "next_at": STRING,
+        "message": STRING,
+        "errtype": STRING,
+        "backtrace": STRINGS,
+        "retry_count": INT,
+        "remaining": INT,
+    },
+)
+
+JOB: Final = Kind(
+    "client.Job",
+    dict,
+    {
+        "retry": INT,
+        "failure": FAILURE,
+        "custom": gojson.OBJECT,
+        "jid": STRING,
+        "queue": STRING,
+        "jobtype": STRING,
+        "created_at": STRING,
+        "enqueued_at": STRING,
+        "at": STRING,
+        "args": gojson.ANYTHINGS,
+        "reserve_for": INT,
+        "backtrace": INT,
+    },
+)
+
+
+class Failure:
+    """What is known of a job's failures so far."""
+
+    __slots__ = (
+        "backtrace",
+        "errtype",
+        "failed_at",
+        "message",
+        "next_at",
+        "remaining",
+        "retry_count",
+    )
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        get = fields.get
+        self.failed_at: str = get("failed_at", "")
+        self.next_at: str = get("next_at", "")
+        self.message: str = get("message", "")
+        self.errtype: str = get("errtype", "")
+        self.backtrace: list[str] = get("backtrace", [])
+        self.retry_count: int = get("retry_count", 0)
+        self.remaining: int = get("remaining", 0)
+
+    def render(self) -> str:
+        """Return the JSON of it."""
+        return (
+            f'{{"failed_at":{gojson.dump(self.failed_at)}'
+            + _given("next_at", self.next_at)
+            + _given("message", self.message)
+            + _given("errtype", self.errtype)
+            + _given("backtrace", self.backtrace)
+            + f',"retry_count":{self.retry_count},"remaining":{self.remaining}}}'
+        )
+
+
+class Job:
+    """A job; whoever changes it renders it anew.
+
+    `payload` is the JSON in the state of the last `render`; `args` and `custom` are JSON too.
+    """
+
+    __slots__ = (
+        "args",
+        "at",
+        "backtrace",
+        "created_at",
+        "custom",
+        "enqueued_at",
+        "failure",
+        "jid",
+        "jobtype",
+        "payload",
+        "queue",
+        "reserve_for",
+        "retry",
+    )
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        """Take the fields that `gojson.take` found; ValueError for a number beyond doubles."""
+        get = fields.get
+        failure = get("failure")
+        custom = get("custom")
+        args = get("args")
+        self.retry: int = get("retry", DEFAULT_RETRY)
+        self.failure = None if failure is None else Failure(failure)
+        self.custom = gojson.dump(custom) if custom else None
+        self.jid: str = get("jid", "")
+        self.queue: str = get("queue", "")
+        self.jobtype: str = get("jobtype", "")
+        self.created_at: str = get("created_at", "")
+        self.enqueued_at: str = get("enqueued_at", "")
+        self.at: str = get("at", "")
+        self.args = None if args is None else gojson.dump(args)
+        self.reserve_for: int = get("reserve_for", 0)
+        self.backtrace: int = get("backtrace", 0)
+        self.payload = b""
+
+    def render(self) -> bytes:
+        """Bring `payload` up to date and return it."""
+        text = f'{{"retry":{self.retry}'
+        if self.failure is not None:
+            text += f',"failure":{self.failure.render()}'
+        if self.custom is not None:
+            text += f',"custom":{self.custom}'
+        dump = gojson.dump
+        text += f',"jid":{dump(self.jid)},"queue":{dump(self.queue)},"jobtype":{dump(self.jobtype)}'
+        if self.created_at:
+            text += f',"created_at":{dump(self.created_at)}'
+        if self.enqueued_at:
+            # Ours or, in a job that never was in a queue, the client's.
+            text += f',"enqueued_at":{dump(self.enqueued_at)}'
+        if self.at:
+            text += f',"at":{dump(self.at)}'
+        text += f',"args":{self.args}'
+        if self.reserve_for:
+            text += f',"reserve_for":{self.reserve_for}'
+        if self.backtrace:
+            text += f',"backtrace":{self.backtrace}'
+        self.payload = (text + "}").encode()
+        return self.payload
+
+
+class Reservation(NamedTuple):
+    """A job in a worker's hands until `expires_at`; `member` is its place in the working set."""
+
+    job: Job
+    wid: str
+    reserved_at: int
+    expires_at: int
+    member: bytes
+
+
+def _given(name: str, value: object) -> str:
+    return f',"{name}":{gojson.dump(value)}' if value else ""
