@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from json.encoder import encode_basestring as _quote
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeGuard, TypeVar
 
 from .exceptions import FaktoryJSONError, FaktoryPayloadError
 
@@ -188,6 +188,7 @@ def _broken(pos: int, reason: str) -> FaktoryJSONError:
     return FaktoryJSONError(f"invalid JSON at byte {pos}: {reason}")
 
 
+_T = TypeVar("_T")
 _Segment = str | int
 
 
@@ -228,36 +229,40 @@ def _write_one(
     path: list[_Segment],
     stack: list[tuple[Iterator[tuple[_Segment, object]], str]],
 ) -> None:
-    if isinstance(value, str):
+    if is_a(value, str):
         out.append(_string(value, path))
     elif value is None or value is True or value is False:
         out.append("null" if value is None else "true" if value else "false")
-    elif isinstance(value, int):
-        if not -MAX_INTEGER <= value <= MAX_INTEGER:
+    elif is_a(value, int):
+        integer = int.__int__(value)
+        if not -MAX_INTEGER <= integer <= MAX_INTEGER:
             _refuse(
                 path,
-                f"is an integer beyond +-2^53 ({_show(value)}), which the server would change",
+                f"is an integer beyond +-2^53 ({_show(integer)}), which the server would change",
                 "Send text: str(value).",
             )
-        out.append(int.__repr__(value))
-    elif isinstance(value, float):
-        if value - value != 0:
-            _refuse(path, f"is {float.__repr__(value)}, which JSON lacks", "Send None or text.")
-        out.append(float.__repr__(value))
-    elif isinstance(value, (list, tuple, dict)):
+        out.append(int.__repr__(integer))
+    elif is_a(value, float):
+        number = float.__float__(value)
+        if number - number != 0:
+            _refuse(path, f"is {float.__repr__(number)}, which JSON lacks", "Send None or text.")
+        out.append(float.__repr__(number))
+    elif is_a(value, dict) or is_a(value, list) or is_a(value, tuple):
         if len(stack) == MAX_DEPTH:
             _refuse(
                 path[:3],
                 f"is nested deeper than {MAX_DEPTH} levels, or contains itself",
                 "Send a flatter value.",
             )
-        if isinstance(value, dict):
+        if is_a(value, dict):
             out.append("{")
             stack.append((_members(value, path), "}"))
-        else:
+        elif is_a(value, list):
             out.append("[")
-            children = list.__iter__(value) if isinstance(value, list) else tuple.__iter__(value)
-            stack.append((enumerate(children), "]"))
+            stack.append((enumerate(list.__iter__(value)), "]"))
+        elif is_a(value, tuple):
+            out.append("[")
+            stack.append((enumerate(tuple.__iter__(value)), "]"))
     else:
         _refuse(
             path,
@@ -268,7 +273,7 @@ def _write_one(
 
 def _members(value: dict[object, object], path: list[_Segment]) -> Iterator[tuple[str, object]]:
     for key, child in value.items():
-        if not isinstance(key, str):
+        if not is_a(key, str):
             _refuse(
                 path,
                 f"has a key that is {kind(key)} ({_show(key)}); JSON keys are text",
@@ -301,10 +306,15 @@ def _place(path: Sequence[_Segment]) -> str:
         return "the value"
     first, *rest = path
     bare = type(first) is str and first.isidentifier()
-    place = str(first) if bare else f"[{_clip(repr(first))}]"
+    place = _clip(str(first)) if bare else f"[{_clip(repr(first))}]"
     return place + "".join(
         f"[{segment}]" if type(segment) is int else f'["{_clip(str(segment))}"]' for segment in rest
     )
+
+
+def is_a(value: object, base: type[_T]) -> TypeGuard[_T]:
+    """Tell by the type of a value, not by what it says of itself: a proxy of text is no text."""
+    return issubclass(type(value), base)
 
 
 def kind(value: object) -> str:

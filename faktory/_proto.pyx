@@ -1,17 +1,15 @@
 # cython: language_level=3, cdivision=True
 """The protocol core, compiled: replies in, command lines and job JSON out and in, jids.
 
-The twin of `_proto_py.py`, which says what each of these means: same names, same order, same
-errors, same bytes consumed; a change to one lands in the other in the same commit.
+The twin of `_proto_py.py`, where it can be read what each part means: same names, same order,
+same errors, same bytes consumed; a change to one lands in the other in the same commit.
 
-Rules, beside those of the twin: the fast paths take exact builtin types and regular JSON and
-give up on anything else; `_json` then goes through the value or the bytes again, with the result
-or the text of the error. Nothing here recurses. A pointer into an object lives inside one
-function, which runs no Python code meanwhile or holds the object. What is shared (jids, keys) is
-kept consistent by the GIL.
+Rules, beside those of the twin: the fast paths take regular JSON and exact builtin types and give
+up on the rest, by NULL; `_json` then goes through it again and has the result or the error.
+Nothing recurses. A pointer into an object lives inside one function, which runs no Python code
+meanwhile or holds the object. The GIL keeps what is shared (jids, keys) consistent.
 
-Output goes to an `_Out`. Who writes has its position `p` in a register and finds room for _ROOM
-bytes there; what may be longer asks for more first.
+Whoever writes to an `_Out` finds _ROOM bytes behind its position and asks before it needs more.
 """
 
 cimport cython
@@ -19,8 +17,8 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy, memmove, strlen
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcmp, memcpy, memmove, strlen
 
 import os
 from enum import Enum
@@ -28,89 +26,33 @@ from enum import Enum
 from .exceptions import FaktoryPayloadError, FaktoryProtocolError, FaktoryServerError
 
 cdef extern from *:
-    r"""
-    #include <float.h>
-    #include <string.h>
-    #if defined(__SSE2__) || defined(_M_X64)
-    #include <emmintrin.h>
-    #endif
-    #if defined(_MSC_VER)
-    #include <intrin.h>
-    #endif
-
-    /* A stop is what JSON text does not hold as it is: a control, the quote, the backslash.
-       The result has the high bit of each stop, and perhaps of bytes above the lowest of them. */
-    #define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
-    static inline uint64_t stops(uint64_t w) {
-        uint64_t quote = w ^ EACH('"'), backslash = w ^ EACH('\\');
-        return ((~w & (w - EACH(0x20))) | (~quote & (quote - EACH(1)))
-                | (~backslash & (backslash - EACH(1)))) & EACH(0x80);
-    }
-
-    /* How many of the STEP bytes at s come before a stop; sets *wide if they are not all ASCII. */
-    #if defined(__SSE2__) || defined(_M_X64)
-    #define STEP 16
-    static inline int run(const char *s, int *wide) {
-        __m128i v = _mm_loadu_si128((const __m128i *)s);
-        __m128i marks = _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('"')),
-                                     _mm_cmpeq_epi8(v, _mm_set1_epi8('\\')));
-        __m128i controls = _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1F)), v);
-        unsigned found = (unsigned)_mm_movemask_epi8(_mm_or_si128(marks, controls)) | 1u << STEP;
-    #if defined(_MSC_VER)
-        unsigned long n;
-        _BitScanForward(&n, found);
-    #else
-        int n = __builtin_ctz(found);
-    #endif
-        *wide |= _mm_movemask_epi8(v) & ((1 << n) - 1);
-        return (int)n;
-    }
-    #else
-    #define STEP 8
-    static inline int run(const char *s, int *wide) {
-        uint64_t w;
-        int n = 0;
-        memcpy(&w, s, 8);
-        while (n < STEP && (!stops(w) || !stops(EACH(0x80) | (unsigned char)s[n])))
-            *wide |= s[n++] & 0x80;
-        return n;
-    }
-    #endif
-
-    /* Two numbers that hold all of n characters, at most 16; what is behind those is not read. */
-    static inline void both_ends(const char *s, Py_ssize_t n, uint64_t *head, uint64_t *tail) {
-        uint32_t a, b;
-        if (n >= 8) {
-            memcpy(head, s, 8);
-            memcpy(tail, s + n - 8, 8);
-        } else if (n >= 4) {
-            memcpy(&a, s, 4);
-            memcpy(&b, s + n - 4, 4);
-            *head = *tail = a | (uint64_t)b << 32;
-        } else {
-            const unsigned char *u = (const unsigned char *)s;
-            *head = *tail = n ? EACH(0x80) << 24 | u[0] | u[n / 2] << 8 | u[n - 1] << 16 : EACH(0x80);
-        }
-    }
-
-    static const double POWERS[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7,
-                                    1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
-
+    """
     #define ASCII_DATA(text) ((char *)((PyASCIIObject *)(text) + 1))
     #define OWNED(pointer) (pointer)
     #define TYPE(pointer) ((PyObject *)Py_TYPE(pointer))
     """
-    const int STEP
-    int run(const char *, int *) noexcept
-    uint64_t stops(uint64_t) noexcept
-    void both_ends(const char *, Py_ssize_t, uint64_t *, uint64_t *) noexcept
-    const double *POWERS
-    const int FLT_EVAL_METHOD
     char *ASCII_DATA(PyObject *)
     object OWNED(PyObject *)
     PyObject *TYPE(PyObject *)
 
+cdef extern from "_chars.h":
+    const int STEP
+    const int MAX_DIGITS
+    const bint EXACT_QUOTIENT
+    const double *POWERS
+    int put_run(char *, const char *, Py_ssize_t)
+    const char *find_stop(const char *, const char *, int *)
+    const char *skip_space(const char *, const char *)
+    void both_ends(const char *, Py_ssize_t, uint64_t *, uint64_t *)
+    const char *read_digits(const char *, const char *, uint64_t *)
+    char *unescape(char *, const char *, const char *, bint *)
+    char *put_escape(char *, unsigned char)
+    char *put_integer(char *, int64_t)
+    char *put_hex(char *, const unsigned char *, int)
+
 cdef extern from "Python.h":
+    PyObject *Py_True
+    PyObject *Py_False
     const Py_ssize_t PY_SSIZE_T_MAX
     const int Py_DTSF_ADD_DOT_0
     void Py_INCREF(PyObject *)
@@ -122,7 +64,7 @@ cdef extern from "Python.h":
     char *bytes_data "PyBytes_AS_STRING"(PyObject *)
     Py_ssize_t bytes_size "PyBytes_GET_SIZE"(PyObject *)
     PyObject *PyDict_New() noexcept
-    int PyDict_Next(PyObject *, Py_ssize_t *, PyObject **, PyObject **) noexcept
+    int PyDict_Next(PyObject *, Py_ssize_t *, PyObject **, PyObject **)
     int PyDict_SetItem(PyObject *, PyObject *, PyObject *) noexcept
     PyObject *PyFloat_FromDouble(double) noexcept
     double PyFloat_AS_DOUBLE(PyObject *)
@@ -141,8 +83,7 @@ cdef extern from "Python.h":
     PyObject *PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(PyObject *)
     bint PyUnicode_IS_COMPACT_ASCII(PyObject *)
-    PyObject *PyUnicode_New(Py_ssize_t, uint32_t) noexcept
-
+    PyObject *PyUnicode_New(Py_ssize_t, Py_UCS4) noexcept
 
 MAX_BULK = 512 * 1024 * 1024
 """Bytes of a bulk reply: what Redis, which keeps the server's jobs, stores in a value at most."""
@@ -151,40 +92,36 @@ MAX_LINE = 1024 * 1024
 """Bytes of any other reply: an error may echo the command that it refuses."""
 
 cdef enum:
-    # Bytes of room that a parser offers at least, and may buffer beyond one reply of full size.
-    _SPARE = 64 * 1024
-    # Bytes of buffer that a parser keeps at most while nothing is in it.
-    _KEPT = 1024 * 1024
-    # Digits of a number in a reply: those of a signed 64-bit integer.
-    _MAX_DIGITS = 19
-    # Job ids made from one read of the system's random source.
-    _JIDS = 256
-    # `_json.MAX_DEPTH`.
-    _MAX_DEPTH = 512
-    # Bytes that may be written without a look at the room: any number, a few marks.
-    _ROOM = 64
-    # Bytes of output that need no object before they are complete.
-    _SCRATCH = 2048
-    # Characters of a key that is kept, and how many such keys at most (a power of two).
-    _MAX_KEY = 16
-    _KEYS = 1024
+    _SPARE = 64 * 1024  # room that a parser offers, and may buffer beyond one reply of full size
+    _KEPT = 1024 * 1024  # buffer that a parser keeps at most while nothing is in it
+    _MAX_DIGITS = 19  # of a number in a reply: those of a signed 64-bit integer
+    _JIDS = 256  # job ids made from one read of the system's random source
+    _MAX_DEPTH = 512  # as in `_json`
+    _ROOM = 64  # what may be written without a look at the room: any number, a few marks
+    _SCRATCH = 2048  # output that needs no object before it is complete
+    _KEYS = 1024  # keys that are kept, a power of two
+    _MAX_KEY = 16  # characters of a key that is kept
 
-cdef int64_t _MAX_INTEGER = 1 << 53  # `_json.MAX_INTEGER`
+cdef int64_t _MAX_INTEGER = 1 << 53  # as in `_json`
 
 cdef struct _Out:
     PyObject *whole  # the bytes object that the output moved to when it outgrew `scratch`
+    char *start
     char *limit
     char[_SCRATCH] scratch
 
 cdef struct _Open:
     PyObject *container
-    Py_ssize_t pos
+    Py_ssize_t pos  # how far it is written
 
 cdef struct _Key:
     PyObject *text
-    uint64_t head
-    uint64_t tail
+    uint64_t head, tail
     Py_ssize_t size
+
+cdef _Key[_KEYS] _keys
+cdef unsigned char[12 * _JIDS] _random
+cdef int _jids_left = 0
 
 
 class NeedData(Enum):
@@ -212,9 +149,7 @@ cdef class ReplyParser:
     cdef Py_ssize_t _start  # where the next reply begins
     cdef Py_ssize_t _end  # how far the buffer is filled
     cdef Py_ssize_t _scanned  # how far a line was already searched for its end
-    cdef Py_ssize_t _max_bulk
-    cdef Py_ssize_t _max_line
-    cdef Py_ssize_t _max_waiting
+    cdef Py_ssize_t _max_bulk, _max_line, _max_waiting
     cdef str _failure
 
     def __cinit__(self, max_bulk=MAX_BULK, max_line=MAX_LINE):
@@ -226,32 +161,27 @@ cdef class ReplyParser:
 
     def feed(self, data):
         """Add received bytes, split anywhere."""
-        cdef memoryview view
         cdef const char *source
         cdef Py_ssize_t size
-        if type(data) is bytes:
-            source = PyBytes_AS_STRING(data)
-            size = PyBytes_GET_SIZE(data)
-        else:
-            view = _contiguous(data)
-            source = <const char *> PyMemoryView_GET_BUFFER(view).buf
-            size = PyMemoryView_GET_BUFFER(view).len
+        holder = _contiguous(data, &source, &size)
         self._make_room(size)
         if size:
             memmove(PyByteArray_AS_STRING(self._buffer) + self._end, source, size)
-        self._add(size)
+        self.buffer_updated(size)
 
     def get_buffer(self, Py_ssize_t sizehint=-1):
         """Lend writable room for `sizehint` bytes or more, until the next call of any method."""
         self._make_room(max(sizehint, _SPARE))
         return memoryview(self._buffer)[self._end :]
 
-    def buffer_updated(self, Py_ssize_t nbytes):
+    cpdef buffer_updated(self, Py_ssize_t nbytes):
         """Say how many bytes were written into what `get_buffer` lent."""
         self._refuse_if_failed()
         if not 0 <= nbytes <= PyByteArray_GET_SIZE(self._buffer) - self._end:
             raise ValueError(f"{nbytes} bytes are not within what get_buffer lent")
-        self._add(nbytes)
+        self._end += nbytes
+        if self._end - self._start > self._max_waiting:
+            raise self._fail(f"{self._end - self._start} bytes wait unread, which is too many")
 
     def next(self):
         """Take the next reply, or NEED_DATA.
@@ -284,7 +214,7 @@ cdef class ReplyParser:
         return line if kind == b"+" else FaktoryServerError.of(line)
 
     cdef object _bulk(self, bint decode):
-        cdef int64_t size = 0
+        cdef int64_t size
         cdef Py_ssize_t begin = self._number("the length of a bulk reply", self._max_bulk, &size)
         if begin == 0:
             return _need_data
@@ -296,15 +226,15 @@ cdef class ReplyParser:
         if self._end - begin <= size:
             return _need_data
         cdef bytearray buffer = self._buffer  # held: consumed before it is read
-        cdef const char *data = PyByteArray_AS_STRING(buffer) + begin
-        if data[size] != b"\r":
-            raise self._fail(f"a bulk reply ends with \\r\\n, {self._not_with(begin + size)}")
-        if self._end - begin == size + 1:
-            return _need_data
-        if data[size + 1] != b"\n":
-            raise self._fail(f"a bulk reply ends with \\r\\n, {self._not_with(begin + size + 1)}")
+        cdef const char *data = PyByteArray_AS_STRING(buffer)
+        cdef Py_ssize_t pos
+        for pos in range(begin + size, begin + size + 2):
+            if pos == self._end:
+                return _need_data
+            if data[pos] != (c"\n" if pos > begin + size else c"\r"):
+                raise self._fail(f"a bulk reply ends with \\r\\n, {self._not_with(pos)}")
         self._consume(begin + size + 2)
-        return _load(data, size) if decode else PyBytes_FromStringAndSize(data, size)
+        return _load(data + begin, size) if decode else data[begin : begin + size]
 
     cdef object _integer(self):
         cdef int64_t value = 0
@@ -373,13 +303,6 @@ cdef class ReplyParser:
             if PyByteArray_GET_SIZE(self._buffer) > _KEPT:
                 self._buffer = bytearray(_SPARE)
 
-    cdef int _add(self, Py_ssize_t nbytes) except -1:
-        self._end += nbytes
-        cdef Py_ssize_t waiting = self._end - self._start
-        if waiting > self._max_waiting:
-            raise self._fail(f"{waiting} bytes wait unread, which is too many")
-        return 0
-
     cdef int _make_room(self, Py_ssize_t size) except -1:
         """See that `size` bytes fit behind the data; a buffer of which a view is out stays whole.
 
@@ -423,11 +346,10 @@ def load_json(data):
     FaktoryJSONError, with the offset in bytes, for what is none, for NaN, infinities and numbers
     that overflow to one, and for more than 512 containers inside one another.
     """
-    cdef memoryview view
-    if type(data) is bytes:
-        return _load(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
-    view = _contiguous(data)
-    return _load(<char *> PyMemoryView_GET_BUFFER(view).buf, PyMemoryView_GET_BUFFER(view).len)
+    cdef const char *source
+    cdef Py_ssize_t size
+    holder = _contiguous(data, &source, &size)
+    return _load(source, size)
 
 
 def dump_json(value):
@@ -438,13 +360,7 @@ def dump_json(value):
     types that JSON lacks, more than 512 containers inside one another. Subclasses of `int`,
     `str`, `float`, `dict`, `list` and `tuple` go as their base.
     """
-    cdef _Out out
-    cdef char *p = _open(&out)
-    try:
-        p = _dump(&out, p, value, "", 0)
-        return _close(&out, p)
-    finally:
-        Py_XDECREF(out.whole)
+    return _encode(b"", value, b"")
 
 
 def encode_command(verb, *words, json=None):
@@ -453,39 +369,25 @@ def encode_command(verb, *words, json=None):
     FaktoryPayloadError for a word that is empty or holds a space, a line end or any other
     character that cannot be shown: the server splits the line at those.
     """
-    cdef _Out out
-    cdef char *p = _open(&out)
-    try:
-        p = _put_word(&out, p, verb, verb)
-        for word in words:
-            p[0] = b" "
-            p = _put_word(&out, p + 1, word, verb)
-        if json is not None:
-            p[0] = b" "
-            p += 1
-            if verb == "MUTATE":  # the server splits it at spaces (`server/mutate.go: mutate`)
-                p = _put_bytes(&out, p, dump_json(json).replace(b" ", b"\\u0020"))
-            else:
-                p = _dump(&out, p, json, "", 0)
-        p = _put(p, b"\r\n", 2)
-        return _close(&out, p)
-    finally:
-        Py_XDECREF(out.whole)
+    for word in (verb, *words):
+        if not isinstance(word, str) or not word.isprintable() or word == "" or " " in word:
+            raise FaktoryPayloadError(
+                f"{word!r} cannot be a word of the command {verb!r}: "
+                "use text without spaces, line ends and control characters, and not empty."
+            )
+    line = " ".join((verb, *words)).encode()
+    if json is None:
+        return line + b"\r\n"
+    if verb == "MUTATE":  # the server splits it at spaces (`server/mutate.go: mutate`)
+        return line + b" " + dump_json(json).replace(b" ", b"\\u0020") + b"\r\n"
+    return _encode(line + b" ", json, b"\r\n")
 
 
 def encode_push(job):
     """Encode the PUSH of a job; see `dump_json` for what is refused."""
     if not isinstance(job, dict):
-        _refuse_job(job, "the job")
-    cdef _Out out
-    cdef char *p = _open(&out)
-    try:
-        p = _put(p, b"PUSH ", 5)
-        p = _dump(&out, p, job, "", 0)
-        p = _put(p, b"\r\n", 2)
-        return _close(&out, p)
-    finally:
-        Py_XDECREF(out.whole)
+        raise _no_job(job, "the job")
+    return _encode(b"PUSH ", job, b"\r\n")
 
 
 def encode_push_bulk(jobs):
@@ -497,13 +399,12 @@ def encode_push_bulk(jobs):
         p = _put(p, b"PUSHB [", 7)
         for job in jobs:
             if not isinstance(job, dict):
-                _refuse_job(job, f"jobs[{index}]")
+                raise _no_job(job, f"jobs[{index}]")
             if index:
                 p = _put(p, b",", 1)
             p = _dump(&out, p, job, "jobs", index)
             index += 1
-        p = _put(p, b"]\r\n", 3)
-        return _close(&out, p)
+        return _close(&out, _put(p, b"]\r\n", 3))
     finally:
         Py_XDECREF(out.whole)
 
@@ -527,7 +428,6 @@ cdef class JobTemplate:
     def encode_bulk(self, rows):
         """Encode one PUSHB with a job for each row of arguments; return it and the jids made."""
         cdef list jids = []
-        cdef Py_ssize_t index = 0
         cdef _Out out
         cdef char *p = _open(&out)
         try:
@@ -536,50 +436,31 @@ cdef class JobTemplate:
                 if not isinstance(args, (list, tuple)):
                     from . import _json
                     raise FaktoryPayloadError(
-                        f"rows[{index}] is {_json.kind(args)}; a row is a tuple of arguments. "
+                        f"rows[{len(jids)}] is {_json.kind(args)}; a row is a tuple of arguments. "
                         "For a single argument: (value,)."
                     )
-                jid = _new_jid()
+                jid = new_jid()
+                p = _put_bytes(&out, _put(p, b",", 1) if jids else p, self._head)
                 jids.append(jid)
-                if index:
-                    p = _put(p, b",", 1)
-                p = _put_bytes(&out, p, self._head)
-                p = _put(p, ASCII_DATA(<PyObject *> jid), 24)
-                p = _put(p, b'","args":', 9)
-                p = _dump(&out, p, args, "rows", index)
+                p = _put(_put(p, ASCII_DATA(<PyObject *> jid), 24), b'","args":', 9)
+                p = _dump(&out, p, args, "rows", len(jids) - 1)
                 p = _put(p, b"}", 1)
-                index += 1
-            p = _put(p, b"]\r\n", 3)
-            return _close(&out, p), jids
+            return _close(&out, _put(p, b"]\r\n", 3)), jids
         finally:
             Py_XDECREF(out.whole)
 
 
-def new_jid():
+cpdef str new_jid():
     """Make a job id: 24 random hex digits. Safe in threads and after fork."""
-    return _new_jid()
-
-
-cdef str _new_jid():
     global _jids_left
-    cdef bytes block
     if not _jids_left:
-        block = os.urandom(12 * _JIDS)  # another thread may do the same meanwhile: no harm
+        block = os.urandom(12 * _JIDS)  # other threads may do the same meanwhile: no harm
         memcpy(_random, PyBytes_AS_STRING(block), 12 * _JIDS)
         _jids_left = _JIDS
     _jids_left -= 1
-    cdef const unsigned char *taken = _random + 12 * _jids_left
     jid = OWNED(PyUnicode_New(24, 127))
-    cdef char *p = ASCII_DATA(<PyObject *> jid)
-    cdef int i
-    for i in range(12):
-        p[2 * i] = b"0123456789abcdef"[taken[i] >> 4]
-        p[2 * i + 1] = b"0123456789abcdef"[taken[i] & 15]
+    put_hex(ASCII_DATA(<PyObject *> jid), _random + 12 * _jids_left, 12)
     return jid
-
-
-cdef unsigned char[12 * _JIDS] _random
-cdef Py_ssize_t _jids_left = 0
 
 
 def _forget_jids():
@@ -591,80 +472,84 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_jids)
 
 
-cdef memoryview _contiguous(data):
+cdef object _contiguous(data, const char **start, Py_ssize_t *size):
+    """Tell where the bytes of an object are, for as long as what is returned is held."""
+    if type(data) is bytes:
+        start[0] = PyBytes_AS_STRING(data)
+        size[0] = PyBytes_GET_SIZE(data)
+        return data
     view = memoryview(data)
-    return (view if view.c_contiguous else memoryview(view.tobytes())).cast("B")
+    view = (view if view.c_contiguous else memoryview(view.tobytes())).cast("B")
+    start[0] = <const char *> PyMemoryView_GET_BUFFER(view).buf
+    size[0] = PyMemoryView_GET_BUFFER(view).len
+    return view
+
+
+cdef object _no_job(job, str name):
+    from . import _json
+    return FaktoryPayloadError(
+        f"{name} is {_json.kind(job)}; a job is a dict with at least 'jobtype' and 'args'."
+    )
 
 
 cdef object _load(const char *data, Py_ssize_t size):
     cdef PyObject *value = _read(data, data + size)
-    if value is not NULL:
-        return OWNED(value)
-    PyErr_Clear()
-    from . import _json
-    return _json.read(data[:size])
+    if value is NULL:
+        PyErr_Clear()
+        from . import _json
+        return _json.read(data[:size])
+    return OWNED(value)
 
 
 cdef PyObject *_read(const char *p, const char *end) noexcept:
-    """Decode one value of JSON that fills all bytes, or return NULL.
+    """Decode one value that fills all bytes, or return NULL.
 
-    A container joins its parent when it opens, so that the root owns everything.
+    A container joins its parent as it opens, so that the first one owns all.
     """
     cdef (PyObject *)[_MAX_DEPTH] parents
-    cdef int depth = 0
     cdef PyObject *root = NULL
     cdef PyObject *here = NULL  # the innermost open container
     cdef PyObject *key = NULL  # owned, while `here` is a dict that waits for its value
-    cdef PyObject *value
-    cdef bint opens
-    cdef char closing = 0
+    cdef PyObject *value = NULL
+    cdef int depth = 0, failed = 0
+    cdef char opening, closing = 0
     while True:
-        p = _skip_space(p, end)
+        p = skip_space(p, end)
         if p == end:
             break
-        opens = False
-        if p[0] == b'"':
+        opening = p[0]
+        if opening == b'"':
             p = _read_text(p + 1, end, &value)
-        elif p[0] == b"{" or p[0] == b"[":
+        elif opening == b"{" or opening == b"[":
             if depth == _MAX_DEPTH:
                 break
-            opens = True
-            value = PyDict_New() if p[0] == b"{" else PyList_New(0)
+            value = PyDict_New() if opening == b"{" else PyList_New(0)
             p += 1
-        elif p[0] == b"-" or b"0" <= p[0] <= b"9":
+        elif opening == b"-" or b"0" <= opening <= b"9":
             p = _read_number(p, end, &value)
         else:
             p = _read_word(p, end, &value)
         if p is NULL or value is NULL:
             break
-        if here is NULL:
+        if depth == 0:
             root = value
-        elif closing == b"}":
-            if PyDict_SetItem(here, key, value) < 0:
-                Py_DECREF(value)
-                break
-            Py_DECREF(key)
-            Py_DECREF(value)
-            key = NULL
         else:
-            if PyList_Append(here, value) < 0:
-                Py_DECREF(value)
-                break
+            if closing == b"}":
+                failed = PyDict_SetItem(here, key, value)
+                Py_DECREF(key)
+                key = NULL
+            else:
+                failed = PyList_Append(here, value)
             Py_DECREF(value)
-        if opens:
+            if failed:
+                break
+        if opening == b"{" or opening == b"[":
             parents[depth] = here
             depth += 1
             here = value
-            closing = b"}" if TYPE(here) == <PyObject *> dict else b"]"
-            p = _skip_space(p, end)
-            if p == end or p[0] != closing:
-                if closing == b"}":
-                    p = _read_key(p, end, &key)
-                    if p is NULL:
-                        break
-                continue
+            closing = opening + 2  # in ASCII
         while depth:
-            p = _skip_space(p, end)
+            p = skip_space(p, end)
             if p == end or p[0] != closing:
                 break
             p += 1
@@ -672,14 +557,15 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
             here = parents[depth]
             closing = b"}" if depth and TYPE(here) == <PyObject *> dict else b"]"
         if depth == 0:
-            if _skip_space(p, end) != end:
+            if skip_space(p, end) != end:
                 break
             return root
-        if p == end or p[0] != b",":
-            break
-        p += 1
+        if here != value:  # else it has just been opened
+            if p == end or p[0] != b",":
+                break
+            p = skip_space(p + 1, end)
         if closing == b"}":
-            p = _read_key(_skip_space(p, end), end, &key)
+            p = _read_key(p, end, &key)
             if p is NULL:
                 break
     Py_XDECREF(key)
@@ -687,34 +573,10 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
     return NULL
 
 
-cdef inline const char *_skip_space(const char *p, const char *end) noexcept:
-    while p < end and (p[0] == b" " or p[0] == b"\n" or p[0] == b"\r" or p[0] == b"\t"):
-        p += 1
-    return p
-
-
-cdef inline const char *_find_stop(const char *p, const char *end, int *wide) noexcept:
-    """Find the next stop, or the end; set `wide` where there is more than ASCII before it."""
-    cdef int n
-    while end - p >= STEP:
-        n = run(p, wide)
-        p += n
-        if n < STEP:
-            return p
-    while p < end and not _is_stop(p[0]):
-        wide[0] |= p[0] & 0x80
-        p += 1
-    return p
-
-
-cdef inline bint _is_stop(unsigned char c) noexcept:
-    return c < 0x20 or c == b'"' or c == b"\\"
-
-
 cdef inline const char *_read_text(const char *p, const char *end, PyObject **value) noexcept:
     """Decode text from behind its opening quote; return the position behind the closing one."""
     cdef int wide = 0
-    cdef const char *stop = _find_stop(p, end, &wide)
+    cdef const char *stop = find_stop(p, end, &wide)
     if stop == end or stop[0] != b'"':
         return _read_escaped(p, stop, end, wide, value)
     if wide:
@@ -729,107 +591,36 @@ cdef inline const char *_read_text(const char *p, const char *end, PyObject **va
 cdef const char *_read_escaped(
     const char *p, const char *stop, const char *end, int wide, PyObject **value
 ) noexcept:
-    """Decode text whose first stop is no quote: replace escapes by UTF-8, which is never longer.
+    """Decode text whose first stop is no quote.
 
-    Lone surrogates are well among ASCII only: "surrogatepass" would take raw ones, too.
+    Lone surrogates are taken among ASCII only: "surrogatepass" would let raw ones pass, too.
     """
-    cdef char[512] small
-    cdef char *start = small
+    cdef char *start
     cdef char *to
     cdef bint lone = False
     while stop == end or stop[0] != b'"':
         if end - stop < 2 or stop[0] != b"\\":
             return NULL
-        stop = _find_stop(stop + 2, end, &wide)
-    if stop - p > <Py_ssize_t> sizeof(small):
-        start = <char *> PyMem_Malloc(stop - p)
-        if start is NULL:
-            return NULL
-    to = start
-    while p is not NULL and p < stop:
-        if p[0] == b"\\":
-            p = _read_escape(p, stop, &to, &lone)
-        else:
-            to[0] = p[0]
-            to += 1
-            p += 1
+        stop = find_stop(stop + 2, end, &wide)
+    start = <char *> PyMem_Malloc(stop - p)
+    if start is NULL:
+        return NULL
+    to = unescape(start, p, stop, &lone)
     value[0] = NULL
-    if p is not NULL and not (lone and wide):
+    if to is not NULL and not (lone and wide):
         value[0] = PyUnicode_DecodeUTF8(start, to - start, b"surrogatepass" if lone else b"strict")
-    if start != small:
-        PyMem_Free(start)
+    PyMem_Free(start)
     return stop + 1
 
 
-cdef const char *_read_escape(const char *p, const char *stop, char **to, bint *lone) noexcept:
-    """Replace the escape at `p`; before `stop` there is at least the letter of it."""
-    cdef int code
-    cdef int low
-    cdef const char *known = <const char *> memchr(b'""\\\\//b\bf\fn\nr\rt\t', p[1], 16)
-    if p[1] != b"u":
-        if known is NULL or p[1] < 0x20:
-            return NULL
-        to[0][0] = known[1]
-        to[0] += 1
-        return p + 2
-    code = _read_hex(p, stop)
-    if code < 0:
-        return NULL
-    p += 6
-    if 0xD800 <= code < 0xE000:
-        low = _read_hex(p, stop) if code < 0xDC00 else -1
-        if 0xDC00 <= low < 0xE000:
-            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00)
-            p += 6
-        else:
-            lone[0] = True
-    if code < 0x80:
-        to[0][0] = code
-        to[0] += 1
-        return p
-    if code < 0x800:
-        to[0][0] = 0xC0 | code >> 6
-        to[0] += 1
-    elif code < 0x10000:
-        to[0][0] = 0xE0 | code >> 12
-        to[0][1] = 0x80 | code >> 6 & 0x3F
-        to[0] += 2
-    else:
-        to[0][0] = 0xF0 | code >> 18
-        to[0][1] = 0x80 | code >> 12 & 0x3F
-        to[0][2] = 0x80 | code >> 6 & 0x3F
-        to[0] += 3
-    to[0][0] = 0x80 | code & 0x3F
-    to[0] += 1
-    return p
-
-
-cdef int _read_hex(const char *p, const char *stop) noexcept:
-    r"""Return the number of the \u escape at `p`, or -1 where there is none."""
-    cdef int code = 0
-    cdef int i
-    cdef char c
-    if stop - p < 6 or p[0] != b"\\" or p[1] != b"u":
-        return -1
-    for i in range(2, 6):
-        c = p[i] | 0x20
-        if b"0" <= p[i] <= b"9":
-            code = code * 16 + c - c"0"
-        elif b"a" <= c <= b"f":
-            code = code * 16 + c - c"a" + 10
-        else:
-            return -1
-    return code
-
-
 cdef inline const char *_read_key(const char *p, const char *end, PyObject **key) noexcept:
-    """Decode a key and its colon; return the position behind it, or NULL and no key."""
+    """Decode a key and its colon; return the position behind it."""
     cdef int wide = 0
     cdef const char *stop
     if p == end or p[0] != b'"':
         return NULL
     p += 1
-    stop = _find_stop(p, end, &wide)
+    stop = find_stop(p, end, &wide)
     if not wide and stop - p <= _MAX_KEY and stop != end and stop[0] == b'"':
         key[0] = _short_key(p, stop - p)
         p = stop + 1
@@ -837,22 +628,21 @@ cdef inline const char *_read_key(const char *p, const char *end, PyObject **key
         p = _read_text(p, end, key)
     if p is NULL or key[0] is NULL:
         return NULL
-    p = _skip_space(p, end)
-    if p != end and p[0] == b":":
-        return p + 1
-    Py_DECREF(key[0])
-    key[0] = NULL
-    return NULL
+    p = skip_space(p, end)
+    if p == end or p[0] != b":":
+        return NULL
+    return p + 1
 
 
 cdef inline PyObject *_short_key(const char *p, Py_ssize_t size) noexcept:
     """Return a key of ASCII: those of jobs repeat, so they are kept, with their hashes."""
-    cdef uint64_t head
-    cdef uint64_t tail
+    cdef uint64_t head, tail, mixed
+    cdef _Key *kept
+    cdef PyObject *text
     both_ends(p, size, &head, &tail)
-    cdef uint64_t mixed = (head + tail * 31 + <uint64_t> size) * <uint64_t> 0x9E3779B97F4A7C15
-    cdef _Key *kept = &_keys[(mixed >> 40) % _KEYS]
-    cdef PyObject *text = kept.text
+    mixed = (head + tail * 31 + <uint64_t> size) * <uint64_t> 0x9E3779B97F4A7C15
+    kept = &_keys[(mixed >> 40) % _KEYS]
+    text = kept.text
     if text is NULL or kept.head != head or kept.tail != tail or kept.size != size:
         text = PyUnicode_New(size, 127)
         if text is NULL:
@@ -865,45 +655,46 @@ cdef inline PyObject *_short_key(const char *p, Py_ssize_t size) noexcept:
     return text
 
 
-cdef _Key[_KEYS] _keys
-
-
 cdef inline const char *_read_number(const char *p, const char *end, PyObject **value) noexcept:
     cdef const char *start = p
     cdef bint negative = p[0] == b"-"
+    cdef const char *first = p + negative
     cdef uint64_t number = 0
+    cdef PyObject *text
+    cdef Py_ssize_t digits
     cdef double result
-    p += negative
-    cdef const char *first = p
-    p = _read_digits(p, end, &number)
-    if p == first or (first[0] == b"0" and p - first > 1):
+    p = read_digits(first, end, &number)
+    digits = p - first
+    if digits == 0 or (first[0] == b"0" and digits > 1):
         return NULL
-    cdef Py_ssize_t digits = p - first
     if p == end or (p[0] != b"." and p[0] | 0x20 != b"e"):
         if digits < 19:
             value[0] = PyLong_FromLongLong(-<int64_t> number if negative else <int64_t> number)
         else:
-            value[0] = _long_integer(start, p - start)
+            text = PyUnicode_DecodeUTF8(start, p - start, NULL)
+            if text is NULL:
+                return NULL
+            value[0] = PyLong_FromUnicodeObject(text, 10)
+            Py_DECREF(text)
         return p
     if p[0] == b".":
         first = p + 1
-        p = _read_digits(first, end, &number)
+        p = read_digits(first, end, &number)
         if p == first:
             return NULL
         digits += p - first
-    # The quotient of two doubles that are exact is the nearest double to the exact quotient.
-    if digits <= 15 and FLT_EVAL_METHOD == 0 and (p == end or p[0] | 0x20 != b"e"):
-        result = <double> number / POWERS[p - first]
-        value[0] = PyFloat_FromDouble(-result if negative else result)
-        return p
+        # Both numbers are exact, so their quotient is the nearest double.
+        if digits <= MAX_DIGITS and EXACT_QUOTIENT and (p == end or p[0] | 0x20 != b"e"):
+            result = <double> number / POWERS[p - first]
+            value[0] = PyFloat_FromDouble(-result if negative else result)
+            return p
     if p < end and p[0] | 0x20 == b"e":
         p += 1
-        p += p < end and (p[0] == b"+" or p[0] == b"-")
-        first = p
-        p = _read_digits(first, end, &number)
+        first = p + (p < end and (p[0] == b"+" or p[0] == b"-"))
+        p = read_digits(first, end, &number)
         if p == first:
             return NULL
-    if p == end:  # the conversion needs to see another byte
+    if p == end:  # the conversion needs to see something behind it
         return NULL
     result = PyOS_string_to_double(start, <char **> &start, NULL)
     if start != p or result - result != 0:
@@ -912,68 +703,50 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
     return p
 
 
-cdef inline const char *_read_digits(const char *p, const char *end, uint64_t *number) noexcept:
-    while p < end and b"0" <= p[0] <= b"9":
-        number[0] = number[0] * 10 + <uint64_t> (p[0] - c"0")
-        p += 1
-    return p
-
-
-cdef PyObject *_long_integer(const char *digits, Py_ssize_t size) noexcept:
-    cdef PyObject *text = PyUnicode_DecodeUTF8(digits, size, NULL)
-    if text is NULL:
-        return NULL
-    cdef PyObject *value = PyLong_FromUnicodeObject(text, 10)
-    Py_DECREF(text)
-    return value
-
-
 cdef inline const char *_read_word(const char *p, const char *end, PyObject **value) noexcept:
-    if end - p >= 4 and memcmp(p, b"true", 4) == 0:
-        value[0] = <PyObject *> True
-        p += 4
-    elif end - p >= 4 and memcmp(p, b"null", 4) == 0:
+    cdef int size = 5 if p[0] == b"f" else 4
+    if end - p < size:
+        return NULL
+    if memcmp(p, b"true", 4) == 0:
+        value[0] = Py_True
+    elif memcmp(p, b"null", 4) == 0:
         value[0] = <PyObject *> None
-        p += 4
-    elif end - p >= 5 and memcmp(p, b"false", 5) == 0:
-        value[0] = <PyObject *> False
-        p += 5
+    elif memcmp(p, b"false", size) == 0:
+        value[0] = Py_False
     else:
         return NULL
     Py_INCREF(value[0])
-    return p
+    return p + size
 
 
 cdef inline char *_open(_Out *out) noexcept:
     out.whole = NULL
+    out.start = out.scratch
     out.limit = out.scratch + _SCRATCH
-    return out.scratch
-
-
-cdef inline char *_start(_Out *out) noexcept:
-    return &out.scratch[0] if out.whole is NULL else bytes_data(out.whole)
-
-
-cdef bytes _close(_Out *out, char *p):
-    """Make bytes of what was written up to `p`."""
-    cdef Py_ssize_t size = p - _start(out)
-    if out.whole is NULL:
-        return PyBytes_FromStringAndSize(out.scratch, size)
-    _PyBytes_Resize(&out.whole, size)
-    return <bytes> out.whole
+    return out.start
 
 
 cdef char *_grow(_Out *out, char *p, Py_ssize_t room) except NULL:
     """Find room for that many bytes; return where `p` has moved to."""
-    cdef Py_ssize_t size = p - _start(out)
-    cdef Py_ssize_t all_room = max(2 * (out.limit - _start(out)), size + room)
+    cdef Py_ssize_t size = p - out.start
+    cdef Py_ssize_t all_room = max(2 * (out.limit - out.start), size + room)
     if out.whole is NULL:
         out.whole = new_bytes(NULL, all_room)
         memcpy(bytes_data(out.whole), out.scratch, size)
     else:
         _PyBytes_Resize(&out.whole, all_room)
-    out.limit = bytes_data(out.whole) + all_room
-    return bytes_data(out.whole) + size
+    out.start = bytes_data(out.whole)
+    out.limit = out.start + all_room
+    return out.start + size
+
+
+cdef bytes _close(_Out *out, char *p):
+    """Make bytes of what was written up to `p`."""
+    cdef Py_ssize_t size = p - out.start
+    if out.whole is NULL:
+        return PyBytes_FromStringAndSize(out.scratch, size)
+    _PyBytes_Resize(&out.whole, size)
+    return <bytes> out.whole
 
 
 cdef inline char *_put(char *p, const char *data, Py_ssize_t size) noexcept:
@@ -988,48 +761,37 @@ cdef char *_put_bytes(_Out *out, char *p, bytes data) except NULL:
     return _put(p, PyBytes_AS_STRING(data), size)
 
 
-cdef char *_put_word(_Out *out, char *p, word, verb) except NULL:
-    """Write a word of a command line, or refuse it."""
-    cdef PyObject *text = <PyObject *> word
-    cdef Py_ssize_t size
-    cdef Py_ssize_t i = 0
-    if TYPE(text) == <PyObject *> str and PyUnicode_IS_COMPACT_ASCII(text):
-        size = PyUnicode_GET_LENGTH(text)
-        while i < size and b" " < ASCII_DATA(text)[i] < 127:
-            i += 1
-        if size and i == size:
-            if out.limit - p < size + _ROOM:
-                p = _grow(out, p, size + _ROOM)
-            return _put(p, ASCII_DATA(text), size)
-    if not isinstance(word, str) or not word.isprintable() or word == "" or " " in word:
-        raise FaktoryPayloadError(
-            f"{word!r} cannot be a word of the command {verb!r}: "
-            "use text without spaces, line ends and control characters, and not empty."
-        )
-    return _put_bytes(out, p, str.encode(word))
+cdef bytes _encode(bytes before, value, bytes after):
+    cdef _Out out
+    cdef char *p = _open(&out)
+    try:
+        p = _put_bytes(&out, p, before)
+        p = _dump(&out, p, value, "", 0)
+        return _close(&out, _put_bytes(&out, p, after))
+    finally:
+        Py_XDECREF(out.whole)
 
 
 cdef char *_dump(_Out *out, char *p, value, str name, Py_ssize_t index) except NULL:
     """Write JSON; what is refused stands at `name[index]`, or alone where the name is empty."""
-    cdef Py_ssize_t before = p - _start(out)
+    cdef Py_ssize_t before = p - out.start
     p = _write(out, p, <PyObject *> value)
     if p is NULL:
         from . import _json
         written = _json.write(value, (name, index) if name else ())
-        p = _put_bytes(out, _start(out) + before, written)
+        p = _put_bytes(out, out.start + before, written)
     return p
 
 
 cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
-    """Encode a value of exact builtin types as JSON, or return NULL."""
+    """Write a value of exact builtin types, or return NULL."""
     cdef _Open[_MAX_DEPTH] parents
-    cdef int depth = 0
     cdef PyObject *here = NULL  # the innermost open container
     cdef Py_ssize_t pos = 0  # how far it is written
     cdef PyObject *key
     cdef PyObject *kind
     cdef int64_t number
-    cdef int overflow
+    cdef int overflow, depth = 0
     while True:
         if out.limit - p < _ROOM:
             p = _grow(out, p, _ROOM)
@@ -1040,7 +802,7 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
             number = PyLong_AsLongLongAndOverflow(value, &overflow)
             if overflow or not -_MAX_INTEGER <= number <= _MAX_INTEGER:
                 return NULL
-            p = _put_integer(p, number)
+            p = put_integer(p, number)
         elif kind == <PyObject *> dict or kind == <PyObject *> list or kind == <PyObject *> tuple:
             if depth == _MAX_DEPTH:
                 return NULL
@@ -1051,9 +813,9 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
             p = _put(p, b"{" if kind == <PyObject *> dict else b"[", 1)
         elif value == <PyObject *> None:
             p = _put(p, b"null", 4)
-        elif value == <PyObject *> True:
+        elif value == Py_True:
             p = _put(p, b"true", 4)
-        elif value == <PyObject *> False:
+        elif value == Py_False:
             p = _put(p, b"false", 5)
         elif kind == <PyObject *> float:
             p = _put_float(p, PyFloat_AS_DOUBLE(value))
@@ -1062,15 +824,7 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
         if p is NULL:
             return NULL
         while depth:
-            if TYPE(here) != <PyObject *> dict:
-                if pos < PySequence_Fast_GET_SIZE(here):
-                    value = PySequence_Fast_GET_ITEM(here, pos)
-                    if pos:
-                        p = _put(p, b",", 1)
-                    pos += 1
-                    break
-                p = _put(p, b"]", 1)
-            else:
+            if TYPE(here) == <PyObject *> dict:
                 if PyDict_Next(here, &pos, &key, &value):
                     if TYPE(key) != <PyObject *> str:
                         return NULL
@@ -1082,6 +836,14 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
                     p = _put(p, b":", 1)
                     break
                 p = _put(p, b"}", 1)
+            else:
+                if pos < PySequence_Fast_GET_SIZE(here):
+                    if pos:
+                        p = _put(p, b",", 1)
+                    value = PySequence_Fast_GET_ITEM(here, pos)
+                    pos += 1
+                    break
+                p = _put(p, b"]", 1)
             depth -= 1
             here = parents[depth].container
             pos = parents[depth].pos
@@ -1091,101 +853,47 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
             return p
 
 
-cdef inline char *_put_text(_Out *out, char *p, PyObject *text) except? NULL:
-    """Write exact text as JSON, or return NULL at a lone surrogate."""
-    cdef PyObject *utf8
-    if PyUnicode_IS_COMPACT_ASCII(text):
-        return _put_utf8(out, p, ASCII_DATA(text), PyUnicode_GET_LENGTH(text))
-    utf8 = PyUnicode_AsUTF8String(text)
-    if utf8 is NULL:
-        PyErr_Clear()
-        return NULL
-    try:
-        return _put_utf8(out, p, bytes_data(utf8), bytes_size(utf8))
-    finally:
-        Py_DECREF(utf8)
-
-
-cdef inline char *_put_utf8(_Out *out, char *p, const char *s, Py_ssize_t size) except NULL:
+cdef char *_put_text(_Out *out, char *p, PyObject *text) except? NULL:
+    """Write exact text, or return NULL at a lone surrogate."""
+    cdef PyObject *utf8 = NULL
+    cdef const char *s
+    cdef Py_ssize_t size
     cdef int n
-    cdef int wide = 0
-    cdef uint64_t head
-    cdef uint64_t tail
-    if out.limit - p < size + _ROOM:
-        p = _grow(out, p, size + _ROOM)
-    p = _put(p, b'"', 1)
-    while size >= STEP:
-        memcpy(p, s, STEP)
-        n = run(s, &wide)
-        p += n
-        s += n
-        size -= n
-        if n < STEP:
-            p = _put_escape(p, s[0])
-            s += 1
-            size -= 1
-            if out.limit - p < size + _ROOM:
-                p = _grow(out, p, size + _ROOM)
-    both_ends(s, size, &head, &tail)
-    if not stops(head) | stops(tail):
-        if size >= 8:
-            memcpy(p, &head, 8)
-            memcpy(p + size - 8, &tail, 8)
-            p += size
-        else:
-            p = _put(p, s, size)
+    if PyUnicode_IS_COMPACT_ASCII(text):
+        s = ASCII_DATA(text)
+        size = PyUnicode_GET_LENGTH(text)
+    else:
+        utf8 = PyUnicode_AsUTF8String(text)
+        if utf8 is NULL:
+            PyErr_Clear()
+            return NULL
+        s = bytes_data(utf8)
+        size = bytes_size(utf8)
+    try:
+        if out.limit - p < size + _ROOM:
+            p = _grow(out, p, size + _ROOM)
+        p = _put(p, b'"', 1)
+        while size:
+            n = put_run(p, s, size)
+            p += n
+            s += n
+            size -= n
+            if n < STEP and size:
+                p = put_escape(p, s[0])
+                s += 1
+                size -= 1
+                if out.limit - p < size + _ROOM:
+                    p = _grow(out, p, size + _ROOM)
         return _put(p, b'"', 1)
-    while size:
-        if not _is_stop(s[0]):
-            p = _put(p, s, 1)
-        else:
-            p = _put_escape(p, s[0])
-            if out.limit - p < size + _ROOM:
-                p = _grow(out, p, size + _ROOM)
-        s += 1
-        size -= 1
-    return _put(p, b'"', 1)
-
-
-cdef inline char *_put_escape(char *p, unsigned char c) noexcept:
-    cdef char letter = b"uuuuuuuubtnufruuuuuuuuuuuuuuuuuu"[c] if c < 0x20 else c
-    if letter != b"u":
-        p[0] = b"\\"
-        p[1] = letter
-        return p + 2
-    p = _put(p, b"\\u00", 4)
-    p[0] = c"0" + (c >> 4)
-    p[1] = b"0123456789abcdef"[c & 15]
-    return p + 2
-
-
-cdef inline char *_put_integer(char *p, int64_t number) noexcept:
-    """Write an integer within +-2^53, digits from the last to the first."""
-    cdef char[24] digits
-    cdef char *start = digits + 24
-    cdef uint64_t left = <uint64_t> (-number if number < 0 else number)
-    if number < 0:
-        p = _put(p, b"-", 1)
-    while True:
-        start -= 1
-        start[0] = c"0" + <char> (left % 10)
-        left //= 10
-        if left == 0:
-            return _put(p, start, digits + 24 - start)
+    finally:
+        Py_XDECREF(utf8)
 
 
 cdef char *_put_float(char *p, double number) except? NULL:
-    """Write a float as `float.__repr__` does, or return NULL where it is not finite."""
+    """Write what `float.__repr__` does, or return NULL where it is not finite."""
     if number - number != 0:
         return NULL
     cdef char *text = PyOS_double_to_string(number, b"r", 0, Py_DTSF_ADD_DOT_0, NULL)
     p = _put(p, text, strlen(text))
     PyMem_Free(text)
     return p
-
-
-cdef int _refuse_job(job, str name) except -1:
-    from . import _json
-    raise FaktoryPayloadError(
-        f"{name} is {_json.kind(job)}; a job is a dict with at least 'jobtype' and 'args'."
-    )

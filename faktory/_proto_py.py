@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from itertools import accumulate
 from json import JSONDecoder, JSONEncoder
 from typing import Any, Final
 
@@ -140,10 +141,8 @@ class ReplyParser:
             if self._buffer[pos] != expected:
                 raise self._fail(f"a bulk reply ends with \\r\\n, {self._not_with(pos)}")
         with memoryview(self._buffer)[begin:end] as data:
-            try:
-                return decode(data)
-            finally:
-                self._consume(end + 2)
+            self._consume(end + 2)
+            return decode(data)
 
     def _integer(self) -> int | NeedData:
         number = self._number("an integer", 2**63 - 1)
@@ -272,7 +271,7 @@ def encode_command(verb: str, *words: str, json: object = None) -> bytes:
     character that cannot be shown: the server splits the line at those.
     """
     for word in (verb, *words):
-        if not isinstance(word, str) or not word.isprintable() or word == "" or " " in word:
+        if not _json.is_a(word, str) or not word.isprintable() or word == "" or " " in word:
             raise FaktoryPayloadError(
                 f"{word!r} cannot be a word of the command {verb!r}: "
                 "use text without spaces, line ends and control characters, and not empty."
@@ -320,7 +319,7 @@ class JobTemplate:
         pieces = []
         jids = []
         for index, args in enumerate(rows):
-            if not isinstance(args, (list, tuple)):
+            if not (_json.is_a(args, list) or _json.is_a(args, tuple)):
                 raise FaktoryPayloadError(
                     f"rows[{index}] is {_json.kind(args)}; a row is a tuple of arguments. "
                     "For a single argument: (value,)."
@@ -366,26 +365,22 @@ def _no_json(name: str) -> None:
 
 _decode = JSONDecoder(parse_float=_finite, parse_constant=_no_json).decode
 
-_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"', re.DOTALL)
-_EMPTY = re.compile(rb"\[\]|\{\}")
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
 def _may_be_too_deep(data: memoryview, text: str) -> bool:
     """Tell without recursion, and before any, whether containers may stand too deep.
 
-    Most values have too few of them. Otherwise each pass takes the innermost ones away; what
-    remains after as many passes as are allowed is too deep, or broken.
+    Most values have too few of them. Otherwise it counts up and down, which is right as far as
+    the text is JSON, and further nobody goes. The regular expression takes linear time on
+    anything: it never goes back.
     """
     if text.count("[") + text.count("{") <= _json.MAX_DEPTH:
         return False
-    brackets = _STRING.sub(b"", data).translate(None, _NO_BRACKET)
-    for _ in range(_json.MAX_DEPTH):
-        shorter = _EMPTY.sub(b"", brackets)
-        if len(shorter) == len(brackets):
-            break
-        brackets = shorter
-    return bool(brackets)
+    steps = _STRING.sub(b"", data).translate(_STEPS, _NO_BRACKET)
+    return max(accumulate(memoryview(steps).cast("b")), default=0) > _json.MAX_DEPTH
 
 
 _encode = JSONEncoder(
@@ -437,7 +432,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _require_dict(job: object, name: str) -> None:
-    if not isinstance(job, dict):
+    if not _json.is_a(job, dict):
         raise FaktoryPayloadError(
             f"{name} is {_json.kind(job)}; a job is a dict with at least 'jobtype' and 'args'."
         )

@@ -189,18 +189,33 @@ def _load(names: Sequence[str]) -> bool:
                 _import_file(Path(name))
             else:
                 importlib.import_module(name)
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
-            if not isinstance(error, ModuleNotFoundError) or error.name != name.split(".")[0]:
+            missing = _is_missing(name, error)
+            if not missing:
                 traceback.print_exc()
-            _complain(Exit.IMPORT, f"-r {name}: cannot be imported: {error!r}")
+            fault = str(error) if missing else repr(error)
+            _complain(Exit.IMPORT, f"-r {name}: cannot be imported: {fault}")
             return False
     return True
+
+
+def _is_missing(name: str, error: BaseException) -> bool:
+    """Tell whether what -r names is not there, rather than something that it needs."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{name}.".startswith(f"{error.name}.")
+    return isinstance(error, _NoFile)
+
+
+class _NoFile(Exception):
+    """-r names a file that is not there."""
 
 
 def _import_file(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise _NoFile(f"there is no file {path}")
     sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
@@ -210,3 +225,7 @@ def _import_file(path: Path) -> None:
 def _complain(code: Exit, fault: object) -> int:
     print(f"faktory-worker: {fault}", file=sys.stderr)
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

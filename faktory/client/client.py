@@ -2,8 +2,8 @@
 
 Rules: what a command says and how its answer is read stands in `wire.commands`; whether it is
 sent again after a line broke is decided in `wire.recovery`, once, here asked for every command.
-A client may be shared by threads: commands take turns. After a fork the child lets go of the
-parent's connection without a word and opens its own.
+A client may be shared by threads: commands take turns. A forked child lets go of the parent's
+connection without a word and opens its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,16 +20,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..exceptions import (
     FaktoryBulkError,
     FaktoryError,
+    FaktoryJSONError,
     FaktoryOutcomeUnknown,
     FaktoryPayloadError,
+    FaktoryServerError,
 )
 from ..proto import encode_command, new_jid
 from ..wire import commands, failure, recovery
 from ..wire.address import Address, find_url, parse
 from ..wire.commands import Command, State, Target
-from ..wire.payload import prepare
+from ..wire.payload import prepare, seconds
 from ..wire.session import Answer
-from . import transport
+from . import fork, transport
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -53,20 +56,22 @@ class Client:
         self,
         faktory: str | None = None,
         *,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: float | timedelta = DEFAULT_TIMEOUT,
         labels: Sequence[str] | None = None,
         worker_id: str | None = None,
         ssl_context: SSLContext | None = None,
     ) -> None:
         self.faktory: Address = parse(find_url(os.environ) if faktory is None else faktory)
-        self.timeout = timeout
+        self.timeout = seconds("timeout", timeout)
+        if self.timeout <= 0:
+            raise ValueError(f"timeout is {timeout!r}: it must be more than 0 seconds.")
         self._identity: dict[str, object] = {"labels": list(labels or ())}
         if worker_id is not None:
             self._identity["wid"] = worker_id
         self._ssl_context = ssl_context
         self._line: transport.Transport | None = None
-        self._lock = Lock()
-        self._pid = os.getpid()
+        self._turn = Lock()
+        fork.starts_anew(self)
 
     def __repr__(self) -> str:
         state = "connected" if self.is_connected else "not connected"
@@ -86,13 +91,13 @@ class Client:
 
     def connect(self) -> bool:
         """Connect now, if not yet connected; return True."""
-        with self._turn():
+        with self._turn:
             self._open()
         return True
 
     def disconnect(self) -> None:
         """Say goodbye and close; the next command connects anew."""
-        with self._turn():
+        with self._turn:
             line, self._line = self._line, None
         if line is not None:
             line.close()
@@ -100,6 +105,11 @@ class Client:
     def close(self) -> None:
         """Disconnect."""
         self.disconnect()
+
+    def start_anew(self) -> None:
+        """Forget the connection, which is the parent's: for `fork`, in the child."""
+        self._turn = Lock()
+        self._drop()
 
     def push(self, job: dict[str, Any]) -> str:
         """Queue a job, a dict with `jobtype` and `args` at least; return its jid.
@@ -210,23 +220,26 @@ class Client:
         """
         answers: list[Answer] = []
         rest = sent
-        with self._turn():
+        doubtful = 0  # how many of the rest may have happened before the line broke
+        with self._turn:
             for repeated in (False, True):
                 try:
                     fresh = self._open().exchange(*rest)
                 except recovery.LineBroken as broken:
-                    self._line = None
-                    answers += broken.answers
+                    self._drop()
+                    answers += map(recovery.settle, broken.answers[:doubtful])
+                    answers += broken.answers[doubtful:]
                     rest = sent[len(answers) :]
                     if repeated or not recovery.may_repeat(rest, broken.sent):
-                        raise recovery.outcome(rest, broken.sent, broken.cause) from broken.cause
-                except BaseException:  # no connection, or an interrupt: the line is closed
-                    self._line = None
+                        error = recovery.outcome(rest, broken.sent, broken.cause)
+                        raise error from error.__cause__
+                    doubtful = recovery.left_whole(rest, broken.sent)
+                except BaseException:  # no connection, or an interrupt
+                    self._drop()
                     raise
                 else:
-                    if repeated:
-                        fresh = [recovery.settle(answer) for answer in fresh]
-                    return answers + fresh
+                    answers += map(recovery.settle, fresh[:doubtful])
+                    return answers + fresh[doubtful:]
         raise AssertionError("the second round returns or raises")
 
     def _push_chunk(self, chunk: list[dict[str, Any]], refused: dict[str, str]) -> None:
@@ -245,8 +258,10 @@ class Client:
             return
         try:
             said_no = self.call(command)
+        except FaktoryServerError as error:  # all of them, for the sake of one perhaps
+            said_no = dict.fromkeys(command.jids, str(error))
         except FaktoryError as error:
-            doubtful = isinstance(error, FaktoryOutcomeUnknown)
+            doubtful = isinstance(error, (FaktoryOutcomeUnknown, FaktoryJSONError))
             fate = "may or may not be queued" if doubtful else "were not queued"
             raise FaktoryBulkError(
                 f"{len(ready)} jobs {fate}: {error}",
@@ -258,21 +273,14 @@ class Client:
 
     def _open(self) -> transport.Transport:
         if self._line is None:
-            identity = {"hostname": socket.gethostname(), "pid": self._pid, **self._identity}
+            identity = {"hostname": socket.gethostname(), "pid": os.getpid(), **self._identity}
             self._line = transport.connect(self.faktory, identity, self.timeout, self._ssl_context)
         return self._line
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait for this thread's turn; in a forked child, forget what is the parent's first."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._lock = Lock()
-            line, self._line = self._line, None
-            if line is not None:
-                line.abandon()
-        with self._lock:
-            yield
+    def _drop(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.abandon()
 
 
 def _name(job: object) -> str:

@@ -1,15 +1,19 @@
 """Where this process's pushes go: what `faktory.configure` said, the environment, the default.
 
 `FAKTORY_*` variables are read when the default pool is made: with the first push, not at import.
+A forked child pushes to where its parent did, over connections of its own.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..wire.address import find_url
+from ..wire.payload import seconds
 from .client import DEFAULT_TIMEOUT, Client
 from .pool import Pool
 
@@ -27,8 +31,8 @@ def configure(
     *,
     url: str | None = None,
     pool_size: int | None = None,
-    pool_timeout: float | None = None,
-    timeout: float | None = None,
+    pool_timeout: float | timedelta | None = None,
+    timeout: float | timedelta | None = None,
     ssl_context: SSLContext | None = None,
 ) -> None:
     """Say where `perform_async` and its like push to; what is None stays as it was.
@@ -41,8 +45,8 @@ def configure(
     given = {
         "url": url,
         "pool_size": pool_size,
-        "pool_timeout": pool_timeout,
-        "timeout": timeout,
+        "pool_timeout": None if pool_timeout is None else seconds("pool_timeout", pool_timeout),
+        "timeout": None if timeout is None else seconds("timeout", timeout),
         "ssl_context": ssl_context,
     }
     with _lock:
@@ -62,9 +66,19 @@ def default_pool() -> Pool:
     return pool
 
 
+def _renew_lock() -> None:
+    """Have a free lock in a forked child: a thread of the parent may have held it."""
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _make_pool() -> Pool:
     timeout = _setting("timeout", float, DEFAULT_TIMEOUT)
-    url = _settings.get("url")
+    url = _settings.get("url") or find_url(os.environ)
     context = _settings.get("ssl_context")
     return Pool(
         lambda: Client(url, timeout=timeout, ssl_context=context),
@@ -75,7 +89,7 @@ def _make_pool() -> Pool:
 
 def _setting(name: str, kind: Callable[[Any], T], default: T) -> T:
     if name in _settings:
-        return kind(_settings[name])
+        return _settings[name]  # type: ignore[no-any-return]
     variable = f"FAKTORY_{name.upper()}"
     text = os.environ.get(variable)
     if not text:

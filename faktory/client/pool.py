@@ -1,17 +1,19 @@
 """Clients lent to threads.
 
-Rules: the client that came back last goes out first, so that as few as possible stay busy. After
-a fork the child starts with an empty pool of its own and leaves the parent's connections alone.
+Rules: the client that came back last goes out first, so that as few as possible stay busy. A
+forked child starts with an empty pool of its own and leaves the parent's connections alone.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from threading import Semaphore
 
 from ..exceptions import FaktoryTimeout
+from ..wire.payload import seconds
+from . import fork
 from .client import Client
 
 
@@ -22,21 +24,24 @@ class Pool:
     """
 
     def __init__(
-        self, make: Callable[[], Client] = Client, *, size: int = 20, timeout: float = 5.0
+        self,
+        make: Callable[[], Client] = Client,
+        *,
+        size: int = 20,
+        timeout: float | timedelta = 5.0,
     ) -> None:
         if size < 1:
             raise ValueError(f"the pool's size is {size}: it must be 1 or more.")
         self.size = size
-        self.timeout = timeout
+        self.timeout = seconds("timeout", timeout)
         self._make = make
         self._closed = False
-        self._start_empty()
+        self.start_anew()
+        fork.starts_anew(self)
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """Lend a client for a `with` block."""
-        if self._pid != os.getpid():
-            self._start_empty()
+        """Lend a client for a `with` block; from a closed pool, one for this block alone."""
         free, idle = self._free, self._idle
         if not free.acquire(timeout=self.timeout):
             raise FaktoryTimeout(
@@ -51,20 +56,26 @@ class Pool:
             try:
                 yield client
             finally:
-                if self._closed:
-                    client.close()
-                else:
-                    idle.append(client)
+                idle.append(client)
+                if self._closed or idle is not self._idle:
+                    _disconnect(idle)
         finally:
-            free.release()
+            if free is self._free:  # else this is a child now, and that was its parent's
+                free.release()
 
     def close(self) -> None:
         """Disconnect the clients, those that are lent when they come back."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        _disconnect(self._idle)
 
-    def _start_empty(self) -> None:
-        self._pid = os.getpid()
+    def start_anew(self) -> None:
+        """Start with no clients: for `fork`, in the child."""
         self._free = Semaphore(self.size)
         self._idle: list[Client] = []
+
+
+def _disconnect(idle: list[Client]) -> None:
+    """Disconnect clients, while others may put some back or take some out."""
+    with suppress(IndexError):
+        while True:
+            idle.pop().close()

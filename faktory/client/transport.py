@@ -2,6 +2,8 @@
 
 Rules: an answer is read by whoever sent its command, in the same call; whatever keeps that from
 happening, an interrupt included, closes the line, so that no answer can be taken for another's.
+Before a command goes out, the line is seen to be open and silent: a PUSH into one that the server
+has closed meanwhile could not be repeated.
 A transport is used by one thread at a time and by the process that opened it.
 
 `connect` is the seam where a stand-in for a server takes its place.
@@ -16,6 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..exceptions import (
+    FaktoryAuthenticationError,
     FaktoryConnectionError,
     FaktoryConnectionResetError,
     FaktoryError,
@@ -65,6 +68,7 @@ class SocketTransport:
     ) -> None:
         self._place = address.place
         self._timeout = timeout
+        self._nothing_there: type[OSError] = BlockingIOError
         self._session = ClientSession()
         self._socket = self._open(address, ssl_context)
         try:
@@ -78,7 +82,7 @@ class SocketTransport:
         answers: list[Answer] = []
         left = 0
         try:
-            self._refuse_stray()
+            self._refuse_news()
             data = memoryview(self._session.begin(*sent))
             self._socket.settimeout(self._timeout)
             while left < len(data):
@@ -102,10 +106,12 @@ class SocketTransport:
 
     def close(self) -> None:
         """Say goodbye and close; the server does not answer END."""
-        with suppress(OSError):
-            self._socket.settimeout(self._timeout)
-            self._socket.sendall(commands.end())
-        self.abandon()
+        try:
+            with suppress(OSError):
+                self._socket.settimeout(self._timeout)
+                self._socket.sendall(commands.end())
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """Close without a word; for a process that inherited the line, too."""
@@ -114,7 +120,7 @@ class SocketTransport:
     def _open(self, address: Address, ssl_context: SSLContext | None) -> socket.socket:
         try:
             sock = socket.create_connection((address.host, address.port), self._timeout)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
             raise self._explain(error, connecting=True) from error
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -131,6 +137,7 @@ class SocketTransport:
 
         try:
             context = context or ssl.create_default_context()
+            self._nothing_there = ssl.SSLWantReadError
             return context.wrap_socket(sock, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
             raise FaktoryConnectionError(
@@ -146,20 +153,20 @@ class SocketTransport:
             raise self._explain(error, connecting=True) from error
 
     def _greet(self, address: Address, identity: Mapping[str, object]) -> None:
+        hi = None
         try:
             hi = self._reply()
             line = self._session.hello(hi, identity, address.username, address.password)
             self._socket.sendall(line)
             self._session.welcome(self._reply())
+        except (FaktoryHandshakeError, FaktoryAuthenticationError):
+            raise
         except (OSError, FaktoryProtocolError) as error:
-            if isinstance(error, FaktoryError) and not isinstance(
-                error, (FaktoryConnectionResetError, FaktoryTimeout, FaktoryProtocolError)
-            ):
-                raise
-            hint = "" if address.tls else " Does the server use TLS? Then use tcp+tls://."
-            raise FaktoryHandshakeError(
-                f"no greeting of a Faktory server from {self._place}: {error}.{hint}"
-            ) from error
+            cause = self._explain(error)
+            kind = FaktoryHandshakeError if isinstance(error, FaktoryProtocolError) else type(cause)
+            plain = hi is None and not address.tls
+            hint = " Does the server use TLS? Then use tcp+tls://." if plain else ""
+            raise kind(f"the handshake with {self._place} failed: {cause}.{hint}") from error
 
     def _reply(self) -> object:
         """Read one reply of the handshake."""
@@ -174,25 +181,46 @@ class SocketTransport:
         parser = self._session.parser
         deadline = monotonic() + timeout
         while (taken := take()) is NEED_DATA:
-            self._socket.settimeout(max(deadline - monotonic(), 0.001))
             try:
+                remaining = deadline - monotonic()
+                if remaining <= 0:
+                    raise TimeoutError
+                self._socket.settimeout(remaining)
                 received = self._socket.recv_into(parser.get_buffer())
             except TimeoutError:
                 raise FaktoryTimeout(
                     f"no answer from {self._place} within {timeout:g} s; the connection is dropped"
                 ) from None
             if not received:
-                raise FaktoryConnectionResetError(f"{self._place} closed the connection")
+                raise self._end_of_line()
             parser.buffer_updated(received)
         return taken
 
-    def _refuse_stray(self) -> None:
-        """See that nothing lies in the buffer that could be taken for the next answer."""
-        stray = self._session.parser.next()
+    def _refuse_news(self) -> None:
+        """See that the line is open and silent, before anything is sent that may not be repeated.
+
+        The server may have closed it meanwhile, and what it said unasked could be taken for the
+        next answer.
+        """
+        parser = self._session.parser
+        self._socket.settimeout(0)
+        news = False
+        try:
+            received = self._socket.recv_into(parser.get_buffer())
+            if not received:
+                raise self._end_of_line()
+            parser.buffer_updated(received)
+            news = True
+        except self._nothing_there:
+            pass
+        stray = parser.next()
         if recovery.says_goodbye(stray):
             raise self._goodbye(stray)
-        if stray is not NEED_DATA:
+        if news or stray is not NEED_DATA:
             raise FaktoryProtocolError(f"{self._place} said {stray!r:.100} without being asked")
+
+    def _end_of_line(self) -> FaktoryConnectionResetError:
+        return FaktoryConnectionResetError(f"{self._place} closed the connection")
 
     def _goodbye(self, reply: object) -> FaktoryConnectionResetError:
         return FaktoryConnectionResetError(f"{self._place} closes the connection: {reply}")
@@ -206,9 +234,9 @@ class SocketTransport:
                 f"nothing listens on {self._place} (connection refused). "
                 "Is the Faktory server running? For development: python -m faktory server."
             )
-        if isinstance(error, socket.gaierror):
+        if isinstance(error, (socket.gaierror, UnicodeError)):
             return FaktoryConnectionError(
-                f"the host of {self._place} is not known ({error.strerror}). "
+                f"the host of {self._place} is not known ({getattr(error, 'strerror', error)}). "
                 "Is it spelt right in FAKTORY_URL?"
             )
         if isinstance(error, TimeoutError):

@@ -49,7 +49,7 @@ class JobContext:
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
         failure = self.payload.get("failure")
-        return failure["retry_count"] + 2 if failure else 1
+        return failure.get("retry_count", 0) + 2 if failure else 1
 
 
 _current: ContextVar[JobContext] = ContextVar("faktory_current_job")

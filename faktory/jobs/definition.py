@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -26,13 +27,18 @@ from typing import (
 
 from ..client import outlet
 from ..client.pool import Pool
-from ..exceptions import FaktoryBulkError, FaktoryError, FaktoryOutcomeUnknown
+from ..exceptions import (
+    FaktoryBulkError,
+    FaktoryError,
+    FaktoryOutcomeUnknown,
+    FaktoryPayloadError,
+)
 from ..proto import JobTemplate
 from ..wire import commands
 from ..wire.payload import DEFAULT_RETRY, instant, prepare, seconds
 from . import options as job_options
 from . import registry
-from .context import JobContext
+from .context import JobContext, current_job
 from .options import Options
 
 P = ParamSpec("P")
@@ -116,7 +122,10 @@ class Push(Generic[P]):
         Returns its jid.
         """
         wait = seconds("the delay", delay)
-        at = datetime.now(UTC) + timedelta(seconds=wait) if wait > 0 else None
+        try:
+            at = datetime.now(UTC) + timedelta(seconds=wait) if wait > 0 else None
+        except OverflowError:
+            raise FaktoryPayloadError(f"the delay is {delay!r}: no calendar goes so far.") from None
         return self._push(args, kwargs, at)
 
     def perform_at(self, when: Instant, /, *args: P.args, **kwargs: P.kwargs) -> str:
@@ -137,8 +146,19 @@ class Push(Generic[P]):
         template = JobTemplate(self._jobtype, self._fields())
         source = iter(rows)
         while chunk := list(islice(source, BULK_CHUNK)):
-            self._check_rows(chunk, len(pushed) + len(refused))
-            line, jids = template.encode_bulk(chunk)
+            before = len(pushed) + len(refused)
+            try:
+                self._check_rows(chunk)
+                line, jids = template.encode_bulk(chunk)
+            except TypeError as error:  # FaktoryPayloadError is one, too
+                if not before:
+                    raise
+                raise FaktoryBulkError(
+                    f"{before} jobs were sent, then came rows that cannot be; "
+                    f"counted from row {before} on: {error}",
+                    jids=pushed,
+                    refused=refused,
+                ) from error
             try:
                 with (self._pool or outlet.default_pool()).client() as client:
                     said_no = client.call(commands.push_bulk_line(line, jids))
@@ -183,13 +203,13 @@ class Push(Generic[P]):
         checked = prepare({"retry": DEFAULT_RETRY, **fields, "jobtype": self._jobtype, "args": []})
         return {name: checked[name] for name in checked if name not in ("jid", "jobtype", "args")}
 
-    def _check_rows(self, rows: Sequence[Sequence[object]], before: int) -> None:
+    def _check_rows(self, rows: Sequence[Sequence[object]]) -> None:
         for index, row in enumerate(rows):
             if isinstance(row, (list, tuple)) and not self._signature.fits(len(row)):
                 try:
                     self._signature.bind(row, {})
                 except TypeError as error:
-                    raise TypeError(f"rows[{before + index}]: {self._jobtype}: {error}") from None
+                    raise TypeError(f"rows[{index}]: {self._jobtype}: {error}") from None
 
 
 class FunctionJob(Push[P], Generic[P, R]):
@@ -204,7 +224,8 @@ class FunctionJob(Push[P], Generic[P, R]):
         self.__qualname__ = function.__qualname__
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
-        super().__init__(name or function.__name__, Signature(function), options)
+        own = job_options.merge({}, options)
+        super().__init__(name or function.__name__, Signature(function), own)
         registry.register(self._jobtype, self)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -243,6 +264,8 @@ def job(
     """
     job_options.check(options, "@faktory.job")
     if function is not None:
+        if not callable(function):
+            raise TypeError('options go by keyword, like @faktory.job(queue="mail").')
         return FunctionJob(function, name, options)
     return lambda function: FunctionJob(function, name, options)
 
@@ -290,7 +313,7 @@ class Job:
 
     faktory_options: ClassVar[Mapping[str, Any]] = {}
     _push: ClassVar[Push[Any] | None] = None
-    _context: JobContext
+    _context: JobContext | None = None
 
     perform_async = _PerformAsync()
     perform_in = _PerformIn()
@@ -299,21 +322,20 @@ class Job:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = dict(vars(cls).get("faktory_options", {}))
-        name = own.pop("name", None) or cls.__name__
-        job_options.check(own, f"{cls.__name__}.faktory_options")
-        inherited: Mapping[str, Any] = {}
-        for base in reversed(cls.__mro__[1:]):
-            inherited = job_options.merge(inherited, vars(base).get("_options", {}))
-        cls._options = job_options.merge(inherited, own)
+        name = vars(cls).get("faktory_options", {}).get("name") or cls.__name__
+        options: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            options = job_options.merge(options, vars(base).get("faktory_options", {}))
+        options.pop("name", None)
+        job_options.check(options, f"{cls.__name__}.faktory_options")
         perform = getattr(cls, "perform", None)
-        if perform is None:
-            return  # a base of other jobs, with options for them
+        if perform is None or getattr(perform, "__isabstractmethod__", False):
+            cls._push = None  # a base of other jobs, with options for them
+            return
         _refuse_async(perform)
-        cls._push = Push(name, Signature(perform, method=True), cls._options)
+        takes_self = inspect.isfunction(inspect.getattr_static(cls, "perform"))
+        cls._push = Push(name, Signature(perform, method=takes_self), options)
         registry.register(name, _ClassJob(cls))
-
-    _options: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
     def perform_bulk(cls, rows: Iterable[Sequence[object]]) -> list[str]:
@@ -323,7 +345,7 @@ class Job:
     @property
     def jid(self) -> str:
         """The id of the job that runs."""
-        return self._context.jid
+        return self._running().jid
 
     @property
     def bid(self) -> str | None:
@@ -334,12 +356,15 @@ class Job:
     @property
     def custom(self) -> dict[str, Any]:
         """The custom values of the job that runs."""
-        return self._context.custom
+        return self._running().custom
 
     @property
     def logger(self) -> logging.Logger:
         """A logger named after the job's type."""
-        return logging.getLogger(f"faktory.job.{self._context.jobtype}")
+        return logging.getLogger(f"faktory.job.{_push_of(type(self)).jobtype}")
+
+    def _running(self) -> JobContext:
+        return self._context or current_job()
 
 
 class _ClassJob:
@@ -374,8 +399,13 @@ def _refuse_async(function: Callable[..., Any]) -> None:
 
 
 def _origin(definition: Any) -> str:
-    try:
-        file = inspect.getfile(definition)
-    except (TypeError, OSError):
-        file = definition.__module__
+    """Where a function or class was defined: in its own file, not in that of a decorator."""
+    definition = inspect.unwrap(definition)
+    if definition.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
+        file = "__main__"  # a notebook: each cell counts as a file, and each run as a new one
+    else:
+        try:
+            file = inspect.getfile(definition)
+        except (TypeError, OSError):
+            file = definition.__module__
     return f"{file}:{definition.__qualname__}"

@@ -1,7 +1,7 @@
 """The options of a job: what they are called, how they add up, what they are on the wire.
 
-Rules: options are plain dicts and never changed in place, so that no job shares state with
-another; nested `custom` adds up key by key, everything else is replaced.
+Rules: options are plain dicts, never changed in place and never handed out: what is merged, and
+each job's `custom`, is a copy of its own. Nested dicts add up key by key, all else is replaced.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ def check(options: Mapping[str, Any], where: str) -> None:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay options over others; nested dicts add up."""
-    merged = dict(base)
+    """Lay options over others; nested dicts add up. What is returned shares nothing with either."""
+    merged = {name: _copied(value) for name, value in base.items()}
     for name, value in over.items():
         below = merged.get(name)
         if isinstance(below, Mapping) and isinstance(value, Mapping):
             merged[name] = merge(below, value)
         else:
-            merged[name] = value
+            merged[name] = _copied(value)
     return merged
 
 
 def to_wire(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a job's wire dict that the options make."""
-    fields = {name: value for name, value in options.items() if name not in _IN_CUSTOM}
+    fields = {name: _copied(value) for name, value in options.items() if name not in _IN_CUSTOM}
     custom = {name: options[name] for name in _IN_CUSTOM if options.get(name) is not None}
     for name in ("unique_for", "expires_in"):
         if name in custom:
@@ -76,6 +76,14 @@ def to_wire(options: Mapping[str, Any]) -> dict[str, Any]:
     if custom:
         fields["custom"] = merge(fields.get("custom") or {}, custom)
     return fields
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _copied(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return value
 
 
 def _whole(name: str, value: object) -> int:

@@ -5,6 +5,7 @@ No environment in here: `find_url` looks into the mapping that it is given.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -13,6 +14,7 @@ DEFAULT_PORT: Final = 7419
 DEFAULT_URL: Final = f"tcp://localhost:{DEFAULT_PORT}"
 
 _SCHEMES = {"tcp": False, "tcp+tls": True}
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
 
 class Address(NamedTuple):
@@ -51,18 +53,25 @@ def parse(url: str) -> Address:
 
     User and password are percent-decoded; a `+` stays a plus. Default port 7419.
     """
-    scheme, separator, _ = url.partition("://")
-    if not separator:
+    match = _SCHEME.match(url)
+    if match is None:
         raise ValueError(
             f"{_without_password(url)!r} is no Faktory address: write tcp://host:port, "
             f"for example {DEFAULT_URL}."
         )
+    scheme = match[1]
     if scheme.lower() not in _SCHEMES:
         raise ValueError(
             f"the address {_without_password(url)!r} begins with {scheme!r}: "
             "use tcp:// or, for TLS, tcp+tls://."
         )
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may hold the password
+        raise ValueError(
+            f"the address {_without_password(url)!r} cannot be read. "
+            "A bracket or an unusual character in the password must be percent-encoded."
+        ) from None
     try:
         port = DEFAULT_PORT if parts.port is None else parts.port
         if port == 0:
@@ -80,13 +89,13 @@ def parse(url: str) -> Address:
         )
     if not parts.hostname:
         raise ValueError(f"the address {_without_password(url)!r} names no host.")
-    return Address(
-        host=parts.hostname,
-        port=port,
-        tls=_SCHEMES[scheme.lower()],
-        username=unquote(parts.username or ""),
-        password=unquote(parts.password) if parts.password is not None else None,
-    )
+    try:
+        username, password = _decode(parts.username), _decode(parts.password)
+    except UnicodeError:
+        raise ValueError(
+            f"user and password in {_without_password(url)!r} are no percent-encoded UTF-8."
+        ) from None
+    return Address(parts.hostname, port, _SCHEMES[scheme.lower()], username or "", password)
 
 
 def find_url(environ: Mapping[str, str]) -> str:
@@ -105,9 +114,18 @@ def find_url(environ: Mapping[str, str]) -> str:
     )
 
 
+def _decode(part: str | None) -> str | None:
+    if part is None:
+        return None
+    text = unquote(part, errors="strict")
+    text.encode()  # a variable that is no UTF-8 comes as lone surrogates
+    return text
+
+
 def _without_password(url: str) -> str:
     """The URL fit to be shown: all between the scheme and the last @ is left out."""
-    scheme, separator, rest = url.rpartition("://") if "@" not in url else url.partition("://")
-    if "@" not in rest:
+    secret, separator, place = url.rpartition("@")
+    if not separator:
         return url
-    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}"
+    scheme = _SCHEME.match(secret)
+    return f"{scheme[0] if scheme else ''}***@{place}"

@@ -28,8 +28,9 @@ def describe(
 ) -> tuple[str, str, list[str]]:
     """Return type, message and traceback lines of a failure.
 
-    `errtype` and `message` win over the exception's own. `backtrace` is the lines, or how many of
-    the exception's to take: the last ones, which tell where it happened.
+    `errtype` and `message` win over the exception's own. `backtrace` is the lines, one by one or
+    as one text, or how many of the exception's to take: the last ones, which tell where it
+    happened.
     """
     if errtype is None:
         errtype = "unknown" if error is None else type(error).__name__
@@ -39,8 +40,10 @@ def describe(
         lines: Sequence[str] = ()
     elif isinstance(backtrace, int):
         lines = _traceback(error)[-backtrace:] if backtrace > 0 and error is not None else ()
+    elif isinstance(backtrace, str):
+        lines = backtrace.splitlines()
     else:
-        lines = backtrace
+        lines = list(backtrace)
     return (
         clean(errtype, MAX_ERRTYPE),
         clean(message, MAX_MESSAGE),
@@ -50,11 +53,11 @@ def describe(
 
 def clean(text: object, limit: int) -> str:
     """Return text that can be sent: without lone surrogates, `limit` bytes at most."""
-    data = str(text).encode("utf-8", "backslashreplace")
+    data = text_of(text)[:limit].encode("utf-8", "backslashreplace")
     return data[:limit].decode("utf-8", "ignore")
 
 
-def text_of(error: BaseException) -> str:
+def text_of(error: object) -> str:
     """Return `str(error)`, or why it cannot be had."""
     try:
         return str(error)

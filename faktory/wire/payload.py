@@ -21,7 +21,9 @@ MAX_RESERVE: Final = 86_400
 """Seconds: the server reserves a job for a day at most (`manager/manager.go: Push`)."""
 
 _QUEUE = re.compile(r"[a-zA-Z0-9._-]+")
-_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
+_INSTANT = re.compile(
+    r"\d{4}-\d\d-\d\dT[012]\d:[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-][012]\d:[0-5]\d)", re.ASCII
+)
 
 
 def prepare(job: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def instant(name: str, value: object) -> str:
             value = datetime.fromtimestamp(value, UTC)
         except (ValueError, OverflowError, OSError):
             raise FaktoryPayloadError(
-                f"{name} is {value!r}: no time that many seconds after 1970 can be sent."
+                f"{name} is {_shown(value)}: no time that many seconds after 1970 can be sent."
             ) from None
     if not isinstance(value, datetime):
         raise FaktoryPayloadError(
@@ -88,7 +90,12 @@ def instant(name: str, value: object) -> str:
             f"{name} is the naive datetime {value}: say which zone it is in, "
             "for example value.astimezone() for local time."
         )
-    text = value.astimezone(UTC).isoformat()
+    try:
+        text = value.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise FaktoryPayloadError(
+            f"{name} is {_shown(value)}: in UTC it is outside the years 1 to 9999."
+        ) from None
     return text.replace("+00:00", "Z")
 
 
@@ -166,6 +173,10 @@ def _reserve(name: str, value: object) -> int:
     )
 
 
+def _stamp(name: str, value: object) -> str:
+    return value if isinstance(value, str) else instant(name, value)
+
+
 def _any(_name: str, value: object) -> object:
     return value
 
@@ -180,15 +191,19 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "reserve_for": _reserve,
     "at": instant,
     "custom": _mapping,
-    "created_at": _any,
+    "created_at": _stamp,
     # What a fetched job carries besides, so that it can be pushed again; the server makes
-    # these anew, or ignores them. Other clients send `priority`.
-    "enqueued_at": _any,
-    "failure": _any,
+    # these anew, or ignores them, but for a wrong type it refuses a whole bulk push. Other
+    # clients send `priority`.
+    "enqueued_at": _stamp,
+    "failure": _mapping,
     "priority": _any,
 }
 
 
 def _shown(value: object) -> str:
-    text = f"{value!r} ({type(value).__name__})" if not isinstance(value, str) else repr(value)
+    try:
+        text = f"{value!r} ({type(value).__name__})" if not isinstance(value, str) else repr(value)
+    except Exception:  # the value's own, or an integer of too many digits
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 100 else text[:100] + "..."

@@ -46,34 +46,40 @@ def says_goodbye(reply: object) -> bool:
     )
 
 
+def left_whole(unanswered: Sequence[Command[Any]], sent: int) -> int:
+    """Count the commands of which every byte left: the server may have acted on these."""
+    for count, command in enumerate(unanswered):
+        sent -= len(command.data)
+        if sent < 0:
+            return count
+    return len(unanswered)
+
+
 def may_repeat(unanswered: Sequence[Command[Any]], sent: int) -> bool:
     """Tell whether all that was not answered may go out again on a new line."""
-    for command in unanswered:
-        if sent < len(command.data):
-            return True
-        if not command.repeatable:
-            return False
-        sent -= len(command.data)
-    return True
+    return all(command.repeatable for command in unanswered[: left_whole(unanswered, sent)])
 
 
 def outcome(unanswered: Sequence[Command[Any]], sent: int, cause: FaktoryError) -> FaktoryError:
     """Return the error for an exchange that is given up."""
-    if may_repeat(unanswered, sent):
+    gone = unanswered[: left_whole(unanswered, sent)]
+    doubtful = [command for command in gone if not command.repeatable]
+    if not doubtful:
         return cause
-    doubtful = [command for command in unanswered if not command.repeatable]
     jids = [jid for command in doubtful for jid in command.jids]
     names = " and ".join(dict.fromkeys(command.name for command in doubtful))
     of = f" of {jids[0]}" if len(jids) == 1 else f" of {len(jids)} jobs" if jids else ""
-    return FaktoryOutcomeUnknown(
+    unknown = FaktoryOutcomeUnknown(
         f"the line broke after {names}{of} was sent and before it was answered; "
         f"it may or may not have happened: {cause}",
         jids,
     )
+    unknown.__cause__ = cause
+    return unknown
 
 
 def settle(answer: Answer) -> Answer:
-    """Return the answer to a repeated command: refused because the first had arrived is done."""
+    """Return the answer to a command that had left whole before: refused as done is done."""
     error, done_before = answer.error, answer.command.done_before
     if (
         done_before

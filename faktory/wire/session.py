@@ -144,6 +144,8 @@ class ClientSession:
             if isinstance(reply, FaktoryServerError):
                 error = reply
             else:
+                if command.json and isinstance(reply, str) and reply.startswith("{"):
+                    reply = load_json(reply.encode())  # as the protocol's document has it
                 value = command.read(reply)
         except FaktoryJSONError as exception:
             error = exception
@@ -170,12 +172,14 @@ class CommandReader:
     def next(self) -> bytes | None:
         """Take the next whole line without its end; FaktoryProtocolError if it is too long."""
         end = self._buffer.find(b"\n", self._scanned)
-        if (len(self._buffer) if end < 0 else end) > self._max_line:
+        length = len(self._buffer) if end < 0 else end
+        length -= self._buffer.endswith(b"\r", 0, length)
+        if length > self._max_line:
             raise FaktoryProtocolError(f"a command is longer than {self._max_line} bytes")
         if end < 0:
             self._scanned = len(self._buffer)
             return None
-        line = bytes(self._buffer[: end - self._buffer.endswith(b"\r", 0, end)])
+        line = bytes(self._buffer[:length])
         del self._buffer[: end + 1]
         self._scanned = 0
         return line

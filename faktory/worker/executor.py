@@ -27,8 +27,10 @@ class Slot:
         self._log = log
         self._lock = Lock()
         self._thread = 0
+        self._ending = False
         self._interrupted = False
         self._disowned = False
+        self._closed: type[BaseException] | None = None
         self.context: JobContext | None = None
         self.since = 0.0
 
@@ -41,32 +43,34 @@ class Slot:
         name = f"{context.jobtype} {jid}"
         self._log.info("%s start", name)
         started = monotonic()
-        error = self._error_of(context, runner)
+        ended, fault = self._outcome(context, runner, payload.get("backtrace") or 0)
         took = monotonic() - started
         if self._disowned:
             self._log.warning("%s ended after %.3f s, too late to be reported", name, took)
             return None
-        if error is None:
-            self._log.info("%s done in %.3f s", name, took)
-            return commands.ack(jid)
-        if isinstance(error, Discard):
-            self._log.info("%s discarded in %.3f s: %s", name, took, failure.text_of(error))
-            return commands.ack(jid)
-        report = failure.describe(error, backtrace=payload.get("backtrace") or 0)
-        self._log.warning("%s fail in %.3f s: %s: %s", name, took, *report[:2])
-        return commands.fail(jid, *report)
+        if ended == "fail":
+            self._log.warning("%s fail in %.3f s: %s: %s", name, took, *fault[:2])
+            return commands.fail(jid, *fault)
+        said = f": {fault[1]}" if ended == "discarded" else ""
+        self._log.info("%s %s in %.3f s%s", name, ended, took, said)
+        return commands.ack(jid)
 
     def interrupt(self, exception: type[BaseException]) -> bool:
-        """Raise an exception in the job that runs here, if one does.
+        """Raise an exception in the job that runs here, if one does; tell whether one does.
 
         It takes effect at the thread's next step in Python: not inside a sleep or C code.
         """
         with self._lock:
-            if self.context is None:
+            if self.context is None or self._ending:
                 return False
             self._interrupted = True
             _raise_in(self._thread, exception)
             return True
+
+    def close(self, exception: type[BaseException]) -> bool:
+        """Interrupt the job that runs here; one that comes from now on fails before it starts."""
+        self._closed = exception
+        return self.interrupt(exception)
 
     def disown(self) -> JobContext | None:
         """Take the report of the job that runs here, if one does, out of the thread's hands."""
@@ -74,27 +78,39 @@ class Slot:
             self._disowned = self.context is not None
             return self.context
 
-    def _error_of(
-        self, context: JobContext, runner: Callable[[JobContext], object]
-    ) -> BaseException | None:
-        failed: BaseException | None = None
+    def _outcome(
+        self, context: JobContext, runner: Callable[[JobContext], object], lines: int
+    ) -> tuple[str, tuple[str, str, list[str]]]:
+        """Run a job; return done, discarded or fail, and its error as FAIL reports it.
+
+        The error itself stays in here: it would keep the job's variables alive.
+        """
+        done = False
         try:
-            with self._lock:
-                self._thread = get_ident()
-                self.since = monotonic()
-                self.context = context
             try:
-                _refuse_awaitable(run_in(context, runner, context))
+                with self._lock:
+                    self._thread = get_ident()
+                    self.since = monotonic()
+                    self.context = context
+                if self._closed is not None:
+                    raise self._closed
+                result = run_in(context, runner, context)
+                _refuse_awaitable(result)
+                done = True
             finally:
+                self._ending = True  # from here on one interrupt is under way at most
                 self._leave()
         except BaseException as error:
-            failed = error
-        self._leave()  # again: an interrupt may have cut the first time short
-        return failed
+            self._leave()  # again: an interrupt may have cut the first time short
+            if not done:
+                ended = "discarded" if isinstance(error, Discard) else "fail"
+                return ended, failure.describe(error, backtrace=lines)
+        return "done", ("", "", [])
 
     def _leave(self) -> None:
         with self._lock:
             self.context = None
+            self._ending = False
             if self._interrupted:
                 self._interrupted = False
                 _raise_in(self._thread, None)  # take back what came too late

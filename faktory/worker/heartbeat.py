@@ -1,6 +1,7 @@
 """The heartbeat: a thread and a connection of its own, so that no job can delay it.
 
-Rules: the first beat goes out at once, and no error stops the next one.
+Rules: the first beat goes out at once, and no error stops the next one but a wrong password, which
+ends the worker. A server that does not know the worker any more is greeted anew, at once.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import logging
 import os
 from collections.abc import Callable
 from threading import Event, Thread
+from time import monotonic
 
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, FaktoryServerError
+from ..wire.commands import State
 from .lifecycle import Lifecycle
 
 
@@ -24,7 +27,8 @@ class Heartbeat(Thread):
         interval: float,
         lifecycle: Lifecycle,
         wanted: Callable[[str], None],
-        trouble: Callable[[FaktoryError | None], None],
+        trouble: Callable[[FaktoryError], None],
+        reached: Callable[[float], None],
         log: logging.Logger,
     ) -> None:
         super().__init__(name="faktory-heartbeat", daemon=True)
@@ -33,29 +37,43 @@ class Heartbeat(Thread):
         self._lifecycle = lifecycle
         self._wanted = wanted
         self._trouble = trouble
+        self._reached = reached
         self._log = log
         self._stopped = Event()
 
     def run(self) -> None:
         """Beat until `stop` is called."""
-        while True:
-            try:
-                state = self._client.beat(self._lifecycle.reported, rss_kb())
-                self._trouble(None)
-                if state is not None:
-                    self._wanted(state)
-            except FaktoryServerError as error:
-                # The server forgot this worker (`unknown worker`): HELLO makes it known again.
-                self._log.warning("the server refused a heartbeat: %s; connecting anew", error)
-                self._client.disconnect()
-            except FaktoryError as error:
-                self._trouble(error)
-                if isinstance(error, FaktoryAuthenticationError):
-                    return
-            except Exception:
-                self._log.exception("a heartbeat failed")
-            if self._stopped.wait(self._interval):
-                return
+        try:
+            while self._tell_of_beat() and not self._stopped.wait(self._interval):
+                pass
+        finally:
+            self._client.close()
+
+    def _tell_of_beat(self) -> bool:
+        """Beat; tell whether there is any use in the next one."""
+        asked_at = monotonic()
+        try:
+            state = self._beat()
+            self._reached(asked_at)
+            if state is not None:
+                self._wanted(state)
+        except FaktoryServerError as error:
+            self._log.warning("the server refused a heartbeat: %s", error)
+        except FaktoryError as error:
+            self._trouble(error)
+            return not isinstance(error, FaktoryAuthenticationError)
+        except Exception:
+            self._log.exception("a heartbeat failed")
+        return True
+
+    def _beat(self) -> State | None:
+        try:
+            return self._client.beat(self._lifecycle.reported, rss_kb())
+        except FaktoryServerError as error:
+            # The server forgot this worker (`unknown worker`): HELLO makes it known again.
+            self._log.warning("the server refused a heartbeat: %s; connecting anew", error)
+            self._client.disconnect()
+            return self._client.beat(self._lifecycle.reported, rss_kb())
 
     def stop(self) -> None:
         """Let the thread end."""

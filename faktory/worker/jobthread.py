@@ -2,15 +2,18 @@
 
 Rules: the report of a job goes out in one write with the next FETCH. A report stays in hand until
 the server has answered it, over as many connections as that takes: ACK and FAIL may be repeated.
-A FETCH that is under way is waited for, and what it brings is run.
+A FETCH that is under way is waited for, and what it brings is run, or failed if it comes too late.
+A connection that breaks is replaced at once; only when that fails is the server lost.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import random
 from threading import Event, Thread
+from time import monotonic
 from typing import Any
 
 from ..client import Client
@@ -25,6 +28,9 @@ from .outage import Outage
 
 _PAUSE_AFTER_REFUSAL = 1.0
 """Seconds before FETCH is sent again after the server refused it."""
+
+_LONGEST_PAUSE_STOPPING = 1.0
+"""Seconds between two attempts to deliver a report when the worker has no time to lose."""
 
 
 class JobThread(Thread):
@@ -58,30 +64,44 @@ class JobThread(Thread):
         self._ended = ended
         self._log = log
         self._report: Command[None] | None = None
+        self._reported_before = False
 
     def run(self) -> None:
         """Fetch, run and answer until told otherwise."""
         error: BaseException | None = None
         try:
-            failures = 0
-            while not self.giving_up.is_set() and (sent := self._next_commands()):
-                try:
-                    answers = self._client.exchange(*sent)
-                except FaktoryAuthenticationError:
-                    raise
-                except FaktoryError as broken:
-                    failures += 1
-                    self._outage.begins(broken)
-                    event = self.giving_up if self._report else self.stopping
-                    event.wait(recovery.backoff(failures, random()))
-                    continue
-                failures = 0
-                self._outage.ends()
-                self._digest(answers)
-            self._client.close()
+            self._work()
         except BaseException as caught:
             error = caught
+            if self._report is not None:
+                with suppress(Exception):
+                    self._client.exchange(self._report)
+        self._client.close()
         self._ended(self, error)
+
+    def _work(self) -> None:
+        failures = 0
+        while sent := self._next_commands():
+            asked_at = monotonic()
+            try:
+                answers = self._client.exchange(*sent)
+            except FaktoryAuthenticationError:
+                raise
+            except FaktoryError as broken:
+                failures += 1
+                self._reported_before = True
+                if self.giving_up.is_set():
+                    self._log_undelivered(broken)
+                    return
+                if failures > 1:
+                    self._outage.begins(broken)
+                    self._pause(recovery.backoff(failures - 1, random()))
+                else:
+                    self._log.debug("connecting anew: %s", broken)
+                continue
+            failures = 0
+            self._outage.ends(asked_at)
+            self._digest(answers)
 
     def _next_commands(self) -> list[Command[Any]]:
         sent: list[Command[Any]] = []
@@ -91,14 +111,20 @@ class JobThread(Thread):
             sent.append(commands.fetch(self._queues()))
         return sent
 
+    def _pause(self, seconds: float) -> None:
+        """Wait before the next attempt: not for long with a report in hand while stopping."""
+        if not self.stopping.is_set():
+            self.stopping.wait(seconds)
+        elif self._report is not None:
+            self.giving_up.wait(min(seconds, _LONGEST_PAUSE_STOPPING))
+
     def _digest(self, answers: list[Answer]) -> None:
         if self._report is not None:
-            reported = recovery.settle(answers.pop(0))
+            reported = answers.pop(0)
+            if self._reported_before:
+                reported = recovery.settle(reported)
             if reported.error is not None:
-                jid = self._report.jids[0]
-                self._log.warning(
-                    "the server refused %s: %s", f"{self._report.name} of {jid}", reported.error
-                )
+                self._log.warning("the server refused %s: %s", self._named(), reported.error)
             self._report = None
         for answer in answers:
             if answer.error is not None:
@@ -106,6 +132,15 @@ class JobThread(Thread):
                 self.stopping.wait(_PAUSE_AFTER_REFUSAL)
             elif answer.value is not None:
                 self._report = self.slot.run(answer.value, self._run)
+                self._reported_before = False
 
     def _run(self, context: JobContext) -> object:
         return self._find(context.jobtype)(context)
+
+    def _log_undelivered(self, error: FaktoryError) -> None:
+        if self._report is not None:
+            self._log.error("%s could not be delivered: %s", self._named(), error)
+
+    def _named(self) -> str:
+        assert self._report is not None
+        return f"{self._report.name} of {self._report.jids[0]}"

@@ -23,11 +23,16 @@ class Outage:
             self._since = monotonic()
         self._log.warning("lost the server, trying until it is back: %s", error)
 
-    def ends(self) -> None:
-        """Report that the server was reached."""
+    def ends(self, asked_at: float) -> None:
+        """Report that the server answered what it was asked at `asked_at` (`time.monotonic`).
+
+        An answer to what was asked before the outage began, and read after, does not end it.
+        """
         if self._since is None:
             return
         with self._lock:
-            since, self._since = self._since, None
-        if since is not None:
-            self._log.info("the server is back after %.1f s", monotonic() - since)
+            since = self._since
+            if since is None or asked_at < since:
+                return
+            self._since = None
+        self._log.info("the server is back after %.1f s", monotonic() - since)

@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ from ..exceptions import FaktoryAuthenticationError, FaktoryError, Shutdown
 from ..jobs import registry
 from ..jobs.context import JobContext
 from ..wire import commands
+from ..wire.payload import seconds
 from .heartbeat import Heartbeat
 from .jobthread import JobThread
 from .lifecycle import Lifecycle, State
@@ -33,6 +35,13 @@ if TYPE_CHECKING:
 
 LAST_WORDS = 2.0
 """Seconds that jobs have to end, and reports to go out, after the grace period."""
+
+LAST_TRY = 0.5
+"""Seconds that threads which could not deliver their report have for one more attempt."""
+
+FETCH_PATIENCE = 5.0
+"""Seconds after the worker was told to stop in which a FETCH that is under way may still bring a
+job: the server gives itself as long for a command (`server/server.go: processLines`)."""
 
 
 class Task(NamedTuple):
@@ -47,8 +56,8 @@ class Worker:
     """Fetches jobs from `queues` and runs up to `concurrency` of them at a time, on threads.
 
     `faktory` is the server's address, None the environment's. `queues` is a list (strict order)
-    or a mapping of weights. `disconnect_wait` is the grace period in seconds: how long jobs may
-    go on when the worker stops. What runs a job is what was registered on this worker, else what
+    or a mapping of weights. `disconnect_wait` is the grace period: how long jobs may go on when
+    the worker stops. What runs a job is what was registered on this worker, else what
     `faktory.job` declared.
     """
 
@@ -62,7 +71,7 @@ class Worker:
         queues: Sequence[str] | Mapping[str, int] = ("default",),
         concurrency: int = 1,
         labels: Sequence[str] = ("python",),
-        disconnect_wait: float = 15,
+        disconnect_wait: float | timedelta = 15,
         log: logging.Logger | None = None,
         worker_id: str | None = None,
         timeout: float | None = None,
@@ -70,11 +79,11 @@ class Worker:
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency is {concurrency}: it must be 1 or more.")
-        if disconnect_wait < 0:
+        if (grace := seconds("disconnect_wait", disconnect_wait)) < 0:
             raise ValueError(f"disconnect_wait is {disconnect_wait}: it must be 0 or more.")
         self.concurrency = concurrency
         self.labels = list(labels)
-        self.disconnect_wait = disconnect_wait
+        self.disconnect_wait = grace
         self.log = log or logging.getLogger("faktory.worker")
         self.worker_id = worker_id or self.get_worker_id()
         self._queues = Queues(queues)
@@ -91,6 +100,7 @@ class Worker:
         self._outage = Outage(self.log)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._threads: list[JobThread] = []
+        self._stopped_at = 0.0
         self._deadline: float | None = None
         self._fatal: BaseException | None = None
         self._started = False
@@ -141,11 +151,18 @@ class Worker:
         """Stop as the server or a TERM would have it; `run` returns then. From any thread."""
         self._inbox.put(self._terminate)
 
-    def disconnect(self, force: bool = False, wait: float = 30) -> None:
-        """Stop with `wait` seconds of grace, or at once with `force`."""
+    def disconnect(self, force: bool = False, wait: float | timedelta = 30) -> None:
+        """Stop with `wait` seconds of grace, or at once with `force`. From any thread.
+
+        A worker that stops already gets less time by this, never more.
+        """
+        grace = 0.0 if force else seconds("wait", wait)
 
         def leave() -> None:
-            self.disconnect_wait = 0 if force else wait
+            if self._deadline is None:
+                self.disconnect_wait = grace
+            else:
+                self._deadline = min(self._deadline, monotonic() + grace)
             self._terminate()
 
         self._inbox.put(leave)
@@ -167,7 +184,8 @@ class Worker:
             self.send_heartbeat_every,
             self._lifecycle,
             self._server_wants,
-            self._heartbeat_reports,
+            self._heartbeat_fails,
+            self._outage.ends,
             self.log,
         )
         with self._signals():
@@ -175,7 +193,7 @@ class Worker:
             try:
                 self._start_threads()
                 while not (self.is_disconnecting and not self._threads):
-                    self._step()
+                    self._step(self._deadline)
                     if self._deadline is not None and monotonic() >= self._deadline:
                         self._end_jobs()
                         break
@@ -198,22 +216,29 @@ class Worker:
                 lambda thread, error: self._inbox.put(lambda: self._ended(thread, error)),
                 self.log,
             )
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads to be had
+                self._give_up(error)
+                return
             self._threads.append(thread)
-            thread.start()
 
     def _find(self, jobtype: str) -> Callable[[JobContext], object]:
         task = self._tasks.get(jobtype)
         if task is not None:
-            first = "jid" if task.bind else None
-            return lambda context: task.func(*([context.jid] if first else []), *context.args)
+            if task.bind:
+                return lambda context: task.func(context.jid, *context.args)
+            return lambda context: task.func(*context.args)
         job = registry.find(jobtype)
         if job is None:
             raise registry.unknown(jobtype, sorted({*self._tasks, *registry.names()}))
         return job.run
 
-    def _step(self) -> None:
+    def _step(self, deadline: float | None) -> None:
         """Do what the next message says, or nothing if none comes before the deadline."""
-        timeout = None if self._deadline is None else max(0.0, self._deadline - monotonic())
+        timeout = None
+        if deadline is not None:
+            timeout = min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)
         try:
             message = self._inbox.get(timeout=timeout)
         except Empty:
@@ -227,7 +252,8 @@ class Worker:
     def _terminate(self) -> None:
         if not self._lifecycle.advance(State.TERMINATE):
             return
-        self._deadline = monotonic() + self.disconnect_wait
+        self._stopped_at = monotonic()
+        self._deadline = self._stopped_at + self.disconnect_wait
         running = [thread.slot.context for thread in self._threads if thread.slot.context]
         self.log.info(
             "Shutdown: waiting up to %g seconds for %d jobs to finish%s",
@@ -247,16 +273,15 @@ class Worker:
     def _server_wants(self, state: str) -> None:
         self._inbox.put(self._become_quiet if state == "quiet" else self._terminate)
 
-    def _heartbeat_reports(self, error: FaktoryError | None) -> None:
-        if error is None:
-            self._outage.ends()
-        elif isinstance(error, FaktoryAuthenticationError):
+    def _heartbeat_fails(self, error: FaktoryError) -> None:
+        if isinstance(error, FaktoryAuthenticationError):
             self._inbox.put(lambda: self._give_up(error))
         else:
             self._outage.begins(error)
 
     def _ended(self, thread: JobThread, error: BaseException | None) -> None:
         self._threads.remove(thread)
+        thread.join()  # it said so as its last act
         if error is not None:
             self._give_up(error)
 
@@ -266,32 +291,57 @@ class Worker:
         self._terminate()
 
     def _end_jobs(self) -> None:
-        """Interrupt what still runs, and answer for what does not end."""
-        interrupted = [thread.slot.interrupt(Shutdown) for thread in self._threads]
-        self.log.warning("the grace period is over: interrupting %d jobs", sum(interrupted))
-        self._deadline = monotonic() + LAST_WORDS
-        while self._threads and monotonic() < self._deadline:
-            self._step()
+        """Interrupt what still runs, wait for what may still come, and answer for the rest."""
+        interrupted = [thread.slot.close(Shutdown) for thread in self._threads]
+        if any(interrupted):
+            self.log.warning("the grace period is over: interrupting %d jobs", sum(interrupted))
+        last_words = monotonic() + LAST_WORDS
+        self._deadline = max(last_words, self._stopped_at + FETCH_PATIENCE)
+        while self._threads and (now := monotonic()) < self._deadline:
+            if now < last_words:
+                self._step(last_words)
+            elif all(thread.slot.context for thread in self._threads):
+                break  # no FETCH is under way, and no report
+            else:
+                self._step(self._deadline)
+        self._leave_behind()
+
+    def _leave_behind(self) -> None:
+        """Report the jobs that do not end as failed, in their threads' place."""
+        stuck: list[JobContext] = []
         for thread in self._threads:
             thread.giving_up.set()
-            job = thread.slot.disown()
-            if job is not None:
-                self._fail_for(thread, job)
             self.left_behind.append(thread.name)
+            job = thread.slot.disown()
+            if job is None:
+                continue
+            stuck.append(job)
+            self.log.warning(
+                "%s %s does not end: left behind on thread %s and reported as failed, which uses "
+                "up an attempt (a job with retry 0 is dropped)",
+                job.jobtype,
+                job.jid,
+                thread.name,
+            )
+        if stuck:
+            self._fail(stuck)
+        until = monotonic() + LAST_TRY
+        for thread in self._threads:
+            if thread.slot.context is None:
+                thread.join(max(0.0, until - monotonic()))
 
-    def _fail_for(self, thread: JobThread, job: JobContext) -> None:
-        self.log.warning(
-            "%s %s does not end: left behind on thread %s and reported as failed, which uses up "
-            "an attempt (a job with retry 0 is dropped)",
-            job.jobtype,
-            job.jid,
-            thread.name,
-        )
+    def _fail(self, jobs: list[JobContext]) -> None:
         message = f"the worker stopped and the job did not end within {self.disconnect_wait:g} s"
         try:
-            self._own_client.call(commands.fail(job.jid, "Shutdown", message, []))
+            answers = self._own_client.exchange(
+                *[commands.fail(job.jid, "Shutdown", message, []) for job in jobs]
+            )
+            refusals = [answer.error for answer in answers]
         except FaktoryError as error:
-            self.log.error("%s %s could not be reported: %s", job.jobtype, job.jid, error)
+            refusals = [error] * len(jobs)
+        for job, refusal in zip(jobs, refusals, strict=True):
+            if refusal is not None:
+                self.log.error("%s %s could not be reported: %s", job.jobtype, job.jid, refusal)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -1,0 +1,254 @@
+/* Characters and numbers of JSON, from bytes and to bytes: the leaves of `_proto.pyx`.
+
+   Plain C that knows no Python object. What differs between processors and compilers stands here
+   alone, each time with a portable form beside it. A function that reads gets the end of what it
+   may read; one that writes has been given room. */
+
+#ifndef FAKTORY_CHARS_H
+#define FAKTORY_CHARS_H
+
+#include <float.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+/* A stop is what text in JSON does not hold as it is: a control, the quote, the backslash. */
+static inline int is_stop(unsigned char c) {
+    return c < 0x20 || c == '"' || c == '\\';
+}
+
+/* The high bit of every stop among eight bytes, and perhaps of some above the lowest stop. */
+#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+
+static inline uint64_t stops(uint64_t w) {
+    uint64_t quote = w ^ EACH('"'), slash = w ^ EACH('\\');
+    return EACH(0x80) & ((~w & (w - EACH(0x20))) | (~quote & (quote - EACH(1)))
+                         | (~slash & (slash - EACH(1))));
+}
+
+/* How many of the STEP bytes at s come before a stop; makes *wide true if not all are ASCII. */
+#if defined(__SSE2__) && defined(__GNUC__)
+#define STEP 16
+
+static inline int run(const char *s, int *wide) {
+    __m128i v = _mm_loadu_si128((const __m128i *)s);
+    __m128i found = _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1F)), v),
+                                 _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('"')),
+                                              _mm_cmpeq_epi8(v, _mm_set1_epi8('\\'))));
+    int n = __builtin_ctz((unsigned)_mm_movemask_epi8(found) | 1u << STEP);
+    *wide |= _mm_movemask_epi8(v) & ((1 << n) - 1);
+    return n;
+}
+#else
+#define STEP 8
+
+static inline int run(const char *s, int *wide) {
+    uint64_t w;
+    int n = 0;
+    memcpy(&w, s, STEP);
+    if (!stops(w)) {
+        *wide |= (w & EACH(0x80)) != 0;
+        return STEP;
+    }
+    while (!is_stop((unsigned char)s[n]))
+        *wide |= s[n++] & 0x80;
+    return n;
+}
+#endif
+
+/* The next stop or the end. */
+static inline const char *find_stop(const char *p, const char *end, int *wide) {
+    while (end - p >= STEP) {
+        int n = run(p, wide);
+        p += n;
+        if (n < STEP)
+            return p;
+    }
+    for (; p < end && !is_stop((unsigned char)*p); p++)
+        *wide |= *p & 0x80;
+    return p;
+}
+
+static inline const char *skip_space(const char *p, const char *end) {
+    while (p < end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t'))
+        p++;
+    return p;
+}
+
+/* Two words that hold all of n characters, at most 16, and say nothing else. */
+static inline void both_ends(const char *s, ptrdiff_t n, uint64_t *head, uint64_t *tail) {
+    uint32_t a, b;
+    if (n >= 8) {
+        memcpy(head, s, 8);
+        memcpy(tail, s + n - 8, 8);
+    } else if (n >= 4) {
+        memcpy(&a, s, 4);
+        memcpy(&b, s + n - 4, 4);
+        *head = *tail = a | (uint64_t)b << 32;
+    } else {
+        const unsigned char *u = (const unsigned char *)s;
+        *head = n ? EACH(0x80) << 24 | (uint64_t)u[0] << 16 | (uint64_t)u[n / 2] << 8 | u[n - 1]
+                  : EACH(0x80);
+        *tail = *head;
+    }
+}
+
+/* Copies up to STEP characters of n; returns how many, less only if a stop follows those. */
+static inline int put_run(char *p, const char *s, ptrdiff_t n) {
+    uint64_t head, tail;
+    int wide = 0, i = 0;
+    if (n >= STEP) {
+        memcpy(p, s, STEP);
+        return run(s, &wide);
+    }
+    both_ends(s, n, &head, &tail);
+    if (stops(head) | stops(tail)) {
+        for (; !is_stop((unsigned char)s[i]); i++)
+            p[i] = s[i];
+        return i;
+    }
+    if (n >= 8) {
+        memcpy(p, &head, 8);
+        memcpy(p + n - 8, &tail, 8);
+    } else if (n >= 4) {
+        uint32_t a = (uint32_t)head, b = (uint32_t)(head >> 32);
+        memcpy(p, &a, 4);
+        memcpy(p + n - 4, &b, 4);
+    } else if (n) {
+        p[0] = s[0];
+        p[n / 2] = s[n / 2];
+        p[n - 1] = s[n - 1];
+    }
+    return (int)n;
+}
+
+/* Powers of ten that are exact, for integers below 2^53. */
+#define MAX_DIGITS 15
+static const double POWERS[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7,
+                                1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
+
+/* Whether the quotient of two doubles is rounded once, to a double. */
+#define EXACT_QUOTIENT (FLT_EVAL_METHOD == 0)
+
+/* Appends digits to *number, which wraps round beyond 19 of them. */
+static inline const char *read_digits(const char *p, const char *end, uint64_t *number) {
+    for (; p < end && *p >= '0' && *p <= '9'; p++)
+        *number = *number * 10 + (uint64_t)(*p - '0');
+    return p;
+}
+
+/* The number of the \u escape at p, or -1 where there is none. */
+static inline int read_hex(const char *p, const char *end) {
+    int code = 0;
+    if (end - p < 6 || p[0] != '\\' || p[1] != 'u')
+        return -1;
+    for (int i = 2; i < 6; i++) {
+        int c = p[i] | 0x20;
+        if (p[i] >= '0' && p[i] <= '9')
+            code = code << 4 | (p[i] - '0');
+        else if (c >= 'a' && c <= 'f')
+            code = code << 4 | (c - 'a' + 10);
+        else
+            return -1;
+    }
+    return code;
+}
+
+static inline char *put_utf8(char *p, int code) {
+    if (code < 0x80) {
+        *p++ = (char)code;
+        return p;
+    }
+    if (code < 0x800)
+        *p++ = (char)(0xC0 | code >> 6);
+    else {
+        if (code < 0x10000)
+            *p++ = (char)(0xE0 | code >> 12);
+        else {
+            *p++ = (char)(0xF0 | code >> 18);
+            *p++ = (char)(0x80 | (code >> 12 & 0x3F));
+        }
+        *p++ = (char)(0x80 | (code >> 6 & 0x3F));
+    }
+    *p++ = (char)(0x80 | (code & 0x3F));
+    return p;
+}
+
+/* Copies text and replaces its escapes by UTF-8, which is never longer. Returns the end of what
+   it wrote, or NULL at an escape that JSON does not know. A surrogate without its other half is
+   written all the same, and makes *lone true. */
+static inline char *unescape(char *to, const char *p, const char *end, int *lone) {
+    while (p < end) {
+        if (*p != '\\') {
+            *to++ = *p++;
+            continue;
+        }
+        int code = read_hex(p, end);
+        if (code >= 0) {
+            p += 6;
+            if (code >= 0xD800 && code < 0xE000) {
+                int low = code < 0xDC00 ? read_hex(p, end) : -1;
+                if (low >= 0xDC00 && low < 0xE000) {
+                    code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+                    p += 6;
+                } else
+                    *lone = 1;
+            }
+            to = put_utf8(to, code);
+        } else {
+            static const char known[] = "\"\"\\\\//b\bf\fn\nr\rt\t";  /* letter, character */
+            const char *letter = (const char *)memchr(known, p[1], 16);
+            if (end - p < 2 || letter == NULL || (unsigned char)p[1] < 0x20)
+                return NULL;
+            *to++ = letter[1];
+            p += 2;
+        }
+    }
+    return to;
+}
+
+static inline char *put_escape(char *p, unsigned char c) {
+    static const char known[] = "\"\"\\\\\bb\ff\nn\rr\tt";  /* character, letter */
+    const char *letter = (const char *)memchr(known, c, 14);
+    *p++ = '\\';
+    if (letter != NULL) {
+        *p++ = letter[1];
+        return p;
+    }
+    memcpy(p, c < 0x10 ? "u000" : "u001", 4);
+    p[4] = "0123456789abcdef"[c & 15];
+    return p + 5;
+}
+
+/* Writes an integer within +-10^18. */
+static inline char *put_integer(char *p, int64_t number) {
+    static const char pairs[] =
+        "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+        "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+        "8081828384858687888990919293949596979899";
+    uint64_t left = (uint64_t)(number < 0 ? -number : number);
+    if (number < 0)
+        *p++ = '-';
+    char *end = p + 1;
+    for (uint64_t bound = 10; left >= bound; bound *= 10)
+        end++;
+    char *start = end;
+    for (; left >= 10; left /= 100)
+        memcpy(start -= 2, pairs + left % 100 * 2, 2);
+    if (start > p)
+        *p = (char)('0' + left);
+    return end;
+}
+
+static inline char *put_hex(char *p, const unsigned char *bytes, int count) {
+    for (int i = 0; i < count; i++) {
+        *p++ = "0123456789abcdef"[bytes[i] >> 4];
+        *p++ = "0123456789abcdef"[bytes[i] & 15];
+    }
+    return p;
+}
+
+#endif
