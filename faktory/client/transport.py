@@ -11,9 +11,11 @@ A transport is used by one thread at a time and by the process that opened it.
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -72,6 +74,7 @@ class SocketTransport:
         self._session = ClientSession()
         self._socket = self._open(address, ssl_context)
         try:
+            self._has_news = _look_out(self._socket)
             self._greet(address, identity)
         except BaseException:
             self._socket.close()
@@ -123,8 +126,9 @@ class SocketTransport:
         except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
             raise self._explain(error, connecting=True) from error
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            with suppress(OSError):  # one that is dead already shows it when it is read
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if address.tls:
                 sock = self._secure(sock, address.host, ssl_context)
             return sock
@@ -203,21 +207,22 @@ class SocketTransport:
         next answer.
         """
         parser = self._session.parser
-        self._socket.settimeout(0)
-        news = False
-        try:
-            received = self._socket.recv_into(parser.get_buffer())
+        news = parser.next()
+        if news is NEED_DATA:
+            if not self._has_news():
+                return
+            self._socket.settimeout(0)
+            try:
+                received = self._socket.recv_into(parser.get_buffer())
+            except self._nothing_there:
+                return
             if not received:
                 raise self._end_of_line()
             parser.buffer_updated(received)
-            news = True
-        except self._nothing_there:
-            pass
-        stray = parser.next()
-        if recovery.says_goodbye(stray):
-            raise self._goodbye(stray)
-        if news or stray is not NEED_DATA:
-            raise FaktoryProtocolError(f"{self._place} said {stray!r:.100} without being asked")
+            news = parser.next()
+        if recovery.says_goodbye(news):
+            raise self._goodbye(news)
+        raise FaktoryProtocolError(f"{self._place} said something unasked ({news!r:.100})")
 
     def _end_of_line(self) -> FaktoryConnectionResetError:
         return FaktoryConnectionResetError(f"{self._place} closed the connection")
@@ -244,6 +249,15 @@ class SocketTransport:
             return FaktoryTimeout(f"{what} {self._place} within {self._timeout:g} s")
         kind = FaktoryConnectionResetError if _is_reset(error) else FaktoryConnectionError
         return kind(f"the connection to {self._place} broke: {error}")
+
+
+def _look_out(sock: socket.socket) -> Callable[[], object]:
+    """Return what tells, much faster than reading, whether there may be something to read."""
+    if not hasattr(select, "poll"):
+        return lambda: True
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return partial(poll.poll, 0)
 
 
 def _is_reset(error: Exception) -> bool:

@@ -1,0 +1,246 @@
+"""A server that plays a script, for trouble that no real one makes on demand; and a look-out for
+sockets that are left open.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 5.0
+"""Seconds that a script waits for its client before it says what is missing."""
+
+Step = bytes | str | dict[str, object] | Callable[[], object]
+"""Bytes are sent; a text is the beginning of a line that must come; a dict is sent as a bulk reply
+of JSON; something else is called. At the end of its script a connection is closed. And these:
+
+    :greet      the handshake
+    :silence    hear everything, say nothing, until the client hangs up
+    :drip       say one byte after the other until the client hangs up
+    :echo       answer each line by its second word until the client hangs up
+    :reset      end the connection so that the client gets an error
+"""
+
+
+class Peer:
+    """The server's end of one connection: `lines` are those that the client has sent."""
+
+    def __init__(self, sock: socket.socket, lines: list[bytes]) -> None:
+        self._sock = sock
+        self._lines = lines
+        self._buffer = b""
+
+    def play(self, step: Step) -> None:
+        if isinstance(step, bytes):
+            self._sock.sendall(step)
+        elif isinstance(step, dict):
+            data = json.dumps(step).encode()
+            self._sock.sendall(b"$%d\r\n%b\r\n" % (len(data), data))
+        elif not isinstance(step, str):
+            step()
+        elif step == ":greet":
+            for part in (b'+HI {"v":2}\r\n', "HELLO {", b"+OK\r\n"):
+                self.play(part)
+        elif step == ":silence":
+            with suppress(ConnectionResetError):
+                while self._line():
+                    pass
+        elif step == ":echo":
+            while line := self._line():
+                if line != b"END\r\n":
+                    self._sock.sendall(b"+" + line.split()[1] + b"\r\n")
+        elif step == ":drip":
+            with suppress(ConnectionResetError, BrokenPipeError):
+                while True:
+                    self._sock.sendall(b"x")
+        elif step == ":reset":
+            linger = struct.pack("ii", 1, 0)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self._sock.close()
+        else:
+            line = self._line()
+            assert line.startswith(step.encode()), f"expected {step}, got {line!r}"
+
+    def _line(self) -> bytes:
+        """Wait for a line; empty if the client hangs up instead."""
+        while b"\n" not in self._buffer:
+            data = self._sock.recv(65536)
+            if not data:
+                return b""
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        self._lines.append(line + b"\n")
+        return line + b"\n"
+
+
+class ScriptedServer:
+    """Plays one script a connection, in the order in which they come; any more are refused.
+
+    `lines[n]` is what connection n has sent, `ended[n]` is set when its script is over. A script
+    that was not played to its end is a fault, which `stop` raises.
+    """
+
+    def __init__(self, *scripts: list[Step], context: ssl.SSLContext | None = None) -> None:
+        self.lines: list[list[bytes]] = [[] for _ in scripts]
+        self.ended = [threading.Event() for _ in scripts]
+        self._scripts = scripts
+        self._context = context
+        self._faults: list[BaseException] = []
+        self._players: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"tcp{'+tls' if context else ''}://127.0.0.1:{self.port}"
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
+
+    def verbs(self, connection: int) -> list[str]:
+        return [line.split(maxsplit=1)[0].decode() for line in self.lines[connection]]
+
+    def stop(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the acceptor
+        for thread in (self._acceptor, *self._players):
+            thread.join()
+        for fault in self._faults:
+            raise fault
+        assert len(self._players) == len(self._scripts), "not every script was played"
+
+    def _accept(self) -> None:
+        with self._listener:
+            for number in range(len(self._scripts)):
+                try:
+                    sock, _ = self._listener.accept()
+                except OSError:
+                    return
+                player = threading.Thread(target=self._play, args=(sock, number))
+                player.daemon = True
+                self._players.append(player)
+                player.start()
+
+    def _play(self, sock: socket.socket, number: int) -> None:
+        sock.settimeout(PATIENCE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            if self._context:
+                try:
+                    sock = self._context.wrap_socket(sock, server_side=True)
+                except (ssl.SSLError, ConnectionResetError):
+                    return  # the client does not like our certificate
+            peer = Peer(sock, self.lines[number])
+            for step in self._scripts[number]:
+                peer.play(step)
+        except BaseException as fault:
+            self._faults.append(fault)
+        finally:
+            sock.close()
+            self.ended[number].set()
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[..., ScriptedServer]]:
+    """`scripted([step, ...], [step, ...])` starts a server that plays these scripts; see Step."""
+    servers: list[ScriptedServer] = []
+
+    def start(*scripts: list[Step], context: ssl.SSLContext | None = None) -> ScriptedServer:
+        servers.append(ScriptedServer(*scripts, context=context))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def no_socket_is_left_open() -> Iterator[None]:
+    before = _open_sockets()
+    yield
+    if _open_sockets() - before:
+        gc.collect()  # one that nobody refers to any more warns, which is an error
+    left = _open_sockets() - before
+    assert not left, f"left open: {left}"
+
+
+def _open_sockets() -> set[str]:
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{number}")
+            if target.startswith("socket:"):
+                found.add(target)
+    return found
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that nobody has signed; its key lies beside it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    names = ["-subj", "/CN=faktory", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(path.with_suffix(".key")), "-out", str(path)]
+    subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture
+def server_tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    return context
+
+
+@pytest.fixture
+def client_tls(certificate: Path) -> ssl.SSLContext:
+    """What makes a client trust it."""
+    return ssl.create_default_context(cafile=str(certificate))
+
+
+@pytest.fixture
+def in_child() -> Callable[[Callable[[], object]], object]:
+    """`in_child(act)` forks, acts in the child and returns what came of it, through JSON."""
+    return _in_child
+
+
+def _in_child(act: Callable[[], object]) -> object:
+    readable, writable = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            signal.alarm(10)
+            try:
+                result = {"value": act()}
+            except BaseException as error:
+                result = {"error": repr(error)}
+            os.write(writable, json.dumps(result).encode())
+        finally:
+            os._exit(0)
+    os.close(writable)
+    with open(readable, "rb") as pipe:
+        result = json.loads(pipe.read() or b'{"error": "the child died"}')
+    os.waitpid(pid, 0)
+    assert "error" not in result, result
+    return result["value"]

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import gc
+import weakref
+
+from faktory.client import fork
+
+
+class Known:
+    def __init__(self) -> None:
+        self.started = 0
+
+    def start_anew(self) -> None:
+        self.started += 1
+
+
+def test_what_is_known_starts_anew_once_in_each_child_and_not_in_the_parent(in_child):
+    known = [Known(), Known()]
+    for one in known:
+        fork.starts_anew(one)
+
+    def look():
+        return [one.started for one in known]
+
+    assert in_child(look) == [1, 1]
+    assert in_child(lambda: [look(), in_child(look)]) == [[1, 1], [2, 2]]
+    assert look() == [0, 0]
+
+
+def test_nothing_is_kept_alive_for_it():
+    known = Known()
+    fork.starts_anew(known)
+    gone = weakref.ref(known)
+    del known
+    gc.collect()
+    assert gone() is None

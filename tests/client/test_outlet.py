@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+import faktory
+from faktory.client import Client, outlet
+from faktory.client.outlet import configure, default_pool
+
+VARIABLES = ("PROVIDER", "URL", "POOL_SIZE", "POOL_TIMEOUT", "TIMEOUT")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """As in a process that has said nothing yet."""
+    for name in VARIABLES:
+        monkeypatch.delenv(f"FAKTORY_{name}", raising=False)
+    monkeypatch.setattr(outlet, "_settings", {})
+    monkeypatch.setattr(outlet, "_pool", None)
+    yield
+    if outlet._pool is not None:
+        outlet._pool.close()
+
+
+def lent() -> Client:
+    with default_pool().client() as client:
+        return client
+
+
+def test_by_default_pushes_go_to_localhost_through_twenty_clients():
+    pool = default_pool()
+    assert (pool.size, pool.timeout) == (20, 5.0)
+    assert lent().faktory.url == "tcp://localhost:7419"
+    assert lent().timeout == 10.0
+
+
+def test_there_is_one_pool_for_all():
+    assert default_pool() is default_pool()
+
+
+def test_threads_that_come_first_together_get_the_same_pool(monkeypatch):
+    start = threading.Barrier(8)
+
+    def first(_):
+        start.wait()
+        return default_pool()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(first, range(8)))) == 1
+
+
+def test_the_variables_are_read_with_the_first_push_and_then_not_again(monkeypatch):
+    monkeypatch.setenv("FAKTORY_URL", "tcp://a:1")
+    monkeypatch.setenv("FAKTORY_POOL_SIZE", "3")
+    monkeypatch.setenv("FAKTORY_POOL_TIMEOUT", "0.5")
+    monkeypatch.setenv("FAKTORY_TIMEOUT", "7")
+    pool = default_pool()
+    assert (pool.size, pool.timeout) == (3, 0.5)
+    monkeypatch.setenv("FAKTORY_URL", "tcp://b:2")
+    assert lent().faktory.url == "tcp://a:1"
+    assert lent().timeout == 7
+
+
+def test_the_provider_is_asked_first(monkeypatch):
+    monkeypatch.setenv("FAKTORY_PROVIDER", "SOME_ADDON_URL")
+    monkeypatch.setenv("SOME_ADDON_URL", "tcp://addon:1")
+    monkeypatch.setenv("FAKTORY_URL", "tcp://a:1")
+    assert lent().faktory.host == "addon"
+
+
+def test_what_is_configured_wins_over_the_variables(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.setenv(f"FAKTORY_{name}", "nonsense")
+    context = object()
+    configure(
+        url="tcp://c:3", pool_size=4, pool_timeout=1, timeout=timedelta(minutes=1),
+        ssl_context=context,
+    )  # fmt: skip
+    pool = default_pool()
+    assert (pool.size, pool.timeout) == (4, 1)
+    assert lent().faktory.url == "tcp://c:3"
+    assert lent().timeout == 60
+    assert lent()._ssl_context is context
+
+
+def test_an_empty_variable_is_none(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.setenv(f"FAKTORY_{name}", "")
+    assert default_pool().size == 20
+    assert lent().faktory.url == "tcp://localhost:7419"
+
+
+@pytest.mark.parametrize("name", ["POOL_SIZE", "POOL_TIMEOUT", "TIMEOUT"])
+@pytest.mark.parametrize("value", ["many", "1,5", "5s"])
+def test_a_variable_that_is_no_number_is_named(monkeypatch, name, value):
+    monkeypatch.setenv(f"FAKTORY_{name}", value)
+    with pytest.raises(ValueError, match=f"FAKTORY_{name} is '{value}': it must be a number"):
+        default_pool()
+    monkeypatch.delenv(f"FAKTORY_{name}")
+    assert lent()  # nothing of it stays
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("POOL_SIZE", "0"), ("POOL_TIMEOUT", "nan"), ("TIMEOUT", "inf"), ("TIMEOUT", "-1")],
+)
+def test_a_number_that_makes_no_sense_is_refused(monkeypatch, name, value):
+    monkeypatch.setenv(f"FAKTORY_{name}", value)
+    with pytest.raises(ValueError, match=r"must be|pass seconds"):
+        lent()
+
+
+@pytest.mark.parametrize("wrong", [{"timeout": "5"}, {"pool_timeout": True}])
+def test_a_duration_that_is_none_is_refused_at_once_and_changes_nothing(wrong):
+    with pytest.raises(ValueError, match="pass seconds or a timedelta"):
+        configure(url="tcp://c:3", **wrong)
+    assert lent().faktory.host == "localhost"
+
+
+def test_what_is_not_said_again_stays():
+    configure(url="tcp://c:3", pool_size=4)
+    configure(pool_size=5)
+    assert default_pool().size == 5
+    assert lent().faktory.host == "c"
+
+
+def test_a_changed_address_drops_the_pool_and_its_connections(scripted):
+    old = scripted([":greet", "PUSH", b"+OK\r\n", "END"])
+    new = scripted([":greet", "PUSH", b"+OK\r\n", "END"])
+    job = {"jobtype": "Resize", "args": []}
+    configure(url=old.url)
+    with default_pool().client() as client:
+        client.push(job)
+    before = default_pool()
+    configure(url=new.url)
+    assert not client.is_connected
+    assert default_pool() is not before
+    with default_pool().client() as client:
+        client.push(job)
+    default_pool().close()
+
+
+def test_a_push_under_way_ends_on_the_old_pool(scripted):
+    old = scripted([":greet", "PUSH", b"+OK\r\n", "END"])
+    configure(url=old.url)
+    with default_pool().client() as client:
+        configure(url="tcp://127.0.0.1:1")
+        client.push({"jobtype": "Resize", "args": []})
+        assert client.is_connected
+    assert not client.is_connected
+
+
+def test_configure_is_the_packages():
+    assert faktory.configure is configure
+
+
+def test_a_forked_child_pushes_to_where_its_parent_did(scripted, in_child):
+    server = scripted([":greet", ":echo"], [":greet", ":echo"])
+    configure(url=server.url)
+
+    def ask():
+        with default_pool().client() as client:
+            return client.command("ECHO", "x")
+
+    def act():
+        answer = ask()
+        default_pool().close()
+        return [answer, os.getpid()]
+
+    assert ask() == "x"
+    assert in_child(act)[0] == "x"
+    assert ask() == "x"
+    default_pool().close()
+    assert server.ended[0].wait(5)
+    assert server.verbs(0) == ["HELLO", "ECHO", "ECHO", "END"]
+
+
+def test_a_child_is_not_blocked_by_a_thread_that_configures_in_the_parent(in_child):
+    configure(url="tcp://c:3")
+    with outlet._lock:
+        assert in_child(lambda: lent().faktory.host) == "c"

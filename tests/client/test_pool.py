@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from faktory.client import Client, Pool
+from faktory.exceptions import FaktoryTimeout
+
+
+class Lent:
+    """Stands in for a client."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Maker:
+    """Makes clients and remembers them."""
+
+    def __init__(self) -> None:
+        self.made: list[Lent] = []
+
+    def __call__(self) -> Lent:
+        self.made.append(Lent(len(self.made)))
+        return self.made[-1]
+
+
+@pytest.fixture
+def make() -> Maker:
+    return Maker()
+
+
+def test_clients_are_made_when_they_are_needed(make):
+    pool = Pool(make, size=5)
+    assert make.made == []
+    with pool.client() as first:
+        assert make.made == [first]
+        with pool.client() as second:
+            assert make.made == [first, second]
+
+
+def test_by_default_clients_go_where_the_environment_says(monkeypatch):
+    monkeypatch.delenv("FAKTORY_PROVIDER", raising=False)
+    monkeypatch.setenv("FAKTORY_URL", "tcp://example.com:99")
+    pool = Pool()
+    assert (pool.size, pool.timeout) == (20, 5.0)
+    with pool.client() as client:
+        assert type(client) is Client
+        assert client.faktory.place == "example.com:99"
+
+
+def test_the_client_that_came_back_last_goes_out_first(make):
+    pool = Pool(make)
+    with pool.client() as first, pool.client() as second:
+        pass  # the second goes back before the first
+    for _ in range(3):
+        with pool.client() as again:
+            assert again is first
+    with pool.client() as one, pool.client() as other:
+        assert (one, other) == (first, second)
+    assert len(make.made) == 2
+
+
+def test_a_client_comes_back_whatever_happens(make):
+    pool = Pool(make, size=1, timeout=0)
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), pool.client():
+            raise error
+    with pool.client():
+        assert len(make.made) == 1
+        assert make.made[0].closed == 0
+
+
+def test_a_client_that_cannot_be_made_takes_no_place(make):
+    answers = iter([ValueError, None])
+
+    def fail_once():
+        if error := next(answers):
+            raise error
+        return make()
+
+    pool = Pool(fail_once, size=1, timeout=0)
+    with pytest.raises(ValueError), pool.client():  # noqa: PT011
+        pass
+    with pool.client() as client:
+        assert client is make.made[0]
+
+
+def test_waiting_too_long_for_a_client_is_a_timeout_that_says_what_to_do(make):
+    pool = Pool(make, size=1, timeout=0.01)
+    with pool.client():
+        with pytest.raises(FaktoryTimeout, match="none of the pool's 1 clients came back") as late:
+            pool.client().__enter__()
+        assert "within 0.01 s" in str(late.value)
+        assert "Make the pool larger" in str(late.value)
+    with pool.client():
+        assert len(make.made) == 1
+
+
+def test_a_thread_that_waits_gets_the_client_that_comes_back(make):
+    pool = Pool(make, size=1, timeout=5)
+    with ThreadPoolExecutor(1) as threads:
+
+        def take():
+            with pool.client() as client:
+                return client
+
+        with pool.client() as client:
+            waiting = threads.submit(take)
+        assert waiting.result(5) is client
+
+
+def test_no_client_is_lent_to_two_threads_at_once(make):
+    pool = Pool(make, size=3, timeout=5)
+    busy: set[int] = set()
+    lock = threading.Lock()
+    start = threading.Barrier(8)
+
+    def work(_):
+        start.wait()
+        for _ in range(200):
+            with pool.client() as client:
+                with lock:
+                    assert client.number not in busy
+                    busy.add(client.number)
+                with lock:
+                    busy.remove(client.number)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    assert 1 <= len(make.made) <= 3
+
+
+def test_a_timeout_is_seconds_or_a_timedelta(make):
+    assert Pool(make, timeout=timedelta(seconds=2)).timeout == 2
+    with pytest.raises(ValueError, match="timeout is None"):
+        Pool(make, timeout=None)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_pool_has_room_for_a_client_at_least(make, size):
+    with pytest.raises(ValueError, match=f"the pool's size is {size}"):
+        Pool(make, size=size)
+
+
+def test_close_disconnects_the_clients_at_once_and_those_that_are_lent_when_they_return(make):
+    pool = Pool(make)
+    with pool.client() as lent:
+        with pool.client() as idle:
+            pass
+        pool.close()
+        assert (idle.closed, lent.closed) == (1, 0)
+    assert (idle.closed, lent.closed) == (1, 1)
+    pool.close()
+    assert (idle.closed, lent.closed) == (1, 1)
+
+
+def test_a_closed_pool_lends_a_client_for_the_block_alone(make):
+    pool = Pool(make, size=1, timeout=0)
+    pool.close()
+    for number in range(2):
+        with pool.client() as client:
+            assert client.number == number
+        assert client.closed == 1
+
+
+def test_a_client_that_comes_back_just_while_the_pool_closes_is_disconnected(make):
+    pool = Pool(make)
+
+    class Closing(list):
+        """Closes the pool between the look at it and the way back into it."""
+
+        def append(self, client):
+            pool.close()
+            super().append(client)
+
+    pool._idle = Closing()
+    with pool.client() as client:
+        pass
+    assert client.closed == 1
+    assert pool._idle == []
+
+
+def echo(pool: Pool, text: str) -> str:
+    with pool.client() as client:
+        return client.command("ECHO", text)
+
+
+def test_a_forked_child_starts_with_an_empty_pool_of_its_own(scripted, in_child):
+    server = scripted([":greet", ":echo"], [":greet", ":echo"])
+    pool = Pool(lambda: Client(server.url), size=1, timeout=1)
+    assert echo(pool, "before") == "before"
+
+    def act():
+        answer = echo(pool, "child")
+        pool.close()
+        return answer
+
+    assert in_child(act) == "child"
+    assert echo(pool, "after") == "after"
+    pool.close()
+    for ended in server.ended:
+        assert ended.wait(5)
+    assert server.verbs(0) == ["HELLO", "ECHO", "ECHO", "END"]
+    assert server.verbs(1) == ["HELLO", "ECHO", "END"]
+
+
+def test_a_child_has_all_the_places_though_the_parents_are_taken(scripted, in_child):
+    server = scripted([":greet", ":echo"], [":greet", ":echo"])
+    pool = Pool(lambda: Client(server.url), size=1, timeout=1)
+
+    def act():
+        answer = echo(pool, "child")
+        pool.close()
+        return answer
+
+    with pool.client() as lent:
+        assert lent.command("ECHO", "a") == "a"
+        assert in_child(act) == "child"
+        assert lent.command("ECHO", "b") == "b"
+    pool.close()
+
+
+def test_a_fork_inside_the_block_leaves_nothing_open_in_the_child(scripted, in_child):
+    server = scripted([":greet", ":echo"], [":greet", ":echo"], [":greet", ":echo"])
+    pool = Pool(lambda: Client(server.url), size=1, timeout=1)
+    block = pool.client()
+    lent = block.__enter__()
+    assert lent.command("ECHO", "parent") == "parent"
+
+    def act():
+        said = lent.command("ECHO", "lent")
+        block.__exit__(None, None, None)
+        said += echo(pool, "again")
+        pool.close()
+        return [said, lent.is_connected]
+
+    assert in_child(act) == ["lentagain", False]
+    block.__exit__(None, None, None)
+    assert echo(pool, "after") == "after"
+    pool.close()
+    assert server.ended[0].wait(5)
+    assert server.verbs(0) == ["HELLO", "ECHO", "ECHO", "END"]

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+import faktory
+from faktory import exceptions
+from faktory.exceptions import (
+    Discard,
+    FaktoryAuthenticationError,
+    FaktoryBulkError,
+    FaktoryConnectionError,
+    FaktoryConnectionResetError,
+    FaktoryEnterpriseRequired,
+    FaktoryError,
+    FaktoryHandshakeError,
+    FaktoryJSONError,
+    FaktoryNotUnique,
+    FaktoryOutcomeUnknown,
+    FaktoryPayloadError,
+    FaktoryProtocolError,
+    FaktoryServerError,
+    FaktoryTimeout,
+    Shutdown,
+    TimeLimitExceeded,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bases"),
+    [
+        (FaktoryError, {Exception}),
+        (FaktoryPayloadError, {FaktoryError, TypeError, ValueError}),
+        (FaktoryConnectionError, {FaktoryError, ConnectionError}),
+        (FaktoryHandshakeError, {FaktoryConnectionError}),
+        (FaktoryAuthenticationError, {FaktoryConnectionError}),
+        (FaktoryConnectionResetError, {FaktoryConnectionError, ConnectionResetError}),
+        (FaktoryTimeout, {FaktoryConnectionError, TimeoutError}),
+        (FaktoryOutcomeUnknown, {FaktoryConnectionError}),
+        (FaktoryProtocolError, {FaktoryError}),
+        (FaktoryServerError, {FaktoryError}),
+        (FaktoryNotUnique, {FaktoryServerError}),
+        (FaktoryEnterpriseRequired, {FaktoryServerError}),
+        (FaktoryJSONError, {FaktoryError, ValueError}),
+        (FaktoryBulkError, {FaktoryError}),
+        (Shutdown, {BaseException}),
+        (TimeLimitExceeded, {BaseException}),
+        (Discard, {Exception}),
+    ],
+)
+def test_the_tree_is_this(kind, bases):
+    assert set(kind.__bases__) == bases
+    assert kind.__name__ in exceptions.__all__
+    assert getattr(faktory, kind.__name__) is kind
+
+
+def test_the_tree_is_whole():
+    kinds = {
+        name
+        for name, value in vars(exceptions).items()
+        if isinstance(value, type) and issubclass(value, BaseException)
+    }
+    assert kinds == set(exceptions.__all__)
+    for name in kinds:
+        assert f" {name}" in exceptions.__doc__
+
+
+def test_what_steers_a_job_is_not_caught_as_an_error_of_its_own():
+    assert not issubclass(Shutdown, Exception)
+    assert not issubclass(TimeLimitExceeded, Exception)
+    assert str(Shutdown()) == "the worker stopped before the job was done"
+    assert str(TimeLimitExceeded()) == "the job took longer than its time limit"
+
+
+ERRORS = [
+    *[getattr(exceptions, name)("some text") for name in exceptions.__all__],
+    *[getattr(exceptions, name)() for name in exceptions.__all__],
+    FaktoryOutcomeUnknown("text", ["a", "b"]),
+    FaktoryServerError("ERR no such thing"),
+    FaktoryNotUnique("NOTUNIQUE Job not unique"),
+    FaktoryBulkError("text", ["a"], {"b": "why"}, ["c"], ["d"]),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize(
+    "through",
+    [
+        copy.copy,
+        copy.deepcopy,
+        *[
+            lambda error, protocol=protocol: pickle.loads(pickle.dumps(error, protocol))
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+        ],
+    ],
+)
+def test_an_error_survives_pickle_and_copy_with_its_text_and_attributes(error, through):
+    error.seen_by = ["a handler"]
+    same = through(error)
+    assert type(same) is type(error)
+    assert str(same) == str(error)
+    assert vars(same) == vars(error)
+
+
+@pytest.mark.parametrize("name", exceptions.__all__)
+def test_an_errors_text_is_its_message(name):
+    error = getattr(exceptions, name)("some text")
+    assert str(error) == "some text"
+    assert error.args == ("some text",)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "code", "message"),
+    [
+        ("ERR Job not found x", FaktoryServerError, "ERR", "Job not found x"),
+        ("ERR", FaktoryServerError, "ERR", ""),
+        ("", FaktoryServerError, "ERR", ""),
+        ("server is down", FaktoryServerError, "ERR", "server is down"),
+        ("Err no", FaktoryServerError, "ERR", "Err no"),
+        ("ÄRR no", FaktoryServerError, "ERR", "ÄRR no"),
+        ("OOM2 command not allowed", FaktoryServerError, "OOM2", "command not allowed"),
+        ("NOTUNIQUE Job not unique", FaktoryNotUnique, "NOTUNIQUE", "Job not unique"),
+        (
+            "ERR tracking subsystem is only available in Faktory Enterprise",
+            *(FaktoryEnterpriseRequired, "ERR"),
+            "tracking subsystem is only available in Faktory Enterprise",
+        ),
+        (
+            "ERR batch subsystem is only available in Faktory Enterprise",
+            *(FaktoryEnterpriseRequired, "ERR"),
+            "batch subsystem is only available in Faktory Enterprise",
+        ),
+    ],
+)
+def test_a_refusal_tells_its_code_and_its_message(line, kind, code, message):
+    error = FaktoryServerError.of(line)
+    assert type(error) is kind
+    assert (error.code, error.message, str(error)) == (code, message, line)
+
+
+def test_an_unknown_outcome_keeps_jids_of_its_own():
+    jids = ["a"]
+    error = FaktoryOutcomeUnknown("text", jids)
+    jids.append("b")
+    assert error.jids == ["a"]
+    assert FaktoryOutcomeUnknown("text", jids=("x",)).jids == ["x"]
+    assert FaktoryOutcomeUnknown("text").jids == []
+
+
+def test_a_bulk_error_tells_four_fates_apart():
+    error = FaktoryBulkError("text", ("a",), {"b": "why"}, ("c",), ("d",))
+    assert (error.jids, error.refused, error.unknown, error.unsent) == (
+        *(["a"], {"b": "why"}, ["c"], ["d"]),
+    )
+    empty = FaktoryBulkError("text")
+    assert (empty.jids, empty.refused, empty.unknown, empty.unsent) == ([], {}, [], [])
+
+
+def test_connection_errors_are_no_system_errors_with_a_number():
+    assert FaktoryConnectionError("text").errno is None
+    assert FaktoryOutcomeUnknown("text", ["a"]).errno is None
+    assert FaktoryOutcomeUnknown("text", ["a"]).strerror is None

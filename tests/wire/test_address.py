@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from faktory.wire.address import DEFAULT_URL, Address, find_url, parse
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("tcp://localhost:7419", Address("localhost", 7419)),
+        ("tcp://example.com", Address("example.com", 7419)),
+        ("tcp://example.com:", Address("example.com", 7419)),
+        ("tcp://example.com:1/", Address("example.com", 1)),
+        ("TCP://Example.COM:65535", Address("example.com", 65535)),
+        ("tcp+tls://example.com", Address("example.com", 7419, tls=True)),
+        ("tcp://[::1]:7420", Address("::1", 7420)),
+        ("tcp+tls://:pw@[2001:db8::1]", Address("2001:db8::1", 7419, True, "", "pw")),
+        ("tcp://:secret@host", Address("host", 7419, password="secret")),
+        ("tcp://user@host", Address("host", 7419, username="user")),
+        ("tcp://user:@host", Address("host", 7419, username="user", password="")),
+        ("tcp://us%40er:p%3A%2F%40%25w@host", Address("host", 7419, False, "us@er", "p:/@%w")),
+        ("tcp://:a+b%20c@host", Address("host", 7419, password="a+b c")),
+        ("tcp://:%C3%A9%F0%9F%92%A5@host", Address("host", 7419, password="é💥")),
+        ("tcp://:100%@host", Address("host", 7419, password="100%")),
+        ("tcp://:p@ss@host", Address("host", 7419, password="p@ss")),
+    ],
+)
+def test_an_address_is_taken_apart(url, address):
+    assert parse(url) == address
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("", "'' is no Faktory address: write tcp://host:port"),
+        ("localhost:7419", "is no Faktory address"),
+        ("//localhost:7419", "is no Faktory address"),
+        ("://localhost", "is no Faktory address"),
+        ("http://localhost:7419", "begins with 'http': use tcp:// or, for TLS, tcp+tls://."),
+        ("tls://localhost:7419", "begins with 'tls'"),
+        ("tcp://localhost:0", "is no number from 1 to 65535"),
+        ("tcp://localhost:65536", "is no number from 1 to 65535"),
+        ("tcp://localhost:-1", "is no number from 1 to 65535"),
+        ("tcp://localhost:\uff17\uff14\uff11\uff19", "is no number from 1 to 65535"),
+        ("tcp://localhost:port", "is no number from 1 to 65535"),
+        ("tcp://localhost:7419/queue", "goes on after the port"),
+        ("tcp://localhost?tls=1", "goes on after the port"),
+        ("tcp://localhost#x", "goes on after the port"),
+        ("tcp://", "names no host"),
+        ("tcp://:7419", "names no host"),
+        ("tcp://[::1", "cannot be read"),
+        ("tcp://:%ff@localhost", "are no percent-encoded UTF-8"),
+        ("tcp://\udcff:pw@localhost", "are no percent-encoded UTF-8"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_what_is_wrong(url, complaint):
+    with pytest.raises(ValueError, match=r"address|port|percent-encoded") as refusal:
+        parse(url)
+    assert complaint in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        ":s3cret@localhost:7419",
+        "user:s3cret@localhost",
+        "a:s3cret://more@localhost",
+        "http://user:s3cret@localhost",
+        "tcp://:s3cret@localhost:99999",
+        "tcp://:s3cret@localhost/path",
+        "tcp://:s3cret@:7419",
+        "tcp://:s3c/s3cret@localhost",
+        "tcp://:12/s3cret@localhost",
+        "tcp://:12#s3cret@localhost",
+        "tcp://:12?s3cret@localhost",
+        "tcp://:x[s3cret]@localhost",
+        "tcp://:s3cret[@localhost",
+        "tcp://:s3cret\u2100@localhost",
+        "tcp://:s3cret%ff@localhost",
+        "tcp://:s3cret@other@localhost:port",
+    ],
+)
+def test_no_refusal_shows_the_password(url):
+    with pytest.raises(ValueError, match=r"address|port|percent-encoded") as refusal:
+        parse(url)
+    assert "s3cret" not in str(refusal.value)
+    assert "***@" in str(refusal.value)
+    # Nor does the traceback, which would print the error that this one was made of.
+    assert refusal.value.__cause__ is None
+    assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
+
+
+def test_the_password_is_in_the_url_and_nowhere_else():
+    address = parse("tcp+tls://me:s3%2Fcret@[::1]:99")
+    assert address.url == "tcp+tls://me:s3%2Fcret@[::1]:99"
+    assert str(address) == f"{address}" == "tcp+tls://me:***@[::1]:99"
+    assert repr(address) == "<Address tcp+tls://me:***@[::1]:99>"
+    assert address.place == "[::1]:99"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        Address("localhost", 7419),
+        Address("::1", 1, True),
+        Address("host", 2, False, "us er", None),
+        Address("host", 3, True, "", ""),
+        Address("host", 4, False, "a@b:c/d", "é%?#[]@:/ +"),
+    ],
+)
+def test_the_url_of_an_address_reads_back_as_that_address(address):
+    assert parse(address.url) == address
+    assert pickle.loads(pickle.dumps(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({}, DEFAULT_URL),
+        ({"FAKTORY_URL": ""}, DEFAULT_URL),
+        ({"FAKTORY_URL": "tcp://a"}, "tcp://a"),
+        ({"FAKTORY_PROVIDER": "MY_URL", "MY_URL": "tcp://b", "FAKTORY_URL": "tcp://a"}, "tcp://b"),
+        ({"FAKTORY_PROVIDER": "MY_URL", "FAKTORY_URL": "tcp://a"}, "tcp://a"),
+        ({"FAKTORY_PROVIDER": "MY_URL"}, DEFAULT_URL),
+        ({"FAKTORY_PROVIDER": "", "": "tcp://b"}, DEFAULT_URL),
+    ],
+)
+def test_the_provider_names_the_variable_then_comes_the_url_then_the_default(environ, url):
+    assert find_url(environ) == url
+
+
+def test_a_provider_that_is_an_address_is_refused_without_its_password():
+    with pytest.raises(ValueError, match="must be the name of the variable") as refusal:
+        find_url({"FAKTORY_PROVIDER": "tcp://:s3cret@host"})
+    assert "s3cret" not in str(refusal.value)
+
+
+def test_the_default_is_an_address():
+    assert parse(DEFAULT_URL) == Address("localhost", 7419)

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import pytest
+
+from faktory.exceptions import FaktoryPayloadError, FaktoryProtocolError
+from faktory.wire import commands
+from faktory.wire.commands import Command
+
+JOB = {"jid": "12345678", "jobtype": "Resize", "args": [1, "é"], "retry": 25}
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (
+            commands.push(JOB),
+            'PUSH {"jid":"12345678","jobtype":"Resize","args":[1,"é"],"retry":25}\r\n',
+        ),
+        (
+            commands.push_bulk([JOB, {**JOB, "jid": "87654321", "args": []}]),
+            'PUSHB [{"jid":"12345678","jobtype":"Resize","args":[1,"é"],"retry":25},'
+            '{"jid":"87654321","jobtype":"Resize","args":[],"retry":25}]\r\n',
+        ),
+        (commands.push_bulk([]), "PUSHB []\r\n"),
+        (commands.push_bulk_line(b"PUSHB [{}]\r\n", ["12345678"]), "PUSHB [{}]\r\n"),
+        (commands.fetch(["default"]), "FETCH default\r\n"),
+        (commands.fetch(("critical", "low")), "FETCH critical low\r\n"),
+        (commands.ack("12345678"), 'ACK {"jid":"12345678"}\r\n'),
+        (
+            commands.fail("12345678", "ValueError", 'a "b"\n', ["x", "y"]),
+            'FAIL {"jid":"12345678","errtype":"ValueError","message":"a \\"b\\"\\n",'
+            '"backtrace":["x","y"]}\r\n',
+        ),
+        (
+            commands.fail("12345678", "E", "", None),
+            'FAIL {"jid":"12345678","errtype":"E","message":"","backtrace":null}\r\n',
+        ),
+        (commands.beat("w1", None, None), 'BEAT {"wid":"w1"}\r\n'),
+        (
+            commands.beat("w1", "quiet", 0),
+            'BEAT {"wid":"w1","current_state":"quiet","rss_kb":0}\r\n',
+        ),
+        (commands.info(), "INFO\r\n"),
+        (commands.flush(), "FLUSH\r\n"),
+        (commands.mutate("clear", "dead"), 'MUTATE {"cmd":"clear","target":"dead"}\r\n'),
+        (
+            commands.mutate("kill", "retries", jids=iter(["a b", "c"])),
+            'MUTATE {"cmd":"kill","target":"retries","filter":{"jids":["a\\u0020b","c"]}}\r\n',
+        ),
+        (
+            commands.mutate("requeue", "scheduled", jobtype="Resize", matching='*"x y"*'),
+            'MUTATE {"cmd":"requeue","target":"scheduled",'
+            '"filter":{"jobtype":"Resize","regexp":"*\\"x\\u0020y\\"*"}}\r\n',
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else repr(value),
+)
+def test_a_commands_line_is_exactly_this(command, line):
+    assert command.data == line.encode()
+    assert command.name == line.split(maxsplit=1)[0]
+
+
+def test_goodbye_is_a_line_without_an_answer():
+    assert commands.end() == b"END\r\n"
+
+
+# Twice is harmful for these: the server does not notice a jid that it has, and a job that was
+# fetched for nobody stays reserved.
+@pytest.mark.parametrize(
+    ("command", "repeatable", "jids"),
+    [
+        (commands.push(JOB), False, ["12345678"]),
+        (commands.push_bulk([JOB, JOB]), False, ["12345678", "12345678"]),
+        (commands.push_bulk_line(b"PUSHB [{}]\r\n", ["a", "b"]), False, ["a", "b"]),
+        (commands.fetch(["default"]), False, []),
+        (commands.ack("12345678"), True, ["12345678"]),
+        (commands.fail("12345678", "E", "m", []), True, ["12345678"]),
+        (commands.beat("w", None, None), True, []),
+        (commands.info(), True, []),
+        (commands.flush(), True, []),
+        (commands.mutate("clear", "dead"), True, []),
+    ],
+    ids=repr,
+)
+def test_a_command_says_whether_it_may_be_repeated_and_which_jobs_it_is_about(
+    command, repeatable, jids
+):
+    assert command.repeatable is repeatable
+    assert list(command.jids) == jids
+
+
+def test_only_a_failure_has_a_refusal_that_means_it_was_done_before():
+    assert commands.fail("12345678", "E", "m", []).done_before == "Job not found"
+    assert commands.ack("12345678").done_before is None
+    assert commands.push(JOB).done_before is None
+
+
+def test_what_lawfully_takes_longer_than_five_seconds_says_so():
+    # FETCH waits 2 s and may take 5; PUSHB and MUTATE have 5 s for themselves.
+    assert commands.fetch(["a"]).floor > 5 + 2
+    assert commands.push_bulk([]).floor > 5 + 2
+    assert commands.mutate("clear", "dead").floor > 5 + 2
+    assert commands.push(JOB).floor == commands.info().floor == 0
+
+
+def test_fetch_needs_a_queue_at_least():
+    with pytest.raises(ValueError, match="needs the name of a queue"):
+        commands.fetch([])
+
+
+@pytest.mark.parametrize("queue", ["", "a b", "a\r\nFLUSH", "a\tb", "\ud800", None])
+def test_a_queue_that_would_split_the_line_is_refused(queue):
+    with pytest.raises(FaktoryPayloadError, match="cannot be a word of the command 'FETCH'"):
+        commands.fetch(["default", queue])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "complaint"),
+    [
+        ({"target": "everything"}, "is none of retries, scheduled and dead"),
+        ({"target": "Dead"}, "is none of retries, scheduled and dead"),
+        ({"jobtype": ""}, "jobtype is empty, which the server would take as everything"),
+        ({"matching": ""}, "matching is empty, which the server would take as everything"),
+        ({"jids": ["a"], "jobtype": "X"}, "the server looks at jids alone"),
+        ({"jids": [], "matching": "*"}, "the server looks at jids alone"),
+        ({"jids": "12345678"}, "pass a list of job ids"),
+        ({"jobtype": "A<B"}, "never matches: the server keeps <, >, & escaped"),
+        ({"matching": "*a&b*"}, "never matches"),
+        *[({"jobtype": f"A{sign}"}, "takes as wildcards") for sign in "*?[]\\"],
+    ],
+)
+def test_a_filter_that_the_server_would_misread_is_refused(chosen, complaint):
+    with pytest.raises(ValueError, match=r".") as refusal:
+        commands.mutate("discard", **{"target": "dead", **chosen})
+    assert complaint in str(refusal.value)
+
+
+@pytest.mark.parametrize("jids", [[], (), iter(()), set()])
+def test_no_jids_at_all_change_nothing_so_nothing_is_sent(jids):
+    assert commands.mutate("clear", "dead", jids=jids) is None
+
+
+def test_a_pattern_may_hold_the_wildcards_that_a_jobtype_may_not():
+    assert commands.mutate("kill", "dead", matching="*[ab]?*") is not None
+
+
+@pytest.mark.parametrize(
+    ("command", "reply", "value"),
+    [
+        (commands.push(JOB), "OK", None),
+        (commands.ack("12345678"), "OK", None),
+        (commands.fail("12345678", "E", "m", []), "OK", None),
+        (commands.flush(), "OK", None),
+        (commands.mutate("clear", "dead"), "OK", None),
+        (commands.push_bulk([]), {}, {}),
+        (commands.push_bulk([]), {"a": "why"}, {"a": "why"}),
+        (commands.fetch(["a"]), None, None),
+        (commands.fetch(["a"]), {"jid": "1"}, {"jid": "1"}),
+        (commands.info(), {"faktory": {}}, {"faktory": {}}),
+        (commands.beat("w", None, None), "OK", None),
+        (commands.beat("w", None, None), {"state": "quiet"}, "quiet"),
+        (commands.beat("w", None, None), {"state": "terminate"}, "terminate"),
+    ],
+    ids=repr,
+)
+def test_an_answer_is_read(command, reply, value):
+    assert command.read(reply) == value
+
+
+@pytest.mark.parametrize(
+    ("command", "senseless"),
+    [
+        (commands.push(JOB), [None, "ok", "", b"OK", 1, {}, "x" * 500]),
+        (commands.ack("12345678"), [None, "Ok", b"OK", 0]),
+        (commands.fail("12345678", "E", "m", []), [None, {}]),
+        (commands.flush(), [None, 0]),
+        (commands.mutate("clear", "dead"), [None, "queued"]),
+        (commands.push_bulk([]), [None, "OK", [], 0, "x"]),
+        (commands.fetch(["a"]), ["OK", "", [], 0, False]),
+        (commands.info(), [None, "OK", []]),
+        (commands.beat("w", None, None), [None, {}, {"state": "running"}, {"state": []}, [], 1]),
+    ],
+    ids=repr,
+)
+def test_an_answer_that_makes_no_sense_is_the_protocols_fault(command, senseless):
+    for reply in senseless:
+        with pytest.raises(FaktoryProtocolError, match="the server answered") as error:
+            command.read(reply)
+        assert len(str(error.value)) < 200
+
+
+def test_a_commands_repr_shows_no_payload():
+    assert repr(commands.push(JOB)) == f"<PUSH, {len(commands.push(JOB).data)} bytes>"
+
+
+def test_a_command_has_no_room_for_what_it_does_not_say():
+    command = Command("X", b"X\r\n", lambda reply: reply, repeatable=True)
+    with pytest.raises(AttributeError):
+        command.attempts = 1

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import pytest
+
+from faktory.proto import load_json
+from faktory.wire import commands
+from faktory.wire.failure import clean, describe
+
+
+def raised(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        return None  # type: ignore[return-value]
+
+
+class Quitter(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+def test_an_exception_is_told_by_type_and_message_without_lines_unless_asked_for():
+    assert describe(raised(KeyError("x"))) == ("KeyError", "'x'", [])
+
+
+def test_without_an_exception_the_type_is_unknown():
+    assert describe(None) == ("unknown", "", [])
+    assert describe(None, backtrace=5) == ("unknown", "", [])
+
+
+def test_type_and_message_that_are_given_win():
+    assert describe(ValueError("a"), "Custom", "b") == ("Custom", "b", [])
+    assert describe(ValueError("a"), "", "") == ("", "", [])
+
+
+@pytest.mark.parametrize(("asked", "told"), [(-1, 0), (0, 0), (1, 1), (3, 3), (10**9, 4)])
+def test_backtrace_counts_the_last_lines(asked, told):
+    lines = describe(raised(ValueError("boom")), backtrace=asked)[2]
+    assert len(lines) == told
+    if told:
+        assert lines[-1] == "ValueError: boom"
+
+
+def test_an_exception_that_was_never_raised_has_a_backtrace_of_one_line():
+    assert describe(ValueError("boom"), backtrace=10)[2] == ["ValueError: boom"]
+
+
+def test_lines_may_be_given_one_by_one_or_as_one_text():
+    assert describe(None, backtrace=["a", "b"])[2] == ["a", "b"]
+    assert describe(None, backtrace=("a",))[2] == ["a"]
+    assert describe(None, backtrace=iter("ab"))[2] == ["a", "b"]
+    assert describe(None, backtrace="first line\nsecond line\n")[2] == ["first line", "second line"]
+
+
+def test_the_server_keeps_fifty_lines_so_the_last_fifty_are_sent():
+    lines = [f"line {number}" for number in range(60)]
+    assert describe(None, backtrace=lines)[2] == lines[-50:]
+    deep = describe(raised(ValueError("a\n" * 70)), backtrace=60)[2]
+    assert len(deep) == 50
+
+
+@pytest.mark.parametrize("kind", [Unspeakable, Wordless, Quitter])
+@pytest.mark.parametrize("backtrace", [None, 50])
+def test_an_exception_whose_text_cannot_be_had_is_told_all_the_same(kind, backtrace):
+    errtype, message, lines = describe(raised(kind()), backtrace=backtrace)
+    assert errtype == kind.__name__
+    assert message.startswith("(its text cannot be had: str() raised ")
+    assert bool(lines) is (backtrace is not None)
+
+
+def test_an_exception_that_breaks_the_traceback_is_told_all_the_same(monkeypatch):
+    def broken(error):
+        raise MemoryError
+
+    monkeypatch.setattr("traceback.format_exception", broken)
+    assert describe(raised(ValueError("a")), backtrace=5) == (
+        *("ValueError", "a"),
+        ["(the traceback cannot be had: MemoryError)"],
+    )
+
+
+def test_texts_of_the_callers_own_that_cannot_be_had_do_no_harm():
+    errtype, message, lines = describe(None, Unspeakable(), Quitter(), [Wordless()])
+    assert all("cannot be had" in text for text in (errtype, message, *lines))
+
+
+def test_what_is_no_text_becomes_text():
+    assert describe(None, 5, ["x"], [7, None]) == ("5", "['x']", ["7", "None"])
+
+
+def test_a_lone_surrogate_is_escaped():
+    assert describe(ValueError("a\ud800b")) == ("ValueError", "a\\ud800b", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "kept"),
+    [
+        ("x" * 2000, 1000, "x" * 1000),
+        ("é" * 600, 1000, "é" * 500),
+        ("x" + "é" * 600, 1000, "x" + "é" * 499),
+        ("💥" * 300, 1000, "💥" * 250),
+        ("abc", 3, "abc"),
+        ("abé", 3, "ab"),
+        ("\ud800" * 400, 1000, ("\\ud800" * 400)[:1000]),
+    ],
+)
+def test_text_is_cut_at_whole_characters_to_bytes(text, limit, kept):
+    assert clean(text, limit) == kept
+
+
+def test_all_parts_are_cut_to_what_the_server_keeps():
+    kind = type("é" * 80, (Exception,), {})
+    errtype, message, lines = describe(raised(kind("ü" * 10**6)), backtrace=3)
+    assert errtype == "é" * 50
+    assert message == "ü" * 500
+    assert max(len(line.encode()) for line in lines) == 1000
+
+
+@pytest.mark.parametrize("kind", [Unspeakable, Quitter, ValueError])
+def test_what_describe_returns_can_always_be_sent(kind):
+    report = describe(raised(kind("\x00\udcff\n💥")), backtrace=50)
+    sent = load_json(commands.fail("a" * 24, *report).data[len("FAIL ") :])
+    assert (sent["errtype"], sent["message"], sent["backtrace"]) == report
+
+
+def test_groups_and_chains_are_told_in_full():
+    try:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise ExceptionGroup("several", [ValueError("one")]) from error
+    except ExceptionGroup as group:
+        lines = describe(group, backtrace=50)[2]
+    assert "KeyError: 'first'" in lines
+    assert any("ValueError: one" in line for line in lines)

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import copy
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from enum import IntEnum
+from math import inf, nan
+
+import pytest
+
+from faktory.exceptions import FaktoryPayloadError
+from faktory.wire.payload import check_queue, instant, prepare, seconds
+
+JOB = {"jobtype": "Resize", "args": []}
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Level(IntEnum):
+    LOW = 3
+
+
+def test_a_job_is_completed_with_jid_queue_and_retry():
+    sent = prepare({"jobtype": "Resize", "args": [1]})
+    assert len(sent.pop("jid")) == 24
+    assert sent == {"jobtype": "Resize", "args": [1], "queue": "default", "retry": 25}
+
+
+@pytest.mark.parametrize("given", [{}, {"retry": None}, {"retry": 25}])
+def test_retry_is_always_explicit(given):
+    assert prepare({**JOB, **given})["retry"] == 25
+
+
+@pytest.mark.parametrize("retry", [-1, 0, 1, 100, Level.LOW])
+def test_a_retry_of_the_jobs_own_stays(retry):
+    assert prepare({**JOB, "retry": retry})["retry"] == retry
+
+
+def test_what_is_given_is_sent_as_it_is():
+    job = {
+        "jid": "12345678",
+        "jobtype": "Resize",
+        "queue": "Low_1.x-y",
+        "args": [1, "two", {"three": None}],
+        "retry": 0,
+        "backtrace": 5,
+        "reserve_for": 600,
+        "at": "2026-01-02T03:04:05Z",
+        "custom": {"unique_for": 60},
+        "created_at": "2026-01-02T03:04:05Z",
+        "priority": 9,
+    }
+    assert prepare(job) == job
+
+
+def test_a_job_as_the_server_hands_it_out_can_be_pushed_again():
+    fetched = {
+        "jid": "4a5b6c7d8e9f",
+        "queue": "default",
+        "jobtype": "Resize",
+        "args": [1],
+        "created_at": "2026-01-02T03:04:05.123456789Z",
+        "enqueued_at": "2026-01-02T03:04:05.987654321Z",
+        "retry": 25,
+        "failure": {"retry_count": 0, "remaining": 25, "failed_at": "2026-01-02T03:04:06Z"},
+    }
+    assert prepare(fetched) == fetched
+    # Another client's clock may lack its zone, and the server does not mind.
+    assert prepare({**fetched, "created_at": "2026-01-02T03:04:05"})["jid"] == "4a5b6c7d8e9f"
+
+
+def test_the_callers_dict_is_never_changed():
+    job = {**JOB, "at": 0, "reserve_for": 1.5, "retry": None, "jid": None, "args": (1, [2])}
+    before = copy.deepcopy(job)
+    sent = prepare(job)
+    assert job == before
+    assert sent is not job
+    with pytest.raises(FaktoryPayloadError):
+        prepare({**job, "queue": "no queue"})
+    assert job == before
+
+
+def test_each_job_has_a_jid_of_its_own():
+    assert prepare(JOB)["jid"] != prepare(JOB)["jid"]
+
+
+@pytest.mark.parametrize("optional", ["jid", "backtrace", "reserve_for", "at", "custom", "failure"])
+def test_an_optional_field_may_be_none(optional):
+    prepare({**JOB, optional: None})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("jobtype", value) for value in ("", None, 5, b"Resize", ["Resize"])],
+        *[("args", value) for value in (None, "ab", 5, {1: 2}, {1}, iter([]), range(3))],
+        *[("queue", value) for value in ("", None, 5, "a b", "a\n", "é", "*", "a/b", b"low")],
+        *[
+            ("jid", value)
+            for value in ("", "1234567", 12345678, "1234 5678", "1234567\n", b"x" * 8)
+        ],
+        ("jid", "1234567\ud800"),
+        *[("retry", value) for value in (-2, 1.0, "3", True, [], nan)],
+        *[("backtrace", value) for value in (-1, 1.5, "3", True)],
+        *[("reserve_for", value) for value in (-1, 86_401, 86_400.5, "60", True, inf, nan, -inf)],
+        *[("reserve_for", timedelta(seconds=value)) for value in (-1, 86_401)],
+        *[("at", value) for value in ("", "tomorrow", "2026-01-02", True, [], inf, nan, 1e300)],
+        *[("custom", value) for value in ([], "x", 5)],
+        *[("failure", value) for value in ([], "x", 5)],
+        *[("created_at", value) for value in ([], True, datetime(2026, 1, 2))],
+        *[("enqueued_at", value) for value in ({}, False)],
+        *[(field, Unspeakable()) for field in ("jid", "jobtype", "queue", "args", "retry")],
+        *[(field, Unspeakable()) for field in ("at", "reserve_for", "backtrace", "custom")],
+    ],
+)
+def test_a_refusal_names_the_field_and_says_what_belongs_there(field, value):
+    with pytest.raises(FaktoryPayloadError) as refusal:
+        prepare({**JOB, field: value})
+    assert str(refusal.value).startswith(f"{field} is ")
+    assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize("field", ["reserve_for", "at", "jobtype", "queue", "args", "custom"])
+def test_an_integer_of_too_many_digits_to_be_shown_is_refused_by_field(field):
+    with pytest.raises(FaktoryPayloadError, match=f"^{field} is a value of type int"):
+        prepare({**JOB, field: 10**5000})
+
+
+@pytest.mark.parametrize("missing", ["jobtype", "args"])
+def test_a_missing_field_is_named(missing):
+    job = {name: value for name, value in JOB.items() if name != missing}
+    with pytest.raises(FaktoryPayloadError, match=f"the job has no '{missing}'"):
+        prepare(job)
+
+
+@pytest.mark.parametrize("unknown", ["Retry", "job_type", "unique_for", "", 5, None])
+def test_a_field_that_the_server_would_drop_is_refused(unknown):
+    with pytest.raises(FaktoryPayloadError, match="is no field of a job"):
+        prepare({**JOB, unknown: 1})
+
+
+@pytest.mark.parametrize("job", [None, "Resize", [JOB], Unspeakable()])
+def test_what_is_no_dict_is_no_job(job):
+    with pytest.raises(FaktoryPayloadError, match="a job is a dict with at least"):
+        prepare(job)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (60, 60),
+        (0, 0),
+        (86_400, 86_400),
+        (59.1, 60),
+        (86_399.5, 86_400),
+        (timedelta(minutes=2), 120),
+        (timedelta(milliseconds=1), 1),
+    ],
+)
+def test_a_reservation_goes_out_as_whole_seconds_rounded_up(given, sent):
+    reserved = prepare({**JOB, "reserve_for": given})["reserve_for"]
+    assert reserved == sent
+    assert type(reserved) is int
+
+
+class Lost(tzinfo):
+    def utcoffset(self, when):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1_000_000_000.5, "2001-09-09T01:46:40.500000Z"),
+        (datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "2026-01-02T03:04:05Z"),
+        (datetime(2026, 1, 2, 3, 4, 5, 6, UTC), "2026-01-02T03:04:05.000006Z"),
+        (datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=2))), "2026-01-01T22:00:00Z"),
+        (datetime(2026, 1, 2, tzinfo=timezone(timedelta(0, 1))), "2026-01-01T23:59:59Z"),
+        ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+        ("2026-01-02T03:04:05.123456789-23:59", "2026-01-02T03:04:05.123456789-23:59"),
+        ("2024-02-29T23:59:59+05:30", "2024-02-29T23:59:59+05:30"),
+    ],
+)
+def test_a_point_in_time_goes_out_as_text_with_its_offset(value, text):
+    assert instant("at", value) == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2026-01-02T03:04:05",
+        "2026-01-02 03:04:05Z",
+        "2026-01-02T03:04Z",
+        "2026-01-02T03:04:05+0100",
+        "2026-01-02T03:04:05Z\n",
+        "2026-01-02T03:04:05.1234567890Z",
+        "2026-01-02T03:04:05.Z",
+        "2026-02-30T03:04:05Z",
+        "2026-13-02T03:04:05Z",
+        "2026-01-02T24:00:00Z",
+        "2026-01-02T03:04:60Z",
+        "2026-01-02T03:04:05+24:00",
+        "2026-01-02T03:04:05+05:75",
+        "0000-01-02T03:04:05Z",
+        "\uff12\uff10\uff12\uff16-01-02T03:04:05Z",
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))),
+        datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-2))),
+        date(2026, 1, 2),
+        timedelta(1),
+        -(10**12),
+        None,
+    ],
+)
+def test_a_time_that_the_server_would_not_read_is_refused(value):
+    with pytest.raises(FaktoryPayloadError, match="at is "):
+        instant("at", value)
+
+
+@pytest.mark.parametrize("zone", [None, Lost()])
+def test_a_naive_datetime_is_refused_with_the_remedy(zone):
+    with pytest.raises(FaktoryPayloadError, match=r"naive datetime.*value\.astimezone\(\)"):
+        instant("at", datetime(2026, 1, 2, tzinfo=zone))
+
+
+@pytest.mark.parametrize(("value", "expected"), [(5, 5), (0.5, 0.5), (timedelta(minutes=1), 60.0)])
+def test_a_duration_is_seconds_or_a_timedelta(value, expected):
+    assert seconds("timeout", value) == expected
+
+
+@pytest.mark.parametrize("value", [None, "5", True, nan, inf, [], Unspeakable()])
+def test_what_is_no_duration_is_refused_by_name(value):
+    with pytest.raises(FaktoryPayloadError, match=r"timeout is .*pass seconds or a timedelta"):
+        seconds("timeout", value)
+
+
+def test_a_queues_name_is_returned_if_it_is_one():
+    assert check_queue("queue", "a.B_c-9") == "a.B_c-9"
+    with pytest.raises(FaktoryPayloadError, match=r"queues\[1\] is 'a b'"):
+        check_queue("queues[1]", "a b")

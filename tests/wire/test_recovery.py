@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import pytest
+
+from faktory.exceptions import (
+    FaktoryConnectionResetError,
+    FaktoryNotUnique,
+    FaktoryOutcomeUnknown,
+    FaktoryServerError,
+    FaktoryTimeout,
+)
+from faktory.wire import commands, recovery
+from faktory.wire.recovery import LineBroken, backoff, left_whole, may_repeat, outcome, settle
+from faktory.wire.session import Answer
+
+PUSH_A = commands.push({"jid": "aaaaaaaa", "jobtype": "A", "args": []})
+PUSH_B = commands.push({"jid": "bbbbbbbb", "jobtype": "B", "args": []})
+BULK = commands.push_bulk_line(b"PUSHB [{},{}]\r\n", ["cccccccc", "dddddddd"])
+ACK = commands.ack("aaaaaaaa")
+FAIL = commands.fail("aaaaaaaa", "E", "m", [])
+FETCH = commands.fetch(["default"])
+INFO = commands.info()
+
+a, b, ack, fetch = (len(command.data) for command in (PUSH_A, PUSH_B, ACK, FETCH))
+
+
+@pytest.mark.parametrize(
+    ("unanswered", "sent", "gone", "repeat"),
+    [
+        # alone: unsent, partly sent, sent but for its line end, sent
+        ([PUSH_A], 0, 0, True),
+        ([PUSH_A], 1, 0, True),
+        ([PUSH_A], a - 1, 0, True),
+        ([PUSH_A], a, 1, False),
+        ([BULK], len(BULK.data), 1, False),
+        ([FETCH], fetch, 1, False),
+        ([ACK], 0, 0, True),
+        ([ACK], ack - 1, 0, True),
+        ([ACK], ack, 1, True),
+        ([FAIL], len(FAIL.data), 1, True),
+        # a report with the FETCH behind it
+        ([ACK, FETCH], 0, 0, True),
+        ([ACK, FETCH], ack, 1, True),
+        ([ACK, FETCH], ack + fetch - 1, 1, True),
+        ([ACK, FETCH], ack + fetch, 2, False),
+        ([FETCH, ACK], fetch - 1, 0, True),
+        ([FETCH, ACK], fetch, 1, False),
+        # pairs that may not be repeated
+        ([PUSH_A, PUSH_B], a - 1, 0, True),
+        ([PUSH_A, PUSH_B], a, 1, False),
+        ([PUSH_A, PUSH_B], a + b - 1, 1, False),
+        ([PUSH_A, PUSH_B], a + b, 2, False),
+        ([], 0, 0, True),
+    ],
+)
+def test_what_never_left_whole_or_says_so_of_itself_may_be_repeated(unanswered, sent, gone, repeat):
+    assert left_whole(unanswered, sent) == gone
+    assert may_repeat(unanswered, sent) is repeat
+
+
+def test_what_may_be_repeated_ends_with_the_lines_own_error():
+    cause = FaktoryTimeout("no answer")
+    assert outcome([ACK], ack, cause) is cause
+    assert outcome([PUSH_A], a - 1, cause) is cause
+    assert outcome([], 0, cause) is cause
+
+
+def test_a_job_that_was_sent_and_not_answered_has_an_unknown_outcome():
+    cause = FaktoryConnectionResetError("gone")
+    error = outcome([PUSH_A], a, cause)
+    assert type(error) is FaktoryOutcomeUnknown
+    assert error.jids == ["aaaaaaaa"]
+    assert str(error) == (
+        "the line broke after PUSH of aaaaaaaa was sent and before it was answered; "
+        "it may or may not have happened: gone"
+    )
+    assert error.__cause__ is cause
+
+
+def test_many_jobs_are_counted_in_the_text_and_named_in_the_attribute():
+    error = outcome([PUSH_A, BULK], a + len(BULK.data), FaktoryTimeout("late"))
+    assert "after PUSH and PUSHB of 3 jobs was sent" in str(error)
+    assert error.jids == ["aaaaaaaa", "cccccccc", "dddddddd"]
+
+
+def test_a_job_that_never_left_is_not_among_the_unknown():
+    error = outcome([PUSH_A, PUSH_B], a + b - 1, FaktoryTimeout("late"))
+    assert error.jids == ["aaaaaaaa"]
+    assert "PUSH of aaaaaaaa was sent" in str(error)
+
+
+def test_what_may_be_repeated_is_not_among_the_unknown():
+    error = outcome([ACK, FETCH], ack + fetch, FaktoryTimeout("late"))
+    assert type(error) is FaktoryOutcomeUnknown
+    assert error.jids == []
+    assert "after FETCH was sent" in str(error)
+    assert "ACK" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("reply", "goodbye"),
+    [
+        (FaktoryServerError("ERR shutdown in progress"), True),
+        (FaktoryServerError("shutdown in progress"), True),
+        (FaktoryServerError("ERR too many connections: 2001"), True),
+        (FaktoryServerError("ERR Job not found shutdown in progress"), False),
+        (FaktoryNotUnique("NOTUNIQUE Job not unique"), False),
+        (FaktoryServerError(""), False),
+        ("shutdown in progress", False),
+        (b"too many connections", False),
+        (None, False),
+    ],
+)
+def test_only_two_refusals_mean_that_the_server_closes_and_ran_nothing(reply, goodbye):
+    assert recovery.says_goodbye(reply) is goodbye
+
+
+def test_job_not_found_settles_a_failure_that_was_sent_before():
+    refusal = FaktoryServerError("ERR Job not found aaaaaaaa")
+    assert settle(Answer(FAIL, None, refusal)) == Answer(FAIL, None, None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(FAIL, None, None),
+        Answer(FAIL, None, FaktoryServerError("ERR invalid FAIL: Job not found")),
+        Answer(ACK, None, FaktoryServerError("ERR Job not found aaaaaaaa")),
+        Answer(INFO, {"faktory": {}}, None),
+    ],
+    ids=repr,
+)
+def test_nothing_else_is_settled(answer):
+    assert settle(answer) is answer
+
+
+def test_waiting_doubles_from_half_a_second_to_fifteen():
+    waits = [backoff(attempt, 0.0) for attempt in range(1, 8)]
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0]
+    assert backoff(10**6, 0.0) == 15.0
+
+
+def test_chance_takes_up_to_half_of_the_wait_away():
+    assert backoff(1, 1.0) == 0.25
+    assert backoff(99, 0.5) == 11.25
+
+
+def test_a_broken_line_tells_how_far_it_got():
+    cause = FaktoryTimeout("late")
+    answers = [Answer(ACK, None, None)]
+    broken = LineBroken(answers, 7, cause)
+    assert (broken.answers, broken.sent, broken.cause) == (answers, 7, cause)
+    assert str(broken) == "late"
