@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -58,6 +59,7 @@ def run(jobs: int) -> int:
     """Run the demo with this many jobs; return the exit code."""
     if jobs < 100:
         raise ValueError(f"--jobs is {jobs}: the demo needs 100 or more.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidy up first
     with _server() as (url, whose):
         configure(url=url)
         name = f"demo-{faktory.proto.new_jid()[:8]}"
@@ -91,7 +93,10 @@ def _server() -> Iterator[tuple[str, str]]:
         yield given, "the one in FAKTORY_URL"
         return
     command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # In a session of its own: a Ctrl-C that ends the demo must find the server still there.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

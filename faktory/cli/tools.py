@@ -13,7 +13,7 @@ from ..exceptions import FaktoryError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a tool; return its exit code: 0, 1 for what went wrong, 2 for wrong usage."""
+    """Run a tool; return its exit code: 0, 1 what went wrong, 2 wrong usage, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m faktory", description="Tools around the Faktory job server."
     )
@@ -44,9 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         return options.run(options)  # type: ignore[no-any-return]
-    except (FaktoryError, OSError, ValueError) as error:
-        print(f"faktory {options.tool}: {error}", file=sys.stderr)
-        return 1
+    except (FaktoryError, OSError) as error:
+        return _complain(options.tool, error, 1)
+    except ValueError as error:
+        return _complain(options.tool, error, 2)
+    except KeyboardInterrupt:
+        return _complain(options.tool, "interrupted", 130)
+
+
+def _complain(tool: str, fault: object, code: int) -> int:
+    print(f"faktory {tool}: {fault}", file=sys.stderr)
+    return code
 
 
 def _server(options: argparse.Namespace) -> int:

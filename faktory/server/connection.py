@@ -25,13 +25,16 @@ from .store import Waiter
 from .workers import Worker, read_hello
 
 if TYPE_CHECKING:
-    from .listener import Core
+    from .core import Core
 
 HANDSHAKE_TIMEOUT: Final = 2.0
 """Seconds from the connection to the end of HELLO [Go: server/server.go, startConnection]."""
 
 FETCH_WAIT: Final = 2.0
 """Seconds that FETCH waits for a job [Go: manager/fetch.go, brpop]."""
+
+LINGER: Final = 2.0
+"""Seconds that a client has to read the last answers before the line is cut."""
 
 MAX_HELLO: Final = 64 * 1024
 """Bytes of a HELLO line."""
@@ -44,13 +47,14 @@ MAX_UNSENT: Final = 1024 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """The states are: handshake (no `worker`), serving, closed (no `transport`)."""
+    """The states are: handshake (no `_worker`), serving, closed."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._reader = CommandReader(core.max_command)
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
         self._worker: Worker | None = None
+        self._closed = False
         self._salt, self._iterations = core.challenge()
         self._answers: list[bytes] = []
         self._unsent = 0
@@ -65,6 +69,8 @@ class Connection(asyncio.Protocol):
         """The client said that it will send no more."""
         self._mute = False
         """The answer to the command at work is not to be sent."""
+        self._deadline: asyncio.TimerHandle
+        """When to close, whatever happens: at the end of the handshake's time or after closing."""
         self._timer: asyncio.TimerHandle | None = None
         self._waiter: Waiter | None = None
 
@@ -76,19 +82,20 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=MAX_UNSENT)
         self._core.connections.add(self)
         transport.write(encode_hi(self._salt, self._iterations))
-        self._timer = self._core.loop.call_later(HANDSHAKE_TIMEOUT, self.close)
+        self._deadline = self._core.loop.call_later(HANDSHAKE_TIMEOUT, self.close)
 
     def data_received(self, data: bytes) -> None:
+        if self._closed:
+            return
         self._reader.feed(data)
         self._run()
         if self._worker is None:
             self._greeted += len(data)
             if self._greeted > MAX_HELLO:
-                self._reply(encode_error(f"HELLO is longer than {MAX_HELLO} bytes"))
-                self.close()
+                self._refuse(f"HELLO is longer than {MAX_HELLO} bytes")
         elif self._busy or self._slow:
             self._unread += len(data)
-            if self._unread > MAX_UNREAD and self._transport is not None:
+            if self._unread > MAX_UNREAD:
                 self._transport.pause_reading()
 
     def eof_received(self) -> None:
@@ -105,8 +112,9 @@ class Connection(asyncio.Protocol):
         self._slow = False
         self._core.loop.call_soon(self._run)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._closed = self._hung_up = True
+        self._deadline.cancel()
         self._stop_waiting()
         self._core.connections.discard(self)
         if self._worker is not None:
@@ -117,15 +125,14 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Send what is due and close."""
         self._flush()
+        self._closed = True
         self._stop_waiting()
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+        self._transport.close()
+        self._limit_lingering()
 
     def abort(self) -> None:
         """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
 
     def proceed(self, line: bytes) -> None:
         """Execute a command that was held."""
@@ -137,21 +144,19 @@ class Connection(asyncio.Protocol):
 
     def _run(self) -> None:
         """Execute what has come in, as far as possible, and send the answers."""
-        while not self._busy and not self._slow and self._transport is not None:
+        while not (self._busy or self._slow or self._closed):
             try:
                 line = self._reader.next()
             except FaktoryProtocolError as error:
-                self._reply(encode_error(f"{error}: that is this server's limit"))
-                self.close()
+                self._refuse(str(error))
                 return
             if line is None:
                 break
             self._begin(line)
         self._flush()
-        if not self._busy and not self._slow and self._unread:
+        if self._unread and not (self._busy or self._slow or self._closed):
             self._unread = 0
-            if self._transport is not None:
-                self._transport.resume_reading()
+            self._transport.resume_reading()
         self._core.settle()
 
     def _begin(self, line: bytes) -> None:
@@ -179,7 +184,7 @@ class Connection(asyncio.Protocol):
             self._reply(encode_error(fault.message))
         elif fault.kind == "delay":
             self._busy = True
-            self._timer = self._core.loop.call_later(fault.seconds, self._execute_late, line)
+            self._core.loop.call_later(fault.seconds, self._execute_late, line)
         else:
             self._mute = True
             self._execute(line)
@@ -192,6 +197,9 @@ class Connection(asyncio.Protocol):
     def _execute(self, line: bytes) -> None:
         if self._worker is None:
             self._shake_hands(line)
+            return
+        if self._hung_up and line.startswith(b"FETCH"):
+            self._reply(encode_bulk(None))
             return
         reply = answer(self._core.state, self._worker, line)
         if reply is None:
@@ -215,7 +223,7 @@ class Connection(asyncio.Protocol):
                 self._reply(encode_error("Invalid password"))
                 self.close()
                 return
-        self._stop_waiting()
+        self._deadline.cancel()
         self._worker = worker
         core.join(self, worker)
         self._reply(encode_simple("OK"))
@@ -226,9 +234,6 @@ class Connection(asyncio.Protocol):
 
     def _wait(self, queues: list[str]) -> None:
         """Wait for a job of these queues, or for the time that FETCH takes without."""
-        if self._hung_up:
-            self._reply(encode_bulk(None))
-            return
         assert self._worker is not None
         self._busy = True
         core = self._core
@@ -262,8 +267,26 @@ class Connection(asyncio.Protocol):
             self._flush()
 
     def _flush(self) -> None:
-        if self._answers and self._transport is not None:
+        if self._answers and not self._closed:
             data = self._answers[0] if len(self._answers) == 1 else b"".join(self._answers)
             self._answers.clear()
             self._unsent = 0
             self._transport.write(data)
+
+    def _refuse(self, limit: str) -> None:
+        """Answer that a limit was passed, and end the conversation.
+
+        What the client goes on sending is read and dropped: if we closed at once, the reset would
+        overtake the answer.
+        """
+        self._reply(encode_error(f"{limit}: that is the limit of this embedded server"))
+        self._flush()
+        self._closed = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._limit_lingering()
+
+    def _limit_lingering(self) -> None:
+        """See to it that the connection ends, even if the client neither reads nor closes."""
+        self._deadline.cancel()
+        self._deadline = self._core.loop.call_later(LINGER, self._transport.abort)

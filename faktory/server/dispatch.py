@@ -66,7 +66,7 @@ class State:
 
 
 class Wait(NamedTuple):
-    """A FETCH that found nothing: wait for a job of these queues, or just wait if there are none."""
+    """A FETCH that found nothing: wait for a job of these queues, or just wait without any."""
 
     queues: list[str]
 
@@ -75,8 +75,28 @@ class Panic(Exception):
     """What makes the real server stumble, and answer "internal error" [Go: safeDispatch]."""
 
 
+class Call(NamedTuple):
+    """One command: who sent it, and what follows the verb, None being nothing at all."""
+
+    state: State
+    worker: Worker
+    rest: bytes | None
+
+    @property
+    def text(self) -> str:
+        """What follows the verb; the real server stumbles where nothing does."""
+        if self.rest is None:
+            raise Panic
+        return gojson.decode(self.rest)
+
+    @property
+    def echo(self) -> str:
+        """What follows the verb so that an error can repeat it byte for byte."""
+        return _echo(self.rest or b"")
+
+
 Answer = bytes | Wait | None
-Handler = Callable[[State, Worker, bytes | None], Answer]
+Handler = Callable[[Call], Answer]
 
 
 def answer(state: State, worker: Worker, line: bytes) -> Answer:
@@ -84,33 +104,33 @@ def answer(state: State, worker: Worker, line: bytes) -> Answer:
     verb, space, rest = line.partition(b" ")
     handler = COMMANDS.get(verb)
     if handler is None:
-        return encode_error(f"unknown command {_text(verb)}")
+        return encode_error(f"unknown command {_echo(verb)}")
     state.commands += 1
     store = state.store
     if store.ripe:
         store.serve()
     try:
-        return handler(state, worker, rest if space else None)
+        return handler(Call(state, worker, rest if space else None))
     except Refused as error:
         return encode_error(str(error))
     except Panic:
         return encode_error("internal error")
 
 
-def push(state: State, worker: Worker, rest: bytes | None) -> Answer:
-    text = _argument(rest)
+def push(call: Call) -> Answer:
+    text = call.text
     try:
         job = Job(_read(JOB, text))
     except GoError as error:
         raise Refused(f"invalid JSON: {error}") from None
     except ValueError:
         raise Refused(f"invalid JSON: {gojson.mismatch(JOB, text)}") from None
-    state.store.push(job)
+    call.state.store.push(job)
     return OK
 
 
-def push_bulk(state: State, worker: Worker, rest: bytes | None) -> Answer:
-    text = _argument(rest)
+def push_bulk(call: Call) -> Answer:
+    text = call.text
     try:
         items = gojson.load(text)
         if items is None:
@@ -126,24 +146,25 @@ def push_bulk(state: State, worker: Worker, rest: bytes | None) -> Answer:
     refused = {}
     for job in jobs:
         try:
-            state.store.push(job)
+            call.state.store.push(job)
         except Refused as error:
             refused[job.jid] = str(error)
     return _bulk(refused)
 
 
-def fetch(state: State, worker: Worker, rest: bytes | None) -> Answer:
-    if worker.state:
+def fetch(call: Call) -> Answer:
+    if call.worker.state:
         return Wait([])
-    if rest is None:
+    if call.rest is None:
         raise Refused("must call fetch with at least one queue")
-    queues = state.store.active(_text(rest).split(" "))
-    payload = state.store.fetch(worker.wid, queues)
+    store = call.state.store
+    queues = store.active(call.echo.split(" "))
+    payload = store.fetch(call.worker.wid, queues)
     return Wait(queues) if payload is None else encode_bulk(payload)
 
 
-def ack(state: State, worker: Worker, rest: bytes | None) -> Answer:
-    text = _argument(rest)
+def ack(call: Call) -> Answer:
+    text = call.text
     try:
         fields = gojson.load(text)
         if type(fields) is not dict or not all(
@@ -152,39 +173,40 @@ def ack(state: State, worker: Worker, rest: bytes | None) -> Answer:
             raise ValueError
         jid = fields["jid"]
     except (ValueError, KeyError):
-        raise Refused(f"invalid ACK {_text(rest)}") from None
-    state.store.acknowledge(jid or "")
+        raise Refused(f"invalid ACK {call.echo}") from None
+    call.state.store.acknowledge(jid or "")
     return OK
 
 
-def fail(state: State, worker: Worker, rest: bytes | None) -> Answer:
-    text = _argument(rest)
+def fail(call: Call) -> Answer:
+    text = call.text
     try:
         get = _read(FAIL, text).get
     except ValueError:
-        raise Refused(f"invalid FAIL {_text(rest)}") from None
-    state.store.fail(
+        raise Refused(f"invalid FAIL {call.echo}") from None
+    call.state.store.fail(
         get("jid", ""), get("errtype", ""), get("message", ""), get("backtrace", [])
     )
     return OK
 
 
-def beat(state: State, worker: Worker, rest: bytes | None) -> Answer:
-    text = _argument(rest)
+def beat(call: Call) -> Answer:
+    text = call.text
     try:
         get = _read(BEAT, text).get
     except ValueError:
-        raise Refused(f"invalid BEAT {_text(rest)}") from None
+        raise Refused(f"invalid BEAT {call.echo}") from None
     wid = get("wid", "")
-    entry = state.workers.beat(
-        wid, get("current_state", ""), get("rss_kb", 0), state.clock()
+    entry = call.state.workers.beat(
+        wid, get("current_state", ""), get("rss_kb", 0), call.state.clock()
     )
     if entry is None:
         raise Refused(f"unknown worker {wid}")
     return _bulk({"state": entry.state}) if entry.state else OK
 
 
-def info(state: State, worker: Worker, rest: bytes | None) -> Answer:
+def info(call: Call) -> Answer:
+    state = call.state
     store = state.store
     now = state.clock()
     queues = {name: len(queue) for name, queue in store.queues.items()}
@@ -218,19 +240,19 @@ def info(state: State, worker: Worker, rest: bytes | None) -> Answer:
     return encode_bulk(data.encode())
 
 
-def flush(state: State, worker: Worker, rest: bytes | None) -> Answer:
-    state.store.flush()
+def flush(call: Call) -> Answer:
+    call.state.store.flush()
     return OK
 
 
-def end(state: State, worker: Worker, rest: bytes | None) -> Answer:
+def end(_call: Call) -> Answer:
     return None
 
 
-def queue(state: State, worker: Worker, rest: bytes | None) -> Answer:
-    subcommand, *names = _argument(rest).split(" ")
+def queue(call: Call) -> Answer:
+    subcommand, *names = call.text.split(" ")
     subcommand = subcommand.upper()
-    store = state.store
+    store = call.state.store
     if subcommand == "LATENCY":
         if names == ["*"]:
             raise Refused("QUEUE LATENCY does not support wildcards")
@@ -245,10 +267,10 @@ def queue(state: State, worker: Worker, rest: bytes | None) -> Answer:
     return OK
 
 
-def mutate(state: State, worker: Worker, rest: bytes | None) -> Answer:
-    if rest is None or b" " in rest:
+def mutate(call: Call) -> Answer:
+    if call.rest is None or b" " in call.rest:
         raise Refused("invalid format")
-    text = gojson.decode(rest)
+    text = call.text
     try:
         operation = _read(OPERATION, text)
     except GoError as error:
@@ -257,7 +279,7 @@ def mutate(state: State, worker: Worker, rest: bytes | None) -> Answer:
         raise Refused(gojson.mismatch(OPERATION, text)) from None
     command, target = operation.get("cmd"), operation.get("target", "")
     chosen = chooser(operation.get("filter"))
-    store = state.store
+    store = call.state.store
     if command == "clear":
         store.discard(target, None)
     elif command == "discard":
@@ -271,11 +293,11 @@ def mutate(state: State, worker: Worker, rest: bytes | None) -> Answer:
     return OK
 
 
-def batch(state: State, worker: Worker, rest: bytes | None) -> Answer:
+def batch(_call: Call) -> Answer:
     raise Refused("batch subsystem is only available in Faktory Enterprise")
 
 
-def track(state: State, worker: Worker, rest: bytes | None) -> Answer:
+def track(_call: Call) -> Answer:
     raise Refused("tracking subsystem is only available in Faktory Enterprise")
 
 
@@ -296,16 +318,8 @@ COMMANDS: Final[dict[bytes, Handler]] = {
 }
 
 
-def _argument(rest: bytes | None) -> str:
-    """Return what follows the verb; the real server stumbles where nothing does."""
-    if rest is None:
-        raise Panic
-    return gojson.decode(rest)
-
-
-def _text(data: bytes | None) -> str:
-    """Return bytes as text that an error can repeat byte for byte."""
-    return (data or b"").decode("utf-8", "surrogateescape")
+def _echo(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _read(kind: Kind, text: str) -> dict[str, Any]:

@@ -76,10 +76,8 @@ def load(text: str) -> Any:
 
     What is no finite double comes as an infinity, which `dump` refuses.
     """
-    if "\\ud" in text or "\\uD" in text:
-        text = _ESCAPE.sub(_without_lone_surrogate, text)
     try:
-        return _decode(text)
+        return _decode(_valid(text))
     except json.JSONDecodeError as error:
         raise GoError(syntax(text, error)) from None
     except RecursionError:
@@ -95,6 +93,13 @@ def dump(value: object) -> str:
     return _SPECIAL.sub(_special, text) if _SPECIAL.search(text) else text
 
 
+def _valid(text: str) -> str:
+    """Replace the escapes of lone surrogates in JSON."""
+    if "\\ud" in text or "\\uD" in text:
+        return _ESCAPE.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
+    return text
+
+
 def take(kind: Kind, value: Any) -> dict[str, Any]:
     """Return the fields of a struct that `value` gives, null being no value; ValueError if one
     does not fit."""
@@ -104,7 +109,7 @@ def take(kind: Kind, value: Any) -> dict[str, Any]:
         raise ValueError
     fields = kind.fields
     assert fields is not None
-    taken = {}
+    taken: dict[str, Any] = {}
     for name, given in value.items():
         field = fields.get(name)
         if field is None:
@@ -114,9 +119,10 @@ def take(kind: Kind, value: Any) -> dict[str, Any]:
                 continue
         if given is None:
             continue
-        if type(given) is not field.type:
+        wanted: Any = field.type
+        if type(given) is not wanted:
             raise ValueError
-        if field.type is int:
+        if wanted is int:
             low, high = field.bounds
             if not low <= given <= high:
                 raise ValueError
@@ -143,25 +149,27 @@ def quote(text: str) -> str:
 
 def mismatch(kind: Kind, text: str) -> str:
     """Say what of the JSON in `text`, which is valid, does not fit the kind: the first in order."""
-    wrong = _mismatch(kind, _decode_raw(text), kind.name.rpartition(".")[2], None)
+    try:
+        wrong = _mismatch(kind, _decode_raw(_valid(text)), kind.name.rpartition(".")[2], top=True)
+    except RecursionError:
+        return "exceeded max depth"
     assert wrong is not None
     return wrong
 
 
-def _mismatch(kind: Kind | None, value: Any, path: str, parent: type | None) -> str | None:
+def _mismatch(kind: Kind | None, value: Any, path: str, top: bool = False) -> str | None:
     """Say what does not fit; None as a kind takes anything that a double can hold."""
     if value is None:
         return None
     wrong = _wrong(kind, value)
     if wrong is not None:
-        where = "Go struct field " if parent is dict else ""
-        place = f"{where}{path}" if parent else "Go value"
-        return f"json: cannot unmarshal {wrong} into {place} of type {kind.name if kind else 'float64'}"
+        name = kind.name if kind else "float64"
+        return f"json: cannot unmarshal {wrong} into {_place(path, top)} of type {name}"
     if type(value) is list:
         items = kind.items if kind else None
-        path = path if parent else ""
+        path = "" if top else path
         for position, item in enumerate(value):
-            if text := _mismatch(items, item, f"{path}.{position}", list):
+            if text := _mismatch(items, item, f"{path}.{position}"):
                 return text
     elif type(value) is dict:
         for name, item in value.items():
@@ -171,9 +179,16 @@ def _mismatch(kind: Kind | None, value: Any, path: str, parent: type | None) -> 
                 part = kind.fields.get(name)
                 if part is None:
                     continue
-            if text := _mismatch(part, item, f"{path}.{name}", dict):
+            if text := _mismatch(part, item, f"{path}.{name}"):
                 return text
     return None
+
+
+def _place(path: str, top: bool) -> str:
+    if top:
+        return "Go value"
+    last = path.rpartition(".")[2]
+    return path if last.isascii() and last.isdigit() else f"Go struct field {path}"
 
 
 def _wrong(kind: Kind | None, value: Any) -> str | None:
@@ -212,18 +227,19 @@ def syntax(text: str, error: json.JSONDecodeError) -> str:
         return _invalid(text, position, "looking for beginning of object key string")
     if found.startswith("Expecting ':'"):
         return _invalid(text, position, "after object key")
-    if text[position : position + 1] in (".", "e", "E") and text[position - 1].isdigit():
-        following = position + 1
-        if text[position] != "." and text[following : following + 1] in ("+", "-"):
-            following += 1
-        if not text[following : following + 1].isdigit():
-            return _invalid(text, following, "in numeric literal")
+    start = _start_of_number(text, position)
+    if start < position and (number := _UNFINISHED.match(text, start)):
+        return _invalid(text, number.end(), "in numeric literal")
     inside = _innermost(text[:position])
     return _invalid(text, position, _AFTER[inside])
 
 
 _END = "unexpected end of JSON input"
-_AFTER = {"": "after top-level value", "[": "after array element", "{": "after object key:value pair"}
+_AFTER = {
+    "": "after top-level value",
+    "[": "after array element",
+    "{": "after object key:value pair",
+}
 
 
 def _invalid(text: str, position: int, where: str) -> str:
@@ -247,9 +263,22 @@ def _no_value(text: str, position: int) -> str:
 
 
 def _bad_escape(text: str) -> str:
-    start = next(m.start() for m in _GOOD_ESCAPE.finditer(text) if m[1] is None)
-    shown = text[start : start + (6 if text[start + 1 : start + 2] == "u" else 2)]
-    return f"invalid escape sequence `{shown}` in string"
+    bad = next((m.start() for m in _GOOD_ESCAPE.finditer(text) if m[1] is None), len(text))
+    rest = text[bad:]
+    if _CUT_ESCAPE.fullmatch(rest):
+        return _END
+    # Go counts bytes, and may so cut through a character.
+    length = 6 if rest.startswith("\\u") else 2
+    shown = rest.encode()[:length].decode("utf-8", "surrogateescape")
+    plain = all(c.isprintable() and c not in " `\ufffd" for c in shown)
+    return f"invalid escape sequence {f'`{shown}`' if plain else quote(shown)} in string"
+
+
+def _start_of_number(text: str, end: int) -> int:
+    """Return where the number that ends here begins."""
+    while end and text[end - 1] in "0123456789+-.eE":
+        end -= 1
+    return end
 
 
 def _innermost(text: str) -> str:
@@ -302,10 +331,6 @@ def _constant(text: str) -> None:
     raise GoError(f"invalid character '{text.lstrip('-')[0]}' {where}")
 
 
-def _without_lone_surrogate(match: re.Match[str]) -> str:
-    return "\\ufffd" if match[1] else match[0]
-
-
 def _special(match: re.Match[str]) -> str:
     character = match[0]
     return "" if _BARE in character else f"\\u{ord(character):04x}"
@@ -330,6 +355,8 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 _GOOD_ESCAPE = re.compile(r'\\(u[0-9a-fA-F]{4}|["\\/bfnrt])|\\')
+_CUT_ESCAPE = re.compile(r"(\\(u[0-9a-fA-F]{0,4})?)?")
+_UNFINISHED = re.compile(r"-?+(?:0|[1-9][0-9]*+)(?:\.(?![0-9])|(?:\.[0-9]++)?+[eE][+-]?+(?![0-9]))")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _QUOTED = dict(zip('"\\\a\b\f\n\r\t\v', map(r"\{}".format, '"\\abfnrtv'), strict=True))
 _decode = json.JSONDecoder(parse_int=_int, parse_float=_float, parse_constant=_constant).decode

@@ -6,6 +6,7 @@ An instant is a whole number of nanoseconds since the epoch.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import date
 from time import gmtime, strftime
 from typing import Final
@@ -15,23 +16,34 @@ SECOND: Final = 1_000_000_000
 _LAYOUT = "2006-01-02T15:04:05.999999999Z07:00"
 _EPOCH = date(1970, 1, 1).toordinal()
 
-# How an instant goes on, what Go calls what is missing there, how far its number may go and what
-# that number is. Go takes an hour of one digit, and a comma before the fraction.
+
+def _within(low: int, high: int, what: str) -> Callable[[re.Match[str]], str | None]:
+    return lambda match: None if low <= int(match[1]) <= high else what
+
+
+def _zone(match: re.Match[str]) -> str | None:
+    if int(match[2] or 0) > 60:
+        return "time zone offset minute"
+    return "time zone offset hour" if int(match[1] or 0) > 24 else None
+
+
+# How an instant goes on, what Go calls what is missing there, and what else it is not content with.
+# It takes an hour of one digit, and a comma before the fraction.
 _PARTS = [
-    (re.compile(pattern), name, low, high, what)
-    for pattern, name, low, high, what in (
-        (r"([0-9]{4})", "2006", 0, 9999, "year"),
-        (r"-", "-", 0, 0, ""),
-        (r"([0-9]{2})", "01", 1, 12, "month"),
-        (r"-", "-", 0, 0, ""),
-        (r"([0-9]{2})", "02", 0, 99, "day"),
-        (r"T", "T", 0, 0, ""),
-        (r"([0-9]{1,2})", "15", 0, 23, "hour"),
-        (r":", ":", 0, 0, ""),
-        (r"([0-9]{2})", "04", 0, 59, "minute"),
-        (r":", ":", 0, 0, ""),
-        (r"([0-9]{2})(?:[.,][0-9]+)?", "05", 0, 59, "second"),
-        (r"Z|[+-]([0-9]{2}):[0-9]{2}", "Z07:00", 0, 24, "time zone offset hour"),
+    (re.compile(pattern), name, complaint)
+    for pattern, name, complaint in (
+        (r"([0-9]{4})", "2006", _within(0, 9999, "year")),
+        (r"-", "-", None),
+        (r"([0-9]{2})", "01", _within(1, 12, "month")),
+        (r"-", "-", None),
+        (r"([0-9]{2})", "02", _within(0, 99, "day")),
+        (r"T", "T", None),
+        (r"([0-9]{1,2})", "15", _within(0, 23, "hour")),
+        (r":", ":", None),
+        (r"([0-9]{2})", "04", _within(0, 59, "minute")),
+        (r":", ":", None),
+        (r"([0-9]{2})(?:[.,][0-9]+)?", "05", _within(0, 59, "second")),
+        (r"Z|[+-]([0-9]{2}):([0-9]{2})", "Z07:00", _zone),
     )
 ]
 
@@ -54,15 +66,15 @@ def read(text: str) -> int:
     """Return the instant that a text names; ValueError in Go's words if it names none."""
     found = []
     position = 0
-    for pattern, name, low, high, what in _PARTS:
+    for pattern, name, complaint in _PARTS:
         match = pattern.match(text, position)
         if match is None:
             rest = _quote(text[position:])
             raise ValueError(
                 f'parsing time {_quote(text)} as "{_LAYOUT}": cannot parse {rest} as "{name}"'
             )
-        if what:
-            if not low <= int(match[1] or 0) <= high:
+        if complaint is not None:
+            if what := complaint(match):
                 raise ValueError(f"parsing time {_quote(text)}: {what} out of range")
             found.append(match[0])
         position = match.end()
@@ -73,8 +85,6 @@ def read(text: str) -> int:
     offset = 0
     if zone != "Z":
         offset = int(zone[1:3]) * 3600 + int(zone[4:6]) * 60
-        if int(zone[4:6]) > 60:
-            raise ValueError(f"parsing time {_quote(text)}: time zone offset minute out of range")
     try:
         # The year 0, which Python lacks, is long gone like the year 400, which has as many days.
         days = date(year or 400, month, day).toordinal() - _EPOCH
@@ -88,9 +98,13 @@ def read(text: str) -> int:
 def _quote(text: str) -> str:
     """Quote as Go's package time does: byte by byte."""
     escaped = {'"': '\\"', "\\": "\\\\"}
-    return '"' + "".join(
-        escaped.get(c) or (c if " " <= c < "\x7f" or c == "\x7f" else _bytes(c)) for c in text
-    ) + '"'
+    return (
+        '"'
+        + "".join(
+            escaped.get(c) or (c if " " <= c < "\x7f" or c == "\x7f" else _bytes(c)) for c in text
+        )
+        + '"'
+    )
 
 
 def _bytes(character: str) -> str:

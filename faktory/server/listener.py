@@ -11,168 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import socket
-import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from threading import Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..proto import load_json
 from ..wire.address import Address
 from . import gotime
 from .connection import HANDSHAKE_TIMEOUT, Connection
-from .dispatch import State
-from .faults import Fault, Faults
+from .core import MAX_COMMAND, MAX_CONNECTIONS, Core
+from .faults import Fault
 from .gotime import SECOND
 from .stored import Job
-from .workers import Worker
 
 if TYPE_CHECKING:
     import ssl
 
 T = TypeVar("T")
 
-MAX_CONNECTIONS: Final = 2000
-"""Connections at once [Go: server/config.go, DefaultMaxPoolSize]."""
-
-MAX_COMMAND: Final = 128 * 1024 * 1024
-"""Bytes of a command line; the real server knows no limit."""
-
-MAX_RECORDED: Final = 16 * 1024 * 1024
-"""Bytes of commands that are kept for `EmbeddedServer.commands`."""
-
-MAX_RECORDS: Final = 100_000
-"""Commands that are kept for `EmbeddedServer.commands`."""
-
-_LONGEST_SLEEP: Final = 30.0
-"""Seconds after which to look at the clock anyway: it may have been set."""
-
 _log = logging.getLogger("faktory.server")
-
-
-class Core:
-    """What connections share; lives in the loop's thread, apart from the state it outlives it."""
-
-    def __init__(self, password: str | None, max_connections: int, max_command: int) -> None:
-        self.password = password
-        self.max_connections = max_connections
-        self.max_command = max_command
-        self.offset = 0
-        """Nanoseconds by which our clock is ahead of the machine's."""
-        self.state = State(self.clock)
-        self.faults = Faults()
-        self.shutting_down = False
-        self.connections: set[Connection] = set()
-        self.records: deque[tuple[bytes, bytes]] = deque()
-        self._recorded = 0
-        self._held: dict[bytes, list[tuple[Connection, bytes]]] = {}
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = 0
-        self._serving = False
-
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to work in a loop."""
-        self.loop = loop
-        self.state.started_at = self.clock()
-        self.state.commands = self.state.connections = 0
-        self._alarm = None
-        self._serving = False
-        self.settle()
-
-    def clock(self) -> int:
-        return time.time_ns() + self.offset
-
-    def challenge(self) -> tuple[str, int]:
-        """Return salt and iterations for a greeting, or nothing where there is no password."""
-        if not self.password:
-            return "", 0
-        return f"{secrets.randbits(63):x}", 4000 + secrets.randbelow(4096)
-
-    def join(self, connection: Connection, worker: Worker) -> None:
-        self.state.connections += 1
-        self.state.workers.join(worker, connection, self.clock())
-
-    def leave(self, connection: Connection, worker: Worker) -> None:
-        self.state.connections -= 1
-        self.state.workers.leave(worker, connection)
-
-    def record(self, verb: bytes, line: bytes) -> None:
-        records = self.records
-        records.append((verb, line))
-        self._recorded += len(line)
-        while self._recorded > MAX_RECORDED or len(records) > MAX_RECORDS:
-            self._recorded -= len(records.popleft()[1])
-
-    def clear_records(self) -> None:
-        self.records.clear()
-        self._recorded = 0
-
-    def hold(self, verb: bytes, connection: Connection, line: bytes) -> None:
-        self._held.setdefault(verb, []).append((connection, line))
-
-    def release(self, verb: bytes) -> None:
-        self.faults.held.discard(verb)
-        for connection, line in self._held.pop(verb, ()):
-            connection.proceed(line)
-
-    def settle(self) -> None:
-        """After commands: see to those who wait, and be awake when something is due.
-
-        Jobs are handed over after all that has already arrived on the other connections, so that
-        one which was closed before the job came gets none.
-        """
-        if self.state.store.ripe and not self._serving:
-            self._serving = True
-            self.loop.call_soon(self._serve)
-        due = self._next_due()
-        if due is not None and (self._alarm is None or due < self._alarm_at):
-            self._set_alarm(due)
-
-    def _serve(self) -> None:
-        self._serving = False
-        self.state.store.serve()
-
-    def _next_due(self) -> int | None:
-        times = (self.state.store.next_due(), self.state.workers.next_due())
-        return min((at for at in times if at is not None), default=None)
-
-    def _set_alarm(self, due: int) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        seconds = min(max((due - self.clock()) / SECOND, 0.0), _LONGEST_SLEEP)
-        self._alarm_at = due
-        self._alarm = self.loop.call_later(seconds, self._wake)
-
-    def _wake(self) -> None:
-        self._alarm = None
-        self.sweep()
-        self.settle()
-
-    def sweep(self) -> None:
-        """Do what is due."""
-        self.state.store.sweep()
-        for connection in self.state.workers.reap(self.clock()):
-            connection.close()
-
-    def travel(self, nanoseconds: int) -> None:
-        """Move the clock forward, stopping wherever something is due."""
-        target = self.offset + nanoseconds
-        while (due := self._next_due()) is not None:
-            ahead = due - time.time_ns()
-            if ahead > target:
-                break
-            self.offset = max(self.offset, ahead)
-            self.sweep()
-        self.offset = target
-        self.state.store.serve()
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        self.settle()
 
 
 class EmbeddedServer:
@@ -196,6 +56,7 @@ class EmbeddedServer:
         self._host, self._port = _parse(bind)
         self._password = password or None
         self._tls = _tls_context(tls_cert, tls_key)
+        self._max_connections = max_connections
         self._core = Core(self._password, max_connections, max_command)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
@@ -297,21 +158,22 @@ class EmbeddedServer:
         """Close the port, not the connections, until `accept_connections`."""
         self._await(self._close_port())
 
-    def shut_down_softly(self) -> None:
-        """Answer all further commands with "shutdown in progress" and close, as the real server
-        does in its last moments; the port is closed, until `accept_connections`."""
+    def limit_connections(self, count: int = 0) -> None:
+        """Answer "too many connections" to whoever connects beyond `count`."""
+        self._core.max_connections = count
+
+    def begin_shutdown(self) -> None:
+        """Do as the real server in its last moments: the port is closed, and the next command of
+        each connection is answered with "shutdown in progress" and a close."""
         self._core.shutting_down = True
         self.refuse_connections()
 
     def accept_connections(self) -> None:
-        """Be open again."""
+        """End what the three methods above began."""
         self._core.shutting_down = False
+        self._core.max_connections = self._max_connections
         if self._loop is not None and self._listener is None:
             self._await(self._listen(self._bind()))
-
-    def limit_connections(self, count: int = 0) -> None:
-        """Answer "too many connections" to whoever connects while there are `count` or more."""
-        self._core.max_connections = count
 
     def disconnect(self, wid: str | None = None) -> None:
         """Cut all connections, or those of one worker."""
@@ -408,7 +270,9 @@ class EmbeddedServer:
 
     # Inside.
 
-    def _members(self, jobs: Callable[[], Iterable[tuple[int, bytes, Job]]]) -> list[dict[str, Any]]:
+    def _members(
+        self, jobs: Callable[[], Iterable[tuple[int, bytes, Job]]]
+    ) -> list[dict[str, Any]]:
         payloads = self._call(lambda: [payload for _, payload, _ in jobs()])
         return [load_json(payload) for payload in payloads]
 
@@ -468,7 +332,7 @@ class EmbeddedServer:
         self._loop.call_soon_threadsafe(run)
         return future.result()
 
-    def _await(self, coroutine: Any) -> None:
+    def _await(self, coroutine: Coroutine[Any, Any, None]) -> None:
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 

@@ -49,9 +49,7 @@ class Waiter:
 
     __slots__ = ("deliver", "queues", "wid")
 
-    def __init__(
-        self, wid: str, queues: Sequence[str], deliver: Callable[[bytes], None]
-    ) -> None:
+    def __init__(self, wid: str, queues: Sequence[str], deliver: Callable[[bytes], None]) -> None:
         self.wid = wid
         self.queues = queues
         self.deliver = deliver
@@ -370,7 +368,7 @@ def chooser(filter: dict[str, Any] | None) -> Callable[[bytes], object] | None:
         return lambda payload: text in payload and matches(payload)
     if jobtype:
         return glob(b"*" + _in_payload("jobtype", jobtype) + b"*")
-    return lambda payload: True
+    return lambda _: True
 
 
 def _in_payload(field: str, value: str) -> bytes:
