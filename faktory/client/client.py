@@ -1,20 +1,17 @@
 """The client: one line a command, over a connection that opens when first needed.
 
-Rules: what a command says and how its answer is read stands in `wire.commands`; whether it is
-sent again after a line broke is decided in `wire.recovery`, once, here asked for every command.
-A client may be shared by threads: commands take turns. A forked child lets go of the parent's
-connection without a word and opens its own.
+Rules: what a command says and how its answer is read stands in `wire.commands`, how a line is
+opened, shared and mended in `line`. A client may be shared by threads, and works on in a forked
+child.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
-from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..exceptions import (
@@ -26,12 +23,12 @@ from ..exceptions import (
     FaktoryServerError,
 )
 from ..proto import encode_command, new_jid
-from ..wire import commands, failure, recovery
+from ..wire import commands, failure
 from ..wire.address import Address, find_url, parse
-from ..wire.commands import Command, State, Target
-from ..wire.payload import prepare, seconds
+from ..wire.commands import Command, Operation, State, Target
+from ..wire.payload import instant, prepare, seconds
 from ..wire.session import Answer
-from . import fork, transport
+from .line import Line
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -65,13 +62,11 @@ class Client:
         self.timeout = seconds("timeout", timeout)
         if self.timeout <= 0:
             raise ValueError(f"timeout is {timeout!r}: it must be more than 0 seconds.")
-        self._identity: dict[str, object] = {"labels": list(labels or ())}
+        identity: dict[str, object] = {"labels": list(labels or ())}
         if worker_id is not None:
-            self._identity["wid"] = worker_id
-        self._ssl_context = ssl_context
-        self._line: transport.Transport | None = None
-        self._turn = Lock()
-        fork.starts_anew(self)
+            identity["wid"] = worker_id
+        self._wid = worker_id
+        self._line = Line(self.faktory, identity, self.timeout, ssl_context)
 
     def __repr__(self) -> str:
         state = "connected" if self.is_connected else "not connected"
@@ -87,29 +82,20 @@ class Client:
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection; it may be broken without having been noticed."""
-        return self._line is not None
+        return self._line.is_open
 
     def connect(self) -> bool:
         """Connect now, if not yet connected; return True."""
-        with self._turn:
-            self._open()
+        self._line.open()
         return True
 
     def disconnect(self) -> None:
         """Say goodbye and close; the next command connects anew."""
-        with self._turn:
-            line, self._line = self._line, None
-        if line is not None:
-            line.close()
+        self._line.close()
 
     def close(self) -> None:
         """Disconnect."""
         self.disconnect()
-
-    def start_anew(self) -> None:
-        """Forget the connection, which is the parent's: for `fork`, in the child."""
-        self._turn = Lock()
-        self._drop()
 
     def push(self, job: dict[str, Any]) -> str:
         """Queue a job, a dict with `jobtype` and `args` at least; return its jid.
@@ -165,10 +151,9 @@ class Client:
 
     def beat(self, current_state: str | None = None, rss_kb: int | None = None) -> State | None:
         """Report this worker as alive; return "quiet" or "terminate" if the server wants that."""
-        wid = self._identity.get("wid")
-        if not isinstance(wid, str):
+        if self._wid is None:
             raise ValueError("only a worker beats: make the client with worker_id=.")
-        return self.call(commands.beat(wid, current_state, rss_kb))
+        return self.call(commands.beat(self._wid, current_state, rss_kb))
 
     def info(self) -> dict[str, Any]:
         """Return the server's state: its queues, sets and counters."""
@@ -178,6 +163,52 @@ class Client:
         """Delete every job of every queue and set on the server."""
         self.call(commands.flush())
 
+    def pause_queues(self, *names: str) -> None:
+        """Let the server hand out no jobs of these queues, "*" for all; it must have seen them."""
+        self.call(commands.pause_queues(names))
+
+    def resume_queues(self, *names: str) -> None:
+        """Let the server hand out jobs of these queues again, "*" for all."""
+        self.call(commands.resume_queues(names))
+
+    def remove_queues(self, *names: str) -> None:
+        """Delete these queues, "*" for all, and every job in them."""
+        self.call(commands.remove_queues(names))
+
+    def queue_latency(self, *names: str) -> dict[str, float]:
+        """Return how many seconds the oldest job of each queue waits, 0 in one without jobs."""
+        return self.call(commands.queue_latency(names))
+
+    def clear(self, target: Target) -> None:
+        """Delete every job of "retries", "scheduled" or "dead"."""
+        self._mutate("clear", target)
+
+    def discard(
+        self,
+        target: Target,
+        *,
+        jobtype: str | None = None,
+        jids: Iterable[str] | None = None,
+        matching: str | None = None,
+    ) -> None:
+        """Delete jobs of "retries", "scheduled" or "dead": all, or those of a filter.
+
+        Choose by `jids`, or by `jobtype` and `matching`, a glob over the job's stored JSON. The
+        server does not say how many there were.
+        """
+        self._mutate("discard", target, jobtype, jids, matching)
+
+    def kill(
+        self,
+        target: Target,
+        *,
+        jobtype: str | None = None,
+        jids: Iterable[str] | None = None,
+        matching: str | None = None,
+    ) -> None:
+        """Move jobs to the dead ones; for the filter see `discard`."""
+        self._mutate("kill", target, jobtype, jids, matching)
+
     def requeue(
         self,
         target: Target,
@@ -186,13 +217,63 @@ class Client:
         jids: Iterable[str] | None = None,
         matching: str | None = None,
     ) -> None:
-        """Put jobs of "retries", "scheduled" or "dead" back into their queues, all unless chosen.
+        """Put jobs back into their queues; for the filter see `discard`."""
+        self._mutate("requeue", target, jobtype, jids, matching)
 
-        `matching` is a glob over the job's stored JSON.
+    def batch_new(
+        self,
+        *,
+        success: dict[str, Any] | None = None,
+        complete: dict[str, Any] | None = None,
+        description: str | None = None,
+        parent_bid: str | None = None,
+    ) -> str:
+        """Make a batch and return its bid; jobs join it by `custom={"bid": bid}`.
+
+        `success` is a job to be pushed when all jobs of the batch have succeeded, `complete` one
+        for when all have run, either way; one of them is needed. Faktory Enterprise.
         """
-        command = commands.mutate("requeue", target, jobtype, jids, matching)
-        if command is not None:
-            self.call(command)
+        if success is None and complete is None:
+            raise ValueError("a batch needs a callback: pass success=, complete= or both.")
+        definition: dict[str, object] = {}
+        if description is not None:
+            definition["description"] = description
+        if parent_bid is not None:
+            definition["parent_bid"] = parent_bid
+        if success is not None:
+            definition["success"] = prepare(success)
+        if complete is not None:
+            definition["complete"] = prepare(complete)
+        return self.call(commands.batch_new(definition))
+
+    def batch_open(self, bid: str) -> None:
+        """Open a batch again for more jobs. Faktory Enterprise."""
+        self.call(commands.batch_open(bid))
+
+    def batch_commit(self, bid: str) -> None:
+        """Close a batch: its callbacks follow when its jobs are done. Faktory Enterprise."""
+        self.call(commands.batch_commit(bid))
+
+    def batch_status(self, bid: str) -> dict[str, Any]:
+        """Return how far a batch is: `total`, `pending`, `failed`... Faktory Enterprise."""
+        return self.call(commands.batch_status(bid))
+
+    def track_get(self, jid: str) -> dict[str, Any]:
+        """Return how far a job says it is: `percent`, `desc`, `state`... Faktory Enterprise."""
+        return self.call(commands.track_get(jid))
+
+    def track_set(
+        self,
+        jid: str,
+        percent: int | None = None,
+        desc: str | None = None,
+        reserve_until: datetime | str | float | None = None,
+    ) -> None:
+        """Say how far a job is; `reserve_until` asks for more time. Faktory Enterprise."""
+        if percent is not None and not 0 <= percent <= 100:
+            raise ValueError(f"percent is {percent}: it must be 0 to 100.")
+        until = None if reserve_until is None else instant("reserve_until", reserve_until)
+        self.call(commands.track_set(jid, percent, desc, until))
 
     def command(self, verb: str, *words: str, json: object = None) -> Any:
         """Send any command and return the answer as it comes: text, bytes or None.
@@ -218,29 +299,19 @@ class Client:
         What a broken line left unanswered goes out again on a new one, once, if it may; else
         FaktoryOutcomeUnknown or the line's own error.
         """
-        answers: list[Answer] = []
-        rest = sent
-        doubtful = 0  # how many of the rest may have happened before the line broke
-        with self._turn:
-            for repeated in (False, True):
-                try:
-                    fresh = self._open().exchange(*rest)
-                except recovery.LineBroken as broken:
-                    self._drop()
-                    answers += map(recovery.settle, broken.answers[:doubtful])
-                    answers += broken.answers[doubtful:]
-                    rest = sent[len(answers) :]
-                    if repeated or not recovery.may_repeat(rest, broken.sent):
-                        error = recovery.outcome(rest, broken.sent, broken.cause)
-                        raise error from error.__cause__
-                    doubtful = recovery.left_whole(rest, broken.sent)
-                except BaseException:  # no connection, or an interrupt
-                    self._drop()
-                    raise
-                else:
-                    answers += map(recovery.settle, fresh[:doubtful])
-                    return answers + fresh[doubtful:]
-        raise AssertionError("the second round returns or raises")
+        return self._line.exchange(*sent)
+
+    def _mutate(
+        self,
+        operation: Operation,
+        target: Target,
+        jobtype: str | None = None,
+        jids: Iterable[str] | None = None,
+        matching: str | None = None,
+    ) -> None:
+        command = commands.mutate(operation, target, jobtype, jids, matching)
+        if command is not None:
+            self.call(command)
 
     def _push_chunk(self, chunk: list[dict[str, Any]], refused: dict[str, str]) -> None:
         ready = []
@@ -270,17 +341,6 @@ class Client:
                 unsent=() if doubtful else command.jids,
             ) from error
         refused.update(said_no)
-
-    def _open(self) -> transport.Transport:
-        if self._line is None:
-            identity = {"hostname": socket.gethostname(), "pid": os.getpid(), **self._identity}
-            self._line = transport.connect(self.faktory, identity, self.timeout, self._ssl_context)
-        return self._line
-
-    def _drop(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            line.abandon()
 
 
 def _name(job: object) -> str:

@@ -6,11 +6,12 @@ how long its answer may lawfully take; what follows from that is decided elsewhe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from ..exceptions import FaktoryProtocolError
 from ..proto import encode_command, encode_push, encode_push_bulk
+from .payload import check_queue
 
 T = TypeVar("T")
 
@@ -83,11 +84,9 @@ def fetch(queues: Sequence[str]) -> Command[dict[str, Any] | None]:
 
     Not repeatable: a job that was popped for an answer nobody read is reserved all the same.
     """
-    if not queues:
-        raise ValueError("fetch needs the name of a queue at least (the server has no default).")
     return Command(
         "FETCH",
-        encode_command("FETCH", *queues),
+        encode_command("FETCH", *_named(queues)),
         expect_dict_or_none,
         json=True,
         repeatable=False,
@@ -143,11 +142,12 @@ def flush() -> Command[None]:
     return Command("FLUSH", encode_command("FLUSH"), expect_ok, repeatable=True)
 
 
+Operation = Literal["clear", "discard", "kill", "requeue"]
 Target = Literal["retries", "scheduled", "dead"]
 
 
 def mutate(
-    operation: Literal["clear", "discard", "kill", "requeue"],
+    operation: Operation,
     target: Target,
     jobtype: str | None = None,
     jids: Iterable[str] | None = None,
@@ -192,6 +192,88 @@ def mutate(
     return Command("MUTATE", line, expect_ok, repeatable=True, floor=BULK_FLOOR)
 
 
+def pause_queues(names: Sequence[str]) -> Command[None]:
+    """Stop handing out jobs of queues; a queue that the server has not seen yet stays as it is."""
+    return _queues("PAUSE", names)
+
+
+def resume_queues(names: Sequence[str]) -> Command[None]:
+    """Hand out jobs of paused queues again."""
+    return _queues("RESUME", names)
+
+
+def remove_queues(names: Sequence[str]) -> Command[None]:
+    """Delete queues with all that is in them."""
+    return _queues("REMOVE", names)
+
+
+def queue_latency(names: Sequence[str]) -> Command[dict[str, float]]:
+    """Ask how many seconds the oldest job of each queue waits; 0 for one that is not there."""
+    return Command(
+        "QUEUE LATENCY",
+        encode_command("QUEUE", "LATENCY", *_named(names)),
+        expect_dict,
+        json=True,
+        repeatable=True,
+    )
+
+
+def _queues(action: str, names: Sequence[str]) -> Command[None]:
+    words = ["*"] if list(names) == ["*"] else _named(names)
+    line = encode_command("QUEUE", action, *words)
+    return Command(f"QUEUE {action}", line, expect_ok, repeatable=True)
+
+
+def _named(names: Sequence[str]) -> list[str]:
+    """The names, of which there must be one: older servers crash without."""
+    if not names:
+        raise ValueError("name a queue at least.")
+    return [check_queue("the queue", name) for name in names]
+
+
+def batch_new(definition: Mapping[str, object]) -> Command[str]:
+    """Make a batch; answered by its bid. It takes jobs until it is committed."""
+    line = encode_command("BATCH", "NEW", json=definition)
+    return Command("BATCH NEW", line, expect_text, repeatable=False)
+
+
+def batch_open(bid: str) -> Command[str]:
+    """Open a batch again, for more jobs; answered by its bid."""
+    line = encode_command("BATCH", "OPEN", bid)
+    return Command("BATCH OPEN", line, expect_text, repeatable=False)
+
+
+def batch_commit(bid: str) -> Command[None]:
+    """Close a batch: its callbacks follow when its jobs are done."""
+    line = encode_command("BATCH", "COMMIT", bid)
+    return Command("BATCH COMMIT", line, expect_ok, repeatable=False)
+
+
+def batch_status(bid: str) -> Command[dict[str, Any]]:
+    """Ask how far a batch is."""
+    line = encode_command("BATCH", "STATUS", bid)
+    return Command("BATCH STATUS", line, expect_dict, json=True, repeatable=True)
+
+
+def track_get(jid: str) -> Command[dict[str, Any]]:
+    """Ask how far a job says it is."""
+    line = encode_command("TRACK", "GET", jid)
+    return Command("TRACK GET", line, expect_dict, json=True, repeatable=True, jids=(jid,))
+
+
+def track_set(
+    jid: str, percent: int | None, desc: str | None, reserve_until: str | None
+) -> Command[None]:
+    """Say how far a job is; `reserve_until` (RFC 3339) asks for more time."""
+    fields: dict[str, object] = {"jid": jid, "desc": desc}
+    if percent is not None:
+        fields["percent"] = percent
+    if reserve_until is not None:
+        fields["reserve_until"] = reserve_until
+    line = encode_command("TRACK", "SET", json=fields)
+    return Command("TRACK SET", line, expect_ok, repeatable=True, jids=(jid,))
+
+
 def end() -> bytes:
     """Say goodbye: the server closes without an answer (`server/commands.go: end`)."""
     return encode_command("END")
@@ -201,6 +283,15 @@ def expect_ok(reply: object) -> None:
     """Read a reply that is OK or makes no sense."""
     if reply != "OK":
         raise _senseless(reply, "OK")
+
+
+def expect_text(reply: object) -> str:
+    """Read a reply that is text, as a line or as a bulk."""
+    if isinstance(reply, bytes):
+        return reply.decode("utf-8", "replace")
+    if not isinstance(reply, str):
+        raise _senseless(reply, "text")
+    return reply
 
 
 def expect_dict(reply: object) -> dict[str, Any]:

@@ -631,7 +631,7 @@ def test_a_forked_child_has_a_connection_of_its_own(scripted, in_child):
     server = scripted([":greet", ":echo"], [":greet", ":echo"])
     client = Client(server.url, labels=["x"])
     assert client.command("ECHO", "before") == "before"
-    line = client._line._socket.fileno()
+    line = client._line._transport._socket.fileno()
 
     def act():
         try:

@@ -84,7 +84,7 @@ def test_what_is_configured_wins_over_the_variables(monkeypatch):
     assert (pool.size, pool.timeout) == (4, 1)
     assert lent().faktory.url == "tcp://c:3"
     assert lent().timeout == 60
-    assert lent()._ssl_context is context
+    assert lent()._line._ssl_context is context
 
 
 def test_an_empty_variable_is_none(monkeypatch):

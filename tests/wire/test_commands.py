@@ -104,13 +104,13 @@ def test_what_lawfully_takes_longer_than_five_seconds_says_so():
 
 
 def test_fetch_needs_a_queue_at_least():
-    with pytest.raises(ValueError, match="needs the name of a queue"):
+    with pytest.raises(ValueError, match="name a queue at least"):
         commands.fetch([])
 
 
 @pytest.mark.parametrize("queue", ["", "a b", "a\r\nFLUSH", "a\tb", "\ud800", None])
 def test_a_queue_that_would_split_the_line_is_refused(queue):
-    with pytest.raises(FaktoryPayloadError, match="cannot be a word of the command 'FETCH'"):
+    with pytest.raises(FaktoryPayloadError, match="a queue.s name has letters"):
         commands.fetch(["default", queue])
 
 
@@ -197,3 +197,54 @@ def test_a_command_has_no_room_for_what_it_does_not_say():
     command = Command("X", b"X\r\n", lambda reply: reply, repeatable=True)
     with pytest.raises(AttributeError):
         command.attempts = 1
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (commands.pause_queues(["a", "b"]), b"QUEUE PAUSE a b\r\n"),
+        (commands.resume_queues(["*"]), b"QUEUE RESUME *\r\n"),
+        (commands.remove_queues(("a",)), b"QUEUE REMOVE a\r\n"),
+        (commands.queue_latency(["a"]), b"QUEUE LATENCY a\r\n"),
+        (commands.batch_new({"success": {}}), b'BATCH NEW {"success":{}}\r\n'),
+        (commands.batch_open("b-1"), b"BATCH OPEN b-1\r\n"),
+        (commands.batch_commit("b-1"), b"BATCH COMMIT b-1\r\n"),
+        (commands.batch_status("b-1"), b"BATCH STATUS b-1\r\n"),
+        (commands.track_get("12345678"), b"TRACK GET 12345678\r\n"),
+        (
+            commands.track_set("12345678", 5, None, "2026-01-02T03:04:05Z"),
+            b'TRACK SET {"jid":"12345678","desc":null,"percent":5,'
+            b'"reserve_until":"2026-01-02T03:04:05Z"}\r\n',
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Command) else "",
+)
+def test_queue_batch_and_track_commands_say_what_the_server_reads(command, line):
+    assert command.data == line
+
+
+@pytest.mark.parametrize("names", [[], ["*", "a"], ["a", "*"], ["a b"], [""], ["a\r\nFLUSH"]])
+@pytest.mark.parametrize(
+    "make", [commands.pause_queues, commands.resume_queues, commands.remove_queues]
+)
+def test_queues_are_named_one_by_one_or_all_by_a_star(make, names):
+    with pytest.raises(ValueError, match="queue"):
+        make(names)
+
+
+def test_latency_has_no_star():
+    with pytest.raises(ValueError, match="queue's name"):
+        commands.queue_latency(["*"])
+
+
+@pytest.mark.parametrize("bid", ["", "a b", "a\r\nFLUSH", None])
+def test_a_bid_that_would_split_the_line_is_refused(bid):
+    for make in (commands.batch_open, commands.batch_commit, commands.batch_status):
+        with pytest.raises(FaktoryPayloadError, match="cannot be a word"):
+            make(bid)
+
+
+@pytest.mark.parametrize("reply", ["b-1", b"b-1"])
+def test_a_bid_comes_as_a_line_or_as_a_bulk(reply):
+    assert commands.batch_new({}).read(reply) == "b-1"
+    assert commands.batch_open("b-1").read(reply) == "b-1"

@@ -1,0 +1,107 @@
+"""A line to a server that mends itself: what a client speaks over.
+
+Rules: whether a command is sent again after a break is decided in `wire.recovery`; here it is only
+asked, once for every command. Threads take turns, an exchange at a time. A forked child lets go
+of the parent's connection without a word and opens its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from ..wire import recovery
+from ..wire.address import Address
+from ..wire.commands import Command
+from ..wire.session import Answer
+from . import fork, transport
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+
+class Line:
+    """Opens when first needed, and again after a break."""
+
+    def __init__(
+        self,
+        address: Address,
+        identity: Mapping[str, object],
+        timeout: float,
+        ssl_context: SSLContext | None,
+    ) -> None:
+        self._address = address
+        self._identity = identity
+        self._timeout = timeout
+        self._ssl_context = ssl_context
+        self._transport: transport.Transport | None = None
+        self._turn = Lock()
+        fork.starts_anew(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection; it may be broken without having been noticed."""
+        return self._transport is not None
+
+    def open(self) -> None:
+        """Connect now, if not connected."""
+        with self._turn:
+            self._opened()
+
+    def close(self) -> None:
+        """Say goodbye and close; the next command opens it anew."""
+        with self._turn:
+            line, self._transport = self._transport, None
+        if line is not None:
+            line.close()
+
+    def exchange(self, *sent: Command[Any]) -> list[Answer]:
+        """Send commands in one piece; return an answer for each, refusals among them.
+
+        What a break left unanswered goes out again on a new connection, once, if it may; else
+        FaktoryOutcomeUnknown or the connection's own error.
+        """
+        answers: list[Answer] = []
+        rest = sent
+        doubtful = 0  # how many of the rest may have happened before the line broke
+        with self._turn:
+            for repeated in (False, True):
+                try:
+                    fresh = self._opened().exchange(*rest)
+                except recovery.LineBroken as broken:
+                    self._drop()
+                    answers += map(recovery.settle, broken.answers[:doubtful])
+                    answers += broken.answers[doubtful:]
+                    rest = sent[len(answers) :]
+                    if repeated or not recovery.may_repeat(rest, broken.sent):
+                        error = recovery.outcome(rest, broken.sent, broken.cause)
+                        raise error from error.__cause__
+                    doubtful = recovery.left_whole(rest, broken.sent)
+                except BaseException:  # no connection, or an interrupt
+                    self._drop()
+                    raise
+                else:
+                    answers += map(recovery.settle, fresh[:doubtful])
+                    return answers + fresh[doubtful:]
+        raise AssertionError("the second round returns or raises")
+
+    def start_anew(self) -> None:
+        """Forget the connection, which is the parent's: for `fork`, in the child."""
+        self._turn = Lock()
+        self._drop()
+
+    def _opened(self) -> transport.Transport:
+        if self._transport is None:
+            identity = {"hostname": socket.gethostname(), "pid": os.getpid(), **self._identity}
+            self._transport = transport.connect(
+                self._address, identity, self._timeout, self._ssl_context
+            )
+        return self._transport
+
+    def _drop(self) -> None:
+        line, self._transport = self._transport, None
+        if line is not None:
+            line.abandon()
