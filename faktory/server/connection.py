@@ -46,6 +46,10 @@ MAX_UNSENT: Final = 1024 * 1024
 """Bytes of answers that wait for a slow reader before its next command is begun."""
 
 
+TURN: Final = 100
+"""Commands of one connection that are executed before others have their turn."""
+
+
 class Connection(asyncio.Protocol):
     """The states are: handshake (no `_worker`), serving, closed."""
 
@@ -65,6 +69,8 @@ class Connection(asyncio.Protocol):
         """A command is at work: FETCH waits, or a fault delays or holds one."""
         self._slow = False
         """The client does not read what we write."""
+        self._yielded = False
+        """There is more to execute when the others have had their turn."""
         self._hung_up = False
         """The client said that it will send no more."""
         self._mute = False
@@ -88,22 +94,24 @@ class Connection(asyncio.Protocol):
         if self._closed:
             return
         self._reader.feed(data)
-        self._run()
+        if not self._yielded:
+            self._run()
         if self._worker is None:
             self._greeted += len(data)
             if self._greeted > MAX_HELLO:
                 self._refuse(f"HELLO is longer than {MAX_HELLO} bytes")
-        elif self._busy or self._slow:
+        elif self._busy or self._slow or self._yielded:
             self._unread += len(data)
             if self._unread > MAX_UNREAD:
                 self._transport.pause_reading()
 
     def eof_received(self) -> None:
-        # Most likely the client is gone for good: it must not be handed a job any more.
+        # Most likely the client is gone for good: it must not be handed a job any more. What it
+        # has sent before is executed.
         self._hung_up = True
         if self._waiter is not None:
             self._deliver(None)
-            self._run()
+        self._run(to_the_end=True)
 
     def pause_writing(self) -> None:
         self._slow = True
@@ -142,9 +150,16 @@ class Connection(asyncio.Protocol):
 
     # Commands.
 
-    def _run(self) -> None:
+    def _run(self, *, to_the_end: bool = False) -> None:
         """Execute what has come in, as far as possible, and send the answers."""
+        self._yielded = False
+        begun = 0
         while not (self._busy or self._slow or self._closed):
+            if begun == TURN and not to_the_end:
+                self._yielded = True
+                self._core.loop.call_soon(self._run)
+                break
+            begun += 1
             try:
                 line = self._reader.next()
             except FaktoryProtocolError as error:
@@ -154,7 +169,7 @@ class Connection(asyncio.Protocol):
                 break
             self._begin(line)
         self._flush()
-        if self._unread and not (self._busy or self._slow or self._closed):
+        if self._unread and not (self._busy or self._slow or self._yielded or self._closed):
             self._unread = 0
             self._transport.resume_reading()
         self._core.settle()

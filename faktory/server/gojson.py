@@ -179,7 +179,8 @@ def _mismatch(kind: Kind | None, value: Any, path: str, top: bool = False) -> st
                 part = kind.fields.get(name)
                 if part is None:
                     continue
-            if text := _mismatch(part, item, f"{path}.{name}"):
+            escaped = name.replace("~", "~0").replace("/", "~1")  # as in a JSON pointer
+            if text := _mismatch(part, item, f"{path}.{escaped}"):
                 return text
     return None
 

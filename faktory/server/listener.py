@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from threading import Thread
 from types import TracebackType
@@ -60,7 +60,9 @@ class EmbeddedServer:
         self._core = Core(self._password, max_connections, max_command)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
-        self._listener: asyncio.Server | None = None
+        self._socket: socket.socket | None = None
+        self._greetings: set[asyncio.Task[None]] = set()
+        """Connections in the making."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -79,18 +81,18 @@ class EmbeddedServer:
         if self._thread is not None:
             raise RuntimeError("the server is running already.")
         sock = self._bind()
-        self._loop = loop = asyncio.new_event_loop()
+        self._loop = loop = asyncio.SelectorEventLoop()
         self._thread = Thread(target=loop.run_forever, name="faktory-server", daemon=True)
         self._thread.start()
         self._call(self._core.attach, loop)
-        self._await(self._listen(sock))
+        self._call(self._listen, sock)
         _log.info("an embedded server for development and tests listens on %s", self.address)
 
     def stop(self) -> None:
         """Close the port and all connections; what the server holds is kept."""
         if self._thread is None or self._loop is None:
             return
-        self._await(self._shut_down())
+        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -156,7 +158,7 @@ class EmbeddedServer:
 
     def refuse_connections(self) -> None:
         """Close the port, not the connections, until `accept_connections`."""
-        self._await(self._close_port())
+        self._call(self._close_port)
 
     def limit_connections(self, count: int = 0) -> None:
         """Answer "too many connections" to whoever connects beyond `count`."""
@@ -172,8 +174,8 @@ class EmbeddedServer:
         """End what the three methods above began."""
         self._core.shutting_down = False
         self._core.max_connections = self._max_connections
-        if self._loop is not None and self._listener is None:
-            self._await(self._listen(self._bind()))
+        if self._loop is not None and self._socket is None:
+            self._call(self._listen, self._bind())
 
     def disconnect(self, wid: str | None = None) -> None:
         """Cut all connections, or those of one worker."""
@@ -293,25 +295,59 @@ class EmbeddedServer:
         self._port = sock.getsockname()[1]
         return sock
 
-    async def _listen(self, sock: socket.socket) -> None:
+    def _listen(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
         assert self._loop is not None
-        self._listener = await self._loop.create_server(
-            lambda: Connection(self._core),
-            sock=sock,
-            backlog=1024,
-            ssl=self._tls,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT if self._tls is not None else None,
-        )
+        self._loop.add_reader(sock, self._accept)
 
-    async def _close_port(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+    def _accept(self) -> None:
+        """Take one connection; what else waits makes the loop call again."""
+        assert self._loop is not None
+        assert self._socket is not None
+        try:
+            sock, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # No more files, most likely: that may pass, and trying at once does not help.
+            _log.error("cannot accept a connection: %s", error)
+            self._loop.remove_reader(self._socket)
+            self._loop.call_later(1.0, self._accept_again, self._socket)
+            return
+        greeting = self._loop.create_task(self._greet(sock))
+        self._greetings.add(greeting)
+        greeting.add_done_callback(self._greetings.discard)
+
+    def _accept_again(self, sock: socket.socket) -> None:
+        if self._loop is not None and self._socket is sock:
+            self._loop.add_reader(sock, self._accept)
+
+    async def _greet(self, sock: socket.socket) -> None:
+        """Make a connection of a socket, after the handshake of TLS if there is one."""
+        assert self._loop is not None
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: Connection(self._core),
+                sock,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT if self._tls is not None else None,
+            )
+        except OSError:
+            sock.close()  # no TLS was spoken, or not in time
+
+    def _close_port(self) -> None:
+        if self._socket is not None and self._loop is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
 
     async def _shut_down(self) -> None:
-        await self._close_port()
-        # A connection that was just accepted shows itself one turn of the loop later.
-        await asyncio.sleep(0)
+        self._close_port()
+        await asyncio.sleep(0)  # tasks that did not start could not clean up
+        for greeting in self._greetings:
+            greeting.cancel()
+        await asyncio.gather(*self._greetings, return_exceptions=True)
         while self._core.connections:
             for connection in list(self._core.connections):
                 connection.abort()
@@ -331,10 +367,6 @@ class EmbeddedServer:
 
         self._loop.call_soon_threadsafe(run)
         return future.result()
-
-    def _await(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        assert self._loop is not None
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
 def _parse(bind: str) -> tuple[str, int]:
