@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import faktory
+from faktory.cli.demo import Runs
+from faktory.server import EmbeddedServer
+
+from .conftest import Process
+
+Run = Callable[..., Process]
+WaitUntil = Callable[..., object]
+
+
+def test_it_brings_its_own_server_and_counts_every_run(run: Run) -> None:
+    demo = run("faktory", "demo", "--jobs", "500")
+    assert demo.wait(30) == 0
+    assert "Server: an embedded one, in memory. " in demo.printed
+    assert f"core     {faktory.implementation} (" in demo.printed
+    assert re.search(r"pushed   500 jobs, [\d,]+ a second\n", demo.printed)
+    assert re.search(r"run      525 times, [\d,]+ a second, 10 at a time\n", demo.printed)
+    assert "retried  25 that failed at first and came back\n" in demo.printed
+    assert "count    every job ran exactly as often as it should\n" in demo.printed
+    assert demo.said == ""
+
+
+def test_on_a_server_that_is_not_its_own_it_leaves_nothing_and_touches_nothing_else(
+    server: EmbeddedServer, run: Run
+) -> None:
+    with faktory.Client(server.url) as client:
+        mine = client.push({"jobtype": "mine", "args": []})
+        failed = client.push({"jobtype": "mine", "args": [], "queue": "other"})
+        assert client.fetch("other") is not None
+        client.fail(failed)
+    demo = run("faktory", "demo", "--jobs", "200", url=server.url)
+    assert demo.wait(30) == 0
+    assert "Server: the one in FAKTORY_URL. " in demo.printed
+    assert demo.said == ""
+    queues = {name: [job["jid"] for job in jobs] for name, jobs in server.queues.items() if jobs}
+    assert queues == {"default": [mine]}
+    assert [job["jid"] for job in server.retries] == [failed]
+    assert server.working == []
+    assert server.processed == 1 + 210
+
+
+def test_a_job_that_ran_too_often_or_too_seldom_is_told() -> None:
+    runs = Runs()
+    for jid in ("well", "twice", "twice", "stranger"):
+        runs.count(jid)
+    assert runs.total == 4
+    assert runs.wrong({"well": 1, "twice": 1, "never": 1}) == [
+        "job never ran 0 times instead of 1",
+        "job stranger ran 1 times instead of 0",
+        "job twice ran 2 times instead of 1",
+    ]
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line(run: Run) -> None:
+    with EmbeddedServer() as server:
+        url = server.url
+    demo = run("faktory", "demo", "--jobs", "100", url=url)
+    assert demo.wait() == 1
+    assert demo.said.startswith("faktory demo: nothing listens on ")
+    assert demo.said.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_demo_that_is_ended_early_takes_its_server_with_it(
+    run: Run, wait_until: WaitUntil, number: signal.Signals, code: int
+) -> None:
+    demo = run("faktory", "demo", "--jobs", "1000000")
+    wait_until(lambda: "Queue: demo-" in demo.printed)
+    children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children")
+    (server,) = children.read_text().split()
+    demo.send(number)
+    assert demo.wait() == code
+    assert "Traceback" not in demo.said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(server), 0)

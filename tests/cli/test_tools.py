@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+
+import pytest
+
+import faktory
+from faktory import Client
+from faktory.cli.tools import main
+
+from .conftest import Process
+
+Run = Callable[..., Process]
+WaitUntil = Callable[..., object]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_server_says_where_it_is_and_serves_until_it_is_told_to_stop(
+    run: Run, wait_until: WaitUntil, number: signal.Signals
+) -> None:
+    server = run("faktory", "server", "--bind", "127.0.0.1:0", "--password", "geh/eim")
+    wait_until(lambda: "\n" in server.printed)
+    assert "in memory, for development and tests only" in server.printed
+    url = server.printed.rpartition("FAKTORY_URL=")[2].strip()
+    assert url.startswith("tcp://:geh%2Feim@127.0.0.1:")
+    with Client(url) as client:
+        client.push({"jobtype": "work", "args": []})
+        assert client.info()["faktory"]["queues"] == {"default": 1}
+        server.send(number)
+        assert server.wait() == 0
+    assert server.said == ""
+    assert server.printed.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        place = f"127.0.0.1:{sock.getsockname()[1]}"
+        server = run("faktory", "server", "--bind", place)
+        assert server.wait() == 1
+    assert server.said.startswith("faktory server: ")
+    assert server.said.count("\n") == 1
+    assert server.printed == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "the following arguments are required: TOOL"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["server", "--bind", "nonsense"], "faktory server: bind is 'nonsense'"),
+        (["demo", "--jobs", "99"], "faktory demo: --jobs is 99: the demo needs 100 or more"),
+        (["demo", "--jobs", "many"], "invalid int value: 'many'"),
+    ],
+)
+def test_wrong_usage_has_its_own_exit_code(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as error:  # argparse's own way
+        code = int(error.code or 0)
+    assert code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["-V"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"faktory {faktory.__version__}\n"

@@ -1,0 +1,77 @@
+"""A registry and a server's stand-in of its own for each test of the jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from faktory.client import outlet, transport
+from faktory.exceptions import FaktoryConnectionResetError, FaktoryServerError
+from faktory.jobs import registry
+from faktory.wire.commands import Command
+from faktory.wire.recovery import LineBroken
+from faktory.wire.session import Answer
+
+
+class Line:
+    """Takes the place of a server: keeps what is pushed, as it was on the line.
+
+    `refuse` gives the reason for refusing a job, `break_after` the number of exchanges after
+    which the line breaks in the middle of one.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: list[dict[str, Any]] = []
+        self.sizes: list[int] = []
+        self.refuse: Callable[[dict[str, Any]], str | None] = lambda job: None
+        self.break_after: int | None = None
+        self.opened: list[str] = []
+
+    def exchange(self, *sent: Command[Any]) -> list[Answer]:
+        if self.break_after == len(self.sizes):
+            cause = FaktoryConnectionResetError("the line broke")
+            raise LineBroken([], sum(len(command.data) for command in sent), cause)
+        return [self._answer(command) for command in sent]
+
+    def _answer(self, command: Command[Any]) -> Answer:
+        verb, _, text = command.data.decode().partition(" ")
+        jobs = json.loads(text) if verb == "PUSHB" else [json.loads(text)]
+        self.sizes.append(len(jobs))
+        refused = {job["jid"]: why for job in jobs if (why := self.refuse(job))}
+        self.jobs += [job for job in jobs if job["jid"] not in refused]
+        if verb == "PUSHB":
+            return Answer(command, command.read(refused), None)
+        if refused:
+            return Answer(command, None, FaktoryServerError.of(f"ERR {refused[jobs[0]['jid']]}"))
+        return Answer(command, command.read("OK"), None)
+
+    def close(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    """What this process's pushes arrive at."""
+    line = Line()
+
+    def connect(address: Any, *_: object) -> Line:
+        line.opened.append(address.place)
+        return line
+
+    monkeypatch.setattr(transport, "connect", connect)
+    monkeypatch.setattr(outlet, "_settings", {})
+    outlet.configure(url="tcp://stand-in:1")
+    yield line
+    outlet.configure()
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test declares is unknown to the next one."""
+    monkeypatch.setattr(registry, "_jobs", {})

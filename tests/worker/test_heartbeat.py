@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from faktory.exceptions import (
+    FaktoryAuthenticationError,
+    FaktoryConnectionError,
+    FaktoryError,
+    FaktoryServerError,
+)
+from faktory.worker.heartbeat import Heartbeat, rss_kb
+from faktory.worker.lifecycle import Lifecycle, State
+
+LOG = logging.getLogger("test.heartbeat")
+UNKNOWN = FaktoryServerError("ERR unknown worker 123")
+
+
+class StandIn:
+    """Takes the place of a client: answers beats from a list, then always with OK."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers = answers
+        self.beats: list[tuple[str | None, int | None]] = []
+        self.calls: list[str] = []
+
+    def beat(self, current_state: str | None = None, rss_kb: int | None = None) -> Any:
+        self.calls.append("beat")
+        self.beats.append((current_state, rss_kb))
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def disconnect(self) -> None:
+        self.calls.append("disconnect")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+class Beating:
+    """A heartbeat over a stand-in, and what it passed on."""
+
+    def __init__(self, answers: list[Any], interval: float) -> None:
+        self.client = StandIn(answers)
+        self.lifecycle = Lifecycle()
+        self.wanted: list[str] = []
+        self.trouble: list[FaktoryError] = []
+        self.reached: list[float] = []
+        self.thread = Heartbeat(
+            self.client,  # type: ignore[arg-type]
+            interval,
+            self.lifecycle,
+            self.wanted.append,
+            self.trouble.append,
+            self.reached.append,
+            LOG,
+        )
+
+
+@pytest.fixture
+def beat() -> Iterator[Callable[..., Beating]]:
+    """`beat(*answers, interval=0.001)`: start a heartbeat; it is stopped after the test."""
+    started: list[Beating] = []
+
+    def beat(*answers: Any, interval: float = 0.001) -> Beating:
+        beating = Beating(list(answers), interval)
+        started.append(beating)
+        beating.thread.start()
+        return beating
+
+    yield beat
+    for beating in started:
+        beating.thread.stop()
+        beating.thread.join(10)
+        assert not beating.thread.is_alive()
+        assert beating.client.calls[-1] == "close"
+
+
+def test_the_first_beat_goes_out_at_once(
+    beat: Callable[..., Beating], wait_until: Callable[..., object]
+) -> None:
+    beating = beat(interval=1000)
+    wait_until(lambda: beating.reached)
+    assert len(beating.client.beats) == 1
+
+
+def test_a_beat_tells_how_much_memory_the_process_uses(
+    beat: Callable[..., Beating], wait_until: Callable[..., object]
+) -> None:
+    beating = beat(interval=1000)
+    wait_until(lambda: beating.client.beats)
+    (_, rss) = beating.client.beats[0]
+    assert type(rss) is int
+    assert 1_000 < rss < 10_000_000
+
+
+def test_memory_is_told_without_proc_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = rss_kb()
+    monkeypatch.setattr("os.sysconf", lambda name: (_ for _ in ()).throw(ValueError(name)))
+    peak = rss_kb()
+    assert real is not None
+    assert peak is not None
+    assert real / 2 < peak < real * 20
+
+
+def test_each_beat_reports_the_state_of_the_worker(
+    beat: Callable[..., Beating], wait_until: Callable[..., object]
+) -> None:
+    beating = beat()
+    wait_until(lambda: beating.client.beats)
+    for state, reported in ((State.QUIET, "quiet"), (State.TERMINATE, "terminate")):
+        beating.lifecycle.advance(state)
+        wait_until(lambda reported=reported: beating.client.beats[-1][0] == reported)
+    assert beating.client.beats[0][0] is None
+
+
+def test_what_the_server_wants_is_passed_on_each_time(
+    beat: Callable[..., Beating], wait_until: Callable[..., object]
+) -> None:
+    beating = beat("quiet", "quiet", None, "terminate")
+    wait_until(lambda: len(beating.client.beats) > 4)
+    assert beating.wanted == ["quiet", "quiet", "terminate"]
+
+
+@pytest.mark.parametrize("error", [FaktoryConnectionError("gone"), OSError("odd"), KeyError("odd")])
+def test_an_error_does_not_stop_the_next_beat(
+    beat: Callable[..., Beating], wait_until: Callable[..., object], error: Exception
+) -> None:
+    beating = beat(error, error, interval=0.001)
+    wait_until(lambda: beating.reached)
+    assert len(beating.client.beats) >= 3
+    assert beating.trouble == ([error, error] if isinstance(error, FaktoryError) else [])
+
+
+def test_a_server_that_forgot_the_worker_is_greeted_anew_at_once(
+    beat: Callable[..., Beating], wait_until: Callable[..., object]
+) -> None:
+    beating = beat(UNKNOWN, "quiet", interval=1000)
+    wait_until(lambda: beating.wanted)
+    assert beating.client.calls == ["beat", "disconnect", "beat"]
+    assert beating.wanted == ["quiet"]
+
+
+def test_a_server_that_refuses_every_beat_is_not_stormed(
+    beat: Callable[..., Beating],
+    wait_until: Callable[..., object],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    beating = beat(*[UNKNOWN] * 100, interval=1000)
+    wait_until(lambda: len(caplog.messages) == 2)
+    assert beating.client.calls == ["beat", "disconnect", "beat"]
+    assert beating.trouble == []  # it answers, so it is not lost
+
+
+def test_a_wrong_password_is_told_and_is_the_last_beat(beat: Callable[..., Beating]) -> None:
+    error = FaktoryAuthenticationError("wrong password")
+    beating = beat(error)
+    beating.thread.join(10)
+    assert beating.trouble == [error]
+    assert beating.client.calls == ["beat", "close"]
+
+
+def test_stop_does_not_wait_for_the_next_beat(
+    beat: Callable[..., Beating], wait_until: Callable[..., object]
+) -> None:
+    beating = beat(interval=1000)
+    wait_until(lambda: beating.reached)
+    beating.thread.stop()
+    beating.thread.join(10)
+    assert beating.client.calls == ["beat", "close"]

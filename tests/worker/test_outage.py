@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import logging
+from threading import Barrier, Thread
+
+import pytest
+
+from faktory.worker import outage
+from faktory.worker.outage import Outage
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(outage, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def told(clock: Clock, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+LOG = logging.getLogger("test.outage")
+
+
+def test_an_outage_is_told_once_when_it_begins_and_once_when_it_ends(
+    clock: Clock, told: pytest.LogCaptureFixture
+) -> None:
+    trouble = Outage(LOG)
+    for _ in range(3):
+        trouble.begins(OSError("refused"))
+    clock.now += 12.34
+    for _ in range(3):
+        trouble.ends(clock.now)
+    assert told.messages == [
+        "lost the server, trying until it is back: refused",
+        "the server is back after 12.3 s",
+    ]
+
+
+def test_without_an_outage_nothing_is_told(clock: Clock, told: pytest.LogCaptureFixture) -> None:
+    Outage(LOG).ends(clock.now)
+    assert told.messages == []
+
+
+def test_an_answer_from_before_the_outage_does_not_end_it(
+    clock: Clock, told: pytest.LogCaptureFixture
+) -> None:
+    trouble = Outage(LOG)
+    asked_at = clock.now
+    clock.now += 1
+    trouble.begins(OSError("refused"))
+    trouble.ends(asked_at)
+    trouble.begins(OSError("refused"))
+    assert len(told.messages) == 1
+
+
+def test_the_next_outage_is_told_again(clock: Clock, told: pytest.LogCaptureFixture) -> None:
+    trouble = Outage(LOG)
+    for _ in range(2):
+        trouble.begins(OSError("refused"))
+        clock.now += 1
+        trouble.ends(clock.now)
+    assert len(told.messages) == 4
+
+
+def test_many_threads_tell_of_one_outage(told: pytest.LogCaptureFixture, clock: Clock) -> None:
+    trouble = Outage(LOG)
+    together = Barrier(8)
+
+    def lose() -> None:
+        together.wait()
+        trouble.begins(OSError("refused"))
+
+    threads = [Thread(target=lose) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told.messages) == 1

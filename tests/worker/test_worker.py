@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import faktory
+from faktory import Client, FaktoryAuthenticationError, Worker
+from faktory.server import EmbeddedServer
+from faktory.worker import Task
+from faktory.worker import worker as worker_module
+
+from .conftest import Push, Start, WaitUntil, reports, spin, threads_left
+
+# What runs a job
+
+
+def test_jobs_of_both_kinds_are_run(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    seen: list[object] = []
+
+    @faktory.job
+    def resize(image: int, size: str = "thumb") -> None:
+        seen.append((image, size, faktory.current_job().jid))
+
+    class Greet(faktory.Job):
+        def perform(self, name: str) -> None:
+            seen.append((name, self.jid))
+
+    jids = [push("resize", 1), push("resize", 2, "full"), push("Greet", "Ada")]
+    running = start(Worker(server.url))
+    wait_until(lambda: server.processed == 3)
+    running.stop()
+    assert seen == [(1, "thumb", jids[0]), (2, "full", jids[1]), ("Ada", jids[2])]
+    assert (server.failures, server.working) == (0, [])
+
+
+def test_functions_are_registered_and_forgotten(server: EmbeddedServer) -> None:
+    worker = Worker(server.url)
+    worker.register("plain", print)
+    worker.register("bound", print, bind=True)
+    assert worker.get_registered_task("plain") == Task("plain", print, False)
+    assert worker.get_registered_task("bound") == Task("bound", print, True)
+    worker.register("plain", repr)
+    assert worker.get_registered_task("plain").func is repr
+    worker.deregister("plain")
+    worker.deregister("never there")
+    with pytest.raises(ValueError, match="'plain' is not a registered task"):
+        worker.get_registered_task("plain")
+    with pytest.raises(ValueError, match="task func is not callable"):
+        worker.register("wrong", "no function")  # type: ignore[arg-type]
+
+
+def test_a_registered_function_runs_with_the_jid_first_if_it_is_bound(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    seen: list[object] = []
+    worker = Worker(server.url)
+    worker.register("plain", lambda *args: seen.append(args))
+    worker.register("bound", lambda *args: seen.append(args), bind=True)
+    push("plain", 1, 2)
+    jid = push("bound", 1, 2)
+    start(worker)
+    wait_until(lambda: server.processed == 2)
+    assert seen == [(1, 2), (jid, 1, 2)]
+
+
+def test_what_is_registered_on_the_worker_wins(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    seen: list[str] = []
+    faktory.job(name="work")(lambda: seen.append("declared"))
+    worker = Worker(server.url)
+    worker.register("work", lambda: seen.append("registered"))
+    start(worker)
+    push("work")
+    wait_until(lambda: server.processed == 1)
+    worker.deregister("work")
+    push("work")
+    wait_until(lambda: server.processed == 2)
+    assert seen == ["registered", "declared"]
+
+
+def test_a_job_that_nobody_knows_fails_with_the_closest_name_and_the_list(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    faktory.job(name="resize")(spin)
+    worker = Worker(server.url)
+    worker.register("greet", spin)
+    start(worker)
+    push("resise")
+    wait_until(lambda: server.retries)
+    failure = server.retries[0]["failure"]
+    assert failure["errtype"] == "UnknownJob"
+    assert "Did you mean 'resize'? Registered: greet, resize." in failure["message"]
+
+
+def test_a_job_may_push_another(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    ran = threading.Event()
+    worker = Worker(server.url)
+    worker.register("first", lambda: push("second"))
+    worker.register("second", ran.set)
+    push("first")
+    start(worker)
+    wait_until(ran.is_set)
+
+
+def test_a_failed_job_comes_back_as_the_next_attempt(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    attempts: list[int] = []
+
+    def flaky() -> None:
+        attempts.append(faktory.current_job().attempt)
+        if len(attempts) < 3:
+            raise ValueError("not yet")
+
+    worker = Worker(server.url)
+    worker.register("flaky", flaky)
+    start(worker)
+    push("flaky", backtrace=3)
+    for _ in range(2):
+        wait_until(lambda: server.retries)
+        failure = server.retries[0]["failure"]
+        assert failure["backtrace"][-1] == "ValueError: not yet"
+        server.travel(300)
+    wait_until(lambda: server.processed - server.failures == 1)
+    assert attempts == [1, 2, 3]
+
+
+def test_jobs_run_truly_at_the_same_time(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    together = threading.Barrier(5)
+    worker = Worker(server.url, concurrency=5)
+    worker.register("meet", lambda: together.wait(10))
+    for _ in range(10):
+        push("meet")
+    start(worker)
+    wait_until(lambda: server.processed == 10)
+    assert server.failures == 0
+
+
+def test_queues_are_asked_in_order_or_as_a_subclass_says(
+    server: EmbeddedServer, start: Start, wait_until: WaitUntil
+) -> None:
+    class Ours(Worker):
+        send_heartbeat_every = 0.01
+
+        def get_queues(self) -> list[str]:
+            return ["of", "ours"]
+
+        def get_worker_id(self) -> str:
+            return "our-wid"
+
+    for worker, queues in (
+        (Worker(server.url, queues=["a", "b"]), {"a b"}),
+        (Worker(server.url, queues={"a": 1, "b": 1}), {"a b", "b a"}),
+        (Ours(server.url), {"of ours"}),
+    ):
+        server.clear_commands()
+        running = start(worker)
+        wait_until(lambda: any(verb == "FETCH" for verb, _ in server.commands))
+        running.stop()
+        assert {text for verb, text in server.commands if verb == "FETCH"} <= queues
+    assert worker.worker_id == "our-wid"
+    beats = [text for verb, text in server.commands if verb == "BEAT"]
+    assert len(beats) > 1
+    assert all('"our-wid"' in text for text in beats)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"concurrency": 0}, "concurrency is 0"),
+        ({"disconnect_wait": -1}, "disconnect_wait is -1"),
+        ({"disconnect_wait": float("nan")}, "disconnect_wait is nan"),
+        ({"queues": []}, "a queue at least"),
+        ({"queues": ["a b"]}, "the queue is 'a b'"),
+        ({"faktory": "localhost"}, "no Faktory address"),
+    ],
+)
+def test_a_worker_that_cannot_be_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Worker(**options)
+
+
+def test_a_grace_period_may_be_a_timedelta() -> None:
+    assert Worker(disconnect_wait=timedelta(minutes=1)).disconnect_wait == 60
+
+
+# Passwords
+
+
+@pytest.mark.parametrize("user", ["", ":wrong@"])
+def test_a_wrong_password_is_raised_at_once(user: str) -> None:
+    with EmbeddedServer(password="right") as server:
+        worker = Worker(f"tcp://{user}{server.address.place}", concurrency=3)
+        started = time.monotonic()
+        with pytest.raises(FaktoryAuthenticationError, match="password"):
+            worker.run()
+        assert time.monotonic() - started < 5
+        assert threads_left() == []
+
+
+def test_the_right_password_works(wait_until: WaitUntil, start: Start) -> None:
+    with EmbeddedServer(password="r:ght/@ö") as server:
+        worker = Worker(server.url)
+        worker.register("work", lambda: None)
+        with Client(server.url) as client:
+            client.push({"jobtype": "work", "args": []})
+        running = start(worker)
+        wait_until(lambda: server.processed == 1)
+        server.disconnect()  # so that no FETCH has to be waited for
+        running.stop()
+
+
+# The heartbeat
+
+
+def test_the_server_sees_the_worker_from_the_start(
+    server: EmbeddedServer, start: Start, wait_until: WaitUntil
+) -> None:
+    worker = Worker(server.url, labels=["blue", "python"], worker_id="wid-of-ours")
+    start(worker)
+    wait_until(lambda: any(verb == "BEAT" for verb, _ in server.commands))
+    wait_until(lambda: server.workers[0]["rss_kb"])
+    (seen,) = server.workers
+    assert (seen["wid"], seen["pid"], seen["labels"]) == (
+        "wid-of-ours",
+        os.getpid(),
+        ["blue", "python"],
+    )
+    assert seen["state"] == "running"
+    assert 1_000 < seen["rss_kb"] < 10_000_000
+
+
+def test_a_worker_that_the_server_forgot_says_hello_again_at_once(
+    server: EmbeddedServer, start: Start, wait_until: WaitUntil
+) -> None:
+    server.answer_error("BEAT", "unknown worker 123")
+    start(Worker(server.url))  # the second beat by the interval would come after 15 seconds
+    wait_until(lambda: sum(verb == "BEAT" for verb, _ in server.commands) == 2)
+    wait_until(lambda: sum(verb == "HELLO" for verb, _ in server.commands) == 3)
+
+
+def test_a_worker_whose_connections_were_all_cut_comes_back(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    worker = Worker(server.url, concurrency=2)
+    worker.send_heartbeat_every = 0.05
+    worker.register("work", lambda: None)
+    start(worker)
+    wait_until(lambda: server.workers and server.workers[0]["connections"] == 3)
+    for _ in range(3):
+        server.disconnect(worker.worker_id)
+        push("work")
+        wait_until(lambda: not server.queues.get("default") and not server.working)
+    wait_until(lambda: server.workers and server.workers[0]["connections"] == 3)
+
+
+# Trouble of our own
+
+
+def test_queues_that_cannot_be_had_end_the_worker_with_what_went_wrong(
+    server: EmbeddedServer, start: Start, push: Push
+) -> None:
+    class Ours(Worker):
+        asked = 0
+
+        def get_queues(self) -> list[str]:
+            self.asked += 1
+            if self.asked > 1:
+                raise LookupError("no queues today")
+            return ["default"]
+
+    worker = Ours(server.url)
+    worker.register("work", lambda: None)
+    jid = push("work")
+    running = start(worker)
+    with pytest.raises(LookupError, match="no queues today"):
+        running.join()
+    assert reports(server, jid) == ["ACK"]
+
+
+def test_a_system_that_is_out_of_threads_ends_the_worker_with_what_went_wrong(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if len(started) == 2 and thread.name.startswith("faktory-"):
+            raise RuntimeError("can't start new thread")
+        started.append(thread.name)
+        real(thread)
+
+    monkeypatch.setattr(worker_module.JobThread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Worker(server.url, concurrency=5).run()
+    assert started == ["faktory-1", "faktory-2"]
+    assert threads_left() == []
