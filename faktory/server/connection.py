@@ -50,7 +50,7 @@ TURN: Final = 100
 """Commands of one connection that are executed before others have their turn."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """The states are: handshake (no `_worker`), serving, closed."""
 
     def __init__(self, core: Core) -> None:
@@ -90,18 +90,23 @@ class Connection(asyncio.Protocol):
         transport.write(encode_hi(self._salt, self._iterations))
         self._deadline = self._core.loop.call_later(HANDSHAKE_TIMEOUT, self.close)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        # One for all: what is written into it is taken out again before anything else happens. A
+        # new one each time would cost as much as all the rest.
+        return self._core.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._closed:
             return
-        self._reader.feed(data)
+        self._reader.feed(self._core.buffer[:nbytes].tobytes())
         if not self._yielded:
             self._run()
         if self._worker is None:
-            self._greeted += len(data)
+            self._greeted += nbytes
             if self._greeted > MAX_HELLO:
                 self._refuse(f"HELLO is longer than {MAX_HELLO} bytes")
         elif self._busy or self._slow or self._yielded:
-            self._unread += len(data)
+            self._unread += nbytes
             if self._unread > MAX_UNREAD:
                 self._transport.pause_reading()
 

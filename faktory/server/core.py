@@ -49,6 +49,7 @@ class Core:
         self.faults = Faults()
         self.shutting_down = False
         self.connections: set[Connection] = set()
+        self.buffer = memoryview(bytearray(256 * 1024))
         self.records: deque[tuple[bytes, bytes]] = deque()
         self._recorded = 0
         self._held: dict[bytes, list[tuple[Connection, bytes]]] = {}

@@ -9,8 +9,9 @@ Where we differ from the real server on purpose:
 - jobs whose time has come, reservations that expire and silent workers are dealt with at once, not
   at the next tick of 5 or 15 seconds;
 - a FETCH whose connection is closed while it waits takes no job;
-- a field that a job names twice counts once, the later one; nesting ends at some 1,000 levels, not
-  at 10,000; a message about JSON may name another character where bytes are no UTF-8;
+- a name that stands twice in one JSON object counts once, the later one; nesting ends at some
+  1,000 levels, not at 10,000; a message about JSON shows bytes that are no UTF-8 as U+FFFD;
+- line ends in an error become spaces, while they break the real server's reply in two;
 - INFO reports no memory, and other cycles of its tasks; MUTATE goes through a set in its order;
 - PUSHB has no time limit, while commands have a length limit.
 """

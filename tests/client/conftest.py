@@ -126,6 +126,8 @@ class ScriptedServer:
                     sock, _ = self._listener.accept()
                 except OSError:
                     return
+                if number == len(self._scripts) - 1:
+                    self._listener.close()  # before the client can see the end of this script
                 player = threading.Thread(target=self._play, args=(sock, number))
                 player.daemon = True
                 self._players.append(player)
