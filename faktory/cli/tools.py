@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
-from threading import Event
+from queue import SimpleQueue
 
 from .. import __version__
 from ..exceptions import FaktoryError
+from ..worker.signals import stopped_by_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,17 +60,15 @@ def _complain(tool: str, fault: object, code: int) -> int:
 def _server(options: argparse.Namespace) -> int:
     from ..server import EmbeddedServer
 
-    stopped = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    with EmbeddedServer(bind=options.bind, password=options.password) as server:
+    stopped: SimpleQueue[None] = SimpleQueue()
+    server = EmbeddedServer(bind=options.bind, password=options.password)
+    with stopped_by_signals(lambda: stopped.put(None)), server:
         print(
             "An embedded Faktory server, in memory, for development and tests only "
             f"(production: https://contribsys.com/faktory). FAKTORY_URL={server.url}",
             flush=True,
         )
-        while not stopped.wait(3600):
-            pass
+        stopped.get()
     return 0
 
 

@@ -8,11 +8,9 @@ thread, or, when the grace period is over and the job does not end, by `run`.
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -29,6 +27,7 @@ from .jobthread import JobThread
 from .lifecycle import Lifecycle, State
 from .outage import Outage
 from .queues import Queues
+from .signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -188,7 +187,7 @@ class Worker:
             self._outage.ends,
             self.log,
         )
-        with self._signals():
+        with stopped_by_signals(lambda: self._inbox.put(self._interrupted)):
             heartbeat.start()
             try:
                 self._start_threads()
@@ -342,20 +341,3 @@ class Worker:
         for job, refusal in zip(jobs, refusals, strict=True):
             if refusal is not None:
                 self.log.error("%s %s could not be reported: %s", job.jobtype, job.jid, refusal)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let TERM and INT stop this worker, where it runs in the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(_number: int, _frame: object) -> None:
-            self._inbox.put(self._interrupted)  # safe at any moment: SimpleQueue is reentrant
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
