@@ -216,9 +216,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _execute(self, line: bytes) -> None:
         if self._worker is None:
-            self._shake_hands(line)
+            if not self._closed:
+                self._shake_hands(line)
             return
-        if self._hung_up and line.startswith(b"FETCH"):
+        if self._hung_up and line.partition(b" ")[0] == b"FETCH":
             self._reply(encode_bulk(None))
             return
         reply = answer(self._core.state, self._worker, line)

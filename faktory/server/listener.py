@@ -14,7 +14,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from threading import Thread
+from threading import RLock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import ssl
 
 T = TypeVar("T")
+
+ACCEPT_AGAIN: float = 1.0
+"""Seconds to wait when the system has no more files for connections."""
 
 _log = logging.getLogger("faktory.server")
 
@@ -58,6 +61,8 @@ class EmbeddedServer:
         self._tls = _tls_context(tls_cert, tls_key)
         self._max_connections = max_connections
         self._core = Core(self._password, max_connections, max_command)
+        self._lock = RLock()
+        """Held while the loop comes, goes or is asked for something."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
         self._socket: socket.socket | None = None
@@ -78,25 +83,27 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Listen; OSError where the address cannot be had."""
-        if self._thread is not None:
-            raise RuntimeError("the server is running already.")
-        sock = self._bind()
-        self._loop = loop = asyncio.SelectorEventLoop()
-        self._thread = Thread(target=loop.run_forever, name="faktory-server", daemon=True)
-        self._thread.start()
-        self._call(self._core.attach, loop)
-        self._call(self._listen, sock)
+        with self._lock:
+            if self._thread is not None:
+                raise RuntimeError("the server is running already.")
+            sock = self._bind()
+            self._loop = loop = asyncio.SelectorEventLoop()
+            self._thread = Thread(target=loop.run_forever, name="faktory-server", daemon=True)
+            self._thread.start()
+            self._call(self._core.attach, loop)
+            self._call(self._listen, sock)
         _log.info("an embedded server for development and tests listens on %s", self.address)
 
     def stop(self) -> None:
         """Close the port and all connections; what the server holds is kept."""
-        if self._thread is None or self._loop is None:
-            return
-        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = self._thread = None
+        with self._lock:
+            if self._thread is None or self._loop is None:
+                return
+            asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._loop = self._thread = None
 
     @property
     def port(self) -> int:
@@ -313,7 +320,7 @@ class EmbeddedServer:
             # No more files, most likely: that may pass, and trying at once does not help.
             _log.error("cannot accept a connection: %s", error)
             self._loop.remove_reader(self._socket)
-            self._loop.call_later(1.0, self._accept_again, self._socket)
+            self._loop.call_later(ACCEPT_AGAIN, self._accept_again, self._socket)
             return
         greeting = self._loop.create_task(self._greet(sock))
         self._greetings.add(greeting)
@@ -355,18 +362,19 @@ class EmbeddedServer:
 
     def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function in the loop's thread, or here if there is none."""
-        if self._loop is None:
-            return function(*arguments)
-        future: Future[T] = Future()
+        with self._lock:
+            if self._loop is None:
+                return function(*arguments)
+            future: Future[T] = Future()
 
-        def run() -> None:
-            try:
-                future.set_result(function(*arguments))
-            except BaseException as error:
-                future.set_exception(error)
+            def run() -> None:
+                try:
+                    future.set_result(function(*arguments))
+                except BaseException as error:
+                    future.set_exception(error)
 
-        self._loop.call_soon_threadsafe(run)
-        return future.result()
+            self._loop.call_soon_threadsafe(run)
+            return future.result()
 
 
 def _parse(bind: str) -> tuple[str, int]:
