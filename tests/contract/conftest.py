@@ -1,0 +1,153 @@
+"""A raw line to a server, and the servers that the contract holds for."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+
+from faktory.proto import new_jid
+from faktory.server import EmbeddedServer, connection
+from faktory.wire.address import parse
+from faktory.wire.session import password_hash
+
+
+class Line:
+    """A connection that says what it is told to and returns replies as they came, undecoded.
+
+    A bulk reply comes without its length, nil is None.
+    """
+
+    def __init__(self, url: str, **hello: object) -> None:
+        self.address = parse(url)
+        self.socket = socket.create_connection((self.address.host, self.address.port), timeout=10)
+        self.received = b""
+        hi = json.loads(self.read_line().removeprefix(b"+HI "))
+        if "s" in hi:
+            assert self.address.password is not None
+            hello["pwdhash"] = password_hash(self.address.password, hi["s"], hi["i"])
+        self.hello = b"HELLO " + json.dumps({"v": 2, **hello}).encode()
+
+    def send(self, *lines: str | bytes) -> None:
+        data = [line.encode() if isinstance(line, str) else line for line in lines]
+        self.socket.sendall(b"".join(line + b"\r\n" for line in data))
+
+    def say(self, line: str | bytes) -> Any:
+        """Send a command and return its reply."""
+        self.send(line)
+        return self.reply()
+
+    def reply(self, timeout: float = 10) -> Any:
+        """Return the next reply; TimeoutError if there is none in time."""
+        self.socket.settimeout(timeout)
+        line = self.read_line()
+        if not line.startswith(b"$"):
+            return line
+        length = int(line[1:])
+        if length < 0:
+            return None
+        return self.read(length + 2)[:-2]
+
+    def read_line(self) -> bytes:
+        while b"\n" not in self.received:
+            self._receive()
+        line, _, self.received = self.received.partition(b"\r\n")
+        return line
+
+    def read(self, length: int) -> bytes:
+        while len(self.received) < length:
+            self._receive()
+        data, self.received = self.received[:length], self.received[length:]
+        return data
+
+    def closed(self) -> bool:
+        """Wait for the end; tell whether it came without a further reply."""
+        try:
+            return self.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def _receive(self) -> None:
+        data = self.socket.recv(65536)
+        if not data:
+            raise EOFError
+        self.received += data
+
+    # Shorthands.
+
+    def push(self, jid: str, queue: str, **fields: object) -> Any:
+        # `retry` is always given: a real server lets it leak from job to job.
+        job = {"jid": jid, "queue": queue, "jobtype": "T", "args": [], "retry": 25, **fields}
+        return self.say("PUSH " + json.dumps(job))
+
+    def fetch(self, *queues: str) -> Any:
+        """Fetch a job, decoded; None for nil."""
+        reply = self.say("FETCH " + " ".join(queues))
+        return reply if reply is None else json.loads(reply)
+
+    def mutate(self, command: str, target: str, **chosen: object) -> Any:
+        request = {"cmd": command, "target": target, "filter": chosen}
+        return self.say("MUTATE " + json.dumps(request, separators=(",", ":"), ensure_ascii=False))
+
+
+Dial = Callable[..., Line]
+
+
+def dialer(url: str) -> Iterator[Dial]:
+    lines: list[Line] = []
+
+    def dial(*, greet: bool = True, **hello: object) -> Line:
+        line = Line(url, **hello)
+        lines.append(line)
+        if greet:
+            line.send(line.hello)
+            assert line.reply() == b"+OK"
+        return line
+
+    yield dial
+    for line in lines:
+        line.socket.close()
+
+
+@pytest.fixture
+def true_waits() -> None:
+    """Ask for this to have the embedded server wait as long as the real one."""
+
+
+@pytest.fixture(params=["embedded", "real"])
+def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of each server in turn; the real one is the one in FAKTORY_URL."""
+    if request.param == "real":
+        yield request.getfixturevalue("real_server_url")
+        return
+    if "true_waits" not in request.fixturenames:
+        monkeypatch.setattr(connection, "FETCH_WAIT", 0.2)
+    with EmbeddedServer() as server:
+        yield server.url
+
+
+@pytest.fixture
+def dial(url: str) -> Iterator[Dial]:
+    """`dial(wid=...)`: a new line to the server, after its HELLO."""
+    yield from dialer(url)
+
+
+@pytest.fixture
+def both(real_server_url: str) -> Iterator[tuple[Dial, Dial]]:
+    """What dials an embedded server, and what dials the real one."""
+    with EmbeddedServer() as server:
+        ours, real = dialer(server.url), dialer(real_server_url)
+        yield next(ours), next(real)
+        for one in (ours, real):
+            next(one, None)
+
+
+@pytest.fixture
+def name() -> Callable[[], str]:
+    """Each call returns a new name, which no other run uses: for a jid, a queue, a job type."""
+    run, numbers = new_jid(), count(1)
+    return lambda: f"{run}-{next(numbers)}"

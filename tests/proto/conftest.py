@@ -1,0 +1,100 @@
+"""What the tests of the core share: both twins side by side, and how their results are compared."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from faktory import _proto_py
+
+
+@pytest.fixture(scope="session")
+def twins() -> tuple[ModuleType, ModuleType]:
+    """The two implementations; that there are two is what the fixture `proto` insists on."""
+    return _proto_py, pytest.importorskip("faktory._proto")
+
+
+@pytest.fixture(params=[2_000, pytest.param(100_000, marks=pytest.mark.soak)])
+def for_all(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`for_all(strategy, ..., check)`: call check with many examples, with more of them to soak."""
+
+    def run(*strategies_and_check: Any) -> None:
+        *strategies, check = strategies_and_check
+
+        def example(drawn: tuple[Any, ...]) -> None:
+            check(*drawn)
+
+        given(st.tuples(*strategies))(
+            settings(
+                max_examples=request.param,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+            )(example)
+        )()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def outcome() -> Callable[..., tuple[str, ...]]:
+    """`outcome(function, *args)`: what came of a call, so that equal means equal to the last bit.
+
+    The text of a value tells 1 from True and 1.0, 0.0 from -0.0, and the order of keys.
+    """
+
+    def call(function: Callable[..., object], *args: object, **named: object) -> tuple[str, ...]:
+        try:
+            value = function(*args, **named)
+        except Exception as error:
+            return ("error", type(error).__name__, str(error))
+        return ("value", type(value).__name__, repr(value))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def leaks() -> Callable[[Callable[[], object]], bool]:
+    """`leaks(function)`: whether memory grows with the number of calls."""
+
+    def measure(function: Callable[[], object], rounds: int) -> int:
+        for _ in range(rounds):
+            function()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    def check(function: Callable[[], object]) -> bool:
+        tracemalloc.start()
+        try:
+            before = measure(function, 10)  # caches, interned names and the like
+            return measure(function, 40) - before > 40 * 16
+        finally:
+            tracemalloc.stop()
+
+    return check
+
+
+@pytest.fixture
+def recursion_limit() -> Callable[[int], Any]:
+    """`with recursion_limit(n)`: n more calls than are open now."""
+
+    @contextmanager
+    def limited(more: int) -> Iterator[None]:
+        depth, frame = 0, sys._getframe()
+        while frame := frame.f_back:  # type: ignore[assignment]
+            depth += 1
+        before = sys.getrecursionlimit()
+        sys.setrecursionlimit(depth + more)
+        try:
+            yield
+        finally:
+            sys.setrecursionlimit(before)
+
+    return limited

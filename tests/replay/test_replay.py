@@ -1,0 +1,160 @@
+"""What a real server answered, played against the embedded one: the answers must be the same.
+
+`faktory-1.10.0.json` holds scenarios recorded from a server that started empty. Compared is every
+byte but what differs from run to run: instants, hashes, uptime, memory, and the cycles and times of
+the server's own tasks. Where the embedded server differs on purpose, `faktory/server/dispatch.py`
+says so; of that, the recordings show one thing:
+
+- a job that does not say how often it is to be retried gets 25, not what the job before it said.
+
+Waits are a tenth as long as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faktory.server import EmbeddedServer, connection
+from faktory.wire.session import password_hash
+
+RECORDED = json.loads(Path(__file__).with_name("faktory-1.10.0.json").read_text("utf-8"))
+SCENARIOS = {scenario["name"]: scenario for scenario in RECORDED["scenarios"]}
+
+FASTER = 10
+PASSWORD = "s3cret: /@é"
+
+LEAK = "the default retry leaks between jobs"
+
+VARIABLE = [
+    (re.compile(rb'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"'), b'"TIME"'),
+    (re.compile(rb'"server_utc_time":"[^"]*"'), b'"server_utc_time":"TIME"'),
+    (re.compile(rb'"(uptime|used_memory_mb|cycles)":\d+'), rb'"\1":N'),
+    (re.compile(rb'"wall_time_sec":[^},]+'), b'"wall_time_sec":N'),
+    (re.compile(rb'"i":\d+,"s":"[0-9a-f]+"'), b'"i":N,"s":"SALT"'),
+]
+
+
+def without_variables(reply: bytes) -> bytes:
+    """The reply with what differs from run to run replaced, once its length is checked."""
+    if reply.startswith(b"$") and reply != b"$-1\r\n":
+        length, _, body = reply.partition(b"\r\n")
+        assert int(length[1:]) == len(body) - 2
+        reply = b"$\r\n" + body
+    for pattern, placeholder in VARIABLE:
+        # The instants that the clients chose themselves are compared.
+        reply = pattern.sub(lambda m, p=placeholder: m[0] if chosen(m[0]) else m.expand(p), reply)
+    return reply
+
+
+def chosen(instant: bytes) -> bool:
+    return instant[1:5] in (b"2001", b"2099") or instant == b'"2026-01-02T03:04:05.678901234Z"'
+
+
+class Line:
+    """One connection of a scenario."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.file = self.socket.makefile("rb")
+
+    def reply(self) -> bytes:
+        line = self.file.readline()
+        if line.startswith(b"$") and line != b"$-1\r\n":
+            line += self.file.read(int(line[1:]) + 2)
+        return line
+
+    def at_end(self) -> bool:
+        try:
+            return self.file.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()
+
+
+class Player:
+    """Plays the steps of a scenario, comparing as it goes."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.lines: dict[str, Line] = {}
+
+    def play(self, step: dict[str, Any]) -> None:
+        if "sleep_s" in step:
+            time.sleep(step["sleep_s"] / FASTER)
+        elif "open" in step:
+            self.lines[step["conn"]] = Line(self.port)
+        elif "close" in step:
+            self.lines.pop(step["conn"]).close()
+        elif "send" in step:
+            self.send(step)
+        else:
+            self.receive(step)
+
+    def send(self, step: dict[str, Any]) -> None:
+        line = self.lines[step["conn"]]
+        text = step["send"]
+        if "hi" in step:
+            recorded = step["hi"]
+            hashed = password_hash(step["password"], recorded["s"], recorded["i"])
+            assert hashed in text, "the recording itself is hashed in another way"
+            hi = json.loads(line.reply().removeprefix(b"+HI "))
+            assert hi.keys() == recorded.keys()
+            text = text.replace(hashed, password_hash(step["password"], hi["s"], hi["i"]))
+        line.socket.sendall(text.encode())
+
+    def receive(self, step: dict[str, Any]) -> None:
+        line = self.lines[step["conn"]]
+        started = time.monotonic()
+        for expected in step["recv"]:
+            assert without_variables(line.reply()) == without_variables(expected.encode())
+        if step["closed"]:
+            assert line.at_end()
+        # Timers may fire a little early, machines may be late by much.
+        assert time.monotonic() - started >= (step["waited_s"] - 0.2) / FASTER
+
+    def close(self) -> None:
+        for line in self.lines.values():
+            line.close()
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "FETCH_WAIT", connection.FETCH_WAIT / FASTER)
+    monkeypatch.setattr(connection, "HANDSHAKE_TIMEOUT", connection.HANDSHAKE_TIMEOUT / FASTER)
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != LEAK])
+def test_the_embedded_server_answers_as_the_real_one_did(name: str) -> None:
+    play(SCENARIOS[name])
+
+
+def test_the_retry_of_one_job_does_not_become_the_default_of_others() -> None:
+    scenario = json.loads(json.dumps(SCENARIOS[LEAK]))
+    answer = scenario["steps"][-1]
+    [reply] = answer["recv"]
+    length, _, body = reply.partition("\r\n")
+    body = body.replace('"retry":3,', f'"retry":{25},')
+    assert int(length[1:]) + 1 == len(body) - 2, "the recording shows the leak no more"
+    answer["recv"] = [f"${len(body) - 2}\r\n{body}"]
+    play(scenario)
+
+
+def play(scenario: dict[str, Any]) -> None:
+    password = PASSWORD if scenario["secure"] else None
+    with EmbeddedServer(password=password) as server:
+        player = Player(server.port)
+        try:
+            for step in scenario["steps"]:
+                player.play(step)
+        finally:
+            player.close()

@@ -1,0 +1,114 @@
+"""A clock that stands still until it is told otherwise, a store of its time, a raw line."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import pytest
+
+from faktory.server import EmbeddedServer
+from faktory.server.gotime import SECOND, read
+from faktory.server.store import Store
+from faktory.server.stored import Job
+
+
+class Clock:
+    """Nanoseconds since the epoch; 2026-01-01 at first."""
+
+    def __init__(self) -> None:
+        self.now = read("2026-01-01T00:00:00Z")
+
+    def __call__(self) -> int:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += round(seconds * SECOND)
+
+
+class Line:
+    """A connection to a server, at first after its HELLO."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.file = sock.makefile("rb")
+
+    def send(self, *lines: str | bytes) -> None:
+        data = [line.encode() if isinstance(line, str) else line for line in lines]
+        self.socket.sendall(b"".join(line + b"\r\n" for line in data))
+
+    def say(self, line: str | bytes) -> Any:
+        self.send(line)
+        return self.reply()
+
+    def reply(self) -> Any:
+        """Return the next reply without its end, nil as None, the end of the line as EOFError."""
+        line = self.file.readline()
+        if not line:
+            raise EOFError
+        if not line.startswith(b"$"):
+            return line[:-2]
+        length = int(line[1:])
+        return None if length < 0 else self.file.read(length + 2)[:-2]
+
+    def at_end(self) -> bool:
+        """Wait for the end; tell whether it came without a further reply."""
+        try:
+            return self.file.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def push(self, jid: str, queue: str = "default", **fields: object) -> Any:
+        job = {"jid": jid, "queue": queue, "jobtype": "T", "args": [], **fields}
+        return self.say("PUSH " + json.dumps(job))
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> Store:
+    return Store(clock, Random(1))
+
+
+@pytest.fixture
+def new_job() -> Callable[..., Job]:
+    """`new_job(jid, **fields)`: a job as PUSH makes it."""
+
+    def make(jid: str, **fields: object) -> Job:
+        return Job({"jid": jid, "jobtype": "T", "args": [], **fields})
+
+    return make
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def dial(server: EmbeddedServer) -> Iterator[Callable[..., Line]]:
+    """`dial(wid=...)`: a new line to the server; with `greet=False`, before its HI."""
+    lines: list[Line] = []
+
+    def connect(*, to: EmbeddedServer = server, greet: bool = True, **hello: object) -> Line:
+        line = Line(socket.create_connection(("127.0.0.1", to.port), timeout=10))
+        lines.append(line)
+        if greet:
+            assert line.reply() == b'+HI {"v":2}'
+            assert line.say(b"HELLO " + json.dumps({"v": 2, **hello}).encode()) == b"+OK"
+        return line
+
+    yield connect
+    for line in lines:
+        line.close()

@@ -1,0 +1,141 @@
+import json
+
+import pytest
+
+from faktory.server import gojson
+from faktory.server.gojson import INT, STRING, STRINGS, UINT8, GoError, Kind
+
+THING = Kind(
+    "pkg.Thing",
+    dict,
+    {
+        "name": STRING,
+        "count": INT,
+        "small": UINT8,
+        "words": STRINGS,
+        "inner": Kind("pkg.Inner", dict, {"count": INT}),
+    },
+)
+
+
+def through(text):
+    return gojson.dump(gojson.load(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("9007199254740993", "9007199254740992"),
+        ("123456789012345683968", "123456789012345680000"),
+        ("999999999999999999999", "1e+21"),
+        ("-1e21", "-1e+21"),
+        ("1e20", "100000000000000000000"),
+        ("1.0", "1"),
+        ("-0", "-0"),
+        ("-0.0", "-0"),
+        ("0e5", "0"),
+        ("1e-5", "0.00001"),
+        ("1.5e-6", "0.0000015"),
+        ("1e-7", "1e-7"),
+        ("1e-10", "1e-10"),
+        ("5e-324", "5e-324"),
+        ('{"b":1e-7,"a":"1e-7"}', '{"a":"1e-7","b":1e-7}'),
+    ],
+)
+def test_numbers_pass_through_a_double_and_are_written_as_go_does(text, written):
+    assert through(text) == written
+
+
+def test_what_html_and_javascript_are_touchy_about_is_escaped():
+    assert gojson.dump("<a&b>\u2028\u2029é") == r'"\u003ca\u0026b\u003e\u2028\u2029é"'
+
+
+def test_a_text_that_looks_like_a_bare_number_inside_stays_a_text():
+    assert through('"\\udfff1e-7\\udfff"') == '"\ufffd1e-7\ufffd"'
+
+
+def test_each_byte_that_is_no_utf8_becomes_a_replacement_character():
+    assert gojson.decode(b"a\xff\xe2\x82b\xed\xa0\x80") == "a���b���"
+
+
+def test_a_number_beyond_doubles_can_be_read_over_but_not_written():
+    value = gojson.load('{"a":1e400,"b":1}')
+    assert value["b"] == 1
+    with pytest.raises(ValueError, match="range"):
+        gojson.dump(value)
+
+
+def test_fields_are_found_whatever_their_case_and_null_is_none():
+    given = {"NAME": "x", "Count": None, "unknown": 1.5, "words": ["a", None]}
+    assert gojson.take(THING, given) == {"name": "x", "words": ["a", ""]}
+    assert gojson.take(THING, None) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"name":1}', "number into Go struct field Thing.name of type string"),
+        ('{"NAME":true}', "bool into Go struct field Thing.name of type string"),
+        ('{"count":1.0}', "number 1.0 into Go struct field Thing.count of type int"),
+        ('{"count":-0.0}', "number -0.0 into Go struct field Thing.count of type int"),
+        ('{"count":1e3}', "number 1e3 into Go struct field Thing.count of type int"),
+        (
+            '{"count":9223372036854775808}',
+            "number 9223372036854775808 into Go struct field Thing.count of type int",
+        ),
+        ('{"small":256}', "number 256 into Go struct field Thing.small of type uint8"),
+        ('{"small":-1}', "number -1 into Go struct field Thing.small of type uint8"),
+        ('{"words":["a",[]]}', "array into Thing.words.1 of type string"),
+        ('{"inner":{"count":""}}', "string into Go struct field Thing.inner.count of type int"),
+        ('{"x":1,"inner":[],"name":1}', "array into Go struct field Thing.inner of type pkg.Inner"),
+        ("[]", "array into Go value of type pkg.Thing"),
+    ],
+)
+def test_what_does_not_fit_is_named_in_gos_words(text, complaint):
+    with pytest.raises(ValueError, match=r"^$"):
+        gojson.take(THING, gojson.load(text))
+    assert gojson.mismatch(THING, text) == f"json: cannot unmarshal {complaint}"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[1.5.2]", "invalid character '.' after array element"),
+        ("[1.5e-3e]", "invalid character 'e' after array element"),
+        ("[1.5ex]", "invalid character 'x' in numeric literal"),
+        ("[1.5e-", "unexpected end of JSON input"),
+        ('{"a":{"b":["]",1}}', "invalid character '}' after array element"),
+        ('{"a":"x\\u12', "unexpected end of JSON input"),
+        ('["\\ué00"]', "invalid escape sequence `\\ué00` in string"),
+        ('["\\é"]', r'invalid escape sequence "\\\xc3" in string'),
+        ('["\\ "]', r'invalid escape sequence "\\ " in string'),
+        ("[1,\n]", "invalid character ']' looking for beginning of value"),
+        ('{"a":1 ,  }', "invalid character '}' looking for beginning of object key string"),
+        ("Infinity", "invalid character 'I' looking for beginning of value"),
+        ("[" * 200_000, "exceeded max depth"),
+    ],
+)
+def test_what_is_no_json_is_refused_in_gos_words(text, complaint):
+    with pytest.raises(GoError) as refused:
+        gojson.load(text)
+    assert str(refused.value) == complaint
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ('a"\\b', r'"a\"\\b"'),
+        ("\a\b\f\n\r\t\v", r'"\a\b\f\n\r\t\v"'),
+        ("\x00\x7f\xa0é😀", r'"\x00\x7f\u00a0é😀"'),
+        ("\u2028\U000e0001", r'"\u2028\U000e0001"'),
+    ],
+)
+def test_texts_are_quoted_as_go_does(text, quoted):
+    assert gojson.quote(text) == quoted
+
+
+def test_what_nests_too_deep_to_be_described_is_said_to_do_so():
+    depth = 900
+    text = '{"words":' + "[" * depth + "]" * depth + "}"
+    json.loads(text)
+    assert gojson.mismatch(THING, text).startswith("json: cannot unmarshal array into")

@@ -1,0 +1,50 @@
+import json
+
+import pytest
+
+from faktory.server import gojson
+from faktory.server.stored import JOB, Job
+
+MINIMAL = '"jid":"j","queue":"","jobtype":"T"'
+
+
+def made(text):
+    return Job(gojson.take(JOB, gojson.load(text)))
+
+
+def test_fields_come_out_in_the_order_of_the_struct():
+    text = (
+        '{"retry":2,"failure":{"failed_at":"f","next_at":"n","message":"m","errtype":"e",'
+        '"backtrace":["b"],"retry_count":1,"remaining":1},"custom":{"a":1},"jid":"j","queue":"q",'
+        '"jobtype":"T","created_at":"c","enqueued_at":"e","at":"a","args":[1],"reserve_for":60,'
+        '"backtrace":5}'
+    )
+    backwards = json.dumps(dict(reversed(json.loads(text).items())))
+    assert made(backwards).render() == text.encode()
+
+
+def test_what_is_empty_is_left_out_but_for_what_every_job_has():
+    job = made('{"jid":"j","jobtype":"T","args":[],"custom":{},"at":"","reserve_for":0}')
+    assert job.render() == b'{"retry":25,%b,"args":[]}' % MINIMAL.encode()
+
+
+def test_an_empty_failure_keeps_its_numbers():
+    job = made('{"jid":"j","jobtype":"T","args":[],"failure":{}}')
+    failure = b'{"failed_at":"","retry_count":0,"remaining":0}'
+    assert job.render() == b'{"retry":25,"failure":%b,%b,"args":[]}' % (failure, MINIMAL.encode())
+
+
+def test_a_job_that_does_not_say_how_often_to_retry_gets_25_whatever_others_said():
+    assert made('{"retry":3}').retry == 3
+    assert made("{}").retry == 25
+    assert made('{"retry":null}').retry == 25
+
+
+@pytest.mark.parametrize("field", ['"args":[1e999]', '"custom":{"a":[-1e999]}'])
+def test_a_number_beyond_doubles_is_refused(field):
+    with pytest.raises(ValueError, match="range"):
+        made(f"{{{field}}}")
+
+
+def test_a_number_beyond_doubles_in_a_field_that_is_dropped_is_not():
+    assert made('{"unknown":1e999}').args is None
