@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .client import Client, Pool, connection, get_client
+    from .client import Client, Pool, Producer, connection, get_client
     from .client.outlet import configure
     from .exceptions import (
         Discard,
@@ -56,6 +56,7 @@ __all__ = [
     "Job",
     "JobContext",
     "Pool",
+    "Producer",
     "Shutdown",
     "TimeLimitExceeded",
     "Worker",
@@ -74,7 +75,7 @@ _HOMES = {
     "implementation": "proto",
     "implementation_info": "proto",
     "Worker": "worker",
-    **dict.fromkeys(("Client", "Pool", "connection", "get_client"), "client"),
+    **dict.fromkeys(("Client", "Pool", "Producer", "connection", "get_client"), "client"),
     **dict.fromkeys(("Job", "JobContext", "current_job", "job"), "jobs"),
 }
 

@@ -2,5 +2,6 @@
 
 from .client import Client, connection, get_client
 from .pool import Pool
+from .producer import Producer
 
-__all__ = ["Client", "Pool", "connection", "get_client"]
+__all__ = ["Client", "Pool", "Producer", "connection", "get_client"]

@@ -1,0 +1,267 @@
+"""Many threads push, few PUSHBs go out.
+
+Rules: a future ends once: as a jid, as a refusal, or as FaktoryOutcomeUnknown. What was certainly
+not sent is sent again until it is, or until `close` gives it up, and only then ends as
+FaktoryConnectionError. Memory is bounded: who pushes into a full producer waits, or is refused.
+The sending thread dies of no error. After a fork the child's producer starts empty, and what waits
+stays with the parent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from random import random
+from threading import Condition, Thread
+from time import monotonic
+from typing import Any, Final, NamedTuple, Self
+from weakref import WeakSet
+
+from ..exceptions import (
+    FaktoryAuthenticationError,
+    FaktoryConnectionError,
+    FaktoryError,
+    FaktoryOutcomeUnknown,
+    FaktoryServerError,
+    FaktoryTimeout,
+)
+from ..proto import dump_json
+from ..wire import commands, recovery
+from ..wire.payload import prepare
+from . import fork
+from .client import Client
+
+LAST_WAIT: Final = 5.0
+"""Seconds that the interpreter's exit waits for what is still to be sent."""
+
+_log = logging.getLogger("faktory.producer")
+
+
+class _Entry(NamedTuple):
+    jid: str
+    data: bytes
+    future: Future[str]
+
+
+class Producer:
+    """Collects jobs from any number of threads and pushes them together.
+
+    A PUSHB goes out when `max_batch` jobs or `max_bytes` of them wait, or `linger` seconds after
+    the first came. At most `max_pending` jobs wait or are under way; `push` waits `patience`
+    seconds for room then (None: as long as it takes, 0: not at all). `make` makes its client.
+    """
+
+    _thread: Thread | None
+
+    def __init__(
+        self,
+        make: Callable[[], Client] = Client,
+        *,
+        max_batch: int = 1000,
+        max_bytes: int = 1024 * 1024,
+        linger: float = 0.002,
+        max_pending: int = 10_000,
+        patience: float | None = None,
+    ) -> None:
+        limits = {"max_batch": max_batch, "max_bytes": max_bytes, "max_pending": max_pending}
+        for name, value in limits.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it must be 1 or more.")
+        self._make = make
+        self._max_batch = max_batch
+        self._max_bytes = max_bytes
+        self._linger = linger
+        self._max_pending = max_pending
+        self._patience = patience
+        self._closed = False
+        self.start_anew()
+        fork.starts_anew(self)
+        _producers.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def push(self, job: dict[str, Any]) -> Future[str]:
+        """Take a job to be pushed soon; the future's result is its jid.
+
+        Raises at once: FaktoryPayloadError for what cannot be sent, FaktoryTimeout when there is
+        no room. A future that is cancelled before its job leaves is not sent.
+        """
+        sent = prepare(job)
+        entry = _Entry(sent["jid"], dump_json(sent), Future())
+        with self._changed:
+            if self._pending >= self._max_pending:
+                self._wait_for_room()
+            if self._closed:
+                raise RuntimeError("this producer is closed: make a new one.")
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="faktory-producer", daemon=True)
+                self._thread.start()
+            self._queue.append(entry)
+            self._waiting_bytes += len(entry.data)
+            self._pending += 1
+            if len(self._queue) == 1 or self._batch_is_full():
+                self._changed.notify_all()
+        return entry.future
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Send what waits, and wait until all is answered; FaktoryTimeout says what is left."""
+        with self._changed:
+            self._flushing += 1
+            self._changed.notify_all()
+            answered = self._changed.wait_for(lambda: not self._pending, timeout)
+            self._flushing -= 1
+            if not answered:
+                raise FaktoryTimeout(f"{self._pending} jobs are not pushed yet.")
+
+    def close(self, timeout: float | None = None) -> None:
+        """Flush and end; what is not sent within `timeout` seconds is given up.
+
+        FaktoryTimeout says how much that was.
+        """
+        try:
+            self.flush(timeout)
+        finally:
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+                thread = self._thread
+            if thread is not None:
+                thread.join(timeout)
+
+    def start_anew(self) -> None:
+        """Start with nothing to push: for `fork`, in the child."""
+        self._changed = Condition()
+        self._queue: deque[_Entry] = deque()
+        self._waiting_bytes = 0
+        self._pending = 0  # in the queue, or under way
+        self._flushing = 0  # how many threads wait for all to be answered
+        self._thread = None
+
+    @property
+    def pending(self) -> int:
+        """How many jobs are not answered yet."""
+        return self._pending
+
+    def _wait_for_room(self) -> None:
+        has_room = self._changed.wait_for(
+            lambda: self._pending < self._max_pending or self._closed, self._patience
+        )
+        if not has_room:
+            raise FaktoryTimeout(
+                f"{self._pending} jobs wait to be pushed, which is all that this producer holds "
+                "(max_pending): the server does not take them fast enough."
+            )
+
+    def _batch_is_full(self) -> bool:
+        return len(self._queue) >= self._max_batch or self._waiting_bytes >= self._max_bytes
+
+    def _run(self) -> None:
+        """Send batch after batch until closed and empty."""
+        client = self._make()
+        while batch := self._next_batch():
+            self._push(client, batch)
+        client.close()
+
+    def _next_batch(self) -> list[_Entry]:
+        """Wait for jobs, then a little for more; return none when closed and empty."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                if not self._queue:
+                    return []
+                deadline = monotonic() + self._linger
+                while not (self._batch_is_full() or self._flushing or self._closed):
+                    if not self._changed.wait(max(0.0, deadline - monotonic())):
+                        break
+                batch = self._take_batch()
+                if batch:
+                    return batch
+
+    def _take_batch(self) -> list[_Entry]:
+        batch: list[_Entry] = []
+        size = 0
+        while self._queue and len(batch) < self._max_batch and size < self._max_bytes:
+            entry = self._queue.popleft()
+            self._waiting_bytes -= len(entry.data)
+            if entry.future.set_running_or_notify_cancel():
+                size += len(entry.data)
+                batch.append(entry)
+            else:
+                self._answered(1)
+        return batch
+
+    def _push(self, client: Client, batch: list[_Entry]) -> None:
+        """Push a batch until it is answered, unknown, or given up; end its futures."""
+        line = b"PUSHB [" + b",".join([entry.data for entry in batch]) + b"]\r\n"
+        command = commands.push_bulk_line(line, [entry.jid for entry in batch])
+        failures = 0
+        failure: FaktoryError | None = None
+        refused: dict[str, str] = {}
+        while True:
+            try:
+                refused = client.call(command)
+                failure = None
+            except FaktoryOutcomeUnknown as error:
+                failure = error
+            except FaktoryConnectionError as error:  # certainly not sent
+                failure = error
+                failures += 1
+                if not isinstance(error, FaktoryAuthenticationError) and self._try_again(
+                    error, failures
+                ):
+                    continue
+            except FaktoryError as error:
+                failure = error
+            except Exception as error:
+                failure = FaktoryOutcomeUnknown(f"the push of {len(batch)} jobs broke: {error!r}")
+            break
+        for entry in batch:
+            _end(entry, failure, refused.get(entry.jid))
+        with self._changed:
+            self._answered(len(batch))
+
+    def _try_again(self, error: FaktoryError, failures: int) -> bool:
+        """Wait a little; tell whether the batch is to be sent again."""
+        if failures == 1:
+            _log.warning("jobs wait until the server is back: %s", error)
+        with self._changed:
+            pause = recovery.backoff(failures, random())
+            return not self._changed.wait_for(lambda: self._closed, pause)
+
+    def _answered(self, count: int) -> None:
+        self._pending -= count
+        self._changed.notify_all()
+
+
+def _end(entry: _Entry, failure: FaktoryError | None, refusal: str | None) -> None:
+    if isinstance(failure, FaktoryOutcomeUnknown):
+        entry.future.set_exception(FaktoryOutcomeUnknown(str(failure), [entry.jid]))
+    elif failure is not None:
+        entry.future.set_exception(failure)
+    elif refusal is not None:
+        entry.future.set_exception(FaktoryServerError.of(refusal))
+    else:
+        entry.future.set_result(entry.jid)
+
+
+_producers: WeakSet[Producer] = WeakSet()
+
+
+def _close_all() -> None:
+    """At the interpreter's exit: push what waits, for a while, and say what remains."""
+    deadline = monotonic() + LAST_WAIT
+    for producer in list(_producers):
+        try:
+            producer.close(max(0.0, deadline - monotonic()))
+        except FaktoryTimeout as error:
+            _log.error("the program ends before its jobs are pushed: %s", error)
+
+
+atexit.register(_close_all)

@@ -1,0 +1,112 @@
+"""Chunks of jobs: what goes out, what is held, what is said of it when something goes wrong."""
+
+from __future__ import annotations
+
+from threading import Event
+
+import pytest
+
+from faktory.client.bulk import push_all
+from faktory.exceptions import (
+    FaktoryBulkError,
+    FaktoryConnectionError,
+    FaktoryOutcomeUnknown,
+    FaktoryServerError,
+)
+
+
+def job(number, **fields):
+    return {"jobtype": "work", "args": [number], "jid": f"job-{number:04}", **fields}
+
+
+class Server:
+    """Stands in for a client's `call`; the nth answer is the nth of `answers`, else that all is
+    well."""
+
+    def __init__(self, *answers):
+        self.chunks = []
+        self._answers = list(answers)
+
+    def __call__(self, command):
+        self.chunks.append(list(command.jids))
+        answer = self._answers.pop(0) if self._answers else {}
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7])
+def test_every_job_goes_out_once_in_order(count):
+    server = Server()
+    assert push_all(server, (job(n) for n in range(count)), 2) == {}
+    assert [jid for chunk in server.chunks for jid in chunk] == [
+        job(n)["jid"] for n in range(count)
+    ]
+    assert all(len(chunk) <= 2 for chunk in server.chunks)
+
+
+def test_the_next_chunk_is_ready_before_the_last_is_answered_and_no_more_than_that():
+    taken = []
+    ready = Event()
+
+    def jobs():
+        for number in range(10):
+            taken.append(number)
+            if number == 3:
+                ready.set()
+            yield job(number)
+
+    ahead = []
+
+    def call(command):
+        assert ready.wait(5)
+        ahead.append(len(taken) - int(command.jids[-1][-4:]) - 1)
+        return {}
+
+    push_all(call, jobs(), 2)
+    assert max(ahead) <= 2
+
+
+def test_the_refused_are_told_whoever_refused_them():
+    server = Server({"job-0000": "no"}, {"job-0004": "never"})
+    jobs = [job(0), job(1, retry="x"), job(2), job(3, args=[{1}]), job(4)]
+    refused = push_all(server, jobs, 3)
+    assert server.chunks == [["job-0000", "job-0002"], ["job-0004"]]
+    assert refused.keys() == {"job-0000", "job-0001", "job-0003", "job-0004"}
+    assert "retry" in refused["job-0001"]
+    assert "args[0] is a set" in refused["job-0003"]
+
+
+def test_a_chunk_refused_whole_does_not_stop_the_next():
+    server = Server(FaktoryServerError("ERR invalid"), {})
+    assert push_all(server, [job(0), job(1)], 1) == {"job-0000": "ERR invalid"}
+    assert server.chunks == [["job-0000"], ["job-0001"]]
+
+
+def test_a_broken_line_says_what_is_unknown_and_what_was_never_sent():
+    server = Server({"job-0000": "no"}, FaktoryOutcomeUnknown("broke", ["job-0002", "job-0003"]))
+    with pytest.raises(FaktoryBulkError, match="2 jobs may or may not be queued: broke") as caught:
+        push_all(server, [job(n) for n in range(9)], 2)
+    assert caught.value.refused == {"job-0000": "no"}
+    assert caught.value.unknown == ["job-0002", "job-0003"]
+    assert caught.value.unsent == ["job-0004", "job-0005"]
+
+
+def test_what_could_not_be_sent_is_unsent():
+    server = Server(FaktoryConnectionError("nothing listens"))
+    with pytest.raises(FaktoryBulkError, match="2 jobs were not queued: nothing listens") as caught:
+        push_all(server, [job(n) for n in range(3)], 2)
+    assert caught.value.unknown == []
+    assert caught.value.unsent == ["job-0000", "job-0001", "job-0002"]
+
+
+def test_an_error_of_the_source_comes_out_after_what_was_taken_is_answered():
+    server = Server()
+
+    def jobs():
+        yield from (job(0), job(1), job(2))
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        push_all(server, jobs(), 1)
+    assert server.chunks[:2] == [["job-0000"], ["job-0001"]]

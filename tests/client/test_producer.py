@@ -1,0 +1,248 @@
+"""Many threads push through one producer; every future ends, once and truthfully."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from concurrent.futures import wait
+from threading import Event, Thread
+
+import pytest
+
+from faktory.client import Client
+from faktory.client.producer import Producer
+from faktory.exceptions import (
+    FaktoryAuthenticationError,
+    FaktoryConnectionError,
+    FaktoryNotUnique,
+    FaktoryOutcomeUnknown,
+    FaktoryPayloadError,
+    FaktoryServerError,
+    FaktoryTimeout,
+)
+from faktory.server import EmbeddedServer
+
+
+def job(number, **fields):
+    return {"jobtype": "work", "args": [number], "jid": f"job-{number:04}", **fields}
+
+
+class Server:
+    """Stands in for a client: answers each PUSHB by the next of `answers`, else that all is well.
+
+    `gate` holds every answer back while it is not set.
+    """
+
+    def __init__(self, *answers):
+        self.chunks = []
+        self.gate = Event()
+        self.gate.set()
+        self.closed = False
+        self._answers = list(answers)
+
+    def call(self, command):
+        self.chunks.append(list(command.jids))
+        assert self.gate.wait(5)
+        answer = self._answers.pop(0) if self._answers else {}
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_future_ends_as_the_jid():
+    server = Server()
+    with Producer(lambda: server) as producer:
+        assert producer.push(job(1)).result(5) == "job-0001"
+        assert len(producer.push({"jobtype": "work", "args": []}).result(5)) == 24
+    assert server.closed
+
+
+def test_what_waits_goes_out_together_within_the_bounds():
+    server = Server()
+    server.gate.clear()
+    with Producer(lambda: server, max_batch=3, linger=0) as producer:
+        futures = [producer.push(job(n)) for n in range(8)]
+        server.gate.set()
+        assert [future.result(5) for future in futures] == [job(n)["jid"] for n in range(8)]
+    assert [jid for chunk in server.chunks for jid in chunk] == [job(n)["jid"] for n in range(8)]
+    assert all(len(chunk) <= 3 for chunk in server.chunks)
+    assert len(server.chunks) < 8
+
+
+def test_a_batch_is_bounded_in_bytes_too():
+    server = Server()
+    with Producer(lambda: server, max_bytes=2000, linger=5) as producer:
+        futures = [producer.push(job(n, args=["x" * 900])) for n in range(6)]
+        producer.flush(5)
+        wait(futures, 5)
+    assert max(map(len, server.chunks)) <= 3
+
+
+def test_linger_waits_for_more_and_flush_does_not():
+    server = Server()
+    with Producer(lambda: server, linger=60) as producer:
+        futures = [producer.push(job(n)) for n in range(5)]
+        producer.flush(5)
+        assert all(future.done() for future in futures)
+    assert server.chunks == [[job(n)["jid"] for n in range(5)]]
+
+
+def test_a_refusal_ends_its_own_future_alone():
+    server = Server({"job-0001": "NOTUNIQUE Job not unique", "job-0002": "jobs must be nice"})
+    with Producer(lambda: server, linger=60) as producer:
+        futures = [producer.push(job(n)) for n in range(3)]
+        producer.flush(5)
+    assert futures[0].result() == "job-0000"
+    with pytest.raises(FaktoryNotUnique):
+        futures[1].result()
+    with pytest.raises(FaktoryServerError, match="be nice"):
+        futures[2].result()
+
+
+def test_what_cannot_be_sent_is_refused_at_once():
+    with Producer(Server) as producer:
+        with pytest.raises(FaktoryPayloadError, match=r"args\[0\] is a set"):
+            producer.push(job(1, args=[{1}]))
+        with pytest.raises(FaktoryPayloadError, match="retry"):
+            producer.push(job(1, retry="x"))
+        assert producer.pending == 0
+
+
+@pytest.mark.parametrize("fault", [FaktoryOutcomeUnknown("broke"), ZeroDivisionError("ours")])
+def test_an_unknown_outcome_names_each_job(fault):
+    server = Server(fault)
+    with Producer(lambda: server, linger=60) as producer:
+        futures = [producer.push(job(n)) for n in range(2)]
+        producer.flush(5)
+        for number, future in enumerate(futures):
+            with pytest.raises(FaktoryOutcomeUnknown) as caught:
+                future.result()
+            assert caught.value.jids == [job(number)["jid"]]
+        later = producer.push(job(3))
+        producer.flush(5)
+        assert later.result(5) == "job-0003"
+
+
+def test_what_was_not_sent_is_sent_until_it_is(caplog, monkeypatch):
+    monkeypatch.setattr("faktory.wire.recovery.backoff", lambda *_: 0)
+    server = Server(*[FaktoryConnectionError("nothing listens")] * 3)
+    with Producer(lambda: server) as producer:
+        assert producer.push(job(1)).result(5) == "job-0001"
+    assert len(server.chunks) == 4
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
+        "jobs wait until the server is back: nothing listens"
+    ]
+
+
+def test_a_wrong_password_is_no_reason_to_wait():
+    with Producer(lambda: Server(FaktoryAuthenticationError("wrong"))) as producer:
+        future = producer.push(job(1))
+        with pytest.raises(FaktoryAuthenticationError):
+            future.result(5)
+
+
+def test_close_gives_up_what_cannot_be_sent_and_says_how_much():
+    producer = Producer(lambda: Server(*[FaktoryConnectionError("nothing listens")] * 99))
+    future = producer.push(job(1))
+    with pytest.raises(FaktoryTimeout, match="1 jobs are not pushed"):
+        producer.close(0.05)
+    with pytest.raises(FaktoryConnectionError, match="nothing listens"):
+        future.result(5)
+    with pytest.raises(RuntimeError, match="closed"):
+        producer.push(job(2))
+
+
+def test_a_full_producer_refuses_or_waits_as_asked():
+    server = Server()
+    server.gate.clear()
+    with Producer(lambda: server, max_pending=2, patience=0) as producer:
+        futures = [producer.push(job(n)) for n in range(2)]
+        with pytest.raises(FaktoryTimeout, match="2 jobs wait to be pushed"):
+            producer.push(job(2))
+        producer._patience = None
+        late = []
+        thread = Thread(target=lambda: late.append(producer.push(job(3)).result(5)))
+        thread.start()
+        server.gate.set()
+        thread.join(5)
+        assert late == ["job-0003"]
+        assert [future.result(5) for future in futures] == ["job-0000", "job-0001"]
+
+
+def test_a_cancelled_job_is_not_sent():
+    server = Server()
+    with Producer(lambda: server, linger=60) as producer:
+        futures = [producer.push(job(n)) for n in range(2)]
+        assert futures[0].cancel()
+        producer.flush(5)
+        assert producer.pending == 0
+    assert server.chunks == [["job-0001"]]
+
+
+def test_many_threads_lose_nothing():
+    with EmbeddedServer() as server, Producer(lambda: Client(server.url)) as producer:
+        futures = []
+
+        def push(start):
+            futures.extend(producer.push(job(n)) for n in range(start, start + 200))
+
+        threads = [Thread(target=push, args=(start * 200,)) for start in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        producer.flush(10)
+        assert {future.result() for future in futures} == {job(n)["jid"] for n in range(1600)}
+        assert len(server.queues["default"]) == 1600
+
+
+def test_a_server_that_restarts_leaves_no_future_open():
+    with EmbeddedServer() as server:
+        with Producer(lambda: Client(server.url), max_batch=10, linger=0) as producer:
+            futures = [producer.push(job(n)) for n in range(300)]
+            server.stop()
+            futures += [producer.push(job(n)) for n in range(300, 400)]
+            server.start()
+            producer.flush(20)
+        queued = {entry["jid"] for entry in server.queues["default"]}
+        for number, future in enumerate(futures):
+            if isinstance(future.exception(), FaktoryOutcomeUnknown):
+                continue
+            assert future.result() in queued, number
+
+
+def test_a_child_starts_empty_and_the_parent_keeps_what_waits(in_child):
+    with EmbeddedServer() as server, Producer(lambda: Client(server.url), linger=60) as producer:
+        future = producer.push(job(1))
+
+        def act():
+            pending = producer.pending
+            pushed = producer.push(job(2))
+            producer.flush(5)
+            return [pending, pushed.result(5)]
+
+        assert in_child(act) == [0, "job-0002"]
+        producer.flush(5)
+        assert future.result(5) == "job-0001"
+
+
+def test_the_interpreter_leaves_after_pushing_what_waits():
+    with EmbeddedServer() as server:
+        script = (
+            "from faktory.client.producer import Producer\n"
+            "from faktory.client import Client\n"
+            f"producer = Producer(lambda: Client({server.url!r}), linger=60)\n"
+            "producer.push({'jobtype': 'work', 'args': [1]})\n"
+        )
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
+        assert len(server.queues["default"]) == 1
+
+
+@pytest.mark.parametrize("limit", ["max_batch", "max_bytes", "max_pending"])
+def test_limits_are_1_or_more(limit):
+    with pytest.raises(ValueError, match=f"{limit} is 0"):
+        Producer(Server, **{limit: 0})
