@@ -8,8 +8,11 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
@@ -82,3 +85,17 @@ def _wait_until(condition: Callable[[], T], timeout: float = 5) -> T:
             name = getattr(condition, "__qualname__", repr(condition))
             pytest.fail(f"{name} was still {result!r} after {timeout} seconds")
         time.sleep(0.002)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody has signed, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the program openssl, to make a certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    names = ["-subj", "/CN=faktory", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
+    return cert, key

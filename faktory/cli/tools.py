@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="where to listen; port 0 takes a free one (default: 127.0.0.1:7419)",
     )
     server.add_argument("--password", help="require this password of clients")
+    server.add_argument("--tls-cert", metavar="FILE", help="speak TLS, with this certificate")
+    server.add_argument("--tls-key", metavar="FILE", help="and this key of it")
     server.set_defaults(run=_server)
     demo = tools.add_parser(
         "demo",
@@ -61,7 +63,12 @@ def _server(options: argparse.Namespace) -> int:
     from ..server import EmbeddedServer
 
     stopped: SimpleQueue[None] = SimpleQueue()
-    server = EmbeddedServer(bind=options.bind, password=options.password)
+    server = EmbeddedServer(
+        bind=options.bind,
+        password=options.password,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+    )
     with stopped_by_signals(lambda: stopped.put(None)), server:
         print(
             "An embedded Faktory server, in memory, for development and tests only "

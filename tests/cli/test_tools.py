@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,20 @@ def test_the_server_says_where_it_is_and_serves_until_it_is_told_to_stop(
     assert server.printed.count("\n") == 1
 
 
+def test_the_server_speaks_tls_with_a_certificate(
+    run: Run, wait_until: WaitUntil, certificate: tuple[Path, Path]
+) -> None:
+    cert, key = map(str, certificate)
+    server = run("faktory", "server", "--bind", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key)
+    wait_until(lambda: "\n" in server.printed)
+    url = server.printed.rpartition("FAKTORY_URL=")[2].strip()
+    assert url.startswith("tcp+tls://127.0.0.1:")
+    with Client(url, ssl_context=ssl.create_default_context(cafile=cert)) as client:
+        assert client.info()["server"]["description"] == "Faktory"
+    server.send(signal.SIGTERM)
+    assert server.wait() == 0
+
+
 def test_a_port_that_is_taken_is_told_in_one_line(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         place = f"127.0.0.1:{sock.getsockname()[1]}"
@@ -50,6 +66,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(run: Run) -> None:
         ([], "the following arguments are required: TOOL"),
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["server", "--bind", "nonsense"], "faktory server: bind is 'nonsense'"),
+        (["server", "--tls-key", "x"], "faktory server: TLS needs both"),
         (["demo", "--jobs", "99"], "faktory demo: --jobs is 99: the demo needs 100 or more"),
         (["demo", "--jobs", "many"], "invalid int value: 'many'"),
     ],

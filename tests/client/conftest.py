@@ -7,12 +7,10 @@ from __future__ import annotations
 import gc
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -193,30 +191,17 @@ def _open_sockets() -> set[str]:
     return found
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that nobody has signed; its key lies beside it."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command to make a certificate")
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    names = ["-subj", "/CN=faktory", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(path.with_suffix(".key")), "-out", str(path)]
-    subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
-    return path
-
-
 @pytest.fixture
-def server_tls(certificate: Path) -> ssl.SSLContext:
+def server_tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    context.load_cert_chain(*certificate)
     return context
 
 
 @pytest.fixture
-def client_tls(certificate: Path) -> ssl.SSLContext:
+def client_tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
     """What makes a client trust it."""
-    return ssl.create_default_context(cafile=str(certificate))
+    return ssl.create_default_context(cafile=str(certificate[0]))
 
 
 @pytest.fixture
