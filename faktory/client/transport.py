@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -74,7 +76,10 @@ class SocketTransport:
         self._session = ClientSession()
         self._socket = self._open(address, ssl_context)
         try:
+            self._kernel_waits = not address.tls and _let_kernel_wait(self._socket)
+            self._patience = -1.0
             self._has_news = _look_out(self._socket)
+            self._wait_at_most(timeout)
             self._greet(address, identity)
         except BaseException:
             self._socket.close()
@@ -85,14 +90,21 @@ class SocketTransport:
         answers: list[Answer] = []
         left = 0
         try:
-            self._refuse_news()
-            data = memoryview(self._session.begin(*sent))
-            self._socket.settimeout(self._timeout)
+            news = self._session.parser.next()
+            if news is not NEED_DATA or self._has_news():
+                self._refuse_news(news)
+            timeout = max(self._timeout, max([command.floor for command in sent]))
+            self._wait_at_most(timeout)
+            data = self._session.begin(*sent)
+            left = self._socket.send(data)
             while left < len(data):
-                left += self._socket.send(data[left:])
-            for command in sent:
-                answer = self._answer(max(self._timeout, command.floor))
-                if recovery.says_goodbye(answer.error):
+                left += self._socket.send(memoryview(data)[left:])
+            for _ in sent:
+                answer: object = self._session.answer() if answers else NEED_DATA
+                if answer is NEED_DATA:
+                    answer = self._receive(self._session.answer, timeout)
+                assert isinstance(answer, Answer)
+                if answer.error is not None and recovery.says_goodbye(answer.error):
                     left = 0
                     raise self._goodbye(answer.error)
                 answers.append(answer)
@@ -111,7 +123,6 @@ class SocketTransport:
         """Say goodbye and close; the server does not answer END."""
         try:
             with suppress(OSError):
-                self._socket.settimeout(self._timeout)
                 self._socket.sendall(commands.end())
         finally:
             self.abandon()
@@ -173,49 +184,60 @@ class SocketTransport:
             raise kind(f"the handshake with {self._place} failed: {cause}.{hint}") from error
 
     def _reply(self) -> object:
-        """Read one reply of the handshake."""
-        return self._await(self._session.parser.next, self._timeout)
+        """Read one reply of the handshake; HI is all that can be there before it is asked for."""
+        reply = self._session.parser.next()
+        return (
+            self._receive(self._session.parser.next, self._timeout) if reply is NEED_DATA else reply
+        )
 
-    def _answer(self, timeout: float) -> Answer:
-        answer = self._await(self._session.answer, timeout)
-        assert isinstance(answer, Answer)
-        return answer
-
-    def _await(self, take: Callable[[], object], timeout: float) -> object:
+    def _receive(self, take: Callable[[], object], timeout: float) -> object:
+        """Receive until `take` has something; who drips is given up after `timeout`, too."""
         parser = self._session.parser
         deadline = monotonic() + timeout
-        while (taken := take()) is NEED_DATA:
+        while True:
             try:
-                remaining = deadline - monotonic()
-                if remaining <= 0:
-                    raise TimeoutError
-                self._socket.settimeout(remaining)
                 received = self._socket.recv_into(parser.get_buffer())
-            except TimeoutError:
-                raise FaktoryTimeout(
-                    f"no answer from {self._place} within {timeout:g} s; the connection is dropped"
-                ) from None
+            except (TimeoutError, BlockingIOError):  # the second where the kernel waits
+                raise self._too_late(timeout) from None
             if not received:
                 raise self._end_of_line()
             parser.buffer_updated(received)
-        return taken
+            taken = take()
+            if taken is not NEED_DATA:
+                return taken
+            if monotonic() > deadline:
+                raise self._too_late(timeout)
 
-    def _refuse_news(self) -> None:
-        """See that the line is open and silent, before anything is sent that may not be repeated.
+    def _wait_at_most(self, seconds: float) -> None:
+        """Let each wait for the other end be given up after that long.
 
-        The server may have closed it meanwhile, and what it said unasked could be taken for the
+        The kernel can be told once; Python would ask it before and after each step.
+        """
+        if seconds == self._patience:
+            return
+        self._patience = seconds
+        if self._kernel_waits:
+            _set_kernel_timeout(self._socket, seconds)
+        else:
+            self._socket.settimeout(seconds)
+
+    def _refuse_news(self, news: object) -> None:
+        """Look at what came unasked before anything is sent that may not be repeated.
+
+        The server may have closed the line meanwhile, and what it said could be taken for the
         next answer.
         """
         parser = self._session.parser
-        news = parser.next()
         if news is NEED_DATA:
-            if not self._has_news():
-                return
+            self._patience = 0.0
             self._socket.settimeout(0)
             try:
                 received = self._socket.recv_into(parser.get_buffer())
             except self._nothing_there:
                 return
+            finally:
+                if self._kernel_waits:
+                    self._socket.settimeout(None)
             if not received:
                 raise self._end_of_line()
             parser.buffer_updated(received)
@@ -223,6 +245,11 @@ class SocketTransport:
         if recovery.says_goodbye(news):
             raise self._goodbye(news)
         raise FaktoryProtocolError(f"{self._place} said something unasked ({news!r:.100})")
+
+    def _too_late(self, timeout: float) -> FaktoryTimeout:
+        return FaktoryTimeout(
+            f"no answer from {self._place} within {timeout:g} s; the connection is dropped"
+        )
 
     def _end_of_line(self) -> FaktoryConnectionResetError:
         return FaktoryConnectionResetError(f"{self._place} closed the connection")
@@ -244,7 +271,7 @@ class SocketTransport:
                 f"the host of {self._place} is not known ({getattr(error, 'strerror', error)}). "
                 "Is it spelt right in FAKTORY_URL?"
             )
-        if isinstance(error, TimeoutError):
+        if isinstance(error, (TimeoutError, BlockingIOError)):  # the second from the kernel
             what = "no connection to" if connecting else "nothing could be sent to"
             return FaktoryTimeout(f"{what} {self._place} within {self._timeout:g} s")
         kind = FaktoryConnectionResetError if _is_reset(error) else FaktoryConnectionError
@@ -258,6 +285,25 @@ def _look_out(sock: socket.socket) -> Callable[[], object]:
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return partial(poll.poll, 0)
+
+
+def _let_kernel_wait(sock: socket.socket) -> bool:
+    """Make a socket block, for as long as `_set_kernel_timeout` says; tell whether that works.
+
+    Not on Windows, where a socket is of no use after such a timeout, nor with TLS, whose reading
+    would begin again.
+    """
+    if sys.platform == "win32":
+        return False
+    sock.settimeout(None)
+    return True
+
+
+def _set_kernel_timeout(sock: socket.socket, seconds: float) -> None:
+    whole = int(seconds)
+    limit = struct.pack("@ll", whole, max(1, int((seconds - whole) * 1_000_000)))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def _is_reset(error: Exception) -> bool:

@@ -252,12 +252,13 @@ def test_no_answer_in_time_breaks_the_line(scripted):
 
 def test_a_commands_floor_is_waited_for_though_the_timeout_is_shorter(scripted, monkeypatch):
     line = connect(scripted([":greet", "SLOW", OK, "ACK", OK, ":silence"]).url, 1.5)
-    wait, waited = line._await, []
+    wait, waited = line._receive, []
     monkeypatch.setattr(
-        line, "_await", lambda take, timeout: waited.append(timeout) or wait(take, timeout)
+        line, "_receive", lambda take, timeout: waited.append(timeout) or wait(take, timeout)
     )
     slow = Command("SLOW", b"SLOW\r\n", lambda reply: reply, repeatable=False, floor=5.0)
-    line.exchange(slow, ACK)
+    line.exchange(slow)
+    line.exchange(ACK)
     assert waited == [5.0, 1.5]
     line.abandon()
 
@@ -350,7 +351,7 @@ def test_an_interrupt_between_send_and_answer_closes_the_line(scripted, monkeypa
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(line, "_answer", interrupted)
+    monkeypatch.setattr(line, "_receive", interrupted)
     with pytest.raises(KeyboardInterrupt):
         line.exchange(PUSH)
     assert server.ended[0].wait(5)
