@@ -52,7 +52,9 @@ def _choose() -> tuple[str, str, str]:
     if wanted not in ("auto", "cython"):
         raise ImportError(f"FAKTORY_IMPL is {wanted!r}. Set it to auto, cython or python.")
     try:
-        importlib.import_module("faktory._proto")
+        core = importlib.import_module("faktory._proto")
+        if not hasattr(core, "encode_push"):  # a file that the package faktory 1.0.0 left here
+            raise ImportError("faktory/_proto.py belongs to another package, `faktory`")
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == "faktory._proto"
         why = "it was not built" if absent else f"it does not load: {error}"

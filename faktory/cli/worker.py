@@ -21,6 +21,7 @@ from .. import __version__
 from ..exceptions import FaktoryAuthenticationError, FaktoryPayloadError
 from ..proto import implementation, implementation_info
 from ..worker import Worker
+from . import conflict
 
 
 class Exit(IntEnum):
@@ -53,6 +54,7 @@ exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_args(argv)
+    conflict.warn()
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(threadName)s %(message)s",

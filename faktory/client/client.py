@@ -7,27 +7,21 @@ child.
 
 from __future__ import annotations
 
+import logging
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..exceptions import (
-    FaktoryBulkError,
-    FaktoryError,
-    FaktoryJSONError,
-    FaktoryOutcomeUnknown,
-    FaktoryPayloadError,
-    FaktoryServerError,
-)
-from ..proto import encode_command, new_jid
+from ..proto import encode_command
 from ..wire import commands, failure
 from ..wire.address import Address, find_url, parse
 from ..wire.commands import Command, Operation, State, Target
 from ..wire.payload import instant, prepare, seconds
 from ..wire.session import Answer
+from . import bulk, dropin
 from .line import Line
 
 if TYPE_CHECKING:
@@ -42,23 +36,31 @@ DEFAULT_TIMEOUT = 10.0
 class Client:
     """A producer's, or a worker's, connection to a Faktory server.
 
-    `faktory` is the address; None takes the environment's. `timeout` is the seconds for
+    `faktory` is the address; without one it is the environment's. `timeout` is the seconds for
     connecting and for each answer (FETCH and PUSHB have more). With a `worker_id` it counts as a
     worker from the moment it connects, which must beat; `labels` show beside it in the server's
-    pages. Every method but `disconnect` and `close` connects if need be; FaktoryConnectionError
-    and those below it say that it could not, or that the line broke.
+    pages. `log` hears of `connect`, `disconnect` and `queue`. Every method but `disconnect` and
+    `close` connects if need be; FaktoryConnectionError and those below it say that it could not,
+    or that the line broke.
+
+    As in faktory 1.0.0, `connection` is an object that takes the server's place in a test; it
+    serves `queue`, see `dropin.StandIn`. `buffer_size` is accepted and has no effect.
     """
 
     def __init__(
         self,
         faktory: str | None = None,
+        connection: dropin.StandIn | None = None,
         *,
         timeout: float | timedelta = DEFAULT_TIMEOUT,
+        buffer_size: int = 4096,  # noqa: ARG002
         labels: Sequence[str] | None = None,
         worker_id: str | None = None,
+        log: logging.Logger | None = None,
         ssl_context: SSLContext | None = None,
     ) -> None:
-        self.faktory: Address = parse(find_url(os.environ) if faktory is None else faktory)
+        self.faktory: Address
+        self.log = log or logging.getLogger("faktory.connection")
         self.timeout = seconds("timeout", timeout)
         if self.timeout <= 0:
             raise ValueError(f"timeout is {timeout!r}: it must be more than 0 seconds.")
@@ -66,7 +68,15 @@ class Client:
         if worker_id is not None:
             identity["wid"] = worker_id
         self._wid = worker_id
-        self._line = Line(self.faktory, identity, self.timeout, ssl_context)
+        self._announced = False
+        self._visits = dropin.Visits()
+        self._line: Line | dropin.StandInLine
+        if connection is None:
+            self.faktory = parse(faktory or find_url(os.environ))
+            self._line = Line(self.faktory, identity, self.timeout, ssl_context)
+        else:
+            self.faktory = connection  # type: ignore[assignment]  # as in 1.0.0, for tests alone
+            self._line = dropin.StandInLine(connection)
 
     def __repr__(self) -> str:
         state = "connected" if self.is_connected else "not connected"
@@ -86,16 +96,65 @@ class Client:
 
     def connect(self) -> bool:
         """Connect now, if not yet connected; return True."""
-        self._line.open()
+        if isinstance(self._line, dropin.StandInLine):
+            self._line.open()
+            return self.is_connected
+        if not self.is_connected:
+            self.log.info("Connecting to %s:%s", self.faktory.host, self.faktory.port)
+            if self.faktory.tls:
+                self.log.debug("Using TLS")
+            self._line.open()
+            self._announced = True
+            self.log.debug("Connected to Faktory")
         return True
 
     def disconnect(self) -> None:
         """Say goodbye and close; the next command connects anew."""
         self._line.close()
+        if self._announced:
+            self._announced = False
+            self.log.info("Disconnected")
 
     def close(self) -> None:
         """Disconnect."""
         self.disconnect()
+
+    def random_job_id(self) -> str:
+        """Make the jid of a job that `queue` was given none for; may be overridden."""
+        return uuid.uuid4().hex
+
+    def queue(
+        self,
+        task: str,
+        args: Iterable[Any] | None = None,
+        queue: str = "default",
+        priority: int = 5,
+        jid: str | None = None,
+        custom: dict[str, Any] | None = None,
+        reserve_for: int | None = None,
+        at: str | None = None,
+        retry: int | None = 5,
+        backtrace: int = 0,
+    ) -> bool:
+        """Queue a job as in faktory 1.0.0; return False, and log why, where the server refuses it.
+
+        A client that is not connected is connected for this one job, and disconnected after.
+        ValueError for an empty name and for `args` that are no list, tuple, set or iterator; else
+        nothing is checked but that JSON can hold it (FaktoryPayloadError). The server ignores
+        `priority`. `push` says more, and raises.
+        """
+        jid = jid or self.random_job_id()
+        job = dropin.request(
+            task, args, queue, priority, jid, custom, reserve_for, at, retry, backtrace
+        )
+        if isinstance(self._line, dropin.StandInLine):
+            with self._visits.visit(self):
+                refusal = self._line.push(job)
+        else:
+            refusal = dropin.push(self, self._visits, job)
+        if refusal is not None:
+            self.log.warning("%s %s is not queued: %s", task, jid, refusal)
+        return refusal is None
 
     def push(self, job: dict[str, Any]) -> str:
         """Queue a job, a dict with `jobtype` and `args` at least; return its jid.
@@ -115,11 +174,7 @@ class Client:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it must be 1 or more.")
-        refused: dict[str, str] = {}
-        source = iter(jobs)
-        while chunk := list(islice(source, batch_size)):
-            self._push_chunk(chunk, refused)
-        return refused
+        return bulk.push_all(self.call, jobs, batch_size)
 
     def fetch(self, *queues: str) -> dict[str, Any] | None:
         """Take a job from the first of the queues that has one; None after 2 s without.
@@ -313,59 +368,14 @@ class Client:
         if command is not None:
             self.call(command)
 
-    def _push_chunk(self, chunk: list[dict[str, Any]], refused: dict[str, str]) -> None:
-        ready = []
-        for job in chunk:
-            try:
-                ready.append(prepare(job))
-            except FaktoryPayloadError as error:
-                refused[_name(job)] = str(error)
-        try:
-            command = commands.push_bulk(ready)
-        except FaktoryPayloadError:
-            ready = [job for job in ready if _encodes(job, refused)]
-            command = commands.push_bulk(ready)
-        if not ready:
-            return
-        try:
-            said_no = self.call(command)
-        except FaktoryServerError as error:  # all of them, for the sake of one perhaps
-            said_no = dict.fromkeys(command.jids, str(error))
-        except FaktoryError as error:
-            doubtful = isinstance(error, (FaktoryOutcomeUnknown, FaktoryJSONError))
-            fate = "may or may not be queued" if doubtful else "were not queued"
-            raise FaktoryBulkError(
-                f"{len(ready)} jobs {fate}: {error}",
-                refused=refused,
-                unknown=command.jids if doubtful else (),
-                unsent=() if doubtful else command.jids,
-            ) from error
-        refused.update(said_no)
 
-
-def _name(job: object) -> str:
-    """The jid under which a job that was never sent is reported."""
-    jid = job.get("jid") if isinstance(job, dict) else None
-    return jid if isinstance(jid, str) and jid else new_jid()
-
-
-def _encodes(job: dict[str, Any], refused: dict[str, str]) -> bool:
-    """Tell whether a job can be put into JSON, or why not."""
-    try:
-        commands.push(job)
-        return True
-    except FaktoryPayloadError as error:
-        refused[job["jid"]] = str(error)
-        return False
-
-
-def get_client(faktory: str | None = None, **options: Any) -> Client:
-    """Make a client, not connected yet; see `Client` for the options."""
-    return Client(faktory, **options)
+def get_client(*args: Any, **kwargs: Any) -> Client:
+    """Make a client, not connected yet; see `Client` for the arguments."""
+    return Client(*args, **kwargs)
 
 
 @contextmanager
-def connection(faktory: str | None = None, **options: Any) -> Iterator[Client]:
+def connection(*args: Any, **kwargs: Any) -> Iterator[Client]:
     """Lend a connected client for a `with` block and disconnect it after; see `Client`."""
-    with Client(faktory, **options) as client:
+    with Client(*args, **kwargs) as client:
         yield client

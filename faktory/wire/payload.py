@@ -21,6 +21,11 @@ MAX_RESERVE: Final = 86_400
 """Seconds: the server reserves a job for a day at most (`manager/manager.go: Push`)."""
 
 _QUEUE = re.compile(r"[a-zA-Z0-9._-]+")
+
+_good_queues: set[str] = set()
+_MOST_QUEUES: Final = 1000
+"""Names that are remembered as good: a program has few, and matching costs more than the rest."""
+
 _INSTANT = re.compile(
     r"\d{4}-\d\d-\d\dT[012]\d:[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-][012]\d:[0-5]\d)", re.ASCII
 )
@@ -36,26 +41,32 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
         raise FaktoryPayloadError(
             f"a job is a dict with at least 'jobtype' and 'args', not {_shown(job)}."
         )
-    sent = {"jid": None, "queue": "default", **job}
-    if sent["jid"] is None:
-        sent["jid"] = new_jid()
-    if sent.get("retry") is None:
-        sent["retry"] = DEFAULT_RETRY
     for name in ("jobtype", "args"):
         if name not in job:
             raise FaktoryPayloadError(f"the job has no {name!r}: it needs 'jobtype' and 'args'.")
-    for name, value in sent.items():
-        check = _CHECKS.get(name)
-        if check is None:
-            raise FaktoryPayloadError(
-                f"{name!r} is no field of a job, so the server would drop it. "
-                "Put values of your own into 'custom'."
-            )
-        if value is not None or name in ("jobtype", "args", "queue"):
-            checked = check(name, value)
-            if checked is not value:
-                sent[name] = checked
+    jid, retry = job.get("jid"), job.get("retry")
+    sent = {
+        "jid": new_jid() if jid is None else _jid("jid", jid),
+        "jobtype": _text("jobtype", job["jobtype"]),
+        "queue": check_queue("queue", job.get("queue", "default")),
+        "args": _arguments("args", job["args"]),
+        "retry": DEFAULT_RETRY if retry is None else _attempts("retry", retry),
+    }
+    if not sent.keys() >= job.keys():
+        for name in job:
+            if name not in sent:
+                sent[name] = _check_other(name, job[name])
     return sent
+
+
+def _check_other(name: str, value: object) -> object:
+    check = _OTHERS.get(name)
+    if check is None:
+        raise FaktoryPayloadError(
+            f"{name!r} is no field of a job, so the server would drop it. "
+            "Put values of your own into 'custom'."
+        )
+    return None if value is None else check(name, value)
 
 
 def instant(name: str, value: object) -> str:
@@ -114,7 +125,11 @@ def check_queue(name: str, value: object) -> str:
     The server takes a scheduled job for any other with OK and loses it when it is due
     (`manager/scheduler.go: schedule`).
     """
+    if type(value) is str and value in _good_queues:
+        return value
     if isinstance(value, str) and _QUEUE.fullmatch(value):
+        if len(_good_queues) < _MOST_QUEUES:
+            _good_queues.add(value)
         return value
     raise FaktoryPayloadError(
         f"{name} is {_shown(value)}: a queue's name has letters, digits, '.', '_' and '-' only."
@@ -181,12 +196,9 @@ def _any(_name: str, value: object) -> object:
     return value
 
 
-_CHECKS: dict[str, Callable[[str, Any], object]] = {
-    "jid": _jid,
-    "jobtype": _text,
-    "queue": check_queue,
-    "args": _arguments,
-    "retry": _integer(-1, "attempts"),
+_attempts = _integer(-1, "attempts")
+
+_OTHERS: dict[str, Callable[[str, Any], object]] = {
     "backtrace": _integer(0, "lines"),
     "reserve_for": _reserve,
     "at": instant,

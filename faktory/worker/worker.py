@@ -57,7 +57,7 @@ class Worker:
     `faktory` is the server's address, None the environment's. `queues` is a list (strict order)
     or a mapping of weights. `disconnect_wait` is the grace period: how long jobs may go on when
     the worker stops. What runs a job is what was registered on this worker, else what
-    `faktory.job` declared.
+    `faktory.job` declared. `buffer_size` is accepted, as in faktory 1.0.0, and has no effect.
     """
 
     send_heartbeat_every: float = 15
@@ -69,23 +69,31 @@ class Worker:
         *,
         queues: Sequence[str] | Mapping[str, int] = ("default",),
         concurrency: int = 1,
-        labels: Sequence[str] = ("python",),
+        labels: Sequence[str] | None = ("python",),
         disconnect_wait: float | timedelta = 15,
         log: logging.Logger | None = None,
         worker_id: str | None = None,
-        timeout: float | None = None,
+        timeout: float | timedelta | None = None,
+        buffer_size: int = 4096,  # noqa: ARG002
+        use_threads: bool | None = None,
+        executor: object = None,
         ssl_context: SSLContext | None = None,
     ) -> None:
+        if executor is not None or use_threads not in (None, True):
+            raise ValueError(
+                "jobs run on threads, and on nothing else yet: leave out executor= and "
+                "use_threads=False. For more processes start more workers."
+            )
         if concurrency < 1:
             raise ValueError(f"concurrency is {concurrency}: it must be 1 or more.")
         if (grace := seconds("disconnect_wait", disconnect_wait)) < 0:
             raise ValueError(f"disconnect_wait is {disconnect_wait}: it must be 0 or more.")
         self.concurrency = concurrency
-        self.labels = list(labels)
+        self.labels = list(labels or ())
         self.disconnect_wait = grace
         self.log = log or logging.getLogger("faktory.worker")
-        self.worker_id = worker_id or self.get_worker_id()
         self._queues = Queues(queues)
+        self.worker_id = worker_id or self.get_worker_id()
         self._client_options: dict[str, Any] = {
             "worker_id": self.worker_id,
             "labels": self.labels,

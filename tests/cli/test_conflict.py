@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import faktory
+from faktory.cli import conflict
+
+
+def test_nothing_is_said_where_the_other_package_is_not_installed(monkeypatch, capsys):
+    monkeypatch.setattr(conflict, "OTHER", "a-distribution-that-nobody-has")
+    assert conflict.find() is None
+    conflict.warn()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "command", [("faktory", "server", "--bind", "nonsense"), ("faktory.cli.worker", "-r", "gone")]
+)
+def test_each_command_warns_of_the_other_package_and_says_what_to_do(tmp_path, command):
+    info = tmp_path / "faktory-1.0.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faktory\nVersion: 1.0.0\n")
+    root = str(Path(faktory.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, str(tmp_path)])}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    warning, _, rest = done.stderr.partition("\n")
+    assert "warning: the package faktory 1.0.0 is installed beside faktory-worker" in warning
+    assert "pip uninstall faktory, then pip install --force-reinstall" in warning
+    assert rest  # and the command goes on
