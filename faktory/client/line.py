@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -64,34 +64,39 @@ class Line:
         What a break left unanswered goes out again on a new connection, once, if it may; else
         FaktoryOutcomeUnknown or the connection's own error.
         """
-        answers: list[Answer] = []
-        rest = sent
-        doubtful = 0  # how many of the rest may have happened before the line broke
         with self._turn:
-            for repeated in (False, True):
-                try:
-                    fresh = self._opened().exchange(*rest)
-                except recovery.LineBroken as broken:
-                    self._drop()
-                    answers += map(recovery.settle, broken.answers[:doubtful])
-                    answers += broken.answers[doubtful:]
-                    rest = sent[len(answers) :]
-                    if repeated or not recovery.may_repeat(rest, broken.sent):
-                        error = recovery.outcome(rest, broken.sent, broken.cause)
-                        raise error from error.__cause__
-                    doubtful = recovery.left_whole(rest, broken.sent)
-                except BaseException:  # no connection, or an interrupt
-                    self._drop()
-                    raise
-                else:
-                    answers += map(recovery.settle, fresh[:doubtful])
-                    return answers + fresh[doubtful:]
-        raise AssertionError("the second round returns or raises")
+            try:
+                return self._opened().exchange(*sent)
+            except recovery.LineBroken as broken:
+                self._drop()
+                return self._exchange_again(sent, broken)
+            except BaseException:  # no connection, or an interrupt
+                self._drop()
+                raise
 
     def start_anew(self) -> None:
         """Forget the connection, which is the parent's: for `fork`, in the child."""
         self._turn = Lock()
         self._drop()
+
+    def _exchange_again(
+        self, sent: Sequence[Command[Any]], broken: recovery.LineBroken
+    ) -> list[Answer]:
+        rest = sent[len(broken.answers) :]
+        if not recovery.may_repeat(rest, broken.sent):
+            error = recovery.outcome(rest, broken.sent, broken.cause)
+            raise error from error.__cause__
+        doubtful = recovery.left_whole(rest, broken.sent)  # so many may have happened before
+        try:
+            fresh = self._opened().exchange(*rest)
+        except recovery.LineBroken as again:
+            self._drop()
+            error = recovery.outcome(rest[len(again.answers) :], again.sent, again.cause)
+            raise error from error.__cause__
+        except BaseException:
+            self._drop()
+            raise
+        return [*broken.answers, *map(recovery.settle, fresh[:doubtful]), *fresh[doubtful:]]
 
     def _opened(self) -> transport.Transport:
         if self._transport is None:
