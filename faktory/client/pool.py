@@ -1,15 +1,18 @@
 """Clients lent to threads.
 
-Rules: the client that came back last goes out first, so that as few as possible stay busy. A
-forked child starts with an empty pool of its own and leaves the parent's connections alone.
+Rules: the client that came back last goes out first, so that as few as possible stay busy; who
+waits longest is served first, so that nobody starves. A forked child starts with an empty pool of
+its own and leaves the parent's connections alone.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
-from threading import Semaphore
+from queue import Empty, SimpleQueue
+from threading import Lock
 
 from ..exceptions import FaktoryTimeout
 from ..wire.payload import seconds
@@ -22,6 +25,10 @@ class Pool:
 
     `timeout` is the seconds to wait for one to come back; FaktoryTimeout after that.
     """
+
+    _life: object
+    _lock: Lock
+    _idle: list[Client]
 
     def __init__(
         self,
@@ -42,40 +49,77 @@ class Pool:
     @contextmanager
     def client(self) -> Iterator[Client]:
         """Lend a client for a `with` block; from a closed pool, one for this block alone."""
-        free, idle = self._free, self._idle
-        if not free.acquire(timeout=self.timeout):
-            raise FaktoryTimeout(
-                f"none of the pool's {self.size} clients came back within {self.timeout:g} s. "
-                "Make the pool larger (pool_size), or keep clients for a shorter time."
-            )
+        life = self._life
+        client = self._take()
         try:
-            try:
-                client = idle.pop()
-            except IndexError:
-                client = self._make()
-            try:
-                yield client
-            finally:
-                idle.append(client)
-                if self._closed or idle is not self._idle:
-                    _disconnect(idle)
+            yield client
         finally:
-            if free is self._free:  # else this is a child now, and that was its parent's
-                free.release()
+            if life is self._life:
+                self._give_back(client)
+            else:  # this is a child now, and the client counts in its parent's pool
+                client.close()
 
     def close(self) -> None:
         """Disconnect the clients, those that are lent when they come back."""
-        self._closed = True
-        _disconnect(self._idle)
+        with self._lock:
+            self._closed = True
+            idle = self._idle.copy()
+            self._idle.clear()
+            self._made -= len(idle)
+        for client in idle:
+            client.close()
 
     def start_anew(self) -> None:
         """Start with no clients: for `fork`, in the child."""
-        self._free = Semaphore(self.size)
-        self._idle: list[Client] = []
+        self._life = object()
+        self._lock = Lock()
+        self._made = 0  # clients that there are, lent or idle
+        self._idle = []
+        self._queue: deque[SimpleQueue[Client | None]] = deque()
 
+    def _take(self) -> Client:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            place: SimpleQueue[Client | None] = SimpleQueue()
+            if self._made < self.size:
+                self._made += 1
+                place.put(None)
+            else:
+                self._queue.append(place)
+        return self._wait_at(place) or self._make_one()
 
-def _disconnect(idle: list[Client]) -> None:
-    """Disconnect clients, while others may put some back or take some out."""
-    with suppress(IndexError):
-        while True:
-            idle.pop().close()
+    def _wait_at(self, place: SimpleQueue[Client | None]) -> Client | None:
+        """Wait for a client, or for None: the room for a new one."""
+        try:
+            return place.get(timeout=self.timeout)
+        except Empty:
+            with self._lock:
+                if place in self._queue:  # else something has come at the last moment
+                    self._queue.remove(place)
+                    raise FaktoryTimeout(
+                        f"none of the pool's {self.size} clients came back within "
+                        f"{self.timeout:g} s. Make the pool larger (pool_size), or keep clients "
+                        "for a shorter time."
+                    ) from None
+            return place.get()
+
+    def _make_one(self) -> Client:
+        try:
+            return self._make()
+        except BaseException:
+            self._give_back(None)
+            raise
+
+    def _give_back(self, client: Client | None) -> None:
+        """Give a client, or the room for one, to who waits longest; else keep it."""
+        with self._lock:
+            kept = None if self._closed else client
+            if self._queue:
+                self._queue.popleft().put(kept)
+            elif kept is not None:
+                self._idle.append(kept)
+            else:
+                self._made -= 1
+        if client is not None and kept is None:
+            client.close()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,21 +172,63 @@ def test_a_closed_pool_lends_a_client_for_the_block_alone(make):
         assert client.closed == 1
 
 
-def test_a_client_that_comes_back_just_while_the_pool_closes_is_disconnected(make):
-    pool = Pool(make)
+def test_who_waits_longest_is_served_first(make, wait_until):
+    pool = Pool(make, size=1, timeout=10)
+    served = []
 
-    class Closing(list):
-        """Closes the pool between the look at it and the way back into it."""
+    def wait(number):
+        with pool.client():
+            served.append(number)
 
-        def append(self, client):
-            pool.close()
-            super().append(client)
+    threads = []
+    with pool.client():
+        for number in range(5):
+            threads.append(threading.Thread(target=wait, args=(number,)))
+            threads[-1].start()
+            wait_until(lambda number=number: len(pool._queue) == number + 1)
+    with pool.client():  # who comes later waits, though it was here last
+        for thread in threads:
+            thread.join()
+        assert served == [0, 1, 2, 3, 4]
 
-    pool._idle = Closing()
-    with pool.client() as client:
+
+def test_who_waited_in_vain_leaves_no_place_behind(make):
+    pool = Pool(make, size=1, timeout=0.01)
+    with pool.client() as first, pytest.raises(FaktoryTimeout), pool.client():
         pass
-    assert client.closed == 1
-    assert pool._idle == []
+    with pool.client() as again:
+        assert again is first
+
+
+def test_room_for_a_client_that_could_not_be_made_goes_to_who_waits(wait_until):
+    gate, made = threading.Event(), []
+
+    def make():
+        made.append(None)
+        if len(made) == 1:
+            assert gate.wait(5)
+            raise ValueError("no client today")
+        return SimpleNamespace(close=lambda: None)
+
+    pool = Pool(make, size=1, timeout=10)
+    faults = []
+
+    def fail():
+        with pytest.raises(ValueError, match="no client today"), pool.client():
+            pass
+        faults.append(1)
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    wait_until(lambda: made)
+    second = threading.Thread(target=lambda: pool.client().__enter__())
+    second.start()
+    wait_until(lambda: pool._queue)
+    gate.set()
+    thread.join(5)
+    second.join(5)
+    assert faults == [1]
+    assert len(made) == 2
 
 
 def echo(pool: Pool, text: str) -> str:

@@ -1,0 +1,411 @@
+"""One fault at every byte of an exchange, for every command, and what must hold after each.
+
+No call hangs; what it returns is its own answer; a job is queued once if the call returned, and at
+most once if it did not, which is said; the next command gets its own answer, over a new connection
+if the old one was in doubt. The short run stalls at a few bytes only, since each costs a timeout;
+`-m soak` stalls at every one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from time import monotonic
+
+import pytest
+
+from faktory import Client, Producer
+from faktory.client.line import Line
+from faktory.client.transport import SocketTransport
+from faktory.exceptions import (
+    FaktoryBulkError,
+    FaktoryConnectionError,
+    FaktoryError,
+    FaktoryOutcomeUnknown,
+    FaktoryTimeout,
+)
+from faktory.server import EmbeddedServer, dispatch
+from faktory.server.core import Core
+from faktory.wire import commands
+from faktory.wire.session import encode_bulk, encode_simple
+
+from .proxy import Fault, Proxy, Way
+
+SHORT = 0.02
+"""Seconds that a client waits for an answer that will not come."""
+
+LONG = 8.0
+"""Seconds that it waits for one that will: whoever takes BOUND was waiting for nothing."""
+
+BOUND = 4.0
+
+FAR = "2100-01-01T00:00:00Z"
+
+JUNK = (ord("x"), 0x00, 0xFF)
+"""What a framing byte becomes, beside its neighbour; never another one that frames a reply."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command: how it is called, what is the right answer, where its jobs are afterwards."""
+
+    name: str
+    call: Callable[[Client, str], object]
+    right: Callable[[object, str], bool]
+    repeatable: bool
+    before: str = ""
+    """Where a job is before the call: queues, scheduled, working; or there is none."""
+    after: str = ""
+    """Where `jobs` jobs are after it has succeeded."""
+    jobs: int = 1
+
+
+def job(jid: str, **fields: object) -> dict[str, object]:
+    return {"jid": jid, "queue": "q", "jobtype": "T", "args": [], **fields}
+
+
+def is_none(value: object, _jid: str) -> bool:
+    return value is None
+
+
+CASES = [
+    Case("PUSH", lambda c, jid: c.push(job(jid)), lambda v, jid: v == jid, False, "", "queues"),
+    Case(
+        "PUSHB",
+        lambda c, jid: c.push_bulk([job(jid), job(jid + "b")]),
+        lambda v, _: v == {},
+        False,
+        "",
+        "queues",
+        2,
+    ),
+    Case("queue", lambda c, jid: c.queue("T", queue="q", jid=jid), lambda v, _: v is True, False,
+         "", "queues"),
+    Case(
+        "FETCH",
+        lambda c, _: c.fetch("q"),
+        lambda v, jid: isinstance(v, dict) and v["jid"] == jid,
+        False,
+        "queues",
+        "working",
+    ),
+    Case("ACK", lambda c, jid: c.ack(jid), is_none, True, "working"),
+    Case("FAIL", lambda c, jid: c.fail(jid, errtype="E", message="m"), is_none, True, "working",
+         "retries"),
+    Case("BEAT", lambda c, _: c.beat(rss_kb=1), is_none, True),
+    Case("INFO", lambda c, _: c.info(), lambda v, _: v == {"faktory": {}}, True),
+    Case("FLUSH", lambda c, _: c.flush(), is_none, True, "queues"),
+    Case("QUEUE PAUSE", lambda c, _: c.pause_queues("q"), is_none, True),
+    Case("QUEUE RESUME", lambda c, _: c.resume_queues("q"), is_none, True),
+    Case("QUEUE REMOVE", lambda c, _: c.remove_queues("q"), is_none, True, "queues"),
+    Case("QUEUE LATENCY", lambda c, _: c.queue_latency("own"), lambda v, _: v == {"own": 0}, True),
+    Case("MUTATE clear", lambda c, _: c.clear("scheduled"), is_none, True, "scheduled"),
+    Case("MUTATE discard", lambda c, jid: c.discard("scheduled", jids=[jid]), is_none, True,
+         "scheduled"),
+    Case("MUTATE kill", lambda c, jid: c.kill("scheduled", jids=[jid]), is_none, True,
+         "scheduled", "dead"),
+    Case("MUTATE requeue", lambda c, jid: c.requeue("scheduled", jids=[jid]), is_none, True,
+         "scheduled", "queues"),
+    Case("BATCH NEW", lambda c, jid: c.batch_new(success=job(jid)), lambda v, _: v == "b-new",
+         False),
+    Case("BATCH OPEN", lambda c, _: c.call(commands.batch_open("b1")), lambda v, _: v == "b1",
+         False),
+    Case("BATCH COMMIT", lambda c, _: c.batch_commit("b1"), is_none, False),
+    Case("BATCH STATUS", lambda c, _: c.batch_status("b1"), lambda v, _: v == {"bid": "b1"}, True),
+    Case("TRACK GET", lambda c, jid: c.track_get(jid), lambda v, jid: v == {"jid": jid}, True),
+    Case("TRACK SET", lambda c, jid: c.track_set(jid, 5, "half"), is_none, True),
+    Case("any command", lambda c, _: c.command("QUEUE", "LATENCY", "own"),
+         lambda v, _: v == b'{"own":0}', False),
+]  # fmt: skip
+PUSH = CASES[0]
+
+
+class Rig:
+    """A client, the proxy that troubles it, and a server of which everything can be asked."""
+
+    def __init__(self) -> None:
+        self.server = EmbeddedServer()
+        self.server.start()
+        self.proxy = Proxy(self.server.port)
+        self.client = self.new_client(LONG)
+        self.client.connect()
+        self.control = Client(self.server.url, worker_id="controls")
+        self.numbers = iter(range(10_000_000, 99_999_999))
+
+    def close(self) -> None:
+        self.client.close()
+        self.control.close()
+        self.proxy.stop()
+        self.server.stop()
+
+    def new_client(self, timeout: float) -> Client:
+        url = f"tcp://127.0.0.1:{self.proxy.port}"
+        return Client(url, timeout=timeout, worker_id="troubled")
+
+    def check(self, case: Case, fault: Fault | None) -> None:
+        """Call through one fault; AssertionError where that does anything wrong."""
+        jid = self._prepare(case)
+        if fault is not None and fault.kind in ("stall", "corrupt"):
+            self.client._line._transport._timeout = SHORT  # of this connection, not of the next
+        self.proxy.plan(fault)
+        opened = self.proxy.opened
+        value, error = self._call(lambda: case.call(self.client, jid))
+        if fault is None:
+            assert error is None, error
+            self._judge(case, jid, value, error)
+            return
+        if fault.kind != "stall" and error is None:
+            # One at the end of the answer strikes behind it: it must not race the next command.
+            self.proxy.struck.wait(0.05)
+        follower, trouble = self._call(lambda: self.client.queue_latency(f"next{jid}"))
+        assert trouble is None, f"the next command failed: {trouble!r}"
+        assert follower == {f"next{jid}": 0}, f"the next command got another's answer: {follower}"
+        # On a busy machine the short timeout may be over before the fault: as good as a stall.
+        anew = self.proxy.opened > opened
+        assert anew or self.proxy.struck.wait(1), "the fault did not happen"
+        self._judge(case, jid, value, error)
+        whole = fault.kind == "split"
+        assert self.proxy.opened == opened + (not whole), "the connection was not made anew"
+        assert not (whole and error), error
+
+    def greet(self, fault: Fault) -> None:
+        """Push over a new connection whose handshake has one fault."""
+        jid = self._prepare(PUSH)
+        self.proxy.plan_next(fault)
+        client = self.new_client(SHORT if fault.kind in ("stall", "corrupt") else LONG)
+        try:
+            value, error = self._call(lambda: PUSH.call(client, jid))
+            late = isinstance(error, FaktoryTimeout)
+            assert late or self.proxy.struck.wait(1), "the fault did not happen"
+            self._judge(PUSH, jid, value, error)
+            assert (error is None) == (fault.kind == "split"), error
+            assert error is None or isinstance(error, FaktoryConnectionError), error
+            assert not isinstance(error, FaktoryOutcomeUnknown), "nothing was sent yet"
+            client._line._timeout = LONG
+            assert client.push(job(jid + "c")) == jid + "c"
+        finally:
+            client.close()
+
+    def _prepare(self, case: Case) -> str:
+        jid = str(next(self.numbers))
+        self.control.flush()
+        if case.before:
+            later = {"at": FAR} if case.before == "scheduled" else {}
+            self.control.push(job(jid, **later))
+        if case.before == "working":
+            self.control.fetch("q")
+        self.server.clear_commands()
+        return jid
+
+    def _call(self, call: Callable[[], object]) -> tuple[object, FaktoryError | None]:
+        began = monotonic()
+        value, error = None, None
+        try:
+            value = call()
+        except FaktoryError as failure:
+            error = failure
+        took = monotonic() - began
+        assert took < BOUND, f"the call hung for {took:.1f} s"
+        return value, error
+
+    def _judge(self, case: Case, jid: str, value: object, error: FaktoryError | None) -> None:
+        arrived = sum(f"next{jid}" not in rest for verb, rest in self.server.commands
+                      if verb not in ("HELLO", "END"))  # fmt: skip
+        jobs = self._jobs(jid)
+        if error is None:
+            assert case.right(value, jid), f"not its answer: {value!r}"
+            assert jobs == ({case.after: case.jobs} if case.after else {}), jobs
+            assert 1 <= arrived <= 1 + case.repeatable, f"arrived {arrived} times"
+            return
+        assert not case.repeatable, f"one fault is one too many: {error!r}"
+        unknown = isinstance(error, FaktoryOutcomeUnknown) or (
+            isinstance(error, FaktoryBulkError) and bool(error.unknown)
+        )
+        assert arrived <= unknown, f"arrived {arrived} times, and {error!r}"
+        total = sum(jobs.values())
+        assert total == case.jobs if case.before else total in (0, case.jobs), jobs
+        if case.after == "queues" and unknown:
+            named = error.unknown if isinstance(error, FaktoryBulkError) else error.jids
+            assert sorted(named) == [jid, jid + "b"][: case.jobs], named
+
+    def _jobs(self, jid: str) -> Counter[str]:
+        """Count this run's jobs, by place."""
+        server = self.server
+        found = {
+            "queues": [entry for queue in server.queues.values() for entry in queue],
+            "scheduled": server.scheduled,
+            "retries": server.retries,
+            "dead": server.dead,
+            "working": [entry["job"] for entry in server.working],
+        }
+        return +Counter(
+            {
+                place: sum(entry["jid"].startswith(jid) for entry in entries)
+                for place, entries in found.items()
+            }
+        )
+
+
+def framing(reply: bytes) -> list[int]:
+    """Say where the bytes of a reply are that frame it: its type, its length, its ends."""
+    head = reply.index(b"\r\n")
+    counted = range(1, head) if reply.startswith(b"$") else ()
+    return sorted({0, *counted, head, head + 1, len(reply) - 2, len(reply) - 1})
+
+
+def faults(request: bytes, reply: bytes, *, all_stalls: bool) -> Iterator[Fault]:
+    """Plan every fault of an exchange of these bytes."""
+    sizes: dict[Way, int] = {"request": len(request), "reply": len(reply)}
+    for way, size in sizes.items():
+        for offset in range(size + 1):
+            yield Fault("cut", way, offset)
+            yield Fault("reset", way, offset)
+            if 0 < offset < size:
+                yield Fault("split", way, offset)
+        last = size if way == "request" else size - 1  # a whole answer is in time
+        for offset in range(last + 1) if all_stalls else sorted({0, size // 2, last}):
+            yield Fault("stall", way, offset)
+    for offset in framing(reply):
+        for byte in {*JUNK, reply[offset] ^ 1}:
+            yield Fault("corrupt", "reply", offset, byte)
+
+
+def sweep(rig: Rig, case: Case, *, all_stalls: bool = False) -> Counter[str]:
+    """Check a command with every fault; return how many offsets there are, and runs by fault."""
+    rig.check(case, None)
+    request, reply = rig.proxy.moved["request"], rig.proxy.moved["reply"]
+    done = Counter(commands=1, offsets=len(request) + len(reply))
+    for fault in faults(request, reply, all_stalls=all_stalls):
+        try:
+            rig.check(case, fault)
+        except AssertionError as error:
+            raise AssertionError(f"{case.name}, {fault}: {error}") from error
+        done[fault.kind] += 1
+    return done
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(commands, "FETCH_FLOOR", 0.0)
+    monkeypatch.setattr(commands, "BULK_FLOOR", 0.0)
+    # So that answers have the same length each time: a clock that stands, and INFO without counts.
+    monkeypatch.setattr(Core, "clock", lambda _core: 1_900_000_000_123_456_789)
+    monkeypatch.setitem(dispatch.COMMANDS, b"INFO", lambda _call: encode_bulk(b'{"faktory":{}}'))
+    # What the open-source server has not.
+    monkeypatch.setitem(dispatch.COMMANDS, b"BATCH", batch)
+    monkeypatch.setitem(dispatch.COMMANDS, b"TRACK", track)
+    rig = Rig()
+    try:
+        yield rig
+    finally:
+        rig.close()
+
+
+def batch(call: dispatch.Call) -> bytes:
+    answers = {
+        "NEW": encode_bulk(b"b-new"),
+        "OPEN": encode_simple("b1"),
+        "COMMIT": encode_simple("OK"),
+        "STATUS": encode_bulk(b'{"bid":"b1"}'),
+    }
+    return answers[call.text.split()[0]]
+
+
+def track(call: dispatch.Call) -> bytes:
+    word, rest = call.text.split(maxsplit=1)
+    return encode_simple("OK") if word == "SET" else encode_bulk(b'{"jid":"%b"}' % rest.encode())
+
+
+@pytest.fixture(scope="module")
+def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
+    """Add up what was done; printed at the end, whether or not output is captured."""
+    done: Counter[str] = Counter()
+    yield done
+    kinds = [kind for kind in done if kind not in ("commands", "offsets")]
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(
+            f"\nfaults: {done['commands']} commands x {done['offsets']} offsets x "
+            f"{len(kinds)} faults ({', '.join(f'{done[kind]} {kind}' for kind in kinds)}) "
+            f"= {sum(done[kind] for kind in kinds)} runs"
+        )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_one_fault_anywhere_neither_hangs_nor_mismatches_nor_loses_a_job(
+    rig: Rig, case: Case, tally: Counter[str]
+) -> None:
+    tally.update(sweep(rig, case))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_stall_at_any_byte_is_given_up_in_time(rig: Rig, case: Case, tally: Counter[str]) -> None:
+    tally.update(sweep(rig, case, all_stalls=True))
+
+
+def test_one_fault_anywhere_ends_a_producers_future_as_it_ends_a_push(
+    rig: Rig, tally: Counter[str]
+) -> None:
+    with Producer(lambda: rig.client, linger=0) as producer:
+        case = replace(
+            PUSH,
+            name="Producer",
+            call=lambda _, jid: producer.push(job(jid)).result(LONG),
+        )
+        tally.update(sweep(rig, case))
+
+
+def test_one_fault_anywhere_in_the_handshake_sends_nothing(rig: Rig, tally: Counter[str]) -> None:
+    hi, ok = encode_simple('HI {"v":2}'), encode_simple("OK")
+    rig.proxy.plan_next(None)
+    with rig.new_client(LONG):
+        hello = rig.proxy.moved["request"]
+        assert rig.proxy.moved["reply"] == hi + ok
+    done = Counter(commands=1, offsets=len(hello + hi + ok))
+    planned = {
+        *faults(hello, hi + ok, all_stalls=False),
+        *(fault for fault in faults(b"", hi, all_stalls=False) if fault.kind == "corrupt"),
+    }
+    planned -= {Fault(kind, "reply", len(hi + ok)) for kind in ("cut", "reset")}  # it is over then
+    for fault in sorted(planned):
+        try:
+            rig.greet(fault)
+        except AssertionError as error:
+            raise AssertionError(f"the handshake, {fault}: {error}") from error
+        done[fault.kind] += 1
+    tally.update(done)
+
+
+def test_a_client_that_sends_push_again_blindly_is_caught(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = commands.push
+
+    def blind(job: dict[str, object]) -> commands.Command[None]:
+        command = honest(job)
+        command.repeatable = True
+        return command
+
+    monkeypatch.setattr(commands, "push", blind)
+    with pytest.raises(AssertionError, match=r"^PUSH, Fault\(.*Counter\(\{'queues': 2\}\)"):
+        sweep(rig, PUSH)
+
+
+def test_a_client_that_keeps_its_connection_after_a_timeout_is_caught(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unless_late(close: Callable[[object], None]) -> Callable[[object], None]:
+        def close_or_keep(self: object) -> None:
+            error = sys.exception()
+            if not isinstance(getattr(error, "cause", error), FaktoryTimeout):
+                close(self)
+
+        return close_or_keep
+
+    monkeypatch.setattr(SocketTransport, "abandon", unless_late(SocketTransport.abandon))
+    monkeypatch.setattr(Line, "_drop", unless_late(Line._drop))
+    with pytest.raises(AssertionError, match=r"^PUSH, Fault\(kind='stall'.*another's answer: None"):
+        sweep(rig, PUSH)
