@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+FUZZ ?= 60
 ARGS ?=
 
 RUN := $(VENV)/bin/python
@@ -25,7 +26,7 @@ requirements = $(RUN) -c 'import sys, tomllib; \
 .DELETE_ON_ERROR:
 # pip in two recipes at once would trip over itself; make does nothing else that takes long.
 .NOTPARALLEL:
-.PHONY: help demo test check bench wheel soak annotate clean FORCE
+.PHONY: help demo test check bench wheel soak asan annotate clean FORCE
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,8 +79,24 @@ wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure one 
 	@FAKTORY_REQUIRE_EXTENSIONS= FAKTORY_NO_EXTENSIONS=1 $(RUN) -m build --wheel $(call quietly,build)
 	@ls dist/faktory_worker-*
 
-soak: $(VENV)/core $(VENV)/test ## the tests that take long, once for each implementation
+soak: $(VENV)/core $(VENV)/test $(VENV)/soak ## what takes minutes: long tests, then FUZZ=60 seconds of fuzzing
 	@$(call both,-m soak -o faulthandler_timeout=600 --timeout=900)
+	@if $(HAS_CORE); then \
+		$(RUN) tests/fuzz/fuzz_core.py -max_total_time=$(FUZZ); \
+	else \
+		echo "Nothing to fuzz: the compiled core was not built."; \
+	fi
+
+asan: ## the core's tests on a core built with AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) --no-print-directory VENV=.venv-asan .venv-asan/test
+	@mkdir -p build/asan
+	@CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+		LDFLAGS="-fsanitize=address,undefined" FAKTORY_REQUIRE_EXTENSIONS=1 \
+		.venv-asan/bin/python -m pip install --disable-pip-version-check --no-build-isolation \
+		--no-deps --force-reinstall . > .venv-asan/asan.log 2>&1 || { cat .venv-asan/asan.log >&2; exit 1; }
+	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		FAKTORY_IMPL=cython .venv-asan/bin/pytest tests/proto --timeout=300 $(ARGS)
 
 annotate: $(VENV)/core ## the compiled core as a page whose yellow lines still go through Python
 	@mkdir -p build/annotate
@@ -87,7 +104,7 @@ annotate: $(VENV)/core ## the compiled core as a page whose yellow lines still g
 	@echo build/annotate/_proto.html
 
 clean: ## remove what make and builds made
-	@rm -rf $(VENV) build dist *.egg-info faktory/_proto*.so faktory/_proto*.pyd faktory/_proto.c
+	@rm -rf $(VENV) .venv-asan build dist *.egg-info faktory/_proto*.so faktory/_proto*.pyd faktory/_proto.c
 	@rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find faktory tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -114,8 +131,8 @@ $(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/_proto.pyx faktory/*
 
 # Of these none depends on the core: a changed core is no reason to ask pip again.
 $(VENV)/test $(VENV)/wheel: $(VENV)/env
-$(VENV)/check $(VENV)/bench: $(VENV)/test
-$(VENV)/test $(VENV)/check $(VENV)/bench $(VENV)/wheel:
+$(VENV)/check $(VENV)/bench $(VENV)/soak: $(VENV)/test
+$(VENV)/test $(VENV)/check $(VENV)/bench $(VENV)/soak $(VENV)/wheel:
 	@echo "Installing what make $(@F) needs"
 	@$(call requirements,["project"]["optional-dependencies"],$(@F)) > $@.txt
 	@$(PIP) -r $@.txt $(call quietly,$(@F))

@@ -86,6 +86,7 @@ GOOD = [
     r'"\ud800"',
     r'"\udc00"',
     r'"\udfff\ud800"',
+    r'"\udc00\udc00"',
     r'"\ud83d\ud83d\ude00"',
     r'"\ud800x"',
     r'"\ud800\n"',
@@ -111,6 +112,10 @@ GOOD = [
     json.dumps(
         {"".join(chr(97 + (i * k) % 26) for k in range(n)): n for n in range(20) for i in range(3)}
     ),
+    # keys whose beginning, end or length alone tells them apart
+    json.dumps({f"the same{n:08}": n for n in range(5000)}),
+    json.dumps({f"{n:08}the same": n for n in range(5000)}),
+    json.dumps({chr(code) * size: size for code in range(0x21, 0x7F) for size in range(20)}),
     # lengths around every step of a scan
     json.dumps(["x" * n for n in range(70)]),
     json.dumps(["x" * n + "\n" + "y" * (70 - n) for n in range(70)]),
@@ -307,6 +312,16 @@ def test_json_inside_a_reply_reads_the_same(
     assert outcome(parser.next_json) == outcome(json.loads, text)
 
 
+def test_good_json_needs_no_help_of_the_slow_reference(
+    proto: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("faktory._json.read")
+    rare = (r'"\ud800é"', r'["\udbff\udfff","\ud800","é\ud800"]')
+    for text in GOOD:
+        if text not in rare:
+            proto.load_json((text if "[" in text or "{" in text else f"[{text}]").encode())
+
+
 @pytest.mark.parametrize(("data", "reason"), BAD, ids=range(len(BAD)))
 def test_what_is_no_json_is_refused_with_place_and_reason(
     proto: ModuleType, data: bytes, reason: str
@@ -473,9 +488,12 @@ def test_reading_leaks_nothing(
 def test_refusing_leaks_nothing(
     proto: ModuleType, leaks: Callable[[Callable[[], object]], bool]
 ) -> None:
-    before = b'[{"some key":1.5,"another":["text",12345678901234567890]},'
+    befores = [
+        b'[{"some key":1.5,"another":["text",12345678901234567890]},',
+        b'{"a key that nobody keeps":',
+    ]
     texts = [data for data, _ in BAD if len(data) < 2000]
-    texts += [before + data for data in texts]
+    texts += [before + data for before in befores for data in texts]
 
     def read() -> None:
         for text in texts:
@@ -497,4 +515,4 @@ def test_singletons_keep_their_counts(proto: ModuleType) -> None:
         proto.load_json(data)
         with pytest.raises(FaktoryJSONError):
             proto.load_json(data[:-2])
-    assert all(after - count < 500 for count, after in zip(before, counts(), strict=True))
+    assert all(abs(after - count) < 500 for count, after in zip(before, counts(), strict=True))

@@ -289,6 +289,17 @@ def test_a_value_is_written_as_the_standard_library_writes_it(
     assert proto.dump_json(value) == standard(value)
 
 
+def test_plain_values_need_no_help_of_the_slow_reference(
+    proto: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("faktory._json.write")
+    deep: object = []
+    for _ in range(511):
+        deep = [deep]
+    for value in [*GOOD, deep]:
+        proto.dump_json(value)
+
+
 @pytest.mark.parametrize(("value", "data"), SUBCLASSES, ids=range(len(SUBCLASSES)))
 def test_a_subclass_goes_as_its_base(proto: ModuleType, value: object, data: bytes) -> None:
     assert proto.dump_json(value) == data

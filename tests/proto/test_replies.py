@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import gc
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
@@ -272,6 +273,16 @@ def test_a_line_above_the_limit_is_refused_without_its_end(proto: ModuleType, ki
     parser.feed(b"x")
     with pytest.raises(FaktoryProtocolError, match="longer than the limit of 10 bytes"):
         parser.next()
+
+
+def test_a_line_that_comes_in_many_pieces_is_searched_once(proto: ModuleType) -> None:
+    parser = proto.ReplyParser()
+    parser.feed(b"+")
+    start = time.process_time()
+    for _ in range(20_000):
+        parser.feed(b"x" * 50)
+        assert parser.next() is proto.NEED_DATA
+    assert time.process_time() - start < 1  # else 10 GB would be searched
 
 
 def test_what_waits_unread_has_a_limit(proto: ModuleType) -> None:

@@ -344,8 +344,7 @@ def public(core: ModuleType) -> dict[str, Any]:
 
 def test_names_and_docstrings_are_the_same(twins: Twins) -> None:
     python, compiled = (
-        {name: inspect.getdoc(value) for name, value in public(core).items()}
-        for core in twins
+        {name: inspect.getdoc(value) for name, value in public(core).items()} for core in twins
     )
     assert compiled == python
     assert all(type(text) is str for text in python.values())
