@@ -134,8 +134,9 @@ class FaktoryJSONError(FaktoryError, ValueError):
 class FaktoryBulkError(FaktoryError):
     """Some jobs of a bulk push did not go through.
 
-    `jids` are those that are queued, `refused` maps a jid to the reason, `unknown` were sent
-    and never answered, `unsent` never left.
+    `jids` are those that are queued (of `perform_bulk`; `push_bulk`, which may be given any
+    number, keeps none), `refused` maps a jid to the reason, `unknown` were sent and never
+    answered, `unsent` never left.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ line breaks, FaktoryBulkError says what became of every job that was taken from 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -32,34 +32,74 @@ def push_all(
     call: Callable[[Bulk], dict[str, str]], jobs: Iterable[dict[str, Any]], size: int
 ) -> dict[str, str]:
     """Push jobs in chunks of `size` by `call`; return what was refused, jid to reason."""
+    if isinstance(jobs, (dict, str, bytes)):
+        raise FaktoryPayloadError(
+            f"push_bulk takes many jobs, not a {type(jobs).__name__}. For a single one: [job]."
+        )
     refused: dict[str, str] = {}
     chunks = _chunks(jobs, size, refused)
     first, second = next(chunks, None), next(chunks, None)
     if first is None:
         return refused
     if second is None:
-        _settle(lambda: call(first), first, None, refused)
+        _settle(lambda: push_chunk(call, first), None, refused)
         return refused
     with ThreadPoolExecutor(1, "faktory-bulk") as thread:
         sent: Bulk | None = first
         while sent is not None:
-            answer: Future[dict[str, str]] = thread.submit(call, sent)
+            answer = thread.submit(push_chunk, call, sent)
             following = second if sent is first else next(chunks, None)
-            _settle(answer.result, sent, following, refused)
+            _settle(answer.result, following, refused)
             sent = following
     return refused
 
 
+def _settle(
+    result: Callable[[], dict[str, str]], following: Bulk | None, refused: dict[str, str]
+) -> None:
+    """Wait for what became of a chunk, behind which another may be ready."""
+    try:
+        refused.update(result())
+    except FaktoryBulkError as broken:
+        broken.refused = refused
+        broken.unsent += following.jids if following is not None else ()
+        raise
+
+
+def push_chunk(call: Callable[[Bulk], dict[str, str]], chunk: Bulk) -> dict[str, str]:
+    """Push one chunk by `call`; return what was refused, jid to reason.
+
+    A chunk that the server refuses whole is refused job by job. FaktoryBulkError where the line
+    broke: all of its jobs are `unknown` then, or `unsent`.
+    """
+    try:
+        return call(chunk)
+    except FaktoryServerError as error:
+        return dict.fromkeys(chunk.jids, str(error))
+    except FaktoryError as error:
+        doubtful = isinstance(error, (FaktoryOutcomeUnknown, FaktoryJSONError))
+        fate = "may or may not be queued" if doubtful else "were not queued"
+        raise FaktoryBulkError(
+            f"{len(chunk.jids)} jobs {fate}: {error}",
+            unknown=chunk.jids if doubtful else (),
+            unsent=() if doubtful else chunk.jids,
+        ) from error
+
+
 def _chunks(jobs: Iterable[dict[str, Any]], size: int, refused: dict[str, str]) -> Iterator[Bulk]:
     """Make a command of each chunk of jobs; what cannot be sent goes into `refused`."""
-    source = iter(jobs)
+    source = enumerate(jobs)
     while chunk := list(islice(source, size)):
         ready = []
-        for job in chunk:
+        for index, job in chunk:
             try:
                 ready.append(prepare(job))
             except FaktoryPayloadError as error:
-                refused[_name(job)] = str(error)
+                jid = job.get("jid") if isinstance(job, dict) else None
+                if isinstance(jid, str) and jid:
+                    refused[jid] = str(error)
+                else:  # nobody knows it by a jid
+                    refused[new_jid()] = f"jobs[{index}]: {error}"
         try:
             command = commands.push_bulk(ready)
         except FaktoryPayloadError:
@@ -67,35 +107,6 @@ def _chunks(jobs: Iterable[dict[str, Any]], size: int, refused: dict[str, str]) 
             command = commands.push_bulk(ready)
         if ready:
             yield command
-
-
-def _settle(
-    result: Callable[[], dict[str, str]],
-    sent: Bulk,
-    following: Bulk | None,
-    refused: dict[str, str],
-) -> None:
-    """Wait for the answer to a chunk, behind which another is ready."""
-    try:
-        refused.update(result())
-    except FaktoryServerError as error:  # all of them, for the sake of one perhaps
-        refused.update(dict.fromkeys(sent.jids, str(error)))
-    except FaktoryError as error:
-        doubtful = isinstance(error, (FaktoryOutcomeUnknown, FaktoryJSONError))
-        fate = "may or may not be queued" if doubtful else "were not queued"
-        waiting = list(following.jids) if following is not None else []
-        raise FaktoryBulkError(
-            f"{len(sent.jids)} jobs {fate}: {error}",
-            refused=refused,
-            unknown=sent.jids if doubtful else (),
-            unsent=waiting if doubtful else [*sent.jids, *waiting],
-        ) from error
-
-
-def _name(job: object) -> str:
-    """The jid under which a job that was never sent is reported."""
-    jid = job.get("jid") if isinstance(job, dict) else None
-    return jid if isinstance(jid, str) and jid else new_jid()
 
 
 def _encodes(job: dict[str, Any], refused: dict[str, str]) -> bool:

@@ -24,6 +24,7 @@ from ..exceptions import (
     FaktoryAuthenticationError,
     FaktoryConnectionError,
     FaktoryError,
+    FaktoryJSONError,
     FaktoryOutcomeUnknown,
     FaktoryServerError,
     FaktoryTimeout,
@@ -217,6 +218,8 @@ class Producer:
                     error, failures
                 ):
                     continue
+            except FaktoryJSONError as error:
+                failure = FaktoryOutcomeUnknown(f"what became of {len(batch)} jobs is lost: {error}")
             except FaktoryError as error:
                 failure = error
             except Exception as error:

@@ -26,11 +26,10 @@ from typing import (
 )
 
 from ..client import outlet
+from ..client.bulk import push_chunk
 from ..client.pool import Pool
 from ..exceptions import (
     FaktoryBulkError,
-    FaktoryError,
-    FaktoryOutcomeUnknown,
     FaktoryPayloadError,
 )
 from ..proto import JobTemplate
@@ -145,33 +144,29 @@ class Push(Generic[P]):
         refused: dict[str, str] = {}
         template = JobTemplate(self._jobtype, self._fields())
         source = iter(rows)
-        while chunk := list(islice(source, BULK_CHUNK)):
-            before = len(pushed) + len(refused)
+        while True:
             try:
+                chunk = list(islice(source, BULK_CHUNK))
                 self._check_rows(chunk)
                 line, jids = template.encode_bulk(chunk)
-            except TypeError as error:  # FaktoryPayloadError is one, too
+            except Exception as error:  # a row that cannot be sent, or what `rows` raised
+                before = len(pushed) + len(refused)
                 if not before:
                     raise
                 raise FaktoryBulkError(
-                    f"{before} jobs were sent, then came rows that cannot be; "
+                    f"{before} jobs were sent, then came trouble with the rows, "
                     f"counted from row {before} on: {error}",
                     jids=pushed,
                     refused=refused,
                 ) from error
+            if not chunk:
+                break
             try:
                 with (self._pool or outlet.default_pool()).client() as client:
-                    said_no = client.call(commands.push_bulk_line(line, jids))
-            except FaktoryError as error:
-                doubtful = isinstance(error, FaktoryOutcomeUnknown)
-                fate = "may or may not be queued" if doubtful else "were not queued"
-                raise FaktoryBulkError(
-                    f"{len(jids)} jobs {fate}, {len(pushed)} are: {error}",
-                    jids=pushed,
-                    refused=refused,
-                    unknown=jids if doubtful else (),
-                    unsent=() if doubtful else jids,
-                ) from error
+                    said_no = push_chunk(client.call, commands.push_bulk_line(line, jids))
+            except FaktoryBulkError as broken:
+                broken.jids, broken.refused = pushed, refused
+                raise
             refused.update(said_no)
             pushed.extend(jid for jid in jids if jid not in said_no)
         if refused:

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from ..exceptions import FaktoryProtocolError
 from ..proto import encode_command, encode_push, encode_push_bulk
-from .payload import check_queue
+from .payload import check_queue, clip
 
 T = TypeVar("T")
 
@@ -318,7 +318,4 @@ def _state(reply: object) -> State | None:
 
 
 def _senseless(reply: object, expected: str) -> FaktoryProtocolError:
-    text = repr(reply)
-    return FaktoryProtocolError(
-        f"the server answered {text[:100]}{'...' * (len(text) > 100)} where {expected} belongs"
-    )
+    return FaktoryProtocolError(f"the server answered {clip(repr(reply))} where {expected} belongs")

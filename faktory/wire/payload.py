@@ -119,6 +119,11 @@ def seconds(name: str, value: object) -> float:
     raise FaktoryPayloadError(f"{name} is {_shown(value)}: pass seconds or a timedelta.")
 
 
+def clip(text: str) -> str:
+    """Return text short enough for an error message."""
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
 def check_queue(name: str, value: object) -> str:
     """Return the queue's name if it can be one.
 
@@ -218,4 +223,4 @@ def _shown(value: object) -> str:
         text = f"{value!r} ({type(value).__name__})" if not isinstance(value, str) else repr(value)
     except Exception:  # the value's own, or an integer of too many digits
         text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= 100 else text[:100] + "..."
+    return clip(text)

@@ -23,6 +23,7 @@ from ..exceptions import (
 )
 from ..proto import NEED_DATA, NeedData, ReplyParser, encode_command, load_json
 from .commands import Command
+from .payload import clip
 
 PROTOCOL_VERSION: Final = 2
 
@@ -209,5 +210,4 @@ def encode_bulk(data: bytes | None) -> bytes:
 
 def _clip(reply: object) -> str:
     """A peer's reply fit to be shown in an error."""
-    text = str(reply) if isinstance(reply, FaktoryError) else repr(reply)
-    return text if len(text) <= 100 else text[:100] + "..."
+    return clip(str(reply) if isinstance(reply, FaktoryError) else repr(reply))

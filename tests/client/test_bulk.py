@@ -6,13 +6,16 @@ from threading import Event
 
 import pytest
 
-from faktory.client.bulk import push_all
+from faktory.client.bulk import push_all, push_chunk
 from faktory.exceptions import (
     FaktoryBulkError,
     FaktoryConnectionError,
+    FaktoryJSONError,
     FaktoryOutcomeUnknown,
+    FaktoryPayloadError,
     FaktoryServerError,
 )
+from faktory.wire import commands
 
 
 def job(number, **fields):
@@ -110,3 +113,28 @@ def test_an_error_of_the_source_comes_out_after_what_was_taken_is_answered():
     with pytest.raises(RuntimeError, match="no more"):
         push_all(server, jobs(), 1)
     assert server.chunks[:2] == [["job-0000"], ["job-0001"]]
+
+
+@pytest.mark.parametrize("one", [job(1), "job", b"job"])
+def test_one_job_by_mistake_is_told_how_to_be_passed(one):
+    with pytest.raises(FaktoryPayloadError, match=r"For a single one: \[job\]"):
+        push_all(Server(), one, 10)
+
+
+@pytest.mark.parametrize(
+    ("fault", "refused", "unknown", "unsent"),
+    [
+        (FaktoryServerError("ERR no"), ["job-0001"], [], []),
+        (FaktoryOutcomeUnknown("broke"), [], ["job-0001"], []),
+        (FaktoryJSONError("no JSON"), [], ["job-0001"], []),
+        (FaktoryConnectionError("nothing listens"), [], [], ["job-0001"]),
+    ],
+)
+def test_what_became_of_a_chunk_is_told_apart(fault, refused, unknown, unsent):
+    chunk = commands.push_bulk([job(1)])
+    if refused:
+        assert list(push_chunk(Server(fault), chunk)) == refused
+        return
+    with pytest.raises(FaktoryBulkError) as caught:
+        push_chunk(Server(fault), chunk)
+    assert (caught.value.unknown, caught.value.unsent) == (unknown, unsent)

@@ -296,8 +296,8 @@ def test_what_we_refuse_ourselves_is_told_by_jid_and_the_others_go_out(scripted)
     assert refused["short"].startswith("jid is 'short'")
     made = [jid for jid in refused if len(jid) == 24]
     assert sorted(refused[jid] for jid in made) == [
-        "a job is a dict with at least 'jobtype' and 'args', not None (NoneType).",
-        "the job has no 'jobtype': it needs 'jobtype' and 'args'.",
+        "jobs[3]: the job has no 'jobtype': it needs 'jobtype' and 'args'.",
+        "jobs[4]: a job is a dict with at least 'jobtype' and 'args', not None (NoneType).",
     ]
 
 

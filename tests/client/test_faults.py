@@ -178,7 +178,10 @@ class Rig:
             return
         if fault.kind != "stall" and error is None:
             # One at the end of the answer strikes behind it: it must not race the next command.
-            self.proxy.struck.wait(0.05)
+            behind = self.proxy.struck.wait(0.05) and not case.repeatable
+            if behind and fault.kind in ("cut", "reset"):
+                follower, trouble = self._call(lambda: self.client.push(job(f"next{jid}")))
+                assert follower == f"next{jid}", f"sent into a line that had ended: {trouble!r}"
         follower, trouble = self._call(lambda: self.client.queue_latency(f"next{jid}"))
         assert trouble is None, f"the next command failed: {trouble!r}"
         assert follower == {f"next{jid}": 0}, f"the next command got another's answer: {follower}"
@@ -410,6 +413,15 @@ def test_one_fault_anywhere_ends_a_producers_future_as_it_ends_a_push(
             call=lambda _, jid: producer.push(job(jid)).result(LONG),
         )
         tally.update(sweep(rig, case))
+
+
+def test_an_answer_that_is_no_json_leaves_a_producers_job_unknown(rig: Rig) -> None:
+    with Producer(lambda: rig.client, linger=0) as producer:
+        rig.proxy.plan(Fault("corrupt", "reply", len("$2\r\n"), ord("x")))
+        future = producer.push(job("12345678"))
+        error = future.exception(LONG)
+    assert isinstance(error, FaktoryOutcomeUnknown), error
+    assert error.jids == ["12345678"]
 
 
 def test_one_fault_anywhere_in_the_handshake_sends_nothing(rig: Rig, tally: Counter[str]) -> None:
