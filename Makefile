@@ -80,7 +80,7 @@ wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure one 
 	@ls dist/faktory_worker-*
 
 soak: $(VENV)/core $(VENV)/test $(VENV)/soak ## what takes minutes: long tests, then FUZZ=60 seconds of fuzzing
-	@$(call both,-m soak -o faulthandler_timeout=600 --timeout=900)
+	@$(call both,-m soak -o faulthandler_timeout=600 --timeout=1800)
 	@if $(HAS_CORE); then \
 		$(RUN) tests/fuzz/fuzz_core.py -max_total_time=$(FUZZ); \
 	else \

@@ -34,7 +34,9 @@ def pytest_report_header() -> list[str]:
     url = os.environ.get("FAKTORY_URL", "").rpartition("@")[2]  # without its password
     return [
         f"core: {info['implementation']} ({info['reason']}), Python {platform.python_version()}",
-        f"real server: {url}" if url else "real server: none, its tests are skipped (FAKTORY_URL)",
+        f"real server: {url}"
+        if url
+        else "real server: none, so its tests are skipped (set FAKTORY_URL to one to play with)",
     ]
 
 
@@ -61,7 +63,9 @@ def _pure_on_purpose() -> bool:
 
 @pytest.fixture(scope="session")
 def real_server_url() -> str:
-    """The address of a real Faktory server, which the test may fill and flush."""
+    """The address of a real Faktory server, which the test may fill; to flush it, ask first
+    whether FAKTORY_FLUSH_OK is set.
+    """
     url = os.environ.get("FAKTORY_URL")
     if not url:
         pytest.skip("needs a real server: set FAKTORY_URL to the address of one to play with")

@@ -64,6 +64,8 @@ class Client:
         self.timeout = seconds("timeout", timeout)
         if self.timeout <= 0:
             raise ValueError(f"timeout is {timeout!r}: it must be more than 0 seconds.")
+        if isinstance(labels, str):
+            raise ValueError(f"labels is the text {labels!r}: pass a list, [{labels!r}].")
         identity: dict[str, object] = {"labels": list(labels or ())}
         if worker_id is not None:
             identity["wid"] = worker_id

@@ -6,21 +6,21 @@ A forked child pushes to where its parent did, over connections of its own.
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..wire.address import find_url
+from ..wire.address import find_url, parse
 from ..wire.payload import seconds
 from .client import DEFAULT_TIMEOUT, Client
-from .pool import Pool
+from .pool import Pool, check_size
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 _lock = Lock()
 _settings: dict[str, Any] = {}
@@ -43,8 +43,8 @@ def configure(
     """
     global _pool
     given = {
-        "url": url,
-        "pool_size": pool_size,
+        "url": None if url is None else parse(url).url,
+        "pool_size": None if pool_size is None else check_size(pool_size),
         "pool_timeout": None if pool_timeout is None else seconds("pool_timeout", pool_timeout),
         "timeout": None if timeout is None else seconds("timeout", timeout),
         "ssl_context": ssl_context,
@@ -64,6 +64,15 @@ def default_pool() -> Pool:
         with _lock:
             pool = _pool = _pool or _make_pool()
     return pool
+
+
+def _say_goodbye() -> None:
+    """At the interpreter's exit: leave no connection for the server to find dead."""
+    if _pool is not None:
+        _pool.close()
+
+
+atexit.register(_say_goodbye)
 
 
 def _renew_lock() -> None:
@@ -87,7 +96,7 @@ def _make_pool() -> Pool:
     )
 
 
-def _setting(name: str, kind: Callable[[Any], T], default: T) -> T:
+def _setting(name: str, kind: type[N], default: N) -> N:
     if name in _settings:
         return _settings[name]  # type: ignore[no-any-return]
     variable = f"FAKTORY_{name.upper()}"
@@ -95,6 +104,9 @@ def _setting(name: str, kind: Callable[[Any], T], default: T) -> T:
     if not text:
         return default
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
-        raise ValueError(f"{variable} is {text!r}: it must be a number.") from None
+        value = kind(0)
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{variable} is {text!r}: it must be a number above 0.")
+    return value

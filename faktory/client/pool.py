@@ -20,6 +20,13 @@ from . import fork
 from .client import Client
 
 
+def check_size(size: int) -> int:
+    """Return the size of a pool if it can be one, else raise ValueError."""
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"the pool's size is {size!r}: it must be a whole number of 1 or more.")
+    return size
+
+
 class Pool:
     """Up to `size` clients, made by `make` when first needed, each lent to one thread at a time.
 
@@ -37,9 +44,7 @@ class Pool:
         size: int = 20,
         timeout: float | timedelta = 5.0,
     ) -> None:
-        if size < 1:
-            raise ValueError(f"the pool's size is {size}: it must be 1 or more.")
-        self.size = size
+        self.size = check_size(size)
         self.timeout = seconds("timeout", timeout)
         self._make = make
         self._closed = False

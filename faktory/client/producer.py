@@ -219,7 +219,7 @@ class Producer:
                 ):
                     continue
             except FaktoryJSONError as error:
-                failure = FaktoryOutcomeUnknown(f"what became of {len(batch)} jobs is lost: {error}")
+                failure = FaktoryOutcomeUnknown(f"{len(batch)} jobs may be queued or not: {error}")
             except FaktoryError as error:
                 failure = error
             except Exception as error:

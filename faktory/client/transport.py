@@ -191,7 +191,7 @@ class SocketTransport:
         )
 
     def _receive(self, take: Callable[[], object], timeout: float) -> object:
-        """Receive until `take` has something; who drips is given up after `timeout`, too."""
+        """Receive until `take` has something; who drips is given up within twice `timeout`."""
         parser = self._session.parser
         deadline = monotonic() + timeout
         while True:

@@ -185,12 +185,18 @@ class Push(Generic[P]):
         payload = {
             **self._fields(),
             "jobtype": self._jobtype,
-            "args": self._signature.bind(args, kwargs),
+            "args": self._bind(args, kwargs),
         }
         if at is not None:
             payload["at"] = at
         with (self._pool or outlet.default_pool()).client() as client:
             return client.push(payload)
+
+    def _bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Sequence[object]:
+        try:
+            return self._signature.bind(args, kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._jobtype}: {error}") from None
 
     def _fields(self) -> dict[str, Any]:
         """The wire fields that the options make, checked as those of a whole job."""
@@ -202,9 +208,9 @@ class Push(Generic[P]):
         for index, row in enumerate(rows):
             if isinstance(row, (list, tuple)) and not self._signature.fits(len(row)):
                 try:
-                    self._signature.bind(row, {})
+                    self._bind(row, {})
                 except TypeError as error:
-                    raise TypeError(f"rows[{index}]: {self._jobtype}: {error}") from None
+                    raise TypeError(f"rows[{index}]: {error}") from None
 
 
 class FunctionJob(Push[P], Generic[P, R]):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Protocol
 
-from ..exceptions import FaktoryError
 from .context import JobContext
 
 
@@ -27,8 +26,11 @@ class Runnable(Protocol):
 _jobs: dict[str, Runnable] = {}
 
 
-class UnknownJob(FaktoryError):
-    """A job type came that nobody registered; the job FAILs with this."""
+class UnknownJob(LookupError):
+    """A job type came that nobody registered: the error type that its FAIL reports.
+
+    It is raised to nobody, so it stands outside the tree of errors.
+    """
 
 
 def register(jobtype: str, job: Runnable) -> None:

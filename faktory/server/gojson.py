@@ -60,7 +60,6 @@ UINT8: Final = Kind("uint8", int, bounds=(0, 255))
 STRINGS: Final = Kind("[]string", list, items=STRING)
 ANYTHINGS: Final = Kind("[]interface {}", list)
 OBJECT: Final = Kind("map[string]interface {}", dict)
-STRING_MAP: Final = Kind("map[string]string", dict, items=STRING)
 
 
 def decode(data: bytes) -> str:

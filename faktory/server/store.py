@@ -8,12 +8,12 @@ when `sweep` is called, jobs go to waiting workers when `serve` is called.
 from __future__ import annotations
 
 import logging
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any, Final
 
+from ..wire.payload import MAX_RESERVE, QUEUE_NAME
 from . import gojson, gotime
 from .gotime import SECOND
 from .sets import SortedSet, glob
@@ -23,13 +23,11 @@ DEFAULT_RESERVATION: Final = 1800
 """Seconds that a worker has for a job [Go: manager/manager.go]."""
 
 MIN_RESERVATION: Final = 60
-MAX_RESERVATION: Final = 86400
-"""Seconds; a shorter reservation is made as long, a longer one refused [Go: manager/working.go]."""
+"""Seconds; a shorter reservation is made as long [Go: manager/working.go]."""
 
 DEAD_FOR: Final = 180 * 86400
 """Seconds until a dead job is forgotten [Go: manager/manager.go]."""
 
-_QUEUE_NAME = re.compile(r"[a-zA-Z0-9._-]+")
 _QUEUE_RULE = r"queue names must match \A[a-zA-Z0-9._-]+\z"
 
 # What Go takes for white space at the ends of a text; Python takes more.
@@ -89,7 +87,7 @@ class Store:
             raise Refused("jobs must have a jobtype parameter")
         if job.args is None:
             raise Refused("jobs must have an args parameter")
-        if job.reserve_for > MAX_RESERVATION:
+        if job.reserve_for > MAX_RESERVE:
             raise Refused("jobs cannot be reserved for more than one day")
         now = self.clock()
         if not job.created_at:
@@ -126,7 +124,7 @@ class Store:
         if queue is None:
             if not name:
                 raise Refused("queue name cannot be blank")
-            if not _QUEUE_NAME.fullmatch(name):
+            if not QUEUE_NAME.fullmatch(name):
                 raise Refused(_QUEUE_RULE)
             queue = self.queues[name] = deque()
         return queue
@@ -178,7 +176,7 @@ class Store:
 
     def _reserve(self, wid: str, job: Job) -> bytes:
         seconds = job.reserve_for or DEFAULT_RESERVATION
-        seconds = min(max(seconds, MIN_RESERVATION), MAX_RESERVATION)
+        seconds = min(max(seconds, MIN_RESERVATION), MAX_RESERVE)
         now = self.clock()
         self._reserved += 1
         member = b"%d" % self._reserved

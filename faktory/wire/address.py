@@ -53,6 +53,10 @@ def parse(url: str) -> Address:
 
     User and password are percent-decoded; a `+` stays a plus. Default port 7419.
     """
+    if not isinstance(url, str):
+        raise ValueError(
+            f"the address is of type {type(url).__name__}: pass text, for example {DEFAULT_URL}."
+        )
     match = _SCHEME.match(url)
     if match is None:
         raise ValueError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from ..exceptions import FaktoryProtocolError
+from ..exceptions import FaktoryPayloadError, FaktoryProtocolError
 from ..proto import encode_command, encode_push, encode_push_bulk
 from .payload import check_queue, clip
 
@@ -100,7 +100,7 @@ def ack(jid: str) -> Command[None]:
     Repeatable: the server answers OK for a jid that it does not know
     (`manager/working.go: Acknowledge`).
     """
-    line = encode_command("ACK", json={"jid": jid})
+    line = encode_command("ACK", json={"jid": _job_id(jid)})
     return Command("ACK", line, expect_ok, repeatable=True, jids=(jid,))
 
 
@@ -109,11 +109,18 @@ def fail(jid: str, errtype: str, message: str, backtrace: Sequence[str] | None) 
 
     Repeatable: the second time the server says that it does not know the job any more.
     """
-    failure = {"jid": jid, "errtype": errtype, "message": message, "backtrace": backtrace}
+    failure = {"jid": _job_id(jid), "errtype": errtype, "message": message, "backtrace": backtrace}
     line = encode_command("FAIL", json=failure)
     return Command(
         "FAIL", line, expect_ok, repeatable=True, done_before="Job not found", jids=(jid,)
     )
+
+
+def _job_id(jid: str) -> str:
+    """The id of a job that is to be answered; of any length: the server once took it."""
+    if not isinstance(jid, str) or not jid:
+        raise FaktoryPayloadError(f"the jid is {jid!r}: pass the id of the job, as FETCH gave it.")
+    return jid
 
 
 State = Literal["quiet", "terminate"]

@@ -20,7 +20,7 @@ DEFAULT_RETRY: Final = 25
 MAX_RESERVE: Final = 86_400
 """Seconds: the server reserves a job for a day at most (`manager/manager.go: Push`)."""
 
-_QUEUE = re.compile(r"[a-zA-Z0-9._-]+")
+QUEUE_NAME: Final = re.compile(r"[a-zA-Z0-9._-]+")
 
 _good_queues: set[str] = set()
 _MOST_QUEUES: Final = 1000
@@ -132,7 +132,7 @@ def check_queue(name: str, value: object) -> str:
     """
     if type(value) is str and value in _good_queues:
         return value
-    if isinstance(value, str) and _QUEUE.fullmatch(value):
+    if isinstance(value, str) and QUEUE_NAME.fullmatch(value):
         if len(_good_queues) < _MOST_QUEUES:
             _good_queues.add(value)
         return value

@@ -110,8 +110,9 @@ class Proxy:
                         return
                     if key.fileobj is self._listener:
                         links.append(self._accept())
-                    elif key.fd >= 0:
+                    else:
                         link, way = key.data
+                        # Its other way may have closed it in this same round.
                         if link in links and not self._forward(link, way):
                             links.remove(link)
 
@@ -142,10 +143,8 @@ class Proxy:
             link.moved[way] += data
             fault = link.fault
             offset = fault.offset - before if fault is not None and fault.way == way else -1
-            if fault is None or not 0 <= offset <= len(data):
-                target.sendall(data)
-                return True
-            if fault.kind == "corrupt" and offset == len(data):
+            last = len(data) - (fault is not None and fault.kind == "corrupt")
+            if fault is None or not 0 <= offset <= last:
                 target.sendall(data)
                 return True
             return self._strike(link, fault, data[:offset], data[offset:])

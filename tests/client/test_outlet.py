@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -10,6 +12,7 @@ import pytest
 import faktory
 from faktory.client import Client, outlet
 from faktory.client.outlet import configure, default_pool
+from faktory.server import EmbeddedServer
 
 VARIABLES = ("PROVIDER", "URL", "POOL_SIZE", "POOL_TIMEOUT", "TIMEOUT")
 
@@ -183,3 +186,41 @@ def test_a_child_is_not_blocked_by_a_thread_that_configures_in_the_parent(in_chi
     configure(url="tcp://c:3")
     with outlet._lock:
         assert in_child(lambda: lent().faktory.host) == "c"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("POOL_SIZE", "0"),
+        ("POOL_SIZE", "-1"),
+        ("TIMEOUT", "0"),
+        ("TIMEOUT", "nan"),
+        ("TIMEOUT", "inf"),
+    ],
+)
+def test_a_variable_out_of_range_is_named(monkeypatch, variable, value):
+    monkeypatch.setenv(f"FAKTORY_{variable}", value)
+    with pytest.raises(ValueError, match=f"FAKTORY_{variable} is '{value}'"):
+        outlet.default_pool()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"url": "xx"}, {"url": 3}, {"pool_size": 0}, {"pool_size": "3"}, {"pool_size": 1.5}]
+)
+def test_what_cannot_be_is_refused_when_it_is_configured(wrong):
+    with pytest.raises(ValueError, match=r"no Faktory address|address is of type|pool's size is"):
+        outlet.configure(**wrong)
+
+
+def test_the_default_pool_says_goodbye_when_the_interpreter_ends():
+    with EmbeddedServer() as server:
+        script = "import faktory\n@faktory.job\ndef work(): ...\nwork.perform_async()\n"
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-c", script],
+            env={**os.environ, "FAKTORY_URL": server.url},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [verb for verb, _ in server.commands] == ["HELLO", "PUSH", "END"]

@@ -148,7 +148,7 @@ def test_a_notebooks_cell_that_runs_again_replaces_its_jobs(
 
 def test_an_unknown_type_is_told_with_the_closest_and_all_there_are() -> None:
     error = registry.unknown("resise", ["greet", "resize"])
-    assert isinstance(error, faktory.FaktoryError)
+    assert isinstance(error, LookupError)
     assert str(error) == (
         "no job of type 'resise' is registered here. Did you mean 'resize'? "
         "Registered: greet, resize. Does the worker import the module that defines it (-r)?"

@@ -144,10 +144,9 @@ def test_who_sends_much_at_once_does_not_keep_others_waiting(server, dial, wait_
     server.hold("WAIT")
     busy.send("WAIT", *["NOPE"] * 20_000)
     wait_until(lambda: server.commands[-1][0] == "WAIT")
-    other.send("WAIT")
+    other.send("WAIT", "OTHER")  # both lie there before either goes on
     wait_until(lambda: len(server.commands) == 4)
     server.release("WAIT")
-    other.send("OTHER")
     other.reply()
     other.reply()
     verbs = [verb for verb, _ in server.commands]
