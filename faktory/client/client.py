@@ -43,6 +43,10 @@ class Client:
     `close` connects if need be; FaktoryConnectionError and those below it say that it could not,
     or that the line broke.
 
+    With `at_least_once`, a push whose outcome is unknown is sent again, once: the job may be
+    queued twice then. At level DEBUG the log shows every command and answer, what jobs hold only
+    with `log_payloads`; the password never.
+
     As in faktory 1.0.0, `connection` is an object that takes the server's place in a test; it
     serves `queue`, see `dropin.StandIn`. `buffer_size` is accepted and has no effect.
     """
@@ -58,6 +62,8 @@ class Client:
         worker_id: str | None = None,
         log: logging.Logger | None = None,
         ssl_context: SSLContext | None = None,
+        at_least_once: bool = False,
+        log_payloads: bool = False,
     ) -> None:
         self.faktory: Address
         self.log = log or logging.getLogger("faktory.connection")
@@ -75,7 +81,15 @@ class Client:
         self._line: Line | dropin.StandInLine
         if connection is None:
             self.faktory = parse(faktory or find_url(os.environ))
-            self._line = Line(self.faktory, identity, self.timeout, ssl_context)
+            self._line = Line(
+                self.faktory,
+                identity,
+                self.timeout,
+                ssl_context,
+                at_least_once=at_least_once,
+                log=self.log,
+                log_payloads=log_payloads,
+            )
         else:
             self.faktory = connection  # type: ignore[assignment]  # as in 1.0.0, for tests alone
             self._line = dropin.StandInLine(connection)

@@ -7,6 +7,7 @@ of the parent's connection without a word and opens its own.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -31,12 +32,19 @@ class Line:
         address: Address,
         identity: Mapping[str, object],
         timeout: float,
-        ssl_context: SSLContext | None,
+        ssl_context: SSLContext | None = None,
+        *,
+        at_least_once: bool = False,
+        log: logging.Logger,
+        log_payloads: bool = False,
     ) -> None:
         self._address = address
         self._identity = identity
         self._timeout = timeout
         self._ssl_context = ssl_context
+        self._at_least_once = at_least_once
+        self._log = log
+        self._log_payloads = log_payloads
         self._transport: transport.Transport | None = None
         self._turn = Lock()
         fork.starts_anew(self)
@@ -64,6 +72,32 @@ class Line:
         What a break left unanswered goes out again on a new connection, once, if it may; else
         FaktoryOutcomeUnknown or the connection's own error.
         """
+        if self._log.isEnabledFor(logging.DEBUG):
+            return self._exchange_logged(sent)
+        return self._exchange(sent)
+
+    def _exchange_logged(self, sent: Sequence[Command[Any]]) -> list[Answer]:
+        """Show what is said and answered; what jobs hold only where that was asked for."""
+        for command in sent:
+            self._log.debug("> %s", self._show(command))
+        answers = self._exchange(sent)
+        for answer in answers:
+            said: object = answer.error or (
+                "OK or nothing" if answer.value is None else answer.value
+            )
+            if answer.value is not None and not self._log_payloads:
+                said = f"a {type(answer.value).__name__}"
+            self._log.debug("< %s", said)
+        return answers
+
+    def _show(self, command: Command[Any]) -> str:
+        if self._log_payloads:
+            return command.data.decode().rstrip()
+        about = f" of {', '.join(command.jids[:3])}" if command.jids else ""
+        more = f" and {len(command.jids) - 3} more" if len(command.jids) > 3 else ""
+        return f"{command.name}{about}{more} ({len(command.data)} bytes)"
+
+    def _exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
         with self._turn:
             try:
                 return self._opened().exchange(*sent)
@@ -83,7 +117,7 @@ class Line:
         self, sent: Sequence[Command[Any]], broken: recovery.LineBroken
     ) -> list[Answer]:
         rest = sent[len(broken.answers) :]
-        if not recovery.may_repeat(rest, broken.sent):
+        if not recovery.may_repeat(rest, broken.sent, self._at_least_once):
             error = recovery.outcome(rest, broken.sent, broken.cause)
             raise error from error.__cause__
         doubtful = recovery.left_whole(rest, broken.sent)  # so many may have happened before

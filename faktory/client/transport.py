@@ -11,6 +11,8 @@ A transport is used by one thread at a time and by the process that opened it.
 
 from __future__ import annotations
 
+import logging
+import os
 import select
 import socket
 import struct
@@ -38,6 +40,9 @@ from ..wire.session import Answer, ClientSession
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+
+_log = logging.getLogger("faktory.connection")
 
 
 class Transport(Protocol):
@@ -151,7 +156,10 @@ class SocketTransport:
         import ssl  # costly, and most connections go without
 
         try:
-            context = context or ssl.create_default_context()
+            if context is None:
+                context = ssl.create_default_context()
+                if os.environ.get("FAKTORY_DISABLE_HOSTNAME_VERIFICATION"):
+                    self._trust_anybody(context)
             self._nothing_there = ssl.SSLWantReadError
             return context.wrap_socket(sock, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
@@ -166,6 +174,18 @@ class SocketTransport:
             ) from error
         except OSError as error:
             raise self._explain(error, connecting=True) from error
+
+    def _trust_anybody(self, context: SSLContext) -> None:
+        """Verify nothing, as the Ruby client does with the same variable."""
+        import ssl
+
+        _log.warning(
+            "FAKTORY_DISABLE_HOSTNAME_VERIFICATION is set: whoever answers at %s is trusted, "
+            "and may read all that is sent. A private certificate needs ssl_context= instead.",
+            self._place,
+        )
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
 
     def _greet(self, address: Address, identity: Mapping[str, object]) -> None:
         hi = None

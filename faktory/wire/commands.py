@@ -29,12 +29,23 @@ class Command(Generic[T]):
 
     `data` is its line, `read` makes the answer's value of the reply and is never given an error
     reply, `json` tells whether a bulk reply holds JSON, `repeatable` whether sending it twice
-    does no harm, `done_before` how a refusal begins that says, the second time, that the first
+    does no harm, `duplicable` whether it may do twice what was asked once, which a caller can
+    choose to risk, `done_before` how a refusal begins that says, the second time, that the first
     one had arrived, `floor` the seconds to wait for the answer at least, `jids` the jobs that
     it is about.
     """
 
-    __slots__ = ("data", "done_before", "floor", "jids", "json", "name", "read", "repeatable")
+    __slots__ = (
+        "data",
+        "done_before",
+        "duplicable",
+        "floor",
+        "jids",
+        "json",
+        "name",
+        "read",
+        "repeatable",
+    )
 
     def __init__(
         self,
@@ -44,6 +55,7 @@ class Command(Generic[T]):
         *,
         json: bool = False,
         repeatable: bool,
+        duplicable: bool = False,
         done_before: str | None = None,
         floor: float = 0.0,
         jids: Sequence[str] = (),
@@ -53,6 +65,7 @@ class Command(Generic[T]):
         self.read = read
         self.json = json
         self.repeatable = repeatable
+        self.duplicable = duplicable
         self.done_before = done_before
         self.floor = floor
         self.jids = jids
@@ -63,7 +76,14 @@ class Command(Generic[T]):
 
 def push(job: dict[str, Any]) -> Command[None]:
     """Queue one job. Not repeatable: the server does not notice a jid that it has already."""
-    return Command("PUSH", encode_push(job), expect_ok, repeatable=False, jids=(job["jid"],))
+    return Command(
+        "PUSH",
+        encode_push(job),
+        expect_ok,
+        repeatable=False,
+        duplicable=True,
+        jids=(job["jid"],),
+    )
 
 
 def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
@@ -75,7 +95,14 @@ def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
 def push_bulk_line(line: bytes, jids: Sequence[str]) -> Command[dict[str, str]]:
     """Queue many jobs whose PUSHB line is already there, from a JobTemplate say."""
     return Command(
-        "PUSHB", line, expect_dict, json=True, repeatable=False, floor=BULK_FLOOR, jids=jids
+        "PUSHB",
+        line,
+        expect_dict,
+        json=True,
+        repeatable=False,
+        duplicable=True,
+        floor=BULK_FLOOR,
+        jids=jids,
     )
 
 

@@ -55,9 +55,15 @@ def left_whole(unanswered: Sequence[Command[Any]], sent: int) -> int:
     return len(unanswered)
 
 
-def may_repeat(unanswered: Sequence[Command[Any]], sent: int) -> bool:
-    """Tell whether all that was not answered may go out again on a new line."""
-    return all(command.repeatable for command in unanswered[: left_whole(unanswered, sent)])
+def may_repeat(unanswered: Sequence[Command[Any]], sent: int, at_least_once: bool = False) -> bool:
+    """Tell whether all that was not answered may go out again on a new line.
+
+    `at_least_once` is the caller's choice to have a job queued twice rather than not know.
+    """
+    return all(
+        command.repeatable or (at_least_once and command.duplicable)
+        for command in unanswered[: left_whole(unanswered, sent)]
+    )
 
 
 def outcome(unanswered: Sequence[Command[Any]], sent: int, cause: FaktoryError) -> FaktoryError:

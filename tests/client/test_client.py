@@ -774,3 +774,56 @@ def test_a_job_as_a_real_server_hands_it_out_can_be_pushed_again(real, queue):
     assert real.push(fetched) == jid
     assert real.fetch(queue)["jid"] == jid
     real.ack(jid)
+
+
+# Choices
+
+
+def test_at_least_once_sends_a_push_of_unknown_outcome_again(scripted):
+    server = scripted([":greet", "PUSH"], [":greet", "PUSH", OK, ":silence"])
+    with Client(server.url, at_least_once=True) as client:
+        assert client.push(job(1)) == "job-0001"
+    assert server.lines[0][1] == server.lines[1][1]
+
+
+def test_at_least_once_is_no_reason_to_fetch_twice(scripted):
+    client = Client(scripted([":greet", "FETCH"]).url, at_least_once=True)
+    with pytest.raises(FaktoryOutcomeUnknown):
+        client.fetch("default")
+
+
+def test_at_least_once_says_so_when_the_second_time_is_not_answered_either(scripted):
+    client = Client(scripted([":greet", "PUSH"], [":greet", "PUSH"]).url, at_least_once=True)
+    with pytest.raises(FaktoryOutcomeUnknown) as error:
+        client.push(job(1))
+    assert error.value.jids == ["job-0001"]
+
+
+SECRET = "s3cret-password"
+
+
+def conversation(server, caplog, **options):
+    caplog.set_level("DEBUG", "faktory.connection")
+    url = server.url.replace("tcp://", f"tcp://:{SECRET}@")
+    with Client(url, **options) as client:
+        client.push(job(1, args=["a private thing"]))
+        assert client.info() == {"private": "answer"}
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+def test_the_debug_log_leaves_out_what_jobs_hold_and_the_password(scripted, caplog):
+    server = scripted([":greet", "PUSH", OK, "INFO", {"private": "answer"}, ":silence"])
+    text = conversation(server, caplog)
+    assert "> PUSH of job-0001 (" in text
+    assert "> INFO (6 bytes)" in text
+    assert "< a dict" in text
+    assert "private" not in text
+    assert SECRET not in text
+
+
+def test_the_debug_log_shows_what_jobs_hold_where_that_was_asked_for(scripted, caplog):
+    server = scripted([":greet", "PUSH", OK, "INFO", {"private": "answer"}, ":silence"])
+    text = conversation(server, caplog, log_payloads=True)
+    assert "a private thing" in text
+    assert "{'private': 'answer'}" in text
+    assert SECRET not in text

@@ -420,3 +420,15 @@ def test_a_context_of_the_callers_own_decides_what_is_checked(scripted, server_t
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     connect(server.url, context=context).abandon()
+
+
+def test_verification_can_be_switched_off_as_in_ruby_and_says_so_loudly(
+    scripted, server_tls, monkeypatch, caplog
+):
+    monkeypatch.setenv("FAKTORY_DISABLE_HOSTNAME_VERIFICATION", "1")
+    line = connect(scripted([":greet", "ACK", OK, ":silence"], context=server_tls).url)
+    assert line.exchange(ACK)[0].error is None
+    line.abandon()
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "whoever answers at 127.0.0.1:" in warning
+    assert "is trusted" in warning
