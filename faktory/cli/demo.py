@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 from time import monotonic, sleep
 from typing import Any, ParamSpec
@@ -38,12 +38,14 @@ class Runs:
         self._lock = Lock()
         self._count: Counter[str] = Counter()
         self.total = 0
+        self.retried = 0
 
-    def count(self, jid: str) -> None:
-        """Count one run of a job."""
+    def count(self, jid: str, retry: bool = False) -> None:
+        """Count one run of a job; `retry`: of one that came back because it had failed."""
         with self._lock:
             self._count[jid] += 1
             self.total += 1
+            self.retried += retry
 
     def wrong(self, expected: dict[str, int]) -> list[str]:
         """Return what differs from the runs that each jid should have had."""
@@ -65,24 +67,42 @@ def run(jobs: int) -> int:
         name = f"demo-{faktory.proto.new_jid()[:8]}"
         print(f"Server: {whose}. Core: {_core()}. Queue: {name}.")
         runs = Runs()
-        kinds = _declare(name, runs)
+        kinds = _declare(name, runs, jobs)
         worker = faktory.Worker(url, queues=[name], concurrency=CONCURRENCY, log=_quiet_log())
         thread = Thread(target=worker.run, name="demo-worker")
-        with faktory.Client(url) as client:
+        with faktory.Client(url) as client, _tidied(client, name, kinds):
             try:
                 expected, push_rate = _push(kinds, jobs)
                 started = monotonic()
                 thread.start()
-                retried = _watch(client, kinds, runs, expected)
+                _watch(client, kinds, runs, expected)
                 run_rate = runs.total / (monotonic() - started)
             finally:
                 worker.stop()
                 if thread.ident is not None:
                     thread.join()
-                client.command("QUEUE", "REMOVE", name)
         wrong = runs.wrong(expected)
-        _report(len(expected), push_rate, run_rate, retried, runs.total, wrong)
+        _report(len(expected), push_rate, run_rate, runs.retried, runs.total, wrong)
         return 1 if wrong else 0
+
+
+@contextmanager
+def _tidied(client: faktory.Client, name: str, kinds: list[Kind]) -> Iterator[None]:
+    """Leave nothing of this run on the server; an error of that hides none from within."""
+
+    def tidy() -> None:
+        client.remove_queues(name)
+        for job, _ in kinds:
+            client.discard("retries", jobtype=job.jobtype)
+            client.discard("dead", jobtype=job.jobtype)
+
+    try:
+        yield
+    except BaseException:
+        with suppress(faktory.FaktoryError):
+            tidy()
+        raise
+    tidy()
 
 
 @contextmanager
@@ -92,10 +112,15 @@ def _server() -> Iterator[tuple[str, str]]:
     if given:
         yield given, "the one in FAKTORY_URL"
         return
-    command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0", "--until-eof"]
     # In a session of its own: a Ctrl-C that ends the demo must find the server still there.
+    # Its input is ours: it closes, and so the server ends, even if the demo is killed.
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             assert process.stdout is not None
@@ -107,7 +132,7 @@ def _server() -> Iterator[tuple[str, str]]:
             process.terminate()
 
 
-def _declare(name: str, runs: Runs) -> list[Kind]:
+def _declare(name: str, runs: Runs, jobs: int) -> list[Kind]:
     """Declare the demo's jobs; return each with what makes the arguments of its nth one."""
 
     def declare(kind: str, retry: int = 25) -> Callable[[Callable[P, None]], FunctionJob[P, None]]:
@@ -115,7 +140,7 @@ def _declare(name: str, runs: Runs) -> list[Kind]:
 
     @declare("resize")
     def resize(image: int, size: str) -> None:
-        if (image, size) != (image // 1, "thumb"):
+        if type(image) is not int or not 0 <= image < jobs or size != "thumb":
             raise AssertionError(f"the arguments changed on the way: {image}, {size!r}")
         runs.count(faktory.current_job().jid)
 
@@ -133,8 +158,9 @@ def _declare(name: str, runs: Runs) -> list[Kind]:
 
     @declare("flaky", retry=3)
     def flaky(number: int) -> None:
-        runs.count(faktory.current_job().jid)
-        if faktory.current_job().attempt == 1:
+        job = faktory.current_job()
+        runs.count(job.jid, retry=job.attempt > 1)
+        if job.attempt == 1:
             raise RuntimeError(f"number {number} fails the first time")
 
     names = ["Grüße", "日本語", "emoji 🎉", 'quote " and \\', "<tag> & more"]
@@ -170,8 +196,8 @@ def _push(kinds: list[Kind], jobs: int) -> tuple[dict[str, int], float]:
     return expected, len(expected) / (monotonic() - started)
 
 
-def _watch(client: faktory.Client, kinds: list[Kind], runs: Runs, expected: dict[str, int]) -> int:
-    """Wait for all runs, bringing failed jobs back as they come in; return how many came back.
+def _watch(client: faktory.Client, kinds: list[Kind], runs: Runs, expected: dict[str, int]) -> None:
+    """Wait for all runs, bringing failed jobs back as they come in.
 
     A failed job would come back by itself, after 15 seconds and more.
     """
@@ -189,7 +215,6 @@ def _watch(client: faktory.Client, kinds: list[Kind], runs: Runs, expected: dict
     _say(f"run {runs.total:,} of {due:,}")
     if sys.stdout.isatty():
         print()
-    return runs.total - len(expected)
 
 
 def _report(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from queue import SimpleQueue
+from threading import Thread
 
 from .. import __version__
 from ..exceptions import FaktoryError
@@ -17,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m faktory", description="Tools around the Faktory job server."
     )
-    parser.add_argument("-V", "--version", action="version", version=f"faktory {__version__}")
+    parser.add_argument(
+        "-V", "--version", action="version", version=f"faktory-worker {__version__}"
+    )
     tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL")
     server = tools.add_parser(
         "server",
@@ -31,9 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="127.0.0.1:7419",
         help="where to listen; port 0 takes a free one (default: 127.0.0.1:7419)",
     )
-    server.add_argument("--password", help="require this password of clients")
+    server.add_argument(
+        "--password",
+        default=os.environ.get("FAKTORY_PASSWORD"),
+        help="require this password of clients; the list of processes shows it, so better set "
+        "the variable FAKTORY_PASSWORD (the default)",
+    )
     server.add_argument("--tls-cert", metavar="FILE", help="speak TLS, with this certificate")
     server.add_argument("--tls-key", metavar="FILE", help="and this key of it")
+    # For who starts a server that must not outlive him, however he ends: he holds its input open.
+    server.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
     server.set_defaults(run=_server)
     demo = tools.add_parser(
         "demo",
@@ -47,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)  # type: ignore[no-any-return]
     except (FaktoryError, OSError) as error:
-        return _complain(options.tool, error, 1)
+        taken = getattr(error, "errno", None) == errno.EADDRINUSE
+        remedy = ". --bind 127.0.0.1:0 takes a free port." if taken else ""
+        return _complain(options.tool, f"{error}{remedy}", 1)
     except ValueError as error:
         return _complain(options.tool, error, 2)
     except KeyboardInterrupt:
@@ -55,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(tool: str, fault: object, code: int) -> int:
-    print(f"faktory {tool}: {fault}", file=sys.stderr)
+    print(f"python -m faktory {tool}: {fault}", file=sys.stderr)
     return code
 
 
@@ -75,8 +89,17 @@ def _server(options: argparse.Namespace) -> int:
             f"(production: https://contribsys.com/faktory). FAKTORY_URL={server.url}",
             flush=True,
         )
+        if options.until_eof:
+            Thread(target=_await_eof, args=(stopped,), name="stdin", daemon=True).start()
         stopped.get()
     return 0
+
+
+def _await_eof(stopped: SimpleQueue[None]) -> None:
+    # Not through sys.stdin: a thread that ends with its lock held is fatal to the interpreter.
+    while os.read(0, 4096):
+        pass
+    stopped.put(None)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -19,8 +19,10 @@ from pathlib import Path
 
 from .. import __version__
 from ..exceptions import FaktoryAuthenticationError, FaktoryPayloadError
+from ..jobs import registry
 from ..proto import implementation, implementation_info
 from ..worker import Worker
+from ..worker.worker import CannotStart
 from . import conflict
 
 
@@ -28,10 +30,11 @@ class Exit(IntEnum):
     """What the exit code says."""
 
     STOPPED = 0  # after TERM, INT or the server's terminate, with every job answered
-    USAGE = 2  # a flag, a variable or an address that cannot be
+    USAGE = 2  # a flag, a variable or an address that cannot be; no jobs to run
     IMPORT = 3  # a module of -r that cannot be imported
     REFUSED = 4  # the server refuses the password
-    LEFT_BEHIND = 5  # stopped, with jobs that did not end within the grace period
+    LEFT_BEHIND = 5  # stopped, with jobs that did not end in time, or reports not delivered
+    CANNOT_START = 6  # the system gives too few threads for -c
 
 
 _EPILOG = """
@@ -46,8 +49,12 @@ signals:
               a second one does not wait
 
 exit codes:
-  0 stopped, every job answered     2 wrong usage      3 a module cannot be imported
-  4 the server refuses the password 5 stopped, some jobs did not end in time
+  0 stopped, every job answered
+  2 wrong usage
+  3 a module cannot be imported
+  4 the server refuses the password
+  5 stopped, some jobs left running or unreported
+  6 the system gives too few threads for -c
 """
 
 
@@ -71,6 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except (ValueError, FaktoryPayloadError) as error:
         return _complain(Exit.USAGE, error)
+    if not registry.names():
+        return _complain(
+            Exit.USAGE,
+            "no job type is registered, so every job would fail. "
+            "Name the module that defines jobs: -r app.jobs",
+        )
     log = logging.getLogger("faktory.worker")
     log.info(
         "faktory-worker %s on Python %s, core: %s (%s), server: %s, concurrency: %d",
@@ -85,7 +98,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         worker.run()
     except FaktoryAuthenticationError as error:
         return _complain(Exit.REFUSED, error)
+    except CannotStart as error:
+        return _complain(Exit.CANNOT_START, f"-c {worker.concurrency}: {error}")
     if worker.left_behind:
+        log.warning(
+            "stopped, some jobs left running or unreported, on: %s", ", ".join(worker.left_behind)
+        )
         return Exit.LEFT_BEHIND
     log.info("stopped, every job answered")
     return Exit.STOPPED
@@ -170,7 +188,9 @@ def _queues(flags: Sequence[str]) -> Sequence[str] | Mapping[str, int]:
         name, comma, weight = flag.partition(",")
         if comma and not (weight.isascii() and weight.isdigit() and int(weight) > 0):
             raise ValueError(f"-q {flag}: the weight {weight!r} is no whole number of 1 or more.")
-        weights[name] = int(weight) if comma else 0
+        given = int(weight) if comma else 0
+        if weights.setdefault(name, given) != given:
+            raise ValueError(f"-q {name} is given twice, with different weights: give it once.")
     if not weights:
         return ["default"]
     if not any(weights.values()):
@@ -194,10 +214,10 @@ def _load(names: Sequence[str]) -> bool:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            missing = _is_missing(name, error)
-            if not missing:
+            ours = isinstance(error, _Unfit) or _is_missing(name, error)
+            if not ours:
                 traceback.print_exc()
-            fault = str(error) if missing else repr(error)
+            fault = str(error) if ours else repr(error)
             _complain(Exit.IMPORT, f"-r {name}: cannot be imported: {fault}")
             return False
     return True
@@ -207,20 +227,30 @@ def _is_missing(name: str, error: BaseException) -> bool:
     """Tell whether what -r names is not there, rather than something that it needs."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{name}.".startswith(f"{error.name}.")
-    return isinstance(error, _NoFile)
+    return False
 
 
-class _NoFile(Exception):
-    """-r names a file that is not there."""
+class _Unfit(Exception):
+    """-r names a file that is not there, or that cannot have the module name it would have."""
 
 
 def _import_file(path: Path) -> None:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise _NoFile(f"there is no file {path}")
+        raise _Unfit(f"there is no file {path}")
+    taken = sys.modules.get(name)
+    if taken is not None or name in sys.stdlib_module_names:
+        origin = getattr(taken, "__file__", None)
+        if origin is not None and path.resolve() == Path(origin).resolve():
+            return
+        raise _Unfit(
+            f"the module name {name} is taken, by {origin or 'a module of Python'}. "
+            "Rename the file, or name it as part of a package: -r package.module"
+        )
     sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
 
 

@@ -43,6 +43,17 @@ FETCH_PATIENCE = 5.0
 job: the server gives itself as long for a command (`server/server.go: processLines`)."""
 
 
+class CannotStart(RuntimeError):
+    """The system gives no more threads; `started` job threads were had before."""
+
+    def __init__(self, started: int, concurrency: int, reason: object) -> None:
+        super().__init__(
+            f"only {started} of {concurrency} job threads could be started: {reason}. "
+            "Use a lower concurrency, or more processes with fewer threads each."
+        )
+        self.started = started
+
+
 class Task(NamedTuple):
     """A function registered on one worker; with `bind` it gets the jid as first argument."""
 
@@ -84,8 +95,12 @@ class Worker:
                 "jobs run on threads, and on nothing else yet: leave out executor= and "
                 "use_threads=False. For more processes start more workers."
             )
-        if concurrency < 1:
-            raise ValueError(f"concurrency is {concurrency}: it must be 1 or more.")
+        if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
+            raise ValueError(
+                f"concurrency is {concurrency!r}: it must be a whole number of 1 or more."
+            )
+        if isinstance(labels, str):
+            raise ValueError(f"labels is the text {labels!r}: pass a list, [{labels!r}].")
         if (grace := seconds("disconnect_wait", disconnect_wait)) < 0:
             raise ValueError(f"disconnect_wait is {disconnect_wait}: it must be 0 or more.")
         self.concurrency = concurrency
@@ -178,8 +193,9 @@ class Worker:
         """Work until stopped: by `stop`, by TERM or INT in the main thread, or by the server.
 
         Waits for a server that cannot be reached. Raises FaktoryAuthenticationError where the
-        password is wrong. Returns when every job is answered; threads whose jobs would not end
-        within the grace period are left behind, and named in the log.
+        password is wrong, CannotStart where the system has too few threads. Returns when every
+        job is answered; threads whose jobs would not end within the grace period are left behind,
+        and named in the log.
         """
         if self._started:
             raise RuntimeError("a worker runs once: make a new one.")
@@ -213,6 +229,10 @@ class Worker:
 
     def _start_threads(self) -> None:
         for number in range(1, self.concurrency + 1):
+            while not self._inbox.empty():  # a TERM need not wait until all have started
+                self._step(None)
+            if self.is_disconnecting:
+                return
             thread = JobThread(
                 f"faktory-{number}",
                 Client(self.faktory.url, **self._client_options),
@@ -226,7 +246,7 @@ class Worker:
             try:
                 thread.start()
             except RuntimeError as error:  # no more threads to be had
-                self._give_up(error)
+                self._give_up(CannotStart(len(self._threads), self.concurrency, error))
                 return
             self._threads.append(thread)
 

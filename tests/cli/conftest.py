@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -49,11 +50,12 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self._readers = [
-            Thread(target=lines.extend, args=(stream,))
+            Thread(target=lines.extend, args=(stream,), daemon=True)
             for stream, lines in (
                 (self.process.stdout, self.stdout),
                 (self.process.stderr, self.stderr),
@@ -72,6 +74,11 @@ class Process:
         """What came on standard output up to now."""
         return "".join(self.stdout)
 
+    @property
+    def silent(self) -> bool:
+        """Whether it has ended, and everything that it started and shared its output with."""
+        return not any(reader.is_alive() for reader in self._readers)
+
     def send(self, number: int) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
@@ -83,14 +90,26 @@ class Process:
             reader.join(5)
         return code
 
-    def end(self) -> None:
-        """Make sure that nothing of it is left."""
+    def end(self) -> bool:
+        """End it and what it started; tell whether nothing is left."""
         if self.process.poll() is None:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.wait()
-        for stream in (self.process.stdout, self.process.stderr):
+        for reader, stream in zip(
+            self._readers, (self.process.stdout, self.process.stderr), strict=True
+        ):
             assert stream is not None
-            stream.close()
+            if not reader.is_alive():  # else it would be waited for
+                stream.close()
+        return self.silent
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let INT reach commands where the tests themselves ignore it, as in `make test &`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)
@@ -124,5 +143,5 @@ def run(folder: Path) -> Iterator[Callable[..., Process]]:
         return process
 
     yield run
-    for process in started:
-        process.end()
+    ended = [process.end() for process in started]  # each one, even if another would not end
+    assert all(ended)

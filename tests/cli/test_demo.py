@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import faktory
-from faktory.cli.demo import Runs
+from faktory.cli.demo import Runs, _declare
+from faktory.jobs import registry
 from faktory.server import EmbeddedServer
 
 from .conftest import Process
@@ -53,7 +54,7 @@ def test_a_job_that_ran_too_often_or_too_seldom_is_told() -> None:
     runs = Runs()
     for jid in ("well", "twice", "twice", "stranger"):
         runs.count(jid)
-    assert runs.total == 4
+    assert (runs.total, runs.retried) == (4, 0)
     assert runs.wrong({"well": 1, "twice": 1, "never": 1}) == [
         "job never ran 0 times instead of 1",
         "job stranger ran 1 times instead of 0",
@@ -61,12 +62,60 @@ def test_a_job_that_ran_too_often_or_too_seldom_is_told() -> None:
     ]
 
 
+def test_only_a_run_of_a_job_that_came_back_counts_as_a_retry() -> None:
+    runs = Runs()
+    runs.count("well")
+    runs.count("delivered twice")
+    runs.count("delivered twice")
+    runs.count("came back", retry=True)
+    assert (runs.total, runs.retried) == (4, 1)
+
+
+@pytest.mark.parametrize("changed", [(True, "thumb"), (1.0, "thumb"), (100, "thumb"), (1, "full")])
+def test_arguments_that_changed_on_the_way_are_told(
+    changed: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_jobs", {})
+    resize, arguments = _declare("demo-x", Runs(), 100)[0]
+    assert arguments(99) == (99, "thumb")
+    with pytest.raises(AssertionError, match="the arguments changed on the way"):
+        resize(*changed)
+
+
+def test_a_demo_that_is_interrupted_leaves_nothing_on_a_server_that_is_not_its_own(
+    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+) -> None:
+    with faktory.Client(server.url) as client:
+        failed = client.push({"jobtype": "mine", "args": []})
+        assert client.fetch("default") is not None
+        client.fail(failed)
+    demo = run("faktory", "demo", "--jobs", "20000", url=server.url)
+    wait_until(lambda: len(server.retries) > 1, 40)
+    demo.send(signal.SIGINT)
+    assert demo.wait() == 130
+    assert demo.said == "python -m faktory demo: interrupted\n"
+    assert [job["jid"] for job in server.retries] == [failed]
+    assert not any(server.queues.values())
+    assert server.working == []
+
+
+def test_a_server_that_is_lost_is_told_once(
+    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+) -> None:
+    demo = run("faktory", "demo", "--jobs", "1000000", url=server.url)
+    wait_until(lambda: any(server.queues.values()))
+    server.stop()
+    assert demo.wait() == 1
+    assert demo.said.startswith("python -m faktory demo: ")
+    assert demo.said.count("\n") == 1
+
+
 def test_a_server_that_is_not_there_is_told_in_one_line(run: Run) -> None:
     with EmbeddedServer() as server:
         url = server.url
     demo = run("faktory", "demo", "--jobs", "100", url=url)
     assert demo.wait() == 1
-    assert demo.said.startswith("faktory demo: nothing listens on ")
+    assert demo.said.startswith("python -m faktory demo: nothing listens on ")
     assert demo.said.count("\n") == 1
 
 
@@ -84,3 +133,11 @@ def test_a_demo_that_is_ended_early_takes_its_server_with_it(
     assert "Traceback" not in demo.said
     with pytest.raises(ProcessLookupError):
         os.kill(int(server), 0)
+
+
+def test_a_demo_that_is_killed_leaves_no_server_behind(run: Run, wait_until: WaitUntil) -> None:
+    demo = run("faktory", "demo", "--jobs", "1000000")
+    wait_until(lambda: "Queue: demo-" in demo.printed)
+    demo.send(signal.SIGKILL)
+    demo.wait()
+    wait_until(lambda: demo.silent)  # the server has the same standard error

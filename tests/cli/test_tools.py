@@ -55,9 +55,35 @@ def test_a_port_that_is_taken_is_told_in_one_line(run: Run) -> None:
         place = f"127.0.0.1:{sock.getsockname()[1]}"
         server = run("faktory", "server", "--bind", place)
         assert server.wait() == 1
-    assert server.said.startswith("faktory server: ")
+    assert server.said.startswith("python -m faktory server: ")
+    assert place.rpartition(":")[2] in server.said
+    assert server.said.endswith(". --bind 127.0.0.1:0 takes a free port.\n")
     assert server.said.count("\n") == 1
     assert server.printed == ""
+
+
+def test_the_password_may_come_from_a_variable_which_the_list_of_processes_does_not_show(
+    run: Run, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKTORY_PASSWORD", "geheim")
+    server = run("faktory", "server", "--bind", "127.0.0.1:0")
+    wait_until(lambda: "\n" in server.printed)
+    url = server.printed.rpartition("FAKTORY_URL=")[2].strip()
+    assert url.startswith("tcp://:geheim@127.0.0.1:")
+    with pytest.raises(faktory.FaktoryAuthenticationError):
+        Client(url.replace("geheim", "wrong")).info()
+
+
+def test_help_names_the_variable_of_the_password_and_not_its_value(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKTORY_PASSWORD", "geheim")
+    with pytest.raises(SystemExit):
+        main(["server", "-h"])
+    told = capsys.readouterr().out
+    assert "FAKTORY_PASSWORD" in told
+    assert "geheim" not in told
+    assert "--until-eof" not in told
 
 
 @pytest.mark.parametrize(
@@ -65,9 +91,12 @@ def test_a_port_that_is_taken_is_told_in_one_line(run: Run) -> None:
     [
         ([], "the following arguments are required: TOOL"),
         (["nonsense"], "invalid choice: 'nonsense'"),
-        (["server", "--bind", "nonsense"], "faktory server: bind is 'nonsense'"),
-        (["server", "--tls-key", "x"], "faktory server: TLS needs both"),
-        (["demo", "--jobs", "99"], "faktory demo: --jobs is 99: the demo needs 100 or more"),
+        (["server", "--bind", "nonsense"], "python -m faktory server: bind is 'nonsense'"),
+        (["server", "--tls-key", "x"], "python -m faktory server: TLS needs both"),
+        (
+            ["demo", "--jobs", "99"],
+            "python -m faktory demo: --jobs is 99: the demo needs 100 or more",
+        ),
         (["demo", "--jobs", "many"], "invalid int value: 'many'"),
     ],
 )
@@ -86,4 +115,4 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["-V"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"faktory {faktory.__version__}\n"
+    assert capsys.readouterr().out == f"faktory-worker {faktory.__version__}\n"

@@ -21,6 +21,18 @@ WaitUntil = Callable[..., object]
 
 WORKER = "faktory.cli.worker"
 
+SHORT_OF_THREADS = """
+from jobs import *
+from faktory.worker.jobthread import JobThread
+
+def start(thread, real=JobThread.start):
+    if thread.name == "faktory-3":
+        raise RuntimeError("can't start new thread")
+    real(thread)
+
+JobThread.start = start
+"""
+
 
 def push(server: EmbeddedServer, jobtype: str, *args: object, queue: str = "default") -> str:
     with Client(server.url) as client:
@@ -71,7 +83,8 @@ def test_it_runs_jobs_until_it_is_told_to_stop(
 def test_labels_and_weights_reach_the_server(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
-    run(WORKER, "-q", "a,3", "-q", "b,1", "-l", "blue", "-l", "green", "-c", "1", url=server.url)
+    flags = ["-q", "a,3", "-q", "b,1", "-l", "blue", "-l", "green", "-c", "1"]
+    run(WORKER, "-r", "jobs", *flags, url=server.url)
     wait_until(lambda: any(verb == "FETCH" for verb, _ in server.commands))
     assert server.workers[0]["labels"] == ["blue", "green"]
     assert {text for verb, text in server.commands if verb == "FETCH"} <= {"a b", "b a"}
@@ -79,7 +92,7 @@ def test_labels_and_weights_reach_the_server(
 
 def test_the_password_is_not_shown(run: Run, wait_until: WaitUntil) -> None:
     with EmbeddedServer(password="geheim") as server:
-        worker = run(WORKER, url=server.url)
+        worker = run(WORKER, "-r", "jobs", url=server.url)
         wait_until(lambda: server.workers)
         worker.send(signal.SIGTERM)
         assert worker.wait() == 0
@@ -112,12 +125,16 @@ def test_a_second_signal_does_not_wait_and_a_stuck_job_shows_in_the_exit_code(
     assert reports(server, jid) == ["FAIL"]
     assert f"stuck {jid} does not end: left behind" in worker.said
     assert "every job answered" not in worker.said
+    assert re.search(
+        r"stopped, some jobs left running or unreported, on: faktory-\d+$",
+        worker.said.splitlines()[-1],
+    )
 
 
 def test_it_waits_for_a_server_and_can_be_stopped_meanwhile(
     run: Run, wait_until: WaitUntil, dead_url: str
 ) -> None:
-    worker = run(WORKER, url=dead_url)
+    worker = run(WORKER, "-r", "jobs", url=dead_url)
     wait_until(lambda: "lost the server, trying until it is back" in worker.said)
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
@@ -132,7 +149,7 @@ def test_it_waits_for_a_server_and_can_be_stopped_meanwhile(
 def test_a_wrong_password_ends_it_quickly_and_readably(run: Run, user: str) -> None:
     with EmbeddedServer(password="right") as server:
         started = time.monotonic()
-        worker = run(WORKER, url=f"tcp://{user}{server.address.place}")
+        worker = run(WORKER, "-r", "jobs", url=f"tcp://{user}{server.address.place}")
         assert worker.wait() == Exit.REFUSED == 4
         assert time.monotonic() - started < 5
     assert re.match("faktory-worker: the server .*password", worker.said.splitlines()[-1])
@@ -179,12 +196,82 @@ def test_a_module_that_fails_is_shown_with_its_traceback(
 
 
 def test_two_modules_with_the_same_job_are_told_apart(run: Run, folder: Path) -> None:
-    (folder / "copy.py").write_text((folder / "jobs.py").read_text())
-    worker = run(WORKER, "-r", "jobs.py", "-r", "./copy.py")
+    (folder / "twin.py").write_text((folder / "jobs.py").read_text())
+    worker = run(WORKER, "-r", "jobs.py", "-r", "./twin.py")
     assert worker.wait() == Exit.IMPORT
     assert "the job type 'touch' is taken: by " in worker.said
     assert "jobs.py:touch, and now by " in worker.said
-    assert "copy.py:touch." in worker.said
+    assert "twin.py:touch." in worker.said
+
+
+def test_a_queue_that_is_given_twice_is_one_queue(
+    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+) -> None:
+    run(WORKER, "-r", "jobs", "-q", "a", "-q", "a", "-c", "1", url=server.url)
+    wait_until(lambda: ("FETCH", "a") in server.commands)
+
+
+@pytest.mark.parametrize("name", ["./json.py", "./antigravity.py"])  # the second one is not loaded
+def test_a_file_with_the_name_of_a_module_of_python_is_refused(
+    run: Run, folder: Path, name: str
+) -> None:
+    (folder / name).write_text("")
+    worker = run(WORKER, "-r", name)
+    assert worker.wait() == Exit.IMPORT
+    assert f"-r {name}: cannot be imported: the module name {Path(name).stem} is taken, by " in (
+        worker.said
+    )
+    assert "Rename the file" in worker.said
+    assert worker.said.count("\n") == 1
+
+
+def test_two_files_with_the_same_module_name_are_refused(run: Run, folder: Path) -> None:
+    for name in ("x", "y"):
+        (folder / name).mkdir()
+        (folder / name / "tasks.py").write_text("")
+    worker = run(WORKER, "-r", "x/tasks.py", "-r", "y/tasks.py")
+    assert worker.wait() == Exit.IMPORT
+    taken = "-r y/tasks.py: cannot be imported: the module name tasks is taken, by "
+    assert taken in worker.said
+    assert "x/tasks.py. " in worker.said
+    assert worker.said.count("\n") == 1
+
+
+def test_the_same_file_twice_is_loaded_once(
+    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+) -> None:
+    (folder / "once.py").write_text("from jobs import *\nprint('loaded')\n")
+    flags = ["-r", "once.py", "-r", "./once.py", "-r", "once"]
+    worker = run(WORKER, *flags, url=server.url)
+    wait_until(lambda: server.workers)
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert worker.printed == "loaded\n"
+
+
+def test_a_worker_without_any_job_is_told_before_it_takes_one(
+    server: EmbeddedServer, run: Run
+) -> None:
+    worker = run(WORKER, "-r", "string", url=server.url)
+    assert worker.wait() == Exit.USAGE
+    assert worker.said == (
+        "faktory-worker: no job type is registered, so every job would fail. "
+        "Name the module that defines jobs: -r app.jobs\n"
+    )
+    assert server.commands == []
+
+
+def test_more_threads_than_the_system_gives_are_told_in_one_message(
+    server: EmbeddedServer, run: Run, folder: Path
+) -> None:
+    (folder / "short.py").write_text(SHORT_OF_THREADS)
+    worker = run(WORKER, "-r", "short", "-c", "5", url=server.url)
+    assert worker.wait() == Exit.CANNOT_START == 6
+    assert worker.said.splitlines()[-1] == (
+        "faktory-worker: -c 5: only 2 of 5 job threads could be started: can't start new thread. "
+        "Use a lower concurrency, or more processes with fewer threads each."
+    )
+    assert "Traceback" not in worker.said
 
 
 @pytest.mark.parametrize(
@@ -193,6 +280,7 @@ def test_two_modules_with_the_same_job_are_told_apart(run: Run, folder: Path) ->
         (["-q", "a,0"], "-q a,0: the weight '0' is no whole number of 1 or more"),
         (["-q", "a,b"], "-q a,b: the weight 'b' is no whole number"),
         (["-q", "a,2", "-q", "b"], "-q b has no weight and others have one"),
+        (["-q", "a,3", "-q", "a,1"], "-q a is given twice, with different weights: give it once"),
         (["-q", "a b"], "the queue is 'a b'"),
         (["-q", ""], "the queue is ''"),
         (["-c", "0"], "argument -c/--concurrency: '0' is no whole number"),

@@ -179,7 +179,11 @@ def test_queues_are_asked_in_order_or_as_a_subclass_says(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"concurrency": 0}, "concurrency is 0"),
+        ({"concurrency": 0}, "concurrency is 0: it must be a whole number of 1 or more"),
+        ({"concurrency": "2"}, "concurrency is '2'"),
+        ({"concurrency": 1.5}, "concurrency is 1.5"),
+        ({"concurrency": True}, "concurrency is True"),
+        ({"labels": "abc"}, r"labels is the text 'abc': pass a list, \['abc'\]"),
         ({"disconnect_wait": -1}, "disconnect_wait is -1"),
         ({"disconnect_wait": float("nan")}, "disconnect_wait is nan"),
         ({"queues": []}, "a queue at least"),
@@ -303,7 +307,9 @@ def test_a_system_that_is_out_of_threads_ends_the_worker_with_what_went_wrong(
         real(thread)
 
     monkeypatch.setattr(worker_module.JobThread, "start", start)
-    with pytest.raises(RuntimeError, match="can't start new thread"):
+    told = "only 2 of 5 job threads could be started: can't start new thread"
+    with pytest.raises(worker_module.CannotStart, match=told) as caught:
         Worker(server.url, concurrency=5).run()
+    assert caught.value.started == 2
     assert started == ["faktory-1", "faktory-2"]
     assert threads_left() == []

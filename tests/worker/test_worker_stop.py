@@ -12,6 +12,7 @@ import pytest
 from faktory import Worker
 from faktory.server import EmbeddedServer
 from faktory.worker import worker as worker_module
+from faktory.worker.jobthread import JobThread
 
 from .conftest import Push, Start, WaitUntil, messages, reports, spin, threads_left
 
@@ -288,3 +289,22 @@ def test_a_server_that_never_answers_a_fetch_does_not_keep_it(
     assert worker.left_behind == ["faktory-1"]
     server.release("FETCH")
     wait_until(lambda: threads_left() == [])
+
+
+def test_a_worker_that_is_told_to_stop_while_it_starts_starts_no_more_threads(
+    server: EmbeddedServer,
+) -> None:
+    worker = Worker(server.url, concurrency=50)
+    start = JobThread.start
+    started = []
+
+    def start_and_stop(thread: JobThread) -> None:
+        start(thread)
+        started.append(thread)
+        if len(started) == 3:
+            worker.stop()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JobThread, "start", start_and_stop)
+        worker.run()
+    assert len(started) == 3
