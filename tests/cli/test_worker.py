@@ -211,7 +211,7 @@ def test_a_queue_that_is_given_twice_is_one_queue(
     wait_until(lambda: ("FETCH", "a") in server.commands)
 
 
-@pytest.mark.parametrize("name", ["./json.py", "./antigravity.py"])  # the second one is not loaded
+@pytest.mark.parametrize("name", ["./os.py", "./antigravity.py"])  # the second is not loaded
 def test_a_file_with_the_name_of_a_module_of_python_is_refused(
     run: Run, folder: Path, name: str
 ) -> None:
