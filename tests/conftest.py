@@ -9,9 +9,10 @@ import importlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -59,6 +60,14 @@ def proto(request: pytest.FixtureRequest) -> ModuleType:
 def _pure_on_purpose() -> bool:
     asked_of_build = os.environ.get("FAKTORY_NO_EXTENSIONS", "").lower() not in ("", "0", "false")
     return asked_of_build or os.environ.get("FAKTORY_IMPL") == "python"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let INT reach tests and commands where whoever started them ignores it: `make test &`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

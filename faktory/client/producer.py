@@ -26,6 +26,7 @@ from ..exceptions import (
     FaktoryError,
     FaktoryJSONError,
     FaktoryOutcomeUnknown,
+    FaktoryProtocolError,
     FaktoryServerError,
     FaktoryTimeout,
 )
@@ -211,7 +212,7 @@ class Producer:
                 failure = None
             except FaktoryOutcomeUnknown as error:
                 failure = error
-            except FaktoryConnectionError as error:  # certainly not sent
+            except (FaktoryConnectionError, FaktoryProtocolError) as error:  # certainly not sent
                 failure = error
                 failures += 1
                 if not isinstance(error, FaktoryAuthenticationError) and self._try_again(

@@ -105,14 +105,6 @@ class Process:
 
 
 @pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Let INT reach commands where the tests themselves ignore it, as in `make test &`."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(autouse=True)
 def quick_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let FETCH of this process's servers wait 0.1 s for a job, not 2."""
     monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)

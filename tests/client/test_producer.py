@@ -18,6 +18,7 @@ from faktory.exceptions import (
     FaktoryNotUnique,
     FaktoryOutcomeUnknown,
     FaktoryPayloadError,
+    FaktoryProtocolError,
     FaktoryServerError,
     FaktoryTimeout,
 )
@@ -136,6 +137,12 @@ def test_what_was_not_sent_is_sent_until_it_is(caplog, monkeypatch):
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
         "jobs wait until the server is back: nothing listens"
     ]
+
+
+def test_a_line_that_said_something_unasked_is_no_reason_to_give_up(monkeypatch):
+    monkeypatch.setattr("faktory.wire.recovery.backoff", lambda *_: 0)
+    with Producer(lambda: Server(FaktoryProtocolError("unasked"))) as producer:
+        assert producer.push(job(1)).result(5) == "job-0001"
 
 
 def test_a_wrong_password_is_no_reason_to_wait():
