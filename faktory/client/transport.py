@@ -98,7 +98,9 @@ class SocketTransport:
             news = self._session.parser.next()
             if news is not NEED_DATA or self._has_news():
                 self._refuse_news(news)
-            timeout = max(self._timeout, max([command.floor for command in sent]))
+            timeout = self._timeout
+            for command in sent:
+                timeout = command.floor if command.floor > timeout else timeout
             self._wait_at_most(timeout)
             data = self._session.begin(*sent)
             left = self._socket.send(data)
