@@ -189,7 +189,7 @@ def made_of(data: bytes) -> object:
             case "p":  # wide
                 times = take(1)[0]
                 parts = stack[-2:]
-                size = times * sum(part[1] for part in parts)
+                size = 1 + times * sum(part[1] for part in parts)
                 if size > 5_000:
                     continue
                 made = [part[0] for part in parts] * times
