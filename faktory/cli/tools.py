@@ -44,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     server.add_argument("--tls-cert", metavar="FILE", help="speak TLS, with this certificate")
     server.add_argument("--tls-key", metavar="FILE", help="and this key of it")
+    server.add_argument(
+        "--enterprise",
+        action="store_true",
+        help="know batches, tracking, unique and expiring jobs, too; approximate: made after the "
+        "public documentation of Faktory Enterprise",
+    )
     # For who starts a server that must not outlive him, however he ends: he holds its input open.
     server.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
     server.set_defaults(run=_server)
@@ -82,11 +88,13 @@ def _server(options: argparse.Namespace) -> int:
         password=options.password,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
+        enterprise=options.enterprise,
     )
+    approximate = " Its Enterprise features are approximate." if options.enterprise else ""
     with stopped_by_signals(lambda: stopped.put(None)), server:
         print(
             "An embedded Faktory server, in memory, for development and tests only "
-            f"(production: https://contribsys.com/faktory). FAKTORY_URL={server.url}",
+            f"(production: https://contribsys.com/faktory).{approximate} FAKTORY_URL={server.url}",
             flush=True,
         )
         if options.until_eof:

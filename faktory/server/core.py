@@ -39,13 +39,20 @@ _LONGEST_SLEEP: Final = 30.0
 class Core:
     """What connections share; it outlives the loop that it is attached to."""
 
-    def __init__(self, password: str | None, max_connections: int, max_command: int) -> None:
+    def __init__(
+        self,
+        password: str | None,
+        max_connections: int,
+        max_command: int,
+        *,
+        enterprise: bool = False,
+    ) -> None:
         self.password = password
         self.max_connections = max_connections
         self.max_command = max_command
         self.offset = 0
         """Nanoseconds by which our clock is ahead of the machine's."""
-        self.state = State(self.clock)
+        self.state = State(self.clock, enterprise=enterprise)
         self.faults = Faults()
         self.shutting_down = False
         self.connections: set[Connection] = set()

@@ -14,21 +14,26 @@ Where we differ from the real server on purpose:
 - line ends in an error become spaces, while they break the real server's reply in two;
 - INFO reports no memory, and other cycles of its tasks; MUTATE goes through a set in its order;
 - PUSHB has no time limit, while commands have a length limit.
+
+What Faktory Enterprise answers is approximated where it is switched on: see `enterprise.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from time import gmtime, strftime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ..wire.session import encode_bulk, encode_error, encode_simple
 from . import gojson, gotime
+from .enterprise import EnterpriseStore
 from .gojson import INT, STRING, STRINGS, GoError, Kind
 from .gotime import SECOND
 from .store import Refused, Store, chooser
 from .stored import JOB, Job
 from .workers import Worker, Workers
+
+T = TypeVar("T")
 
 VERSION: Final = "1.10.0"
 """The version of the real server that this one is held to."""
@@ -50,6 +55,16 @@ OPERATION: Final = Kind(
     dict,
     {"filter": FILTER, "cmd": STRING, "target": Kind("client.Structure", str)},
 )
+BATCH: Final = Kind(
+    "client.Batch",
+    dict,
+    {"parent_bid": STRING, "description": STRING, "success": JOB, "complete": JOB},
+)
+TRACK: Final = Kind(
+    "client.setJobTrack",
+    dict,
+    {"jid": STRING, "desc": STRING, "reserve_until": STRING, "percent": INT},
+)
 
 OK: Final = encode_simple("OK")
 
@@ -57,9 +72,9 @@ OK: Final = encode_simple("OK")
 class State:
     """All that commands work on."""
 
-    def __init__(self, clock: Callable[[], int]) -> None:
+    def __init__(self, clock: Callable[[], int], *, enterprise: bool = False) -> None:
         self.clock = clock
-        self.store = Store(clock)
+        self.store = EnterpriseStore(clock) if enterprise else Store(clock)
         self.workers = Workers()
         self.started_at = clock()
         self.commands = 0
@@ -113,7 +128,7 @@ def answer(state: State, worker: Worker, line: bytes) -> Answer:
     try:
         return handler(Call(state, worker, rest if space else None))
     except Refused as error:
-        return encode_error(str(error))
+        return encode_error(str(error), error.code)
     except Panic:
         return encode_error("internal error")
 
@@ -149,7 +164,7 @@ def push_bulk(call: Call) -> Answer:
         try:
             call.state.store.push(job)
         except Refused as error:
-            refused[job.jid] = str(error)
+            refused[job.jid] = str(error) if error.code == "ERR" else f"{error.code} {error}"
     return _bulk(refused)
 
 
@@ -234,7 +249,7 @@ def info(call: Call) -> Answer:
         f'"tasks":{gojson.dump(tasks)},"total_failures":{store.failures},'
         f'"total_processed":{store.processed},"total_enqueued":{sum(queues.values())},'
         f'"total_queues":{len(queues)}}},'
-        f'"server":{{"description":"Faktory","faktory_version":"{VERSION}",'
+        f'"server":{{"description":"{store.edition}","faktory_version":"{VERSION}",'
         f'"uptime":{(now - state.started_at) // SECOND},"connections":{state.connections},'
         f'"command_count":{state.commands},"used_memory_mb":0}}}}'
     )
@@ -294,12 +309,39 @@ def mutate(call: Call) -> Answer:
     return OK
 
 
-def batch(_call: Call) -> Answer:
-    raise Refused("batch subsystem is only available in Faktory Enterprise")
+def batch(call: Call) -> Answer:
+    store = _enterprise(call, "batch")
+    subcommand, _, rest = call.text.partition(" ")
+    subcommand = subcommand.upper()
+    if subcommand == "NEW":
+        return encode_bulk(_understood(BATCH, rest, store.new_batch).encode())
+    if subcommand == "OPEN":
+        return encode_bulk(store.batches.to_fill(rest).bid.encode())
+    if subcommand == "COMMIT":
+        store.batches.commit(rest, store.clock())
+        return OK
+    if subcommand == "STATUS":
+        return _bulk(store.batches.status(rest))
+    raise Refused(f"no such BATCH subcommand: {subcommand}")
 
 
-def track(_call: Call) -> Answer:
-    raise Refused("tracking subsystem is only available in Faktory Enterprise")
+def track(call: Call) -> Answer:
+    store = _enterprise(call, "tracking")
+    subcommand, _, rest = call.text.partition(" ")
+    subcommand = subcommand.upper()
+    if subcommand == "GET":
+        return _bulk(store.tracks.status(rest))
+    if subcommand == "SET":
+        _understood(TRACK, rest, store.report)
+        return OK
+    raise Refused(f"no such TRACK subcommand: {subcommand}")
+
+
+def _enterprise(call: Call, subsystem: str) -> EnterpriseStore:
+    store = call.state.store
+    if not isinstance(store, EnterpriseStore):
+        raise Refused(f"{subsystem} subsystem is only available in Faktory Enterprise")
+    return store
 
 
 COMMANDS: Final[dict[bytes, Handler]] = {
@@ -325,6 +367,16 @@ def _echo(data: bytes) -> str:
 
 def _read(kind: Kind, text: str) -> dict[str, Any]:
     return gojson.take(kind, gojson.load(text))
+
+
+def _understood(kind: Kind, text: str, use: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `use` makes of JSON, refusing as PUSH does what does not fit the kind."""
+    try:
+        return use(_read(kind, text))
+    except GoError as error:
+        raise Refused(f"invalid JSON: {error}") from None
+    except ValueError:
+        raise Refused(f"invalid JSON: {gojson.mismatch(kind, text)}") from None
 
 
 def _bulk(value: object) -> bytes:

@@ -99,6 +99,13 @@ def _valid(text: str) -> str:
     return text
 
 
+def number(value: object) -> float | None:
+    """Return a number that `load` gave; None for what is none."""
+    if isinstance(value, Literal):
+        return float(value.strip(_BARE))
+    return float(value) if isinstance(value, int | float) and type(value) is not bool else None
+
+
 def take(kind: Kind, value: Any) -> dict[str, Any]:
     """Return the fields of a struct that `value` gives, null being no value; ValueError if one
     does not fit."""

@@ -54,13 +54,17 @@ class EmbeddedServer:
         tls_key: str | None = None,
         max_connections: int = MAX_CONNECTIONS,
         max_command: int = MAX_COMMAND,
+        enterprise: bool = False,
     ) -> None:
-        """`bind` is host:port, port 0 takes a free one; `tls_cert` and `tls_key` are PEM files."""
+        """`bind` is host:port, port 0 takes a free one; `tls_cert` and `tls_key` are PEM files.
+
+        `enterprise` adds batches, tracking, unique and expiring jobs, approximately as they are.
+        """
         self._host, self._port = _parse(bind)
         self._password = password or None
         self._tls = _tls_context(tls_cert, tls_key)
         self._max_connections = max_connections
-        self._core = Core(self._password, max_connections, max_command)
+        self._core = Core(self._password, max_connections, max_command, enterprise=enterprise)
         self._lock = RLock()
         """Held while the loop comes, goes or is asked for something."""
         self._loop: asyncio.AbstractEventLoop | None = None

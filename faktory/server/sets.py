@@ -28,6 +28,11 @@ class SortedSet(Generic[T]):
             if (entry := self._entries.get(member)) is not None:
                 yield score, member, entry[1]
 
+    def get(self, member: bytes) -> T | None:
+        """Return a member's value; None if it is not in it."""
+        entry = self._entries.get(member)
+        return None if entry is None else entry[1]
+
     def add(self, score: int, member: bytes, value: T) -> None:
         """Add a member, or give it another score and value."""
         self._entries[member] = (score, value)

@@ -41,6 +41,8 @@ _log = logging.getLogger("faktory.server")
 class Refused(Exception):
     """A command that the server answers with an error; made from the error's message."""
 
+    code = "ERR"
+
 
 class Waiter:
     """Someone who waits for a job from one of some queues; `deliver` is given its payload."""
@@ -55,6 +57,9 @@ class Waiter:
 
 class Store:
     """All jobs. Not safe to use from several threads."""
+
+    edition = "Faktory"
+    """How INFO describes the server."""
 
     def __init__(self, clock: Callable[[], int], random: Random | None = None) -> None:
         """`clock` tells nanoseconds since the epoch."""
@@ -167,12 +172,14 @@ class Store:
     def serve(self) -> None:
         """Hand jobs to those who wait for them, for each queue to the one who waits longest."""
         while self.ripe:
-            name = self.ripe.popleft()
-            queue, line = self.queues.get(name), self._waiting.get(name)
-            if queue and line:
-                waiter = next(iter(line))
-                self.give_up(waiter)
-                waiter.deliver(self._reserve(waiter.wid, queue.popleft()))
+            self._serve_queue(self.ripe.popleft())
+
+    def _serve_queue(self, name: str) -> None:
+        queue, line = self.queues.get(name), self._waiting.get(name)
+        if queue and line:
+            waiter = next(iter(line))
+            self.give_up(waiter)
+            waiter.deliver(self._reserve(waiter.wid, queue.popleft()))
 
     def _reserve(self, wid: str, job: Job) -> bytes:
         seconds = job.reserve_for or DEFAULT_RESERVATION

@@ -25,6 +25,7 @@ def test_the_server_says_where_it_is_and_serves_until_it_is_told_to_stop(
     server = run("faktory", "server", "--bind", "127.0.0.1:0", "--password", "geh/eim")
     wait_until(lambda: "\n" in server.printed)
     assert "in memory, for development and tests only" in server.printed
+    assert "Enterprise" not in server.printed
     url = server.printed.rpartition("FAKTORY_URL=")[2].strip()
     assert url.startswith("tcp://:geh%2Feim@127.0.0.1:")
     with Client(url) as client:
@@ -46,6 +47,20 @@ def test_the_server_speaks_tls_with_a_certificate(
     assert url.startswith("tcp+tls://127.0.0.1:")
     with Client(url, ssl_context=ssl.create_default_context(cafile=cert)) as client:
         assert client.info()["server"]["description"] == "Faktory"
+    server.send(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_the_server_knows_what_enterprise_does_when_told_and_calls_that_approximate(
+    run: Run, wait_until: WaitUntil
+) -> None:
+    server = run("faktory", "server", "--bind", "127.0.0.1:0", "--enterprise")
+    wait_until(lambda: "\n" in server.printed)
+    assert "in memory, for development and tests only" in server.printed
+    assert "Its Enterprise features are approximate." in server.printed
+    url = server.printed.rpartition("FAKTORY_URL=")[2].strip()
+    with Client(url) as client:
+        assert client.info()["server"]["description"] == "Faktory Enterprise"
     server.send(signal.SIGTERM)
     assert server.wait() == 0
 

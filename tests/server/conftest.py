@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from faktory.server import EmbeddedServer
+from faktory.server.enterprise import EnterpriseStore
 from faktory.server.gotime import SECOND, read
 from faktory.server.store import Store
 from faktory.server.stored import Job
@@ -78,6 +79,12 @@ def clock() -> Clock:
 @pytest.fixture
 def store(clock: Clock) -> Store:
     return Store(clock, Random(1))
+
+
+@pytest.fixture
+def enterprise(clock: Clock) -> EnterpriseStore:
+    """A store that does what Faktory Enterprise does."""
+    return EnterpriseStore(clock, Random(1))
 
 
 @pytest.fixture

@@ -139,3 +139,23 @@ def test_what_nests_too_deep_to_be_described_is_said_to_do_so():
     text = '{"words":' + "[" * depth + "]" * depth + "}"
     json.loads(text)
     assert gojson.mismatch(THING, text).startswith("json: cannot unmarshal array into")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("3", 3),
+        ("3.0", 3),
+        ("-0", 0),
+        ("0.5", 0.5),
+        ("0.0000015", 1.5e-6),
+        ("2e-9", 2e-9),
+        ("1e300", 1e300),
+        ("true", None),
+        ('"3"', None),
+        ("null", None),
+        ("[3]", None),
+    ],
+)
+def test_a_number_is_told_from_what_is_none(text, number):
+    assert gojson.number(gojson.load(text)) == number

@@ -413,3 +413,48 @@ def test_two_hundred_connections_at_work_lose_no_job_and_run_none_twice(server, 
     )
     assert (server.processed, server.working, server.queues) == (1000, [], {"default": []})
     assert len(server.workers) == 20
+
+
+# Enterprise.
+
+
+def test_without_being_asked_it_is_no_enterprise_server(dial):
+    line = dial()
+    assert line.say("BATCH NEW {}").startswith(b"-ERR batch subsystem is only available")
+    assert json.loads(line.say("INFO"))["server"]["description"] == "Faktory"
+
+
+def test_a_worker_that_waits_gets_the_callback_and_time_does_to_batches_what_it_should(dial):
+    with EmbeddedServer(enterprise=True) as server:
+        line, worker = dial(to=server), dial(to=server, wid="w")
+        callback = '{"jobtype":"Done","args":[],"queue":"callbacks"}'
+        bid, forgotten = (
+            line.say(f'BATCH NEW {{"success":{callback}}}').decode() for _ in range(2)
+        )
+        assert line.push("job-0001", custom={"bid": bid}) == b"+OK"
+        assert line.say(f"BATCH COMMIT {bid}") == b"+OK"
+        assert json.loads(line.say("FETCH default"))["jid"] == "job-0001"
+        worker.send("FETCH callbacks")
+        assert line.say('ACK {"jid":"job-0001"}') == b"+OK"
+        assert json.loads(worker.reply())["custom"] == {"_bid": bid, "_cb": "success"}
+        server.travel(1800)
+        assert line.say(f"BATCH STATUS {forgotten}") == f"-ERR No such batch {forgotten}".encode()
+        assert json.loads(line.say(f"BATCH STATUS {bid}"))["success_st"] == "1"
+        server.travel(30 * 86400)
+        assert line.say(f"BATCH STATUS {bid}") == f"-ERR No such batch {bid}".encode()
+
+
+def test_a_lock_ends_when_its_time_has_passed(dial):
+    with EmbeddedServer(enterprise=True) as server:
+        line = dial(to=server)
+        assert line.push("job-0001", custom={"unique_for": 60}) == b"+OK"
+        assert line.push("job-0002", custom={"unique_for": 60}) == b"-NOTUNIQUE Job not unique"
+        server.travel(60)
+        assert line.push("job-0003", custom={"unique_for": 60}) == b"+OK"
+
+
+def test_a_lock_ends_also_by_itself(dial, wait_until):
+    with EmbeddedServer(enterprise=True) as server:
+        line = dial(to=server)
+        assert line.push("job-0001", custom={"unique_for": 0.01}) == b"+OK"
+        wait_until(lambda: line.push("job-0002", custom={"unique_for": 60}) == b"+OK")

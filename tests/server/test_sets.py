@@ -25,6 +25,14 @@ def test_a_member_is_in_it_once_with_its_last_score_and_value(jobs):
     assert (len(jobs), jobs.first()) == (0, None)
 
 
+def test_a_member_is_found_while_it_is_in_it(jobs):
+    jobs.add(1, b"a", "old")
+    jobs.add(2, b"a", "new")
+    assert jobs.get(b"a") == "new"
+    jobs.remove(b"a")
+    assert jobs.get(b"a") is None
+
+
 def test_what_is_removed_is_not_popped(jobs):
     jobs.add(1, b"a", "a")
     jobs.add(2, b"b", "b")

@@ -1,0 +1,97 @@
+"""What Faktory Enterprise reads in a job's `custom`: the marks of batches, locks, expiry, tracking.
+
+Rules: a mark that cannot be read refuses the job, where the real server's answer is not known.
+Names that begin with "_" are the server's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from . import gojson, gotime
+from .gotime import SECOND
+from .store import Refused
+from .stored import Job
+
+MAX_SECONDS: Final = 1_000_000_000
+"""Seconds of `unique_for` and `expires_in`, some 31 years."""
+
+
+class Marks(NamedTuple):
+    """The marks of one job; times in nanoseconds."""
+
+    bid: str | None = None
+    """The batch that it is a member of."""
+    callback_of: str | None = None
+    """The batch that called it, in `_bid`."""
+    unique_for: int | None = None
+    until_start: bool = False
+    """The lock of a unique job ends when a worker takes it, not when it is done."""
+    expires_at: int | None = None
+    expires_in: int | None = None
+    track: bool = False
+
+
+_NONE = Marks()
+
+
+def read(custom: str | None) -> Marks:
+    """Read the marks in the JSON of `custom`; Refused for one that makes no sense."""
+    if custom is None:
+        return _NONE
+    get = gojson.load(custom).get
+    return Marks(
+        bid=_text("bid", get("bid")),
+        callback_of=_text("_bid", get("_bid")),
+        unique_for=_seconds("unique_for", get("unique_for")),
+        until_start=_until_start(get("unique_until")),
+        expires_at=_instant("expires_at", get("expires_at")),
+        expires_in=_seconds("expires_in", get("expires_in")),
+        track=get("track") not in (None, False, 0),
+    )
+
+
+def stamp(job: Job, marks: dict[str, str | None]) -> None:
+    """Write marks into a job's `custom`, None taking one out; whoever calls renders the job."""
+    fields = {} if job.custom is None else gojson.load(job.custom)
+    for name, value in marks.items():
+        fields.pop(name, None)
+        if value is not None:
+            fields[name] = value
+    job.custom = gojson.dump(fields) if fields else None
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is None or type(value) is str:
+        return value or None
+    raise Refused(f"custom.{name} must be a string, not {gojson.dump(value)}")
+
+
+def _seconds(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    number = gojson.number(value)
+    if number is None or not 0 < number <= MAX_SECONDS:
+        raise Refused(
+            f"custom.{name} must be a number of seconds above 0 and up to {MAX_SECONDS}, "
+            f"not {gojson.dump(value)}"
+        )
+    return round(number * SECOND)
+
+
+def _until_start(value: Any) -> bool:
+    if value not in (None, "", "success", "start"):
+        raise Refused(f'custom.unique_until must be "success" or "start", not {gojson.dump(value)}')
+    return bool(value == "start")
+
+
+def _instant(name: str, value: Any) -> int | None:
+    text = _text(name, value)
+    if text is None:
+        return None
+    try:
+        return gotime.read(text)
+    except ValueError as error:
+        raise Refused(
+            f"invalid timestamp for 'custom.{name}': {gojson.quote(text)}: {error}"
+        ) from None

@@ -1,0 +1,89 @@
+"""How far jobs are, as TRACK of Faktory Enterprise tells; an approximation.
+
+Rules: only jobs with `track` in `custom` are tracked. States are enqueued (or scheduled), working,
+success, failed (it will be retried, or had no retries), dead, and unknown. `percent` and `desc` are
+the job's own and stay as they are when it ends. All is forgotten 30 minutes after the last change.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from . import gotime
+from .gotime import SECOND
+from .sets import SortedSet
+
+TRACKED_FOR: Final = 30 * 60
+"""Seconds from the last change until it is forgotten [wiki: Ent-Tracking]."""
+
+
+class Track:
+    """What is known of one job."""
+
+    __slots__ = ("desc", "percent", "state", "updated_at")
+
+    def __init__(self) -> None:
+        self.state = "unknown"
+        self.percent: int | None = None
+        self.desc: str | None = None
+        self.updated_at = 0
+
+
+class Tracks:
+    """What is known of jobs, by jid."""
+
+    def __init__(self) -> None:
+        self._known: SortedSet[Track] = SortedSet()
+
+    def __contains__(self, jid: str) -> bool:
+        return self._known.get(jid.encode()) is not None
+
+    def note(self, jid: str, state: str, now: int) -> None:
+        """A tracked job has come to this state."""
+        track = self._touch(jid, now)
+        track.state = state
+
+    def report(self, jid: str, percent: int | None, desc: str | None, now: int) -> None:
+        """A tracked job tells how far it is; what it does not tell stays."""
+        track = self._touch(jid, now)
+        if percent is not None:
+            track.percent = percent
+        if desc is not None:
+            track.desc = desc
+
+    def status(self, jid: str) -> dict[str, object]:
+        """Return what TRACK GET answers; what the job has not told is left out."""
+        track = self._known.get(jid.encode())
+        if track is None:
+            return {"jid": jid, "state": "unknown", "updated_at": ""}
+        told = {"percent": track.percent, "desc": track.desc}
+        return {
+            "jid": jid,
+            "state": track.state,
+            "updated_at": gotime.write(track.updated_at),
+            **{name: value for name, value in told.items() if value is not None},
+        }
+
+    def forget(self, jid: str) -> None:
+        """Know nothing of a job any more."""
+        self._known.remove(jid.encode())
+
+    def first(self) -> int | None:
+        """Return when `sweep` has something to do next."""
+        return self._known.first()
+
+    def sweep(self, now: int) -> None:
+        """Forget what is old enough."""
+        for _ in self._known.pop_until(now):
+            pass
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
+
+    def _touch(self, jid: str, now: int) -> Track:
+        member = jid.encode()
+        track = self._known.get(member) or Track()
+        track.updated_at = now
+        self._known.add(now + TRACKED_FOR * SECOND, member, track)
+        return track

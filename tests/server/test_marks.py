@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from faktory.server.gotime import SECOND
+from faktory.server.marks import Marks, read, stamp
+from faktory.server.store import Refused
+
+
+def test_a_job_without_custom_has_no_marks():
+    assert read(None) == read("{}") == read('{"bid":null,"locale":"en"}') == Marks()
+
+
+@pytest.mark.parametrize(
+    ("custom", "marks"),
+    [
+        ('{"bid":"b-1"}', Marks(bid="b-1")),
+        ('{"bid":""}', Marks()),
+        ('{"_bid":"b-1","_cb":"success"}', Marks(callback_of="b-1")),
+        ('{"unique_for":600}', Marks(unique_for=600 * SECOND)),
+        ('{"unique_for":0.5}', Marks(unique_for=SECOND // 2)),
+        ('{"unique_for":0.0000015}', Marks(unique_for=1500)),
+        (
+            '{"unique_for":60.0,"unique_until":"start"}',
+            Marks(unique_for=60 * SECOND, until_start=True),
+        ),
+        ('{"unique_until":"success"}', Marks()),
+        ('{"expires_at":"1970-01-01T01:00:01+01:00"}', Marks(expires_at=SECOND)),
+        ('{"expires_in":1000000000}', Marks(expires_in=10**18)),
+        ('{"track":1}', Marks(track=True)),
+        ('{"track":true}', Marks(track=True)),
+        ('{"track":0}', Marks()),
+        ('{"track":false}', Marks()),
+    ],
+)
+def test_marks_are_read(custom, marks):
+    assert read(custom) == marks
+
+
+@pytest.mark.parametrize(
+    ("custom", "complaint"),
+    [
+        ('{"bid":7}', "custom.bid must be a string, not 7"),
+        ('{"_bid":[]}', r"custom._bid must be a string, not \[\]"),
+        ('{"unique_for":"600"}', 'custom.unique_for must be a number of seconds .* not "600"'),
+        ('{"unique_for":true}', "custom.unique_for must be .* not true"),
+        ('{"unique_for":0}', "custom.unique_for must be .* not 0"),
+        ('{"unique_for":-1}', "custom.unique_for must be .* not -1"),
+        ('{"expires_in":1000000001}', "custom.expires_in must be .* not 1000000001"),
+        ('{"expires_in":1e300}', "custom.expires_in must be .* not 1e"),
+        ('{"unique_until":"end"}', 'custom.unique_until must be "success" or "start", not "end"'),
+        ('{"unique_until":[]}', 'custom.unique_until must be "success" or "start"'),
+        ('{"expires_at":1}', "custom.expires_at must be a string, not 1"),
+        ('{"expires_at":"soon"}', "invalid timestamp for 'custom.expires_at': \"soon\": parsing"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(custom, complaint):
+    with pytest.raises(Refused, match=complaint):
+        read(custom)
+
+
+def test_a_stamp_leaves_other_values_as_they_were(new_job):
+    job = new_job("job-0001", custom={"a": 1.5, "bid": "b-1"})
+    stamp(job, {"_bid": "b-2", "bid": None, "other": None})
+    assert json.loads(job.custom) == {"a": 1.5, "_bid": "b-2"}
+    stamp(job, {"_bid": None, "a": None})
+    assert job.custom is None
