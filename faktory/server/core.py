@@ -150,6 +150,19 @@ class Core:
         for connection in self.state.workers.reap(self.clock()):
             connection.close()
 
+    def reset(self) -> None:
+        """Forget everything but who is connected, and be in the present again."""
+        self.offset = 0
+        self.state.store = type(self.state.store)(self.clock)
+        self.faults.clear()
+        for verb in list(self.faults.held):
+            self.release(verb)
+        self.clear_records()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self.settle()
+
     def travel(self, nanoseconds: int) -> None:
         """Move the clock forward, stopping wherever something is due."""
         target = self.offset + nanoseconds

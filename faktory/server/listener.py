@@ -137,6 +137,11 @@ class EmbeddedServer:
             raise ValueError("time goes forward only.")
         self._call(self._core.travel, round(seconds * SECOND))
 
+    def reset(self) -> None:
+        """Be as new, for the next test: no jobs, no plans, no commands, and the clock set back."""
+        self._call(self._core.reset)
+        self.accept_connections()
+
     # Faults.
 
     def drop_before(self, verb: str, times: int = 1) -> None:

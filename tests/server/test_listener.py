@@ -6,9 +6,11 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from faktory import Client
 from faktory.server import EmbeddedServer, listener
 from faktory.wire.session import password_hash
 
@@ -458,3 +460,26 @@ def test_a_lock_ends_also_by_itself(dial, wait_until):
         line = dial(to=server)
         assert line.push("job-0001", custom={"unique_for": 0.01}) == b"+OK"
         wait_until(lambda: line.push("job-0002", custom={"unique_for": 60}) == b"+OK")
+
+
+def test_a_server_that_is_reset_is_as_new(server: EmbeddedServer) -> None:
+    with Client(server.url) as client:
+        for at in (None, "2100-01-01T00:00:00Z"):
+            client.push({"jobtype": "A", "args": [], "at": at})
+        server.travel(86_400)
+        client.fail(client.fetch("default")["jid"])  # type: ignore[index]
+        client.push({"jobtype": "A", "args": []})
+        client.pause_queues("default")
+        server.drop_before("PUSH", times=3)
+        server.refuse_connections()
+
+        server.reset()
+        assert (server.queues, server.scheduled, server.retries) == ({}, [], [])
+        assert server.commands == []
+        before = datetime.now(UTC)
+        client.push({"jobtype": "A", "args": []})
+        job = client.fetch("default")
+        assert job is not None
+        assert abs(datetime.fromisoformat(job["enqueued_at"]) - before) < timedelta(minutes=1)
+        with Client(server.url) as another:
+            assert another.info()["faktory"]["queues"] == {"default": 0}
