@@ -74,6 +74,7 @@ def compare(benchmark: object, about: str, ways: dict[str, Work], base: str) -> 
 def test_push(benchmark, address, queue):
     count = 1000
     line, client = Line(address), Client(address.url)
+    line.socket.settimeout(None)  # with a timeout, Python asks the kernel before each step
     job = {"jobtype": "Resize", "args": ARGS, "queue": queue}
     data = encode_push({**job, "jid": new_jid(), "retry": 25})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from ..exceptions import (
@@ -87,11 +87,15 @@ def push_chunk(call: Callable[[Bulk], dict[str, str]], chunk: Bulk) -> dict[str,
 
 
 def _chunks(jobs: Iterable[dict[str, Any]], size: int, refused: dict[str, str]) -> Iterator[Bulk]:
-    """Make a command of each chunk of jobs; what cannot be sent goes into `refused`."""
+    """Make a command of each chunk of jobs; what cannot be sent goes into `refused`.
+
+    A job is prepared as soon as it is taken: a chunk of them at hand besides would keep the garbage
+    collector busy.
+    """
     source = enumerate(jobs)
-    while chunk := list(islice(source, size)):
+    for first in source:
         ready = []
-        for index, job in chunk:
+        for index, job in chain((first,), islice(source, size - 1)):
             try:
                 ready.append(prepare(job))
             except FaktoryPayloadError as error:

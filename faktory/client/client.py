@@ -358,7 +358,7 @@ class Client:
 
     def call(self, command: Command[T]) -> T:
         """Send a command of `wire.commands` and return its value, or raise its error."""
-        answer = self.exchange(command)[0]
+        answer = self._line.exchange(command)[0]
         if answer.error is not None:
             raise answer.error
         value: T = answer.value

@@ -72,15 +72,25 @@ class Line:
         What a break left unanswered goes out again on a new connection, once, if it may; else
         FaktoryOutcomeUnknown or the connection's own error.
         """
-        if self._log.isEnabledFor(logging.DEBUG):
-            return self._exchange_logged(sent)
-        return self._exchange(sent)
+        shown = self._log.isEnabledFor(logging.DEBUG)
+        if shown:
+            for command in sent:
+                self._log.debug("> %s", self._show(command))
+        with self._turn:
+            try:
+                answers = (self._transport or self._opened()).exchange(sent)
+            except recovery.LineBroken as broken:
+                self._drop()
+                answers = self._exchange_again(sent, broken)
+            except BaseException:  # no connection, or an interrupt
+                self._drop()
+                raise
+        if shown:
+            self._show_answers(answers)
+        return answers
 
-    def _exchange_logged(self, sent: Sequence[Command[Any]]) -> list[Answer]:
-        """Show what is said and answered; what jobs hold only where that was asked for."""
-        for command in sent:
-            self._log.debug("> %s", self._show(command))
-        answers = self._exchange(sent)
+    def _show_answers(self, answers: Sequence[Answer]) -> None:
+        """Show what was answered; what jobs hold only where that was asked for."""
         for answer in answers:
             said: object = answer.error or (
                 "OK or nothing" if answer.value is None else answer.value
@@ -88,7 +98,6 @@ class Line:
             if answer.value is not None and not self._log_payloads:
                 said = f"a {type(answer.value).__name__}"
             self._log.debug("< %s", said)
-        return answers
 
     def _show(self, command: Command[Any]) -> str:
         if self._log_payloads:
@@ -96,17 +105,6 @@ class Line:
         about = f" of {', '.join(command.jids[:3])}" if command.jids else ""
         more = f" and {len(command.jids) - 3} more" if len(command.jids) > 3 else ""
         return f"{command.name}{about}{more} ({len(command.data)} bytes)"
-
-    def _exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
-        with self._turn:
-            try:
-                return self._opened().exchange(*sent)
-            except recovery.LineBroken as broken:
-                self._drop()
-                return self._exchange_again(sent, broken)
-            except BaseException:  # no connection, or an interrupt
-                self._drop()
-                raise
 
     def start_anew(self) -> None:
         """Forget the connection, which is the parent's: for `fork`, in the child."""
@@ -122,7 +120,7 @@ class Line:
             raise error from error.__cause__
         doubtful = recovery.left_whole(rest, broken.sent)  # so many may have happened before
         try:
-            fresh = self._opened().exchange(*rest)
+            fresh = self._opened().exchange(rest)
         except recovery.LineBroken as again:
             self._drop()
             error = recovery.outcome(rest[len(again.answers) :], again.sent, again.cause)

@@ -17,7 +17,7 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -48,7 +48,7 @@ _log = logging.getLogger("faktory.connection")
 class Transport(Protocol):
     """What a client needs of a line that is open."""
 
-    def exchange(self, *sent: Command[Any]) -> list[Answer]:
+    def exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
         """Send commands in one piece and wait for their answers.
 
         LineBroken where not all are answered; the line is closed then.
@@ -90,27 +90,31 @@ class SocketTransport:
             self._socket.close()
             raise
 
-    def exchange(self, *sent: Command[Any]) -> list[Answer]:
+    def exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
         """Send commands in one piece and wait for their answers."""
         answers: list[Answer] = []
         left = 0
+        session = self._session
         try:
-            news = self._session.parser.next()
+            news = session.parser.next()
             if news is not NEED_DATA or self._has_news():
                 self._refuse_news(news)
             timeout = self._timeout
             for command in sent:
-                timeout = command.floor if command.floor > timeout else timeout
-            self._wait_at_most(timeout)
-            data = self._session.begin(*sent)
+                if command.floor > timeout:
+                    timeout = command.floor
+            if timeout != self._patience:
+                self._wait_at_most(timeout)
+            data = session.begin(sent)
             left = self._socket.send(data)
             while left < len(data):
                 left += self._socket.send(memoryview(data)[left:])
             for _ in sent:
-                answer: object = self._session.answer() if answers else NEED_DATA
-                if answer is NEED_DATA:
-                    answer = self._receive(self._session.answer, timeout)
-                assert isinstance(answer, Answer)
+                deadline = monotonic() + timeout
+                answer = session.answer() if answers else NEED_DATA
+                while answer is NEED_DATA:
+                    self._receive(timeout, deadline)
+                    answer = session.answer()
                 if answer.error is not None and recovery.says_goodbye(answer.error):
                     left = 0
                     raise self._goodbye(answer.error)
@@ -207,36 +211,29 @@ class SocketTransport:
 
     def _reply(self) -> object:
         """Read one reply of the handshake; HI is all that can be there before it is asked for."""
-        reply = self._session.parser.next()
-        return (
-            self._receive(self._session.parser.next, self._timeout) if reply is NEED_DATA else reply
-        )
+        deadline = monotonic() + self._timeout
+        while (reply := self._session.parser.next()) is NEED_DATA:
+            self._receive(self._timeout, deadline)
+        return reply
 
-    def _receive(self, take: Callable[[], object], timeout: float) -> object:
-        """Receive until `take` has something; who drips is given up within twice `timeout`."""
+    def _receive(self, timeout: float, deadline: float) -> None:
+        """Receive something; who drips is given up at the deadline, within twice `timeout`."""
+        if monotonic() > deadline:
+            raise self._too_late(timeout)
         parser = self._session.parser
-        deadline = monotonic() + timeout
-        while True:
-            try:
-                received = self._socket.recv_into(parser.get_buffer())
-            except (TimeoutError, BlockingIOError):  # the second where the kernel waits
-                raise self._too_late(timeout) from None
-            if not received:
-                raise self._end_of_line()
-            parser.buffer_updated(received)
-            taken = take()
-            if taken is not NEED_DATA:
-                return taken
-            if monotonic() > deadline:
-                raise self._too_late(timeout)
+        try:
+            received = self._socket.recv_into(parser.get_buffer())
+        except (TimeoutError, BlockingIOError):  # the second where the kernel waits
+            raise self._too_late(timeout) from None
+        if not received:
+            raise self._end_of_line()
+        parser.buffer_updated(received)
 
     def _wait_at_most(self, seconds: float) -> None:
         """Let each wait for the other end be given up after that long.
 
         The kernel can be told once; Python would ask it before and after each step.
         """
-        if seconds == self._patience:
-            return
         self._patience = seconds
         if self._kernel_waits:
             _set_kernel_timeout(self._socket, seconds)

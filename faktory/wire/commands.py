@@ -52,13 +52,12 @@ class Command(Generic[T]):
         name: str,
         data: bytes,
         read: Callable[[object], T],
-        *,
-        json: bool = False,
         repeatable: bool,
         duplicable: bool = False,
+        jids: Sequence[str] = (),
+        json: bool = False,
         done_before: str | None = None,
         floor: float = 0.0,
-        jids: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.data = data
@@ -76,14 +75,8 @@ class Command(Generic[T]):
 
 def push(job: dict[str, Any]) -> Command[None]:
     """Queue one job. Not repeatable: the server does not notice a jid that it has already."""
-    return Command(
-        "PUSH",
-        encode_push(job),
-        expect_ok,
-        repeatable=False,
-        duplicable=True,
-        jids=(job["jid"],),
-    )
+    # By position: keywords cost more than the encoding.
+    return Command("PUSH", encode_push(job), expect_ok, False, True, (job["jid"],))
 
 
 def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:

@@ -41,21 +41,26 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
         raise FaktoryPayloadError(
             f"a job is a dict with at least 'jobtype' and 'args', not {_shown(job)}."
         )
-    for name in ("jobtype", "args"):
-        if name not in job:
-            raise FaktoryPayloadError(f"the job has no {name!r}: it needs 'jobtype' and 'args'.")
-    jid, retry = job.get("jid"), job.get("retry")
-    sent = {
+    if "jobtype" not in job or "args" not in job:
+        missing = "args" if "jobtype" in job else "jobtype"
+        raise FaktoryPayloadError(f"the job has no {missing!r}: it needs 'jobtype' and 'args'.")
+    jobtype, args, jid, retry = job["jobtype"], job["args"], job.get("jid"), job.get("retry")
+    if not isinstance(jobtype, str) or not jobtype:
+        raise FaktoryPayloadError(f"jobtype is {_shown(jobtype)}: it must be text, and not empty.")
+    if not isinstance(args, (list, tuple)):
+        raise FaktoryPayloadError(
+            f"args is {_shown(args)}: it must be a list, [] for no arguments."
+        )
+    sent: dict[str, Any] = {
         "jid": new_jid() if jid is None else _jid("jid", jid),
-        "jobtype": _text("jobtype", job["jobtype"]),
+        "jobtype": jobtype,
         "queue": check_queue("queue", job.get("queue", "default")),
-        "args": _arguments("args", job["args"]),
+        "args": args,
         "retry": DEFAULT_RETRY if retry is None else _attempts("retry", retry),
     }
-    if not sent.keys() >= job.keys():
-        for name in job:
-            if name not in sent:
-                sent[name] = _check_other(name, job[name])
+    for name in job:
+        if name not in sent:
+            sent[name] = _check_other(name, job[name])
     return sent
 
 
@@ -141,12 +146,6 @@ def check_queue(name: str, value: object) -> str:
     )
 
 
-def _text(name: str, value: object) -> str:
-    if isinstance(value, str) and value:
-        return value
-    raise FaktoryPayloadError(f"{name} is {_shown(value)}: it must be text, and not empty.")
-
-
 def _jid(name: str, value: object) -> str:
     if (
         isinstance(value, str)
@@ -158,12 +157,6 @@ def _jid(name: str, value: object) -> str:
     raise FaktoryPayloadError(
         f"{name} is {_shown(value)}: it must be text of 8 bytes or more, without spaces."
     )
-
-
-def _arguments(name: str, value: object) -> object:
-    if isinstance(value, (list, tuple)):
-        return value
-    raise FaktoryPayloadError(f"{name} is {_shown(value)}: it must be a list, [] for no arguments.")
 
 
 def _mapping(name: str, value: object) -> object:

@@ -10,7 +10,7 @@ conversation, since nothing that follows could be trusted to answer what it seem
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ..exceptions import (
@@ -58,7 +58,7 @@ class ClientSession:
     """The client's end of one connection.
 
     First `hello` and `welcome` with the server's first two replies, then any number of commands:
-    put `begin(command)` on the line, give what comes back to `parser`, take `answer()`.
+    put `begin(commands)` on the line, give what comes back to `parser`, take `answer()`.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class ClientSession:
             raise FaktoryHandshakeError(f"the server refused HELLO: {reply.message}")
         raise FaktoryHandshakeError(f"expected OK after HELLO, got {_clip(reply)}")
 
-    def begin(self, *commands: Command[Any]) -> bytes:
+    def begin(self, commands: Sequence[Command[Any]]) -> bytes:
         """Take the commands as sent; return the bytes that say them, to be put on the line."""
         self._waiting.extend(commands)
         if len(commands) == 1:

@@ -168,7 +168,7 @@ def test_commands_go_out_in_one_piece_and_each_is_answered(scripted):
         [":greet", "ACK", "PUSH", "INFO", OK, b"-ERR no\r\n", {"faktory": {}}, ":silence"]
     )
     line = connect(server.url)
-    acked, pushed, told = line.exchange(ACK, PUSH, INFO)
+    acked, pushed, told = line.exchange([ACK, PUSH, INFO])
     assert (acked.command, acked.value, acked.error) == (ACK, None, None)
     assert type(pushed.error) is FaktoryServerError
     assert told.value == {"faktory": {}}
@@ -194,7 +194,7 @@ def test_close_does_not_mind_a_line_that_is_dead_already(scripted):
 
 def broken(line, *sent: Command) -> LineBroken:
     with pytest.raises(LineBroken) as error:
-        line.exchange(*sent)
+        line.exchange(sent)
     return error.value
 
 
@@ -206,7 +206,7 @@ def test_a_line_that_was_closed_meanwhile_is_noticed_before_anything_is_sent(
         monkeypatch.delattr(select, "poll")
     server = scripted([":greet", "ACK", OK])
     line = connect(server.url)
-    line.exchange(ACK)
+    line.exchange([ACK])
     assert server.ended[0].wait(5)
     error = broken(line, PUSH)
     assert error.sent == 0
@@ -254,11 +254,11 @@ def test_a_commands_floor_is_waited_for_though_the_timeout_is_shorter(scripted, 
     line = connect(scripted([":greet", "SLOW", OK, "ACK", OK, ":silence"]).url, 1.5)
     wait, waited = line._receive, []
     monkeypatch.setattr(
-        line, "_receive", lambda take, timeout: waited.append(timeout) or wait(take, timeout)
+        line, "_receive", lambda timeout, until: waited.append(timeout) or wait(timeout, until)
     )
     slow = Command("SLOW", b"SLOW\r\n", lambda reply: reply, repeatable=False, floor=5.0)
-    line.exchange(slow)
-    line.exchange(ACK)
+    line.exchange([slow])
+    line.exchange([ACK])
     assert waited == [5.0, 1.5]
     line.abandon()
 
@@ -318,7 +318,7 @@ def test_what_is_said_unasked_never_answers_the_next_command(scripted, stray):
     script = [":greet", "ACK", OK, lambda: answered.wait(5), stray, said.set, ":silence"]
     server = scripted(script)
     line = connect(server.url)
-    line.exchange(ACK)
+    line.exchange([ACK])
     answered.set()
     assert said.wait(5)
     error = broken(line, PUSH)
@@ -331,7 +331,7 @@ def test_what_is_said_unasked_never_answers_the_next_command(scripted, stray):
 def test_nor_does_what_came_along_with_the_answer_before(scripted):
     server = scripted([":greet", "ACK", OK + OK, ":silence"])
     line = connect(server.url)
-    line.exchange(ACK)
+    line.exchange([ACK])
     assert broken(line, PUSH).sent == 0
     assert server.ended[0].wait(5)
     assert server.verbs(0) == ["HELLO", "ACK"]
@@ -353,23 +353,23 @@ def test_an_interrupt_between_send_and_answer_closes_the_line(scripted, monkeypa
 
     monkeypatch.setattr(line, "_receive", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        line.exchange(PUSH)
+        line.exchange([PUSH])
     assert server.ended[0].wait(5)
 
 
 def test_a_large_answer_arrives_whole(scripted):
     big = {"x": "é" * 2_000_000}
     line = connect(scripted([":greet", "INFO", big, "INFO", {}, ":silence"]).url)
-    assert line.exchange(INFO)[0].value == big
-    assert line.exchange(INFO)[0].value == {}
+    assert line.exchange([INFO])[0].value == big
+    assert line.exchange([INFO])[0].value == {}
     line.abandon()
 
 
 def test_tls_with_a_certificate_that_is_trusted(scripted, server_tls, client_tls):
     server = scripted([":greet", "PUSH", OK, "INFO", {"a": 1}, ":silence"], context=server_tls)
     line = connect(server.url, context=client_tls)
-    assert line.exchange(PUSH)[0].error is None
-    assert line.exchange(INFO)[0].value == {"a": 1}
+    assert line.exchange([PUSH])[0].error is None
+    assert line.exchange([INFO])[0].value == {"a": 1}
     line.close()
     assert server.ended[0].wait(5)
     assert server.verbs(0) == ["HELLO", "PUSH", "INFO", "END"]
@@ -427,7 +427,7 @@ def test_verification_can_be_switched_off_as_in_ruby_and_says_so_loudly(
 ):
     monkeypatch.setenv("FAKTORY_DISABLE_HOSTNAME_VERIFICATION", "1")
     line = connect(scripted([":greet", "ACK", OK, ":silence"], context=server_tls).url)
-    assert line.exchange(ACK)[0].error is None
+    assert line.exchange([ACK])[0].error is None
     line.abandon()
     [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "whoever answers at 127.0.0.1:" in warning
