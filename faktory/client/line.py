@@ -52,12 +52,13 @@ class Line:
     @property
     def is_open(self) -> bool:
         """Whether there is a connection; it may be broken without having been noticed."""
-        return self._transport is not None
+        return self._transport is not None or transport.memory is not None
 
     def open(self) -> None:
         """Connect now, if not connected."""
         with self._turn:
-            self._opened()
+            if not self.is_open:
+                self._opened()
 
     def close(self) -> None:
         """Say goodbye and close; the next command opens it anew."""
@@ -72,6 +73,8 @@ class Line:
         What a break left unanswered goes out again on a new connection, once, if it may; else
         FaktoryOutcomeUnknown or the connection's own error.
         """
+        if transport.memory is not None:
+            return transport.memory.exchange(sent)
         shown = self._log.isEnabledFor(logging.DEBUG)
         if shown:
             for command in sent:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,6 +56,19 @@ def configure(
         old, _pool = _pool, None
     if old is not None:
         old.close()
+
+
+@contextmanager
+def configured(**settings: Any) -> Iterator[None]:
+    """Be configured like this, and in no other way, for a `with` block; see `configure`."""
+    global _settings
+    before, _settings = _settings, {}
+    try:
+        configure(**settings)
+        yield
+    finally:
+        _settings = before
+        configure()
 
 
 def default_pool() -> Pool:

@@ -6,7 +6,8 @@ Before a command goes out, the line is seen to be open and silent: a PUSH into o
 has closed meanwhile could not be repeated.
 A transport is used by one thread at a time and by the process that opened it.
 
-`connect` is the seam where a stand-in for a server takes its place.
+`connect` is the seam where a stand-in for a server takes its place; `memory` stands in for all at
+once.
 """
 
 from __future__ import annotations
@@ -59,6 +60,42 @@ class Transport(Protocol):
 
     def abandon(self) -> None:
         """Close without a word; for a process that inherited the line, too."""
+
+
+class Memory(Transport, Protocol):
+    """What takes the place of all lines in a test mode, and keeps the jobs: see `testing`."""
+
+    inline: bool
+
+    @property
+    def jobs(self) -> list[dict[str, Any]]:
+        """All jobs that wait."""
+
+    def jobs_of(self, jobtype: str) -> list[dict[str, Any]]:
+        """The jobs of one type that wait."""
+
+    def clear(self, jobtype: str | None = None) -> None:
+        """Forget jobs."""
+
+    def drain(self, jobtype: str | None = None) -> int:
+        """Run jobs."""
+
+    def perform_one(self, jobtype: str | None = None) -> None:
+        """Run a job."""
+
+
+memory: Memory | None = None
+"""What every client speaks to in place of its server, in a test mode; None otherwise."""
+
+
+def in_test_mode() -> Memory:
+    """Return what keeps the jobs; RuntimeError where they go to a server."""
+    if memory is None:
+        raise RuntimeError(
+            "jobs go to a server: only a test mode keeps them, "
+            "`with faktory.testing.fake():` say, or the fixture faktory_fake."
+        )
+    return memory
 
 
 class SocketTransport:
