@@ -5,10 +5,15 @@ The public names, nothing else; each is imported when it is first used.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from typing import Any
+
     from .client import Client, Pool, Producer, connection, get_client
     from .client.outlet import configure
     from .exceptions import (
@@ -30,13 +35,25 @@ if TYPE_CHECKING:
         Shutdown,
         TimeLimitExceeded,
     )
-    from .jobs import Job, JobContext, current_job, job
+    from .jobs import (
+        Batch,
+        Job,
+        JobContext,
+        client_middleware,
+        current_job,
+        external,
+        job,
+        worker_middleware,
+    )
     from .proto import implementation, implementation_info
-    from .worker import Worker
+    from .worker import Worker, error_handlers, on
+
+    default_job_options: MutableMapping[str, Any]  # a mapping of one's own may be assigned
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
     "Client",
     "Discard",
     "FaktoryAuthenticationError",
@@ -60,26 +77,55 @@ __all__ = [
     "Shutdown",
     "TimeLimitExceeded",
     "Worker",
+    "client_middleware",
     "configure",
     "connection",
     "current_job",
+    "default_job_options",
+    "error_handlers",
+    "external",
     "get_client",
     "implementation",
     "implementation_info",
     "job",
+    "on",
+    "worker_middleware",
 ]
 
 _ROOMS = {"client", "exceptions", "jobs", "proto", "server", "worker"}
 _HOMES = {
     "configure": "client.outlet",
+    "default_job_options": "jobs.options",
     "implementation": "proto",
     "implementation_info": "proto",
-    "Worker": "worker",
     **dict.fromkeys(("Client", "Pool", "Producer", "connection", "get_client"), "client"),
-    **dict.fromkeys(("Job", "JobContext", "current_job", "job"), "jobs"),
+    **dict.fromkeys(("Worker", "error_handlers", "on"), "worker"),
+    **dict.fromkeys(
+        (
+            "Batch",
+            "Job",
+            "JobContext",
+            "client_middleware",
+            "current_job",
+            "external",
+            "job",
+            "worker_middleware",
+        ),
+        "jobs",
+    ),
 }
 
 if not TYPE_CHECKING:
+
+    class _Package(ModuleType):
+        """Has `faktory.default_job_options = {...}` say what it seems to say."""
+
+        def __setattr__(self, name, value):
+            if name == "default_job_options":
+                value = import_module("faktory.jobs.options").set_defaults(value)
+            super().__setattr__(name, value)
+
+    sys.modules[__name__].__class__ = _Package
 
     def __getattr__(name):
         if name in _ROOMS:

@@ -24,6 +24,12 @@ EXPECTED = [
 ]
 """What the jobs print, in any order: the threads of a worker take no turns on a terminal."""
 
+IMPORTED = [
+    text
+    for file in ("cats.csv", "dogs.csv")
+    for text in (*(f"{file}: rows {n}00 to {n}99" for n in (1, 2)), f"{file} is imported")
+]
+
 
 @pytest.fixture(params=["embedded", "real"])
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
@@ -70,3 +76,19 @@ def test_what_the_producer_pushes_the_worker_runs(url: str, worker: list[str]) -
     assert [text for text in EXPECTED if text not in seen] == []
     assert not queues.get("images")
     assert not queues.get("mail")
+
+
+@pytest.mark.parametrize(
+    ("example", "told"),
+    [
+        ("batch.py", ["pushed: today's files", *IMPORTED, "all files are imported"]),
+        ("middleware.py", ["hello Ada", "bonjour Blaise", "greet took 0.", "stop took 0."]),
+        ("polyglot.py", ["mail to ada@example.org: hi", "ResizeImage ['cat.png', 100]"]),
+        ("progress.py", ["working: 50 %, half of metropolis.mkv"]),
+    ],
+)
+def test_an_example_with_a_server_of_its_own_runs_to_its_end(example: str, told: list[str]) -> None:
+    with start("tcp://127.0.0.1:1", example) as process:
+        said, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, said
+    assert [text for text in told if text not in said] == []

@@ -12,7 +12,7 @@ from threading import Thread
 
 from .. import __version__
 from ..exceptions import FaktoryError
-from ..worker.signals import stopped_by_signals
+from ..worker.signals import answered
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +91,7 @@ def _server(options: argparse.Namespace) -> int:
         enterprise=options.enterprise,
     )
     approximate = " Its Enterprise features are approximate." if options.enterprise else ""
-    with stopped_by_signals(lambda: stopped.put(None)), server:
+    with answered(dict.fromkeys(("SIGTERM", "SIGINT"), lambda: stopped.put(None))), server:
         print(
             "An embedded Faktory server, in memory, for development and tests only "
             f"(production: https://contribsys.com/faktory).{approximate} FAKTORY_URL={server.url}",

@@ -22,8 +22,9 @@ from ..exceptions import FaktoryAuthenticationError, FaktoryPayloadError
 from ..jobs import registry
 from ..proto import implementation, implementation_info
 from ..worker import Worker
+from ..worker.logs import JobFilter
 from ..worker.worker import CannotStart
-from . import conflict
+from . import conflict, title
 
 
 class Exit(IntEnum):
@@ -47,6 +48,8 @@ examples:
 signals:
   TERM, INT   stop: fetch no more, wait for running jobs (-t), then report the rest as failed;
               a second one does not wait
+  TSTP        quiet: fetch no more, and stay
+  TTIN        show where every thread stands, and with which job
 
 exit codes:
   0 stopped, every job answered
@@ -62,10 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_args(argv)
     conflict.warn()
+    handler = logging.StreamHandler()
+    handler.addFilter(JobFilter())
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(threadName)s %(message)s",
-        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(threadName)s %(job)s%(message)s",
+        handlers=[handler],
     )
     if not _load(options.require):
         return Exit.IMPORT
@@ -95,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         worker.concurrency,
     )
     try:
-        worker.run()
+        with title.shown(worker, options.tag):
+            worker.run()
     except FaktoryAuthenticationError as error:
         return _complain(Exit.REFUSED, error)
     except CannotStart as error:
@@ -158,6 +164,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help='shown beside this worker in the server\'s pages; may be repeated (default: "python")',
+    )
+    add(
+        "-g",
+        "--tag",
+        metavar="TAG",
+        default="",
+        help="shown in the process's title, which needs the extra proctitle",
     )
     add("-v", "--verbose", action="store_true", help="log debug messages, too")
     add("-V", "--version", action="version", version=f"faktory-worker {__version__}")

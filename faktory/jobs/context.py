@@ -1,4 +1,4 @@
-"""What a running job can know of itself.
+"""What a running job can know of itself, and say of itself.
 
 The context travels in a context variable: functions ask `current_job()`, also in threads that
 were started with a copied context.
@@ -6,19 +6,39 @@ were started with a copied context.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+from ..client import Client, outlet
+from ..wire.payload import DEFAULT_RETRY, MAX_RESERVE, instant
+from .batch import Batch
+
+T = TypeVar("T")
+
+DEFAULT_RESERVE: Final = 1800
+"""Seconds that the server reserves a job for which nothing is said (`manager/working.go`)."""
+
+LEAST_RESERVE: Final = 60
+"""Seconds that the server reserves a job at least."""
 
 
 class JobContext:
     """The job that runs here, made from its payload as the server sent it."""
 
-    def __init__(self, payload: Mapping[str, Any]) -> None:
+    def __init__(self, payload: dict[str, Any], client: Client | None = None) -> None:
         self.payload = payload
+        self._client = client
+        self._ends = monotonic() + max(LEAST_RESERVE, payload.get("reserve_for") or DEFAULT_RESERVE)
 
     def __repr__(self) -> str:
-        return f"<job {self.jobtype} {self.jid}>"
+        return f"<job {self}>"
+
+    def __str__(self) -> str:
+        return f"{self.jobtype} {self.jid}"
 
     @property
     def jid(self) -> str:
@@ -46,10 +66,85 @@ class JobContext:
         return dict(self.payload.get("custom") or {})
 
     @property
+    def bid(self) -> str | None:
+        """The id of the batch that it belongs to."""
+        return self._named("bid")
+
+    @property
+    def parent_bid(self) -> str | None:
+        """The id of the batch around the one that it belongs to."""
+        return self._named("_pbid")
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that it belongs to: `with current_job().batch.jobs():` adds jobs to it."""
+        return None if self.bid is None else Batch(self.bid)
+
+    @property
+    def parent_batch(self) -> Batch | None:
+        """The batch around the one that it belongs to."""
+        return None if self.parent_bid is None else Batch(self.parent_bid)
+
+    @property
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
         failure = self.payload.get("failure")
         return failure.get("retry_count", 0) + 2 if failure else 1
+
+    @property
+    def failures_left(self) -> int:
+        """How many failures more the server forgives; 0 in the last attempt."""
+        retry = self.payload.get("retry")
+        return max(0, (DEFAULT_RETRY if retry is None else retry) - self.attempt + 1)
+
+    @property
+    def deadline(self) -> datetime:
+        """When the reservation ends: the server gives the job up as failed then. In UTC."""
+        return datetime.now(UTC) + timedelta(seconds=self.remaining())
+
+    def remaining(self) -> float:
+        """Return the seconds that are left until then, less than 0 when it is over."""
+        return self._ends - monotonic()
+
+    @property
+    def logger(self) -> logging.Logger:
+        """A logger named after the job's type."""
+        return logging.getLogger(f"faktory.job.{self.jobtype}")
+
+    def track_progress(
+        self,
+        percent: float,
+        desc: str | None = None,
+        *,
+        reserve_until: datetime | str | float | None = None,
+    ) -> None:
+        """Report how far the job is, 0 to 100, to who asks by `Client.track_get`.
+
+        `reserve_until`, within a day, asks for more time than the job was reserved for. The job
+        needs the option `track`, the server Faktory Enterprise.
+        """
+        until = None
+        if reserve_until is not None:
+            until = datetime.fromisoformat(instant("reserve_until", reserve_until))
+            if not 0 < (left := (until - datetime.now(UTC)).total_seconds()) <= MAX_RESERVE:
+                raise ValueError(
+                    f"reserve_until is {reserve_until}: a job can be reserved from now on for "
+                    f"{MAX_RESERVE} seconds at most."
+                )
+        self._tell(int(percent), desc, until)
+        if until is not None:
+            self._ends = monotonic() + left
+
+    def _tell(self, percent: int, desc: str | None, until: datetime | None) -> None:
+        if self._client is not None:  # the worker's own: it has nothing else to do meanwhile
+            self._client.track_set(self.jid, percent, desc, until)
+            return
+        with outlet.default_pool().client() as client:
+            client.track_set(self.jid, percent, desc, until)
+
+    def _named(self, name: str) -> str | None:
+        value = (self.payload.get("custom") or {}).get(name)
+        return None if value is None else str(value)
 
 
 _current: ContextVar[JobContext] = ContextVar("faktory_current_job")
@@ -65,10 +160,10 @@ def current_job() -> JobContext:
         ) from None
 
 
-def run_in(context: JobContext, function: Any, *args: Any) -> Any:
+def run_in(context: JobContext, function: Callable[[], T]) -> T:
     """Call a function that sees `context` as the current job."""
     token = _current.set(context)
     try:
-        return function(*args)
+        return function()
     finally:
         _current.reset(token)

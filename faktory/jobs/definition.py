@@ -1,8 +1,6 @@
-"""Jobs as users declare them: `@job` on a function, or a class below `Job`.
+"""Jobs as users declare them: `@job` on a function, a class below `Job`, `external` for others'.
 
-Both are pushed alike: arguments are bound to the signature when they are pushed, so that wrong
-ones fail at the call site, and keywords become positions, so that workers in any language
-understand them. The parameters are seen by type checkers, too.
+All are pushed alike, by `push`. The parameters are seen by type checkers, too.
 """
 
 from __future__ import annotations
@@ -11,8 +9,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import islice
+from datetime import datetime
 from typing import (
     Any,
     ClassVar,
@@ -25,199 +22,27 @@ from typing import (
     overload,
 )
 
-from ..client import outlet
-from ..client.bulk import push_chunk
 from ..client.pool import Pool
-from ..exceptions import (
-    FaktoryBulkError,
-    FaktoryPayloadError,
-)
-from ..proto import JobTemplate
-from ..wire import commands
-from ..wire.payload import DEFAULT_RETRY, instant, prepare, seconds
 from . import options as job_options
 from . import registry
+from .batch import Batch
 from .context import JobContext, current_job
-from .options import Options
+from .options import Declared, Options
+from .push import AnyArguments, Duration, Instant, Push, Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Instant = datetime | str | float
-Duration = float | timedelta
-
-BULK_CHUNK = 1000
-"""Jobs in one PUSHB: enough to forget the round trip, far from the server's 5 s for it."""
-
-
-class Signature:
-    """What a job's function takes: binds arguments and makes positions of them."""
-
-    def __init__(self, function: Callable[..., Any], *, method: bool = False) -> None:
-        self._signature = inspect.signature(function)
-        parameters = list(self._signature.parameters.values())
-        if method:
-            parameters = parameters[1:]
-            self._signature = self._signature.replace(parameters=parameters)
-        for parameter in parameters:
-            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD):
-                raise TypeError(
-                    f"{function.__qualname__} takes {parameter} by keyword only, and a job's "
-                    "arguments are a list: make it positional, or take a dict."
-                )
-        positional = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
-        self._least = sum(p.default is p.empty for p in positional)
-        self._most = len(positional) if len(positional) == len(parameters) else None
-        self._names = [p.name for p in positional]
-
-    def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Sequence[object]:
-        """Return the arguments as positions; TypeError where the function would not take them."""
-        if not kwargs and self.fits(len(args)):
-            return args
-        bound = self._signature.bind(*args, **kwargs)
-        given = [name in bound.arguments for name in self._names]
-        bound.apply_defaults()
-        if len(args) <= len(self._names) and True in given:
-            return bound.args[: len(given) - given[::-1].index(True)]
-        return bound.args
-
-    def fits(self, count: int) -> bool:
-        """Tell whether the function takes that many positions."""
-        return self._least <= count and (self._most is None or count <= self._most)
-
-
-class Push(Generic[P]):
-    """A job type with options, ready to be pushed."""
-
-    def __init__(
-        self,
-        jobtype: str,
-        signature: Signature,
-        options: Mapping[str, Any],
-        pool: Pool | None = None,
-    ) -> None:
-        self._jobtype = jobtype
-        self._signature = signature
-        self._options = options
-        self._pool = pool
-
-    @property
-    def jobtype(self) -> str:
-        """The type under which it goes to the server."""
-        return self._jobtype
-
-    def set(self, *, pool: Pool | None = None, **options: Unpack[Options]) -> Push[P]:
-        """Return the same job with other options, or for another `pool` of clients."""
-        job_options.check(options, f"{self._jobtype}.set()")
-        merged = job_options.merge(self._options, options)
-        return Push(self._jobtype, self._signature, merged, pool or self._pool)
-
-    def perform_async(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Push the job with these arguments; return its jid."""
-        return self._push(args, kwargs, None)
-
-    def perform_in(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Push the job to be run after `delay`, seconds or a timedelta; not later than now at once.
-
-        Returns its jid.
-        """
-        wait = seconds("the delay", delay)
-        try:
-            at = datetime.now(UTC) + timedelta(seconds=wait) if wait > 0 else None
-        except OverflowError:
-            raise FaktoryPayloadError(f"the delay is {delay!r}: no calendar goes so far.") from None
-        return self._push(args, kwargs, at)
-
-    def perform_at(self, when: Instant, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Push the job to be run at a point in time: an aware datetime, RFC 3339 or epoch seconds.
-
-        One that is past is pushed at once. Returns its jid.
-        """
-        at = datetime.fromisoformat(instant("when", when))
-        return self._push(args, kwargs, at if at > datetime.now(UTC) else None)
-
-    def perform_bulk(self, rows: Iterable[Sequence[object]]) -> list[str]:
-        """Push a job for each row of arguments, many at a time; return their jids.
-
-        FaktoryBulkError where some did not go through: it says which, and why.
-        """
-        pushed: list[str] = []
-        refused: dict[str, str] = {}
-        template = JobTemplate(self._jobtype, self._fields())
-        source = iter(rows)
-        while True:
-            try:
-                chunk = list(islice(source, BULK_CHUNK))
-                self._check_rows(chunk)
-                line, jids = template.encode_bulk(chunk)
-            except Exception as error:  # a row that cannot be sent, or what `rows` raised
-                before = len(pushed) + len(refused)
-                if not before:
-                    raise
-                raise FaktoryBulkError(
-                    f"{before} jobs were sent, then came trouble with the rows, "
-                    f"counted from row {before} on: {error}",
-                    jids=pushed,
-                    refused=refused,
-                ) from error
-            if not chunk:
-                break
-            try:
-                with (self._pool or outlet.default_pool()).client() as client:
-                    said_no = push_chunk(client.call, commands.push_bulk_line(line, jids))
-            except FaktoryBulkError as broken:
-                broken.jids, broken.refused = pushed, refused
-                raise
-            refused.update(said_no)
-            pushed.extend(jid for jid in jids if jid not in said_no)
-        if refused:
-            jid, reason = next(iter(refused.items()))
-            raise FaktoryBulkError(
-                f"the server refused {len(refused)} of {len(pushed) + len(refused)} jobs, "
-                f"{jid} for example: {reason}",
-                jids=pushed,
-                refused=refused,
-            )
-        return pushed
-
-    def _push(
-        self, args: Sequence[object], kwargs: Mapping[str, object], at: datetime | None
-    ) -> str:
-        payload = {
-            **self._fields(),
-            "jobtype": self._jobtype,
-            "args": self._bind(args, kwargs),
-        }
-        if at is not None:
-            payload["at"] = at
-        with (self._pool or outlet.default_pool()).client() as client:
-            return client.push(payload)
-
-    def _bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Sequence[object]:
-        try:
-            return self._signature.bind(args, kwargs)
-        except TypeError as error:
-            raise TypeError(f"{self._jobtype}: {error}") from None
-
-    def _fields(self) -> dict[str, Any]:
-        """The wire fields that the options make, checked as those of a whole job."""
-        fields = job_options.to_wire(self._options)
-        checked = prepare({"retry": DEFAULT_RETRY, **fields, "jobtype": self._jobtype, "args": []})
-        return {name: checked[name] for name in checked if name not in ("jid", "jobtype", "args")}
-
-    def _check_rows(self, rows: Sequence[Sequence[object]]) -> None:
-        for index, row in enumerate(rows):
-            if isinstance(row, (list, tuple)) and not self._signature.fits(len(row)):
-                try:
-                    self._bind(row, {})
-                except TypeError as error:
-                    raise TypeError(f"rows[{index}]: {error}") from None
 
 
 class FunctionJob(Push[P], Generic[P, R]):
     """A function declared as a job: call it as ever, or push it."""
 
     def __init__(
-        self, function: Callable[P, R], name: str | None, options: Mapping[str, Any]
+        self,
+        function: Callable[P, R],
+        name: str | None,
+        options: Mapping[str, Any],
+        time_limit: float | None,
     ) -> None:
         _refuse_async(function)
         self.__wrapped__ = function
@@ -225,6 +50,7 @@ class FunctionJob(Push[P], Generic[P, R]):
         self.__qualname__ = function.__qualname__
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
+        self.time_limit = time_limit
         own = job_options.merge({}, options)
         super().__init__(name or function.__name__, Signature(function), own)
         registry.register(self._jobtype, self)
@@ -252,7 +78,7 @@ def job(function: Callable[P, R], /) -> FunctionJob[P, R]: ...
 
 @overload
 def job(
-    *, name: str | None = None, **options: Unpack[Options]
+    *, name: str | None = None, **options: Unpack[Declared]
 ) -> Callable[[Callable[P, R]], FunctionJob[P, R]]: ...
 
 
@@ -261,14 +87,37 @@ def job(
 ) -> Any:
     """Declare a function as a job, bare or with options: `@job` or `@job(queue="mail")`.
 
-    The job type is the function's name unless `name` says otherwise. See `Options`.
+    The job type is the function's name unless `name` says otherwise. See `Options` and `Declared`.
     """
+    time_limit = job_options.take_time_limit(options)
     job_options.check(options, "@faktory.job")
     if function is not None:
         if not callable(function):
             raise TypeError('options go by keyword, like @faktory.job(queue="mail").')
-        return FunctionJob(function, name, options)
-    return lambda function: FunctionJob(function, name, options)
+        return FunctionJob(function, name, options, time_limit)
+    return lambda function: FunctionJob(function, name, options, time_limit)
+
+
+@overload
+def external(name: str, /, **options: Unpack[Options]) -> Push[...]: ...
+
+
+@overload
+def external(name: str, /, signature: Callable[P, Any], **options: Unpack[Options]) -> Push[P]: ...
+
+
+def external(
+    name: str, /, signature: Callable[..., Any] | None = None, **options: Any
+) -> Push[...]:
+    """Return a job that another program runs, in whatever language: something to push.
+
+    `signature` is a function that takes what the job takes; it is never called. Without one,
+    arguments go by position and are not checked.
+    """
+    job_options.check(options, f"external({name!r})")
+    registry.external.add(name)
+    takes = AnyArguments() if signature is None else Signature(signature)
+    return Push(name, takes, job_options.merge({}, options))
 
 
 class _Performs(Protocol[P]):
@@ -305,6 +154,11 @@ class _Set:
         return _push_of(owner).set
 
 
+class _Jobs:
+    def __get__(self, _: object, owner: type) -> list[dict[str, Any]]:
+        return _push_of(owner).jobs
+
+
 class Job:
     """The base of jobs that are classes: define `perform`, and options in `faktory_options`.
 
@@ -320,6 +174,7 @@ class Job:
     perform_in = _PerformIn()
     perform_at = _PerformAt()
     set = _Set()
+    jobs = _Jobs()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -328,6 +183,7 @@ class Job:
         for base in reversed(cls.__mro__):
             options = job_options.merge(options, vars(base).get("faktory_options", {}))
         options.pop("name", None)
+        time_limit = job_options.take_time_limit(options)
         job_options.check(options, f"{cls.__name__}.faktory_options")
         perform = getattr(cls, "perform", None)
         if perform is None or getattr(perform, "__isabstractmethod__", False):
@@ -336,12 +192,27 @@ class Job:
         _refuse_async(perform)
         takes_self = inspect.isfunction(inspect.getattr_static(cls, "perform"))
         cls._push = Push(name, Signature(perform, method=takes_self), options)
-        registry.register(name, _ClassJob(cls))
+        registry.register(name, _ClassJob(cls, time_limit))
 
     @classmethod
     def perform_bulk(cls, rows: Iterable[Sequence[object]]) -> list[str]:
         """Push a job for each row of arguments; see `Push.perform_bulk`."""
         return _push_of(cls).perform_bulk(rows)
+
+    @classmethod
+    def clear(cls) -> None:
+        """In a test mode: forget the jobs of this type."""
+        _push_of(cls).clear()
+
+    @classmethod
+    def drain(cls) -> int:
+        """In a test mode: run the jobs of this type, and those that they push of it."""
+        return _push_of(cls).drain()
+
+    @classmethod
+    def perform_one(cls) -> None:
+        """In a test mode: run the job of this type that waits longest."""
+        _push_of(cls).perform_one()
 
     @property
     def jid(self) -> str:
@@ -351,8 +222,22 @@ class Job:
     @property
     def bid(self) -> str | None:
         """The id of the batch that it belongs to."""
-        bid = self.custom.get("bid")
-        return None if bid is None else str(bid)
+        return self._running().bid
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that it belongs to: `with self.batch.jobs():` adds jobs to it."""
+        return self._running().batch
+
+    @property
+    def parent_bid(self) -> str | None:
+        """The id of the batch around the one that it belongs to."""
+        return self._running().parent_bid
+
+    @property
+    def parent_batch(self) -> Batch | None:
+        """The batch around the one that it belongs to."""
+        return self._running().parent_batch
 
     @property
     def custom(self) -> dict[str, Any]:
@@ -364,6 +249,16 @@ class Job:
         """A logger named after the job's type."""
         return logging.getLogger(f"faktory.job.{_push_of(type(self)).jobtype}")
 
+    def track_progress(
+        self,
+        percent: float,
+        desc: str | None = None,
+        *,
+        reserve_until: datetime | str | float | None = None,
+    ) -> None:
+        """Report how far the job is; see `JobContext.track_progress`."""
+        self._running().track_progress(percent, desc, reserve_until=reserve_until)
+
     def _running(self) -> JobContext:
         return self._context or current_job()
 
@@ -371,8 +266,9 @@ class Job:
 class _ClassJob:
     """Runs jobs of a class: a new instance for each."""
 
-    def __init__(self, cls: type[Job]) -> None:
+    def __init__(self, cls: type[Job], time_limit: float | None) -> None:
         self._class = cls
+        self.time_limit = time_limit
 
     @property
     def origin(self) -> str:

@@ -19,11 +19,18 @@ class Runnable(Protocol):
     def origin(self) -> str:
         """File and qualified name, by which a second definition is known for the same."""
 
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds after which a run is interrupted; None for as long as it takes."""
+
     def run(self, context: JobContext) -> object:
         """Run the job with the arguments of its payload."""
 
 
 _jobs: dict[str, Runnable] = {}
+
+external: set[str] = set()
+"""Job types that another program runs, as `faktory.external` declared them."""
 
 
 class UnknownJob(LookupError):

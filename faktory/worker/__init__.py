@@ -1,5 +1,6 @@
 """Who runs jobs: threads that fetch, run and answer, and one that beats."""
 
+from .events import error_handlers, on
 from .worker import Task, Worker
 
-__all__ = ["Task", "Worker"]
+__all__ = ["Task", "Worker", "error_handlers", "on"]

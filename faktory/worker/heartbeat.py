@@ -11,15 +11,23 @@ import os
 from collections.abc import Callable
 from threading import Event, Thread
 from time import monotonic
+from typing import Final
 
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, FaktoryServerError
 from ..wire.commands import State
 from .lifecycle import Lifecycle
 
+LATE: Final = 2.0
+"""Seconds after which a heartbeat is called late."""
+
 
 class Heartbeat(Thread):
-    """Beats every `interval` seconds until stopped, and passes on what the server wants."""
+    """Beats every `interval` seconds until stopped, and passes on what the server wants.
+
+    `trouble` hears of a line that broke, `reached` when the server was asked what it answered,
+    `unknown` that it has forgotten this worker; `running` names the jobs that run.
+    """
 
     def __init__(
         self,
@@ -29,6 +37,8 @@ class Heartbeat(Thread):
         wanted: Callable[[str], None],
         trouble: Callable[[FaktoryError], None],
         reached: Callable[[float], None],
+        unknown: Callable[[], None],
+        running: Callable[[], list[str]],
         log: logging.Logger,
     ) -> None:
         super().__init__(name="faktory-heartbeat", daemon=True)
@@ -38,14 +48,25 @@ class Heartbeat(Thread):
         self._wanted = wanted
         self._trouble = trouble
         self._reached = reached
+        self._unknown = unknown
+        self._running = running
         self._log = log
         self._stopped = Event()
 
     def run(self) -> None:
         """Beat until `stop` is called."""
         try:
-            while self._tell_of_beat() and not self._stopped.wait(self._interval):
-                pass
+            while self._tell_of_beat():
+                due = monotonic() + self._interval
+                if self._stopped.wait(self._interval):
+                    return
+                if (late := monotonic() - due) > LATE:
+                    self._log.warning(
+                        "a heartbeat is %.1f s late: does a job keep the interpreter to itself? "
+                        "After 60 s the server gives a worker up. Running: %s",
+                        late,
+                        ", ".join(self._running()) or "nothing",
+                    )
         finally:
             self._client.close()
 
@@ -72,6 +93,7 @@ class Heartbeat(Thread):
         except FaktoryServerError as error:
             # The server forgot this worker (`unknown worker`): HELLO makes it known again.
             self._log.warning("the server refused a heartbeat: %s; connecting anew", error)
+            self._unknown()
             self._client.disconnect()
             return self._client.beat(self._lifecycle.reported, rss_kb())
 

@@ -19,10 +19,11 @@ from typing import Any
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError
 from ..jobs.context import JobContext
+from ..jobs.registry import Runnable
 from ..wire import commands, recovery
 from ..wire.commands import Command
 from ..wire.session import Answer
-from .executor import Slot
+from .executor import Slot, with_middleware
 from .lifecycle import Lifecycle
 from .outage import Outage
 
@@ -36,9 +37,9 @@ _LONGEST_PAUSE_STOPPING = 1.0
 class JobThread(Thread):
     """Works until the lifecycle says to fetch no more and nothing is left to report.
 
-    `find` gives what runs a job, or raises; `ended` is called at the very end, with the error
-    that ended it, if one did. `stopping` wakes it from waiting for the server, `giving_up` from
-    trying to deliver a report.
+    `find` gives what runs a job, or raises; for `failed` and `limited` see `Slot`; `ended` is
+    called at the very end, with the error that ended it, if one did.
+    `stopping` wakes it from waiting for the server, `giving_up` from trying to deliver a report.
     """
 
     def __init__(
@@ -47,13 +48,15 @@ class JobThread(Thread):
         client: Client,
         lifecycle: Lifecycle,
         queues: Callable[[], Sequence[str]],
-        find: Callable[[str], Callable[[JobContext], object]],
+        find: Callable[[str], Runnable],
         outage: Outage,
+        failed: Callable[[JobContext, BaseException], None],
+        limited: Callable[[], None],
         ended: Callable[[JobThread, BaseException | None], None],
         log: logging.Logger,
     ) -> None:
         super().__init__(name=name, daemon=True)
-        self.slot = Slot(log)
+        self.slot = Slot(log, failed, limited)
         self.stopping = Event()
         self.giving_up = Event()
         self._client = client
@@ -63,8 +66,18 @@ class JobThread(Thread):
         self._outage = outage
         self._ended = ended
         self._log = log
+        self._retired = False
+        self._anew = False
         self._report: Command[None] | None = None
         self._reported_before = False
+
+    def retire(self) -> None:
+        """Let the thread end with the job that it runs: another one has its place."""
+        self._retired = True
+
+    def connect_anew(self) -> None:
+        """Greet the server again, before the next command."""
+        self._anew = True
 
     def run(self) -> None:
         """Fetch, run and answer until told otherwise."""
@@ -82,6 +95,9 @@ class JobThread(Thread):
     def _work(self) -> None:
         failures = 0
         while sent := self._next_commands():
+            if self._anew:
+                self._anew = False
+                self._client.disconnect()
             asked_at = monotonic()
             try:
                 answers = self._client.exchange(*sent)
@@ -107,7 +123,7 @@ class JobThread(Thread):
         sent: list[Command[Any]] = []
         if self._report is not None:
             sent.append(self._report)
-        if self._lifecycle.fetches:
+        if self._lifecycle.fetches and not self._retired:
             sent.append(commands.fetch(self._queues()))
         return sent
 
@@ -131,11 +147,13 @@ class JobThread(Thread):
                 self._log.warning("the server refused FETCH: %s", answer.error)
                 self.stopping.wait(_PAUSE_AFTER_REFUSAL)
             elif answer.value is not None:
-                self._report = self.slot.run(answer.value, self._run)
+                self._report = self.slot.run(JobContext(answer.value, self._client), self._run)
                 self._reported_before = False
 
     def _run(self, context: JobContext) -> object:
-        return self._find(context.jobtype)(context)
+        job = self._find(context.jobtype)
+        self.slot.limit(job.time_limit)
+        return with_middleware(job.run)(context)
 
     def _log_undelivered(self, error: FaktoryError) -> None:
         if self._report is not None:

@@ -7,11 +7,13 @@ thread, or, when the grace period is over and the job does not end, by `run`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,15 +24,21 @@ from ..jobs import registry
 from ..jobs.context import JobContext
 from ..wire import commands
 from ..wire.payload import seconds
+from . import events
+from .events import Event, Events
 from .heartbeat import Heartbeat
 from .jobthread import JobThread
 from .lifecycle import Lifecycle, State
 from .outage import Outage
 from .queues import Queues
-from .signals import stopped_by_signals
+from .signals import answered
+from .stacks import stack
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+LOOK_EVERY = 10.0
+"""Seconds between two looks at the jobs that run; a reservation lasts 60 at least."""
 
 LAST_WORDS = 2.0
 """Seconds that jobs have to end, and reports to go out, after the grace period."""
@@ -60,6 +68,20 @@ class Task(NamedTuple):
     name: str
     func: Callable[..., object]
     bind: bool
+
+    @property
+    def origin(self) -> str:
+        """What it is in a message."""
+        return f"{self.name} of a worker"
+
+    @property
+    def time_limit(self) -> float | None:
+        """None: it may take as long as it likes."""
+        return None
+
+    def run(self, job: JobContext) -> object:
+        """Call the function with a job's arguments."""
+        return self.func(job.jid, *job.args) if self.bind else self.func(*job.args)
 
 
 class Worker:
@@ -118,15 +140,23 @@ class Worker:
         self._own_client = Client(faktory, **self._client_options)
         self.faktory = self._own_client.faktory
         self._tasks: dict[str, Task] = {}
+        self._events = Events(events.of_process)
+        self.on = self._events.on
+        self.error_handlers = self._events.error_handlers
         self._lifecycle = Lifecycle()
         self._outage = Outage(self.log)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._threads: list[JobThread] = []
+        self._numbers = itertools.count(1)
+        self._outlived: list[JobThread] = []
+        """Threads whose job outlived its reservation, and goes on."""
         self._stopped_at = 0.0
         self._deadline: float | None = None
         self._fatal: BaseException | None = None
         self._started = False
         self.left_behind: list[str] = []
+        self.replaced = 0
+        """How many threads were replaced, since their job outlived its reservation."""
 
     def register(self, name: str, func: Callable[..., object], bind: bool = False) -> None:
         """Let `func` run the jobs of type `name` on this worker; the last one registered wins."""
@@ -164,6 +194,11 @@ class Worker:
     def is_disconnecting(self) -> bool:
         """Whether it stops, or has stopped."""
         return self._lifecycle.state is State.TERMINATE
+
+    @property
+    def busy(self) -> int:
+        """How many jobs run."""
+        return sum(thread.slot.job is not None for thread in self._threads.copy())
 
     def quiet(self) -> None:
         """Fetch no more; running jobs go on, and the worker stays. From any thread."""
@@ -209,14 +244,24 @@ class Worker:
             self._server_wants,
             self._heartbeat_fails,
             self._outage.ends,
+            self._connect_anew,
+            self._running,
             self.log,
         )
-        with stopped_by_signals(lambda: self._inbox.put(self._interrupted)):
+        signals = {
+            "SIGTERM": self._interrupted,
+            "SIGINT": self._interrupted,
+            "SIGTSTP": self._become_quiet,
+            "SIGTTIN": self._show_threads,
+        }
+        with answered({name: partial(self._inbox.put, do) for name, do in signals.items()}):
+            self._tell("startup")
             heartbeat.start()
             try:
                 self._start_threads()
                 while not (self.is_disconnecting and not self._threads):
-                    self._step(self._deadline)
+                    self._step(self._next_look())
+                    self._look_after_jobs()
                     if self._deadline is not None and monotonic() >= self._deadline:
                         self._end_jobs()
                         break
@@ -224,42 +269,43 @@ class Worker:
                 heartbeat.stop()
                 heartbeat.join(LAST_WORDS)
                 self._own_client.close()
+        self.left_behind += [thread.name for thread in self._outlived]
         if self._fatal is not None:
             raise self._fatal
 
     def _start_threads(self) -> None:
-        for number in range(1, self.concurrency + 1):
+        for _ in range(self.concurrency):
             while not self._inbox.empty():  # a TERM need not wait until all have started
                 self._step(None)
-            if self.is_disconnecting:
+            if self.is_disconnecting or not self._start_thread():
                 return
-            thread = JobThread(
-                f"faktory-{number}",
-                Client(self.faktory.url, **self._client_options),
-                self._lifecycle,
-                self.get_queues,
-                self._find,
-                self._outage,
-                lambda thread, error: self._inbox.put(lambda: self._ended(thread, error)),
-                self.log,
-            )
-            try:
-                thread.start()
-            except RuntimeError as error:  # no more threads to be had
-                self._give_up(CannotStart(len(self._threads), self.concurrency, error))
-                return
-            self._threads.append(thread)
 
-    def _find(self, jobtype: str) -> Callable[[JobContext], object]:
-        task = self._tasks.get(jobtype)
-        if task is not None:
-            if task.bind:
-                return lambda context: task.func(context.jid, *context.args)
-            return lambda context: task.func(*context.args)
-        job = registry.find(jobtype)
+    def _start_thread(self) -> bool:
+        thread = JobThread(
+            f"faktory-{next(self._numbers)}",
+            Client(self.faktory.url, **self._client_options),
+            self._lifecycle,
+            self.get_queues,
+            self._find,
+            self._outage,
+            self._failed,
+            partial(self._inbox.put, self._look_after_jobs),
+            lambda thread, error: self._inbox.put(lambda: self._ended(thread, error)),
+            self.log,
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads to be had
+            self._give_up(CannotStart(len(self._threads), self.concurrency, error))
+            return False
+        self._threads.append(thread)
+        return True
+
+    def _find(self, jobtype: str) -> registry.Runnable:
+        job = self._tasks.get(jobtype) or registry.find(jobtype)
         if job is None:
             raise registry.unknown(jobtype, sorted({*self._tasks, *registry.names()}))
-        return job.run
+        return job
 
     def _step(self, deadline: float | None) -> None:
         """Do what the next message says, or nothing if none comes before the deadline."""
@@ -275,21 +321,88 @@ class Worker:
     def _become_quiet(self) -> None:
         if self._lifecycle.advance(State.QUIET):
             self.log.warning("quiet: no more jobs are fetched")
+            self._tell("quiet")
 
     def _terminate(self) -> None:
+        was_quiet = self.is_quiet
         if not self._lifecycle.advance(State.TERMINATE):
             return
         self._stopped_at = monotonic()
         self._deadline = self._stopped_at + self.disconnect_wait
-        running = [thread.slot.context for thread in self._threads if thread.slot.context]
+        running = self._running()
         self.log.info(
             "Shutdown: waiting up to %g seconds for %d jobs to finish%s",
             self.disconnect_wait,
             len(running),
-            ": " + ", ".join(f"{job.jobtype} {job.jid}" for job in running) if running else "",
+            ": " + ", ".join(running) if running else "",
         )
         for thread in self._threads:
             thread.stopping.set()
+        if not was_quiet:
+            self._tell("quiet")
+        self._tell("shutdown")
+
+    def _next_look(self) -> float:
+        """When to look after the jobs again, or to stop waiting for them (`time.monotonic`)."""
+        look = monotonic() + LOOK_EVERY
+        ends = [thread.slot.ends for thread in self._threads]
+        return min(at for at in (look, self._deadline, *ends) if at is not None)
+
+    def _look_after_jobs(self) -> None:
+        """See to jobs whose time limit or reservation is over."""
+        now = monotonic()
+        for thread in self._threads.copy():
+            thread.slot.enforce_limit(now)
+            job = thread.slot.job
+            if job is not None and job.remaining() < 0 and thread.slot.disown(job):
+                self._replace(thread, job)
+
+    def _replace(self, thread: JobThread, job: JobContext) -> None:
+        """Start another thread in place of one whose job is not ours any more."""
+        self.replaced += 1
+        self._threads.remove(thread)
+        self._outlived.append(thread)
+        thread.retire()
+        self.log.error(
+            "%s has outlived its reservation on thread %s, so the server has failed it and may "
+            "give it out again. It goes on, unreported, and another thread takes its place "
+            "(replaced so far: %d). It stands at:\n%s",
+            job,
+            thread.name,
+            self.replaced,
+            stack(thread),
+        )
+        if not self.is_disconnecting:
+            self._start_thread()
+
+    def _running(self) -> list[str]:
+        """The jobs that run, with how long they have."""
+        now = monotonic()
+        slots = [thread.slot for thread in self._threads]
+        jobs = [(slot.job, slot.since) for slot in slots]
+        return [f"{job} ({now - since:.0f} s)" for job, since in jobs if job is not None]
+
+    def _show_threads(self) -> None:
+        """Log where every thread stands, and with which job."""
+        jobs = {thread: thread.slot.job for thread in (*self._threads, *self._outlived)}
+        for thread in threading.enumerate():
+            job = jobs.get(thread)  # type: ignore[call-overload]
+            runs = f", running {job}" if job is not None else ""
+            self.log.warning("thread %s%s:\n%s", thread.name, runs, stack(thread))
+
+    def _connect_anew(self) -> None:
+        """The server has forgotten this worker: let every connection say HELLO again."""
+        for thread in self._threads.copy():
+            thread.connect_anew()
+
+    def _tell(self, event: Event, *args: object) -> None:
+        self._events.fire(self.log, event, *args)
+
+    def _failed(self, job: JobContext, error: BaseException) -> None:
+        """A job raised, in its own thread, or does not end; this is not reported yet."""
+        self._events.report(self.log, error, job.payload)
+        if job.failures_left == 0:
+            self._tell("exhausted", job, error)
 
     def _interrupted(self) -> None:
         """A signal to stop; the second one means at once."""
@@ -307,8 +420,11 @@ class Worker:
             self._outage.begins(error)
 
     def _ended(self, thread: JobThread, error: BaseException | None) -> None:
-        self._threads.remove(thread)
         thread.join()  # it said so as its last act
+        if thread in self._outlived:
+            self._outlived.remove(thread)
+        else:
+            self._threads.remove(thread)
         if error is not None:
             self._give_up(error)
 
@@ -319,15 +435,21 @@ class Worker:
 
     def _end_jobs(self) -> None:
         """Interrupt what still runs, wait for what may still come, and answer for the rest."""
-        interrupted = [thread.slot.close(Shutdown) for thread in self._threads]
-        if any(interrupted):
-            self.log.warning("the grace period is over: interrupting %d jobs", sum(interrupted))
+        if running := self._running():
+            self.log.warning(
+                "the grace period is over: interrupting %d jobs, which fail by that and use up an "
+                "attempt (one with retry 0 is dropped): %s",
+                len(running),
+                ", ".join(running),
+            )
+        for thread in self._threads:
+            thread.slot.close(Shutdown)
         last_words = monotonic() + LAST_WORDS
         self._deadline = max(last_words, self._stopped_at + FETCH_PATIENCE)
         while self._threads and (now := monotonic()) < self._deadline:
             if now < last_words:
                 self._step(last_words)
-            elif all(thread.slot.context for thread in self._threads):
+            elif all(thread.slot.job for thread in self._threads):
                 break  # no FETCH is under way, and no report
             else:
                 self._step(self._deadline)
@@ -335,6 +457,7 @@ class Worker:
 
     def _leave_behind(self) -> None:
         """Report the jobs that do not end as failed, in their threads' place."""
+        message = f"the worker stopped and the job did not end within {self.disconnect_wait:g} s"
         stuck: list[JobContext] = []
         for thread in self._threads:
             thread.giving_up.set()
@@ -344,21 +467,20 @@ class Worker:
                 continue
             stuck.append(job)
             self.log.warning(
-                "%s %s does not end: left behind on thread %s and reported as failed, which uses "
-                "up an attempt (a job with retry 0 is dropped)",
-                job.jobtype,
-                job.jid,
+                "%s does not end: left behind on thread %s and reported as failed",
+                job,
                 thread.name,
             )
+            if thread.slot.told is not job:
+                self._failed(job, Shutdown(message))
         if stuck:
-            self._fail(stuck)
+            self._fail(stuck, message)
         until = monotonic() + LAST_TRY
         for thread in self._threads:
-            if thread.slot.context is None:
+            if thread.slot.job is None:
                 thread.join(max(0.0, until - monotonic()))
 
-    def _fail(self, jobs: list[JobContext]) -> None:
-        message = f"the worker stopped and the job did not end within {self.disconnect_wait:g} s"
+    def _fail(self, jobs: list[JobContext], message: str) -> None:
         try:
             answers = self._own_client.exchange(
                 *[commands.fail(job.jid, "Shutdown", message, []) for job in jobs]
@@ -368,4 +490,4 @@ class Worker:
             refusals = [error] * len(jobs)
         for job, refusal in zip(jobs, refusals, strict=True):
             if refusal is not None:
-                self.log.error("%s %s could not be reported: %s", job.jobtype, job.jid, refusal)
+                self.log.error("%s could not be reported: %s", job, refusal)

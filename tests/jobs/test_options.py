@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Any
 
@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import faktory
 from faktory.exceptions import FaktoryPayloadError
-from faktory.jobs.options import NAMES, check, merge, to_wire
+from faktory.jobs import options as options_module
+from faktory.jobs.options import NAMES, Defaults, check, merge, to_wire
+
+from .conftest import Line
 
 customs = st.recursive(
     st.integers() | st.text(max_size=3),
@@ -122,3 +126,194 @@ def test_no_custom_is_made_of_options_that_are_none() -> None:
 def test_an_enterprise_option_that_cannot_be_is_refused_by_name(option: str, value: object) -> None:
     with pytest.raises(FaktoryPayloadError, match=option):
         to_wire({option: value})
+
+
+def test_tracking_is_a_number_on_the_line_and_is_nothing_when_off() -> None:
+    assert to_wire({"track": True}) == {"custom": {"track": 1}}
+    assert to_wire({"track": False, "custom": {"a": 1}}) == {"custom": {"a": 1}}
+    assert to_wire({"track": False}) == {}
+    assert to_wire({"track": 0}) == {}
+
+
+LATER = datetime(2100, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        LATER,
+        LATER.astimezone(timezone(timedelta(hours=5))),
+        "2100-01-02T03:04:05Z",
+        LATER.timestamp(),
+    ],
+)
+def test_a_job_may_expire_at_a_point_in_time(when: Any) -> None:
+    assert to_wire({"expires_at": when}) == {"custom": {"expires_at": "2100-01-02T03:04:05Z"}}
+
+
+@pytest.mark.parametrize(
+    ("when", "remedy"),
+    [
+        (datetime(2100, 1, 2), "astimezone"),
+        ("2100-01-02T03:04:05", "offset"),
+        ("tomorrow", "RFC 3339"),
+        (timedelta(hours=1), "aware datetime"),
+        (True, "aware datetime"),
+        (float("nan"), "no time"),
+    ],
+)
+def test_a_job_that_expires_at_no_point_in_time_is_refused(when: Any, remedy: str) -> None:
+    with pytest.raises(FaktoryPayloadError, match=f"expires_at is .*{remedy}"):
+        to_wire({"expires_at": when})
+
+
+def test_a_job_expires_in_one_way_only() -> None:
+    with pytest.raises(FaktoryPayloadError, match="give one of them"):
+        to_wire({"expires_in": 60, "expires_at": LATER})
+    assert to_wire({"expires_in": None, "expires_at": LATER})["custom"].keys() == {"expires_at"}
+
+
+# Options of all jobs
+
+
+def fields(line: Line) -> dict[str, Any]:
+    """Push a job of which nothing is said; return what of it the defaults decide."""
+    faktory.external("work").perform_async()
+    return {name: line.jobs[-1].get(name) for name in ("queue", "retry", "custom")}
+
+
+PLAIN = {"queue": "default", "retry": 25, "custom": None}
+
+
+def test_defaults_count_for_jobs_that_do_not_say_otherwise(line: Line) -> None:
+    faktory.default_job_options.update(queue="a", retry=1, reserve_for=60)
+    declared = faktory.external("work", queue="b")
+    faktory.external("work").perform_async()
+    declared.perform_async()
+    declared.set(queue="c").perform_async()
+    declared.set(queue="c").perform_bulk([()])
+    assert [job["queue"] for job in line.jobs] == ["a", "b", "c", "c"]
+    assert {(job["retry"], job["reserve_for"]) for job in line.jobs} == {(1, 60)}
+
+
+def test_defaults_add_to_the_options_of_a_class(line: Line) -> None:
+    class Base(faktory.Job):
+        faktory_options = {"queue": "base"}
+
+    class Work(Base):
+        def perform(self) -> None: ...
+
+    faktory.default_job_options.update(queue="a", retry=1)
+    Work.perform_async()
+    assert (line.jobs[0]["queue"], line.jobs[0]["retry"]) == ("base", 1)
+
+
+def test_custom_values_of_defaults_declaration_and_set_add_up_at_every_depth(line: Line) -> None:
+    faktory.default_job_options["custom"] = {"a": {"x": 0, "y": 0, "z": 0}, "b": 0}
+    job = faktory.external("work", custom={"a": {"y": 1, "z": 1}})
+    job.set(custom={"a": {"z": 2}, "c": 2}).perform_async()
+    job.perform_async()
+    assert line.jobs[0]["custom"] == {"a": {"x": 0, "y": 1, "z": 2}, "b": 0, "c": 2}
+    assert line.jobs[1]["custom"] == {"a": {"x": 0, "y": 1, "z": 1}, "b": 0}
+    assert faktory.default_job_options == {"custom": {"a": {"x": 0, "y": 0, "z": 0}, "b": 0}}
+
+
+def test_defaults_that_change_count_for_what_is_pushed_from_then_on(line: Line) -> None:
+    @faktory.job
+    def work() -> None: ...
+
+    def queues() -> tuple[str, str]:
+        work.perform_async()
+        work.perform_bulk([()])
+        return line.jobs[-2]["queue"], line.jobs[-1]["queue"]
+
+    assert queues() == ("default", "default")
+    faktory.default_job_options["queue"] = "a"
+    assert queues() == ("a", "a")
+    faktory.default_job_options.update({"queue": "b"})
+    assert queues() == ("b", "b")
+    faktory.default_job_options = {"queue": "c"}
+    assert queues() == ("c", "c")
+    del faktory.default_job_options["queue"]
+    assert queues() == ("default", "default")
+    faktory.default_job_options.setdefault("queue", "d")
+    assert queues() == ("d", "d")
+    faktory.default_job_options.clear()
+    assert queues() == ("default", "default")
+
+
+def test_defaults_may_be_assigned_and_replace_those_before(line: Line) -> None:
+    faktory.default_job_options["retry"] = 1
+    given = {"queue": "a", "custom": {"x": [1]}}
+    faktory.default_job_options = given
+    given["queue"] = "changed"
+    given["custom"]["x"].append(2)  # type: ignore[index]
+    assert fields(line) == {"queue": "a", "retry": 25, "custom": {"x": [1]}}
+    assert isinstance(faktory.default_job_options, Defaults)
+    assert faktory.default_job_options is options_module.default_job_options
+
+
+def test_defaults_that_were_patched_come_back(line: Line) -> None:
+    faktory.default_job_options["queue"] = "a"
+    before = faktory.default_job_options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(faktory, "default_job_options", {"queue": "patched"})
+        assert fields(line)["queue"] == "patched"
+        patch.setitem(faktory.default_job_options, "retry", 7)
+        assert fields(line)["retry"] == 7
+    assert faktory.default_job_options is before
+    assert fields(line) == {**PLAIN, "queue": "a"}
+
+
+def test_an_unknown_default_is_refused_and_changes_nothing(line: Line) -> None:
+    defaults = faktory.default_job_options
+    told = r"faktory\.default_job_options has no option 'retrys'\. Did you mean 'retry'\?"
+    with pytest.raises(TypeError, match=told):
+        defaults["retrys"] = 1
+    with pytest.raises(TypeError, match=told):
+        defaults.update(retrys=1)
+    with pytest.raises(TypeError, match=told):
+        faktory.default_job_options = {"retrys": 1}
+    with pytest.raises(TypeError, match="has no option 'name'"):
+        defaults["name"] = "work"
+    assert faktory.default_job_options is defaults
+    assert fields(line) == PLAIN
+
+
+def test_what_is_read_of_the_defaults_cannot_be_changed_in_place(line: Line) -> None:
+    custom = {"a": 1, "inner": {"b": 1}, "list": [1]}
+    faktory.default_job_options["custom"] = custom
+    read = faktory.default_job_options["custom"]
+    with pytest.raises(TypeError):
+        read["a"] = 2
+    with pytest.raises(TypeError):
+        read["inner"]["b"] = 2
+    read["list"].append(2)
+    custom["inner"]["b"] = 3  # type: ignore[index]
+    assert fields(line)["custom"] == {"a": 1, "inner": {"b": 1}, "list": [1]}
+
+
+def test_defaults_read_like_a_dict() -> None:
+    faktory.default_job_options = {"queue": "a", "custom": {"b": {"c": 1}}}
+    defaults = faktory.default_job_options
+    assert dict(defaults) == {"queue": "a", "custom": {"b": {"c": 1}}}
+    assert repr(defaults) == "{'queue': 'a', 'custom': {'b': {'c': 1}}}"
+    assert (len(defaults), list(defaults), defaults.get("retry")) == (2, ["queue", "custom"], None)
+    with pytest.raises(KeyError):
+        defaults["retry"]
+    with pytest.raises(KeyError):
+        del defaults["retry"]
+
+
+def test_a_default_may_be_undone_by_none(line: Line) -> None:
+    faktory.default_job_options.update(unique_for=60, expires_in=60, track=True)
+    job = faktory.external("work").set(unique_for=None, expires_in=None, track=False)
+    job.perform_async()
+    assert "custom" not in line.jobs[0]
+
+
+def test_a_default_that_cannot_be_is_refused_where_a_job_is_pushed(line: Line) -> None:
+    faktory.default_job_options["queue"] = "a b"
+    with pytest.raises(FaktoryPayloadError, match="queue is 'a b'"):
+        faktory.external("work").perform_async()
+    assert line.opened == []

@@ -1,3 +1,5 @@
+"""Type checkers, run over typing_samples: `make check` has them both."""
+
 from __future__ import annotations
 
 import subprocess
@@ -9,14 +11,18 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+SAMPLES = str(HERE / "typing_samples")
 
 
-@pytest.mark.skipif(find_spec("mypy") is None, reason="mypy is not installed (make check has it)")
-def test_the_parameters_of_a_job_are_seen_by_a_type_checker() -> None:
+@pytest.mark.parametrize(
+    ("checker", "options"), [("mypy", ["--strict", SAMPLES]), ("pyright", ["--project", SAMPLES])]
+)
+def test_the_parameters_of_a_job_are_seen_by_a_type_checker(
+    checker: str, options: list[str]
+) -> None:
+    if find_spec(checker) is None:
+        pytest.skip(f"{checker} is not installed (make check has it)")
     checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", str(HERE / "typing_samples")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-m", checker, *options], cwd=ROOT, capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr

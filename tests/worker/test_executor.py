@@ -25,13 +25,21 @@ SILENT = logging.getLogger("test.executor.silent")
 SILENT.disabled = True
 
 
-def payload(**fields: Any) -> dict[str, Any]:
-    return {"jid": "12345678", "jobtype": "work", "args": [], **fields}
+def unheard(job: JobContext, error: BaseException) -> None:
+    """Hear of a job that raised."""
+
+
+def unlimited() -> None:
+    """Hear of a job that has a time limit."""
+
+
+def payload(**fields: Any) -> JobContext:
+    return JobContext({"jid": "12345678", "jobtype": "work", "args": [], **fields})
 
 
 def run(runner: Runner, **fields: Any) -> tuple[str, dict[str, Any]]:
     """Run one job; return the verb and the content of its report."""
-    return said(Slot(LOG).run(payload(**fields), runner))
+    return said(Slot(LOG, unheard, unlimited).run(payload(**fields), runner))
 
 
 def said(command: Command[None] | None) -> tuple[str, dict[str, Any]]:
@@ -161,7 +169,17 @@ def test_start_and_end_are_logged_with_type_and_jid(caplog: pytest.LogCaptureFix
     assert caplog.messages[1].startswith("work 12345678 done in 0.0")
     assert caplog.messages[3].startswith("work 12345678 fail in 0.0")
     assert caplog.messages[3].endswith("ValueError: wrong")
-    assert "Traceback" not in caplog.text
+
+
+def test_a_failure_is_logged_with_its_traceback_from_the_job_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(raiser(ValueError("wrong")))
+    assert caplog.records[-1].exc_text is not None
+    lines = caplog.records[-1].exc_text.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert __file__ in lines[1]
+    assert lines[-1] == "ValueError: wrong"
 
 
 def test_a_failed_jobs_variables_are_let_go_at_once() -> None:
@@ -177,7 +195,7 @@ def test_a_failed_jobs_variables_are_let_go_at_once() -> None:
 
     gc.disable()
     try:
-        run(runner, backtrace=5)
+        Slot(SILENT, unheard, unlimited).run(payload(backtrace=5), runner)
         assert alive[0]() is None
     finally:
         gc.enable()
@@ -190,7 +208,7 @@ class Running:
     """A slot in a thread of its own that runs jobs one after the other."""
 
     def __init__(self, *runners: Runner, log: logging.Logger = LOG) -> None:
-        self.slot = Slot(log)
+        self.slot = Slot(log, unheard, unlimited)
         self.reports: list[tuple[str, dict[str, Any]] | None] = []
         self.escaped: list[BaseException] = []
         self.thread = Thread(target=self._run, args=runners)
@@ -231,7 +249,7 @@ def test_an_interrupt_hits_the_job_that_runs_and_no_later_one(
 
 
 def test_without_a_job_there_is_nothing_to_interrupt() -> None:
-    slot = Slot(LOG)
+    slot = Slot(LOG, unheard, unlimited)
     assert not slot.interrupt(Shutdown)
     assert slot.disown() is None
     assert said(slot.run(payload(), lambda context: None))[0] == "ACK"
@@ -255,7 +273,7 @@ def test_an_interrupt_that_comes_as_the_job_ends_is_taken_back(
 
 
 def test_an_interrupt_that_cuts_the_end_of_a_job_short_leaves_nothing_behind() -> None:
-    slot = Slot(LOG)
+    slot = Slot(LOG, unheard, unlimited)
 
     def cut(frame: FrameType, event: str, arg: object) -> None:
         """Raise where an interrupt would: at the first step of a function."""
@@ -310,7 +328,7 @@ def test_a_job_may_catch_an_interrupt_and_end_well(wait_until: Callable[..., obj
 
 
 def test_a_closed_slot_fails_the_job_that_comes_too_late() -> None:
-    slot = Slot(LOG)
+    slot = Slot(LOG, unheard, unlimited)
     assert not slot.close(Shutdown)
     ran: list[object] = []
     verb, failure = said(slot.run(payload(), ran.append))

@@ -51,6 +51,7 @@ class Beating:
         self.wanted: list[str] = []
         self.trouble: list[FaktoryError] = []
         self.reached: list[float] = []
+        self.unknown: list[bool] = []
         self.thread = Heartbeat(
             self.client,  # type: ignore[arg-type]
             interval,
@@ -58,6 +59,8 @@ class Beating:
             self.wanted.append,
             self.trouble.append,
             self.reached.append,
+            lambda: self.unknown.append(True),
+            lambda: ["Resize 12345678 (3 s)"],
             LOG,
         )
 

@@ -17,7 +17,7 @@ from faktory.exceptions import (
 from faktory.jobs.context import JobContext
 from faktory.wire.commands import Command
 from faktory.wire.session import Answer
-from faktory.worker import jobthread
+from faktory.worker import Task, jobthread
 from faktory.worker.jobthread import JobThread
 from faktory.worker.lifecycle import Lifecycle, State
 from faktory.worker.outage import Outage
@@ -76,14 +76,17 @@ class Working:
         self.lifecycle = Lifecycle()
         self.client = StandIn(script, self.lifecycle)
         self.queues: Callable[[], Sequence[str]] = lambda: ["default"]
+        self.failed: list[tuple[str, BaseException]] = []
         self.ended: list[BaseException | None] = []
         self.thread = JobThread(
             "faktory-1",
             self.client,  # type: ignore[arg-type]
             self.lifecycle,
             lambda: self.queues(),
-            lambda jobtype: lambda context: func(*context.args),
+            lambda jobtype: Task(jobtype, func, False),
             Outage(LOG),
+            lambda job, error: self.failed.append((job.jid, error)),
+            lambda: None,
             lambda thread, error: self.ended.append(error),
             LOG,
         )

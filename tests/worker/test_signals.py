@@ -6,17 +6,26 @@ import os
 import signal
 from threading import Thread
 
-from faktory.worker.signals import stopped_by_signals
+from faktory.worker.signals import answered
+
+NAMES = ("SIGTERM", "SIGINT", "SIGTSTP", "SIGTTIN")
 
 
-def test_term_and_int_are_answered_within_the_block_and_as_before_after_it() -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    calls = []
-    with stopped_by_signals(lambda: calls.append(1)):
+def test_each_signal_is_answered_by_its_own_within_the_block_and_as_before_after_it() -> None:
+    before = [signal.getsignal(getattr(signal, name)) for name in NAMES]
+    calls: list[str] = []
+    with answered({name: lambda name=name: calls.append(name) for name in NAMES}):  # type: ignore[misc]
+        for name in NAMES:
+            os.kill(os.getpid(), getattr(signal, name))
+        assert calls == list(NAMES)
+    assert [signal.getsignal(getattr(signal, name)) for name in NAMES] == before
+
+
+def test_a_signal_that_the_platform_lacks_is_left_out() -> None:
+    calls: list[int] = []
+    with answered({"SIGNEVER": lambda: None, "SIGTERM": lambda: calls.append(1)}):
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert calls == [1, 1]
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert calls == [1]
 
 
 def test_another_thread_leaves_signals_alone() -> None:
@@ -24,7 +33,7 @@ def test_another_thread_leaves_signals_alone() -> None:
     seen = []
 
     def look() -> None:
-        with stopped_by_signals(lambda: None):
+        with answered({"SIGTERM": lambda: None}):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = Thread(target=look)

@@ -154,7 +154,8 @@ def test_a_python_loop_that_outlives_the_grace_period_is_interrupted_and_failed(
     assert server.retries[0]["failure"]["errtype"] == "Shutdown"
     assert worker.left_behind == []
     assert messages(caplog, "interrupting") == [
-        "the grace period is over: interrupting 1 jobs",
+        "the grace period is over: interrupting 1 jobs, which fail by that and use up an attempt "
+        f"(one with retry 0 is dropped): spin {jid} (0 s)",
     ]
 
 

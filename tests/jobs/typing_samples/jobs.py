@@ -1,16 +1,17 @@
-"""What a type checker makes of declared jobs; read by mypy alone, never run.
+"""What type checkers make of declared jobs; read by mypy and pyright alone, never run.
 
-A line with `# type: ignore[...]` is one that must be refused: mypy --strict complains about an
-ignore that is of no use.
+A line with `# type: ignore[...]` is one that must be refused: both complain about an ignore that
+is of no use.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import assert_type
+from typing import Any, assert_type
 
 import faktory
-from faktory import Pool
+from faktory import JobContext, Pool
 
 
 @faktory.job
@@ -28,6 +29,11 @@ class Resize(faktory.Job):
     def perform(self, image: int, size: str = "thumb") -> None:
         assert_type(self.jid, str)
         assert_type(self.bid, str | None)
+        assert_type(self.batch, faktory.Batch | None)
+        assert_type(self.parent_batch, faktory.Batch | None)
+        assert_type(self.custom, dict[str, Any])
+        self.track_progress(10, "half way", reserve_until=datetime.now(UTC))
+        self.track_progress("10")  # type: ignore[arg-type]
 
 
 def functions(pool: Pool) -> None:
@@ -61,12 +67,44 @@ def wrong_use_of_functions() -> None:
     faktory.job(retries=1)  # type: ignore[call-overload]
 
 
+def described(image: int, size: str = "thumb") -> None: ...
+
+
+def externals(pool: Pool) -> None:
+    anything = faktory.external("Resize", queue="images", retry=3)
+    assert_type(anything.perform_async(1, "full", [2]), str)
+    assert_type(anything.perform_in(60, 1), str)
+    assert_type(anything.set(queue="low", pool=pool).perform_at("2030-01-01T00:00:00Z"), str)
+    assert_type(anything.perform_bulk([(1,), ()]), list[str])
+    known = faktory.external("Resize", described, queue="images")
+    assert_type(known.perform_async(1, size="full"), str)
+    assert_type(known.perform_in(timedelta(minutes=1), image=1), str)
+    assert_type(known.set(retry=0).perform_at(datetime.now(UTC), 1, "full"), str)
+    assert_type(faktory.external("Resize", bare).perform_async(1, size="full"), str)
+
+
+def wrong_use_of_externals() -> None:
+    faktory.external("Resize", retries=1)  # type: ignore[call-overload]
+    faktory.external()  # type: ignore[call-overload]
+    faktory.external("Resize", described, queue=1)  # type: ignore[call-overload]
+    known = faktory.external("Resize", described)
+    known.perform_async()  # type: ignore[call-arg]
+    known.perform_async("1")  # type: ignore[arg-type]
+    known.perform_async(1, colour="red")  # type: ignore[call-arg]
+    known.perform_in(60, "1")  # type: ignore[arg-type]
+    known.set(retry=0).perform_async("1")  # type: ignore[arg-type]
+    known(1)  # type: ignore[operator]
+
+
 def classes(pool: Pool) -> None:
     assert_type(Resize.perform_async(1, size="full"), str)
     assert_type(Resize.perform_in(60, 1, "full"), str)
     assert_type(Resize.perform_at(datetime.now(UTC), 1), str)
     assert_type(Resize.perform_bulk([(1, "full"), [2]]), list[str])
     assert_type(Resize.set(queue="low", pool=pool).perform_async(1), str)
+    assert_type(Resize.set(queue="low").perform_in(60, 1, size="full"), str)
+    assert_type(Resize.set(track=True, expires_at=datetime.now(UTC)).perform_at(0.5, 1), str)
+    assert_type(Resize.set(unique_for=None).set(retry=1).perform_in(timedelta(1), 1), str)
 
 
 def wrong_use_of_classes() -> None:
@@ -77,9 +115,80 @@ def wrong_use_of_classes() -> None:
     Resize.perform_at(timedelta(hours=1), 1)  # type: ignore[arg-type]
     Resize.set(colour="red")  # type: ignore[call-arg]
     Resize.set(queue="low").perform_async("1")  # type: ignore[arg-type]
+    Resize.set(queue="low").perform_in(60, "1")  # type: ignore[arg-type]
+    Resize.set(retry="1")  # type: ignore[arg-type]
 
 
 def context() -> None:
     job = faktory.current_job()
     assert_type(job, faktory.JobContext)
     assert_type(job.attempt, int)
+    assert_type(job.failures_left, int)
+    assert_type(job.deadline, datetime)
+    assert_type(job.remaining(), float)
+    assert_type(job.batch, faktory.Batch | None)
+    job.track_progress(10)
+    job.track_progress(99.9, "soon", reserve_until="2030-01-01T00:00:00Z")
+    job.track_progress()  # type: ignore[call-arg]
+    job.track_progress(10, reserve_until=timedelta(1))  # type: ignore[arg-type]
+
+
+def batches(pool: Pool) -> None:
+    batch = faktory.Batch(description="images", success=bare, complete=Resize.set(queue="low"))
+    with batch.jobs() as same:
+        assert_type(same, faktory.Batch)
+    batch.parent = faktory.Batch("b-1", pool=pool)
+    batch.success = {"jobtype": "Done", "args": []}
+    batch.complete = Resize
+    assert_type(batch.bid, str | None)
+    assert_type(batch.status(), dict[str, Any])
+    faktory.Batch(parent=1)  # type: ignore[arg-type]
+    faktory.Batch("b-1", name="images")  # type: ignore[call-arg]
+    batch.bid = "b-1"  # type: ignore[misc]
+
+
+def tenant(payload: dict[str, Any], call_next: Callable[[], Any]) -> Any:
+    payload.setdefault("custom", {})["tenant"] = 7
+    return call_next()
+
+
+def in_tenant(job: JobContext, payload: dict[str, Any], call_next: Callable[[], Any]) -> Any:
+    assert_type(job.custom, dict[str, Any])
+    return call_next()
+
+
+@faktory.client_middleware.add
+def decorated(payload: dict[str, Any], call_next: Callable[[], Any]) -> Any:
+    return call_next()
+
+
+class Tenants:
+    def __call__(self, payload: dict[str, Any], call_next: Callable[[], Any]) -> object:
+        return call_next()
+
+
+def middleware() -> None:
+    faktory.client_middleware.add(tenant)
+    faktory.client_middleware.prepend(Tenants())
+    faktory.client_middleware.insert_before(tenant, decorated)
+    faktory.client_middleware.remove(tenant)
+    faktory.worker_middleware.add(in_tenant)
+    faktory.worker_middleware.insert_after(in_tenant, lambda job, payload, call_next: call_next())
+    faktory.client_middleware.add(in_tenant)  # type: ignore[arg-type]
+    faktory.worker_middleware.add(tenant)  # type: ignore[arg-type]
+    faktory.client_middleware.add(5)  # type: ignore[arg-type]
+
+
+def default_options() -> None:
+    faktory.default_job_options["queue"] = "low"
+    faktory.default_job_options.update(retry=3, custom={"tenant": 7})
+
+
+def events() -> None:
+    faktory.on("startup", lambda: None)
+    faktory.on("exhausted", failed_for_good)
+    faktory.on("start", events)  # type: ignore[arg-type]
+    faktory.Worker().on("quiet", events)
+
+
+def failed_for_good(job: JobContext, error: BaseException) -> None: ...

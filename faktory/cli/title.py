@@ -1,0 +1,46 @@
+"""What `ps` shows of a worker: who it is and how busy, if setproctitle is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+from .. import __version__
+from ..worker import Worker
+
+EVERY = 5.0
+"""Seconds between two looks."""
+
+
+def title(worker: Worker, tag: str) -> str:
+    """Return the title: `faktory-worker 0.1.0 shop [3 of 10 busy] quiet`."""
+    state = "stopping" if worker.is_disconnecting else "quiet" if worker.is_quiet else ""
+    busy = f"[{worker.busy} of {worker.concurrency} busy]"
+    return " ".join(part for part in ("faktory-worker", __version__, tag, busy, state) if part)
+
+
+@contextmanager
+def shown(worker: Worker, tag: str) -> Iterator[None]:
+    """Keep the process's title up to date for a `with` block."""
+    try:
+        from setproctitle import getproctitle, setproctitle  # type: ignore[import-not-found]
+    except ImportError:
+        yield
+        return
+    before = getproctitle()
+    over = Event()
+
+    def show() -> None:
+        setproctitle(title(worker, tag))
+        while not over.wait(EVERY):
+            setproctitle(title(worker, tag))
+
+    thread = Thread(target=show, name="faktory-title", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        setproctitle(before)

@@ -1,0 +1,75 @@
+"""What programs want to be told: a worker starts, gets quiet, stops, or has a job fail for good.
+
+Rules: a handler that raises is logged and does no harm to what it was told of. What begins is
+told in the order of the handlers, what ends in the reverse. Handlers are for one worker, or for
+all workers of the process (`faktory.on`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, Final, Literal, TypeVar
+
+Event = Literal["startup", "quiet", "shutdown", "exhausted"]
+H = TypeVar("H", bound=Callable[..., Any])
+
+ErrorHandler = Callable[[BaseException, dict[str, Any]], object]
+"""Called with what a job raised, and {"context": "Job raised exception", "job": its payload}."""
+
+_EVENTS: Final = ("startup", "quiet", "shutdown", "exhausted")
+_REVERSED: Final = ("quiet", "shutdown")
+
+
+class Events:
+    """Handlers, by event."""
+
+    def __init__(self, outer: Events | None = None) -> None:
+        self._outer = outer
+        self.error_handlers: list[ErrorHandler] = []
+        """Called in the job's thread with each error, before it is reported."""
+        self._handlers: list[tuple[str, Callable[..., Any]]] = []
+
+    def on(self, event: Event, handler: H) -> H:
+        """Have `handler` called when that happens.
+
+        "startup", before jobs are fetched, "quiet", when no more are, and "shutdown" call it
+        without arguments. "exhausted" calls it in the job's thread with the job (as
+        `current_job()` gives it) and its exception, before the failure of its last attempt is
+        reported.
+        """
+        if event not in _EVENTS:
+            close = get_close_matches(str(event), _EVENTS, 1) or _EVENTS
+            raise ValueError(f"there is no event {event!r}: is it {' or '.join(close)}?")
+        if not callable(handler):
+            raise TypeError(f"{handler!r} cannot be called, so it is told of nothing.")
+        self._handlers.append((event, handler))
+        return handler
+
+    def fire(self, log: logging.Logger, event: Event, *args: object) -> None:
+        """Call the handlers of an event, those of the process first."""
+        handlers = self._of(event)
+        for handler in reversed(handlers) if event in _REVERSED else handlers:
+            try:
+                handler(*args)
+            except BaseException:  # sys.exit() too
+                log.exception("a handler of %r raised: %r", event, handler)
+
+    def report(self, log: logging.Logger, error: BaseException, job: dict[str, Any]) -> None:
+        """Call the error handlers for what a job raised, those of the process first."""
+        outer = [] if self._outer is None else self._outer.error_handlers
+        for handler in [*outer, *self.error_handlers]:
+            try:
+                handler(error, {"context": "Job raised exception", "job": job})
+            except BaseException:
+                log.exception("an error handler raised: %r", handler)
+
+    def _of(self, event: Event) -> list[Callable[..., Any]]:
+        outer = [] if self._outer is None else self._outer._of(event)
+        return outer + [handler for name, handler in self._handlers if name == event]
+
+
+of_process: Final = Events()
+on = of_process.on
+error_handlers = of_process.error_handlers
