@@ -1,0 +1,134 @@
+"""Assertions on what was pushed, which show what is there where they fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from ..client import transport
+from ..jobs.push import declared
+from ..wire.payload import instant
+
+_SHOWN: Final = 10
+"""Jobs that a failing assertion shows at most."""
+
+
+def assert_enqueued(
+    job: Any,
+    *,
+    args: Sequence[object] | None = None,
+    queue: str | None = None,
+    at: object = None,
+    count: int | None = None,
+    **fields: object,
+) -> None:
+    """Assert that jobs of this type wait: `count` of them, or at least one.
+
+    `job` is a declared job or the name of a job type. What is given has to be equal: `at` to the
+    job's time as an aware datetime, epoch seconds or text; `fields` are others of the wire
+    dict, `retry=3` say. Anything with an `==` of its own will do, like `pytest.approx`.
+    """
+    wanted = _wanted(args, queue, at, fields)
+    found, others = _look_for(job, wanted)
+    if len(found) == count or (count is None and found):
+        return
+    expected = "at least one" if count is None else str(count)
+    raise AssertionError(_told(job, wanted, found, others, f"expected {expected}"))
+
+
+def assert_not_enqueued(
+    job: Any,
+    *,
+    args: Sequence[object] | None = None,
+    queue: str | None = None,
+    at: object = None,
+    **fields: object,
+) -> None:
+    """Assert that no such job waits; see `assert_enqueued`."""
+    wanted = _wanted(args, queue, at, fields)
+    found, _ = _look_for(job, wanted)
+    if found:
+        raise AssertionError(_told(job, wanted, found, [], "expected none"))
+
+
+def _wanted(args: object, queue: object, at: object, fields: dict[str, object]) -> dict[str, Any]:
+    wanted = {"args": args, "queue": queue, "at": at}
+    return {name: value for name, value in wanted.items() if value is not None} | fields
+
+
+def _look_for(
+    job: Any, wanted: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the jobs of the type that are as wanted, and those that are not."""
+    found: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for kept in transport.in_test_mode().jobs_of(_jobtype(job)):
+        (others if _differences(kept, wanted) else found).append(kept)
+    return found, others
+
+
+def _jobtype(job: Any) -> str:
+    if isinstance(job, str):
+        return job
+    push = declared(job)
+    if push is None:
+        raise TypeError(f"{job!r} is no declared job, nor the name of a job type.")
+    return push.jobtype
+
+
+def _differences(job: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    told = []
+    for name, value in wanted.items():
+        there = job.get(name)
+        same = _same_time(value, there) if name == "at" else _plain(value) == there
+        if not same:
+            told.append(f"{name} {_text(there)}, not {_text(value)}")
+    return told
+
+
+def _plain(value: object) -> object:
+    """A value as it is after JSON: tuples are lists."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
+def _same_time(wanted: object, text: str | None) -> bool:
+    if text is None:
+        return False
+    there = datetime.fromisoformat(text)
+    if isinstance(wanted, (str, datetime)):
+        return datetime.fromisoformat(instant("at", wanted)) == there
+    return bool(wanted == there.timestamp()) or bool(wanted == there)
+
+
+def _told(
+    job: Any,
+    wanted: dict[str, Any],
+    found: list[dict[str, Any]],
+    others: list[dict[str, Any]],
+    expected: str,
+) -> str:
+    what = _jobtype(job) + "".join(f", {name} {_text(value)}" for name, value in wanted.items())
+    lines = [f"{len(found)} jobs are enqueued as {what}; {expected}."]
+    if others:
+        lines.append("Others of this type:")
+        lines += [f"  {kept['jid']}: {'; '.join(_differences(kept, wanted))}" for kept in others]
+    shown = found
+    if not found and not others:
+        shown = transport.in_test_mode().jobs
+        lines.append("Jobs of other types:" if shown else "There are no jobs at all.")
+    lines += [f"  {kept['jid']}: {kept['jobtype']}{_text(kept['args'])}" for kept in shown]
+    more = len(lines) - 2 - _SHOWN
+    return "\n".join(lines if more <= 0 else [*lines[: _SHOWN + 2], f"  and {more} more"])
+
+
+def _text(value: object) -> str:
+    try:
+        return json.dumps(_plain(value), ensure_ascii=False)
+    except (TypeError, ValueError):
+        return str(value)
