@@ -24,7 +24,7 @@ def title(worker: Worker, tag: str) -> str:
 def shown(worker: Worker, tag: str) -> Iterator[None]:
     """Keep the process's title up to date for a `with` block."""
     try:
-        from setproctitle import getproctitle, setproctitle  # type: ignore[import-not-found]
+        from setproctitle import getproctitle, setproctitle
     except ImportError:
         yield
         return
