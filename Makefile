@@ -54,7 +54,7 @@ both = failed=0; \
 # Cython keeps the signature of a __cinit__ to itself, and adds a __test__ to every module.
 STUBTEST_ALLOWS := 'faktory\._proto\.\w+\.__init__' 'faktory\._proto\.__test__'
 
-check: $(VENV)/core $(VENV)/check ## lint, format, types, and who imports whom
+check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and who imports whom
 	@$(RUN) -m ruff check --quiet
 	@$(RUN) -m ruff format --check || \
 		{ echo "Not in our format. Run $(VENV)/bin/ruff format" >&2; exit 1; }
@@ -66,7 +66,7 @@ check: $(VENV)/core $(VENV)/check ## lint, format, types, and who imports whom
 	else \
 		echo "stubtest of faktory._proto skipped: the compiled core was not built."; \
 	fi
-	@$(RUN) -m pytest --quiet tests/test_layers.py
+	@$(RUN) -m pytest --quiet tests/test_layers.py tests/jobs/test_typing_samples.py
 
 bench: $(VENV)/core $(VENV)/bench ## the benchmarks, beside other packages where there are any
 	@$(RUN) -m pytest benchmarks --benchmark-only -s --timeout=0 \
