@@ -1,7 +1,8 @@
 """Testing what uses Faktory: a server in memory, assertions, fixtures for pytest.
 
 Nothing happens when this is imported, nor is much imported: each name is when it is first used.
-`jobs`, `queues` and `mode` are what the test mode that is on holds.
+`jobs`, `queues` and `mode` are what the test mode that is on holds; they are not part of `*`, nor
+listed by `dir`: without a mode there are none, and who walks over a module's names asks for all.
 """
 
 from __future__ import annotations
@@ -40,9 +41,6 @@ __all__ = [
     "drain_all",
     "fake",
     "inline",
-    "jobs",
-    "mode",
-    "queues",
 ]
 
 if not TYPE_CHECKING:

@@ -12,7 +12,7 @@ from ..jobs.push import declared
 from ..wire.payload import instant
 
 _SHOWN: Final = 10
-"""Jobs that a failing assertion shows at most."""
+"""Jobs of a kind that a failing assertion shows at most."""
 
 
 def assert_enqueued(
@@ -84,7 +84,10 @@ def _differences(job: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         there = job.get(name)
         same = _same_time(value, there) if name == "at" else _plain(value) == there
         if not same:
-            told.append(f"{name} {_text(there)}, not {_text(value)}")
+            text = _text(there)
+            if name == "at" and there and not isinstance(value, (str, datetime)):
+                text = f"{datetime.fromisoformat(there).timestamp()} ({there})"
+            told.append(f"{name} {text}, not {_text(value)}")
     return told
 
 
@@ -101,9 +104,11 @@ def _same_time(wanted: object, text: str | None) -> bool:
     if text is None:
         return False
     there = datetime.fromisoformat(text)
-    if isinstance(wanted, (str, datetime)):
-        return datetime.fromisoformat(instant("at", wanted)) == there
-    return bool(wanted == there.timestamp()) or bool(wanted == there)
+    same = wanted in (there, there.timestamp())
+    if isinstance(wanted, (str, datetime, int, float)):
+        # Seconds as they were given may have more digits than the text that was made of them.
+        same = same or datetime.fromisoformat(instant("at", wanted)) == there
+    return same
 
 
 def _told(
@@ -114,17 +119,28 @@ def _told(
     expected: str,
 ) -> str:
     what = _jobtype(job) + "".join(f", {name} {_text(value)}" for name, value in wanted.items())
-    lines = [f"{len(found)} jobs are enqueued as {what}; {expected}."]
+    lines = [f"Enqueued as {what}: {len(found)} jobs; {expected}."]
+    lines += _listed([_shown(kept) for kept in found])
     if others:
         lines.append("Others of this type:")
-        lines += [f"  {kept['jid']}: {'; '.join(_differences(kept, wanted))}" for kept in others]
-    shown = found
+        lines += _listed(
+            [f"{kept['jid']}: {'; '.join(_differences(kept, wanted))}" for kept in others]
+        )
     if not found and not others:
-        shown = transport.in_test_mode().jobs
-        lines.append("Jobs of other types:" if shown else "There are no jobs at all.")
-    lines += [f"  {kept['jid']}: {kept['jobtype']}{_text(kept['args'])}" for kept in shown]
-    more = len(lines) - 2 - _SHOWN
-    return "\n".join(lines if more <= 0 else [*lines[: _SHOWN + 2], f"  and {more} more"])
+        jobs = transport.in_test_mode().jobs
+        lines.append("Jobs of other types:" if jobs else "There are no jobs at all.")
+        lines += _listed([_shown(kept) for kept in jobs])
+    return "\n".join(lines)
+
+
+def _listed(lines: list[str]) -> list[str]:
+    more = len(lines) - _SHOWN
+    shown = [f"  {line}" for line in lines[:_SHOWN]]
+    return shown if more <= 0 else [*shown, f"  and {more} more"]
+
+
+def _shown(job: dict[str, Any]) -> str:
+    return f"{job['jid']}: {job['jobtype']}{_text(job['args'])}"
 
 
 def _text(value: object) -> str:

@@ -6,26 +6,32 @@ threads may use it.
 
 Rules: a job that is taken to be run is reserved, and answered by ACK or FAIL as a worker would,
 so callbacks of batches come and locks of unique jobs go. In inline mode what a command made
-runnable is run by the thread that sent it, before it has its answer.
+runnable is run by the thread that sent it, before it has its answer. The lock is not held while
+jobs run. Time passes by `travel` alone: nothing becomes due while a test takes its time.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from itertools import count
 from threading import RLock
 from time import sleep, time_ns
 from typing import Any, Final, TypeVar
 
-from ..client import transport
+from ..client import fork, transport
 from ..exceptions import Discard
 from ..jobs import registry
 from ..jobs.context import JobContext, run_in
+from ..jobs.middleware import open_batch
 from ..proto import load_json
 from ..server.dispatch import State, Wait, answer
 from ..server.enterprise import EnterpriseStore
 from ..server.gotime import SECOND
+from ..server.sets import SortedSet
+from ..server.store import Refused
 from ..server.stored import Job
 from ..server.workers import Worker
 from ..wire import failure
@@ -36,7 +42,8 @@ from ..worker.executor import call, with_middleware
 T = TypeVar("T")
 
 MOST_JOBS: Final = 10_000
-"""Jobs that `drain` runs before it takes them for jobs that push each other without end."""
+"""Jobs that `drain` runs, besides those that waited when it began, before it takes them for jobs
+that push each other without end."""
 
 _WAIT = 0.01
 """Seconds that a FETCH without a job takes: a worker that runs here must not spin."""
@@ -58,9 +65,9 @@ class MemoryServer(transport.Memory):
         self._middleware = middleware
         self._lock = RLock()
         self._offset = 0
-        self._state = State(lambda: time_ns() + self._offset, enterprise=True)
-        self._numbers = count()
-        self._order: dict[str, int] = {}
+        self._state = State(self._clock, enterprise=True)
+        self._store = self._state.store = _Store(self._clock)
+        fork.starts_anew(self)
 
     def __repr__(self) -> str:
         return f"<{'inline' if self.inline else 'fake'} mode, {len(self.jobs)} jobs>"
@@ -69,7 +76,10 @@ class MemoryServer(transport.Memory):
 
     def exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
         """Answer commands as a server would."""
-        return self._and_run(lambda: [self._answer(command) for command in sent])
+        answers = self._and_run(lambda: [self._answer(command) for command in sent])
+        if any(answer.command.name == "FETCH" and answer.value is None for answer in answers):
+            sleep(_WAIT)
+        return answers
 
     def close(self) -> None:
         """Be left alone: there is nothing to close."""
@@ -77,11 +87,15 @@ class MemoryServer(transport.Memory):
     def abandon(self) -> None:
         """Be left alone: there is nothing to close."""
 
+    def start_anew(self) -> None:
+        """Go on with the parent's jobs, which are the child's own now: for `fork`, in the child."""
+        self._lock = RLock()
+
     # What there is.
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
-        """All jobs that wait, in the order in which they were pushed."""
+        """All jobs that wait, in the order in which they came: were pushed, or became due."""
         with self._lock:
             return [_shown(job) for job in self._waiting()]
 
@@ -102,108 +116,111 @@ class MemoryServer(transport.Memory):
         with self._lock:
             if jobtype is None:
                 self._store.flush()
-                self._order.clear()
                 return
-            for job in self._waiting():
-                if job.jobtype == jobtype:
-                    self._remove(job)
-                    self._store.locks.release(job)
+            for job in self._waiting(jobtype):
+                self._remove(job)
+                self._store.locks.release(job)
 
     def travel(self, seconds: float) -> None:
         """Move the clock forward: what becomes due is due, in inline mode it is run."""
         if seconds < 0:
             raise ValueError("time goes forward only.")
-        self._offset += round(seconds * SECOND)
-        self._and_run(self._store.sweep)
+
+        def arrive() -> None:
+            self._offset += round(seconds * SECOND)
+            self._store.sweep()
+
+        self._and_run(arrive)
 
     # Running them.
 
     def perform_one(self, jobtype: str | None = None) -> None:
         """Run the job that waits longest, of one type if given; EmptyQueueError without one."""
-        if not self._perform_next(jobtype):
-            raise EmptyQueueError(
-                f"no job {f'of type {jobtype!r} ' if jobtype else ''}waits to be performed."
-            )
+        while jobs := self._runnable(jobtype):
+            if any(self._perform(job) for job in jobs):
+                return
+        raise EmptyQueueError(
+            f"no job {f'of type {jobtype!r} ' if jobtype else ''}waits to be performed."
+        )
 
     def drain(self, jobtype: str | None = None) -> int:
         """Run all jobs, or those of one type, and those that they push; return how many.
 
         Scheduled ones too. What a job raises comes out, and the rest stays.
         """
-        for done in range(MOST_JOBS):
-            if not self._perform_next(jobtype):
-                return done
-        raise RuntimeError(
-            f"{MOST_JOBS} jobs were run, and there are more: do jobs push each other without end?"
-        )
-
-    def _perform_next(self, jobtype: str | None) -> bool:
-        while True:
-            with self._lock:
-                job = self._first(
-                    lambda job: (
-                        (jobtype or job.jobtype) == job.jobtype
-                        and job.jobtype not in registry.external
+        done = 0
+        jobs = self._runnable(jobtype)
+        most = MOST_JOBS + len(jobs)
+        while jobs:
+            for job in jobs:
+                if done == most:
+                    raise RuntimeError(
+                        f"{most} jobs were run, and there are more: do jobs push each other "
+                        "without end?"
                     )
-                )
-                if job is None:
-                    return False
-                payload = self._take(job)
-            if payload is not None:
-                self._perform(payload)
-                return True
+                done += self._perform(job)
+            jobs = self._runnable(jobtype)
+        return done
 
-    def _perform(self, payload: dict[str, Any]) -> None:
-        """Run a job that was taken, and answer for it; what it raises comes out."""
+    def _runnable(self, jobtype: str | None) -> list[Job]:
+        with self._lock:
+            waiting = self._waiting(jobtype)
+        return [job for job in waiting if job.jobtype not in registry.external]
+
+    def _perform(self, job: Job) -> bool:
+        """Run a job and answer for it; what it raises comes out.
+
+        Returns False where it is no longer there: it has expired, or others took or cleared it.
+        """
+        with self._lock:
+            payload = self._take(job)
+        if payload is None:
+            return False
         jid = payload["jid"]
         try:
-            job = registry.find(payload["jobtype"])
-            if job is None:
-                raise registry.unknown(payload["jobtype"], registry.names())
-            run = with_middleware(job.run) if self._middleware else job.run
-            context = JobContext(payload)
-            run_in(context, lambda: call(context, run))
+            # In a context of its own, where no batch is open: that is so on a worker, too.
+            copy_context().run(self._run, JobContext(payload))
         except Discard:
             pass
         except BaseException as error:
             report = failure.describe(error, backtrace=payload.get("backtrace") or 0)
-            self._and_run(lambda: self._store.fail(jid, *report))
+            with suppress(Refused):  # the job cleared itself, or travelled until it was given up
+                self._and_run(lambda: self._store.fail(jid, *report))
             raise
         self._and_run(lambda: self._store.acknowledge(jid))
+        return True
+
+    def _run(self, context: JobContext) -> None:
+        job = registry.find(context.jobtype)
+        if job is None:
+            raise registry.unknown(context.jobtype, registry.names())
+        run = with_middleware(job.run) if self._middleware else job.run
+        open_batch.set(None)
+        run_in(context, lambda: call(context, run))
 
     def _and_run(self, action: Callable[[], T]) -> T:
         """Do something to the store; in inline mode run what it made runnable."""
         with self._lock:
-            before = {id(job): job for job in self._waiting()} if self.inline else {}
             result = action()
-            fresh = [job for job in self._waiting() if id(job) not in before] if self.inline else []
-        for job in fresh:
-            if job.jobtype in registry.external:
-                continue
-            with self._lock:
-                payload = self._take(job)
-            if payload is not None:
-                self._perform(payload)
+            fresh = self._store.take_fresh()
+        if self.inline:
+            for job in fresh:
+                if job.jobtype not in registry.external:
+                    self._perform(job)
         return result
 
     # The store, under the lock.
 
-    @property
-    def _store(self) -> EnterpriseStore:
-        store = self._state.store
-        assert isinstance(store, EnterpriseStore)
-        return store
+    def _clock(self) -> int:
+        return time_ns() + self._offset
 
     def _answer(self, command: Command[Any]) -> Answer:
-        for jid in command.jids:
-            self._order.setdefault(jid, next(self._numbers))
         session = ClientSession()
         line = session.begin([command]).removesuffix(b"\r\n")
         said: object = encode_simple("OK")
         if not line.startswith(b"BEAT "):  # nobody said HELLO, so nobody is known
             said = answer(self._state, Worker({}), line)
         if isinstance(said, Wait):
-            sleep(_WAIT)
             said = encode_bulk(None)
         assert isinstance(said, bytes)
         session.parser.feed(said)
@@ -211,38 +228,89 @@ class MemoryServer(transport.Memory):
         assert isinstance(answered, Answer)
         return answered
 
-    def _waiting(self) -> list[Job]:
+    def _waiting(self, jobtype: str | None = None) -> list[Job]:
         store = self._store
         found = [job for queue in store.queues.values() for job in queue]
         found += [job for _, _, job in store.scheduled]
-        return sorted(found, key=self._number)
-
-    def _first(self, wanted: Callable[[Job], bool]) -> Job | None:
-        store = self._store
-        firsts = [next(filter(wanted, queue), None) for queue in store.queues.values()]
-        firsts += [job for _, _, job in store.scheduled if wanted(job)]
-        return min((job for job in firsts if job is not None), key=self._number, default=None)
-
-    def _number(self, job: Job) -> int:
-        number = self._order.get(job.jid)
-        if number is None:  # a callback: nobody pushed it
-            number = self._order[job.jid] = next(self._numbers)
-        return number
+        if jobtype is not None:
+            found = [job for job in found if job.jobtype == jobtype]
+        return sorted(found, key=store.numbers.__getitem__)
 
     def _take(self, job: Job) -> dict[str, Any] | None:
-        """Fetch this very job, as a worker would; None where it has expired."""
-        self._remove(job)
+        """Fetch this very job, as a worker would; None where it has expired, or is not there.
+
+        In place of one that has expired, a callback may come that waited for it.
+        """
+        if not self._remove(job):
+            return None
         store = self._store
         others = store.queues.get(job.queue, deque())
         alone = store.queues[job.queue] = deque([job])
         payload = store.fetch("", [job.queue])
-        others.extend(alone)  # a callback, if the job was the last one of a batch and has expired
+        others.extend(alone)  # callbacks, as above
         store.queues[job.queue] = others
         return None if payload is None else load_json(payload)
 
-    def _remove(self, job: Job) -> None:
-        if not self._store.scheduled.remove(job.payload):
+    def _remove(self, job: Job) -> bool:
+        self._store.numbers.pop(job, None)
+        if self._store.scheduled.get(job.payload) is job:
+            return self._store.scheduled.remove(job.payload)
+        try:
             self._store.queues[job.queue].remove(job)
+        except (KeyError, ValueError):
+            return False
+        return True
+
+
+class _Store(EnterpriseStore):
+    """Knows in which order the jobs that wait came, and which came last."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        super().__init__(clock)
+        self.scheduled = _Scheduled(self._note)
+        self.numbers: dict[Job, int] = {}
+        self._count = count()
+        self._fresh: list[Job] = []
+
+    def take_fresh(self) -> list[Job]:
+        """Return the jobs that came since this was called last."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def requeue(self, target: str, chosen: Callable[[bytes], object] | None) -> None:
+        super().requeue(target, chosen)
+        for queue in self.queues.values():
+            for job in queue:
+                if job not in self.numbers:
+                    self._note(job)
+
+    def flush(self) -> None:
+        super().flush()
+        self.numbers.clear()
+
+    def _enqueue(self, job: Job) -> None:
+        super()._enqueue(job)
+        self._note(job)
+
+    def _reserve(self, wid: str, job: Job) -> bytes:
+        self.numbers.pop(job, None)
+        return super()._reserve(wid, job)
+
+    def _note(self, job: Job) -> None:
+        self.numbers[job] = next(self._count)
+        self._fresh.append(job)
+
+
+class _Scheduled(SortedSet[Job]):
+    """Jobs whose time has not come, which tell that they came."""
+
+    def __init__(self, note: Callable[[Job], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def add(self, score: int, member: bytes, value: Job) -> None:
+        super().add(score, member, value)
+        self._note(value)
 
 
 class _Queues(dict[str, list[dict[str, Any]]]):

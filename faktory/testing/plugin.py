@@ -54,6 +54,8 @@ def faktory_server(_faktory_session_server: EmbeddedServer) -> Iterator[Embedded
     """An embedded server, as new, which everything in this process pushes to."""
     from .real import pushed_to
 
+    # What a client of the test before still has to say, its END say, is not this one's.
+    _faktory_session_server.disconnect()
     _faktory_session_server.reset()
     with pushed_to(_faktory_session_server):
         yield _faktory_session_server

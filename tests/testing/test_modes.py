@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+import faktory
+from faktory import Client, Pool, testing
+from faktory.client import transport
+from faktory.exceptions import FaktoryConnectionError
+from faktory.server import EmbeddedServer
+
+
+def test_a_mode_ends_with_its_block_and_what_was_before_is_back() -> None:
+    assert testing.mode is None
+    with testing.fake() as outer:
+        assert testing.mode == "fake"
+        faktory.external("work").perform_async(1)
+        with testing.inline():
+            assert testing.mode == "inline"
+            assert testing.jobs == []
+            with testing.disable():
+                assert testing.mode is None
+                with testing.fake() as inner:
+                    assert inner is not outer
+                    assert testing.jobs == []
+                assert testing.mode is None
+            assert testing.mode == "inline"
+        assert testing.mode == "fake"
+        assert [job["args"] for job in testing.jobs] == [[1]]
+    assert testing.mode is None
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("switch", [testing.fake, testing.inline, testing.disable])
+def test_a_mode_ends_with_an_exception_too(
+    switch: Callable[[], Any], error: type[BaseException]
+) -> None:
+    with testing.fake() as before:
+        with pytest.raises(error), switch():
+            raise error
+        assert transport.memory is before
+
+
+def test_switched_without_a_block_a_mode_stays() -> None:
+    testing.fake()
+    assert testing.mode == "fake"
+    faktory.external("work").perform_async()
+    assert len(testing.jobs) == 1
+    testing.inline()
+    assert testing.mode == "inline"
+    testing.disable()
+    assert testing.mode is None
+
+
+def test_a_mode_that_is_switched_in_a_block_ends_with_it() -> None:
+    with testing.fake():
+        testing.disable()
+        assert testing.mode is None
+        testing.inline()
+    assert testing.mode is None
+
+
+def test_a_mode_goes_on_where_it_was_when_it_is_entered_again() -> None:
+    mode = testing.fake()
+    with mode as first:
+        faktory.external("work").perform_async()
+    assert testing.mode is None
+    with mode as second:
+        assert first is second
+        assert len(testing.jobs) == 1
+    assert testing.mode is None
+
+
+@pytest.mark.parametrize("name", ["jobs", "clear", "drain", "perform_one"])
+@pytest.mark.parametrize("declared", ["function", "class", "external"])
+def test_outside_a_mode_there_are_no_jobs_and_the_error_says_so(name: str, declared: str) -> None:
+    class Work(faktory.Job):
+        def perform(self) -> None: ...
+
+    function = faktory.job(name="function")(lambda: None)
+    job = {"function": function, "class": Work, "external": faktory.external("x")}[declared]
+    with pytest.raises(RuntimeError, match=r"faktory\.testing\.fake\(\)"):
+        getattr(job, name) if name == "jobs" else getattr(job, name)()
+
+
+@pytest.mark.parametrize("name", ["jobs", "queues"])
+def test_outside_a_mode_the_modules_views_say_so_too(name: str) -> None:
+    with pytest.raises(RuntimeError, match="only a test mode keeps them"):
+        getattr(testing, name)
+
+
+@pytest.mark.parametrize("function", [testing.clear_all, testing.drain_all])
+def test_outside_a_mode_there_is_nothing_to_clear_or_drain(function: Callable[[], Any]) -> None:
+    with pytest.raises(RuntimeError, match="only a test mode"):
+        function()
+
+
+def test_the_modules_names_can_be_walked_over_outside_a_mode() -> None:
+    names = {name for name, _ in inspect.getmembers(testing)}
+    assert {"fake", "assert_enqueued", "MemoryServer"} <= names
+    namespace: dict[str, Any] = {}
+    exec("from faktory.testing import *", namespace)
+    assert namespace["fake"] is testing.fake
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        testing.nothing  # noqa: B018
+
+
+def test_nothing_is_imported_or_switched_before_it_is_used() -> None:
+    code = """
+import sys, faktory, faktory.testing
+before = [name for name in sys.modules if name.startswith(("faktory.testing.", "faktory.server"))]
+assert before == [], before
+from faktory.client import transport
+assert transport.memory is None
+connect = transport.connect
+faktory.testing.fake
+assert transport.memory is None
+faktory.testing.fake()
+assert transport.memory is not None and transport.connect is connect
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Clients from before, and a mode that ends in the middle.
+
+
+def test_a_client_that_is_connected_speaks_to_the_mode_and_then_to_its_server_again() -> None:
+    with EmbeddedServer() as server, Client(server.url) as client:
+        client.push({"jobtype": "work", "args": [1]})
+        with testing.fake() as memory:
+            client.push({"jobtype": "work", "args": [2]})
+            assert [job["args"] for job in memory.jobs] == [[2]]
+        client.push({"jobtype": "work", "args": [3]})
+        assert [job["args"] for job in server.queues["default"]] == [[1], [3]]
+        assert [verb for verb, _ in server.commands].count("HELLO") == 1
+
+
+def test_a_client_that_is_closed_in_a_mode_has_left_its_server(
+    wait_until: Callable[..., object],
+) -> None:
+    with EmbeddedServer() as server:
+        client = Client(server.url)
+        client.connect()
+        with testing.fake():
+            client.close()
+        wait_until(lambda: ("END", "") in server.commands)
+
+
+def test_a_pool_lends_its_clients_again_when_the_mode_is_over() -> None:
+    with EmbeddedServer() as server:
+        pool = Pool(lambda: Client(server.url), size=1)
+        with pool.client() as client:
+            client.push({"jobtype": "work", "args": [1]})
+            with testing.fake() as memory, pool.client() as other:
+                other.push({"jobtype": "work", "args": [2]})
+                client.push({"jobtype": "work", "args": [3]})
+                assert [job["args"] for job in memory.jobs] == [[2], [3]]
+        with pool.client() as again:
+            assert again is client
+            again.push({"jobtype": "work", "args": [4]})
+        assert [job["args"] for job in server.queues["default"]] == [[1], [4]]
+        pool.close()
+
+
+def test_the_default_pool_goes_on_to_its_server_after_a_mode() -> None:
+    work = faktory.external("work")
+    with EmbeddedServer() as server:
+        faktory.configure(url=server.url)
+        work.perform_async(1)
+        with testing.fake():
+            work.perform_async(2)
+        work.perform_async(3)
+        assert [job["args"] for job in server.queues["default"]] == [[1], [3]]
+        faktory.configure()
+
+
+def test_a_job_that_ends_the_mode_pushes_to_the_server() -> None:
+    with EmbeddedServer() as server:
+        faktory.configure(url=server.url)
+
+        @faktory.job
+        def work() -> None:
+            with testing.disable():
+                faktory.external("other").perform_async()
+
+        with testing.inline() as memory:
+            work.perform_async()
+            assert memory.jobs == []
+        assert [job["jobtype"] for job in server.queues["default"]] == ["other"]
+        faktory.configure()
+
+
+def test_disabled_again_a_push_goes_to_the_server_and_fails_without_one() -> None:
+    faktory.configure(url="tcp://127.0.0.1:1")
+    with testing.fake(), testing.disable(), pytest.raises(FaktoryConnectionError):
+        faktory.external("work").perform_async()
+
+
+def test_threads_see_a_mode_that_is_switched_while_they_run() -> None:
+    go, seen = Event(), []
+
+    def look() -> None:
+        go.wait(10)
+        seen.append(testing.mode)
+
+    thread = Thread(target=look)
+    thread.start()
+    with testing.fake():
+        go.set()
+        thread.join()
+    assert seen == ["fake"]

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import faktory
+from faktory import current_job, testing
+from faktory.client import outlet
+from faktory.server import EmbeddedServer
+from faktory.testing import real
+from faktory.testing.real import RealServer, pushed_to, served
+
+
+@pytest.fixture
+def server() -> Iterator[RealServer]:
+    with served(enterprise=True) as server:
+        yield server
+
+
+def test_drain_runs_jobs_of_all_queues_and_those_that_they_push(server: RealServer) -> None:
+    ran = []
+
+    @faktory.job
+    def work(left: int) -> None:
+        ran.append(left)
+        if left:
+            work.set(queue=f"queue-{left}").perform_async(left - 1)
+
+    work.perform_async(3)
+    work.perform_in(60, 0)
+    assert server.drain() == 4
+    assert ran == [3, 2, 1, 0]
+    assert server.drain() == 0
+    assert server.server.working == []
+    server.travel(61)
+    assert server.drain() == 1
+
+
+def test_what_a_job_raises_is_reported_and_kept(server: RealServer) -> None:
+    error = ValueError("no")
+
+    @faktory.job(retry=2)
+    def bad() -> None:
+        raise error
+
+    @faktory.job
+    def leaves() -> None:
+        raise SystemExit(3)
+
+    heard = []
+    server.worker.error_handlers.append(lambda *told: heard.append(told))
+    bad.perform_async()
+    leaves.perform_async()
+    assert server.drain() == 2
+    assert server.worker.errors[0] is error
+    assert isinstance(server.worker.errors[1], SystemExit)
+    assert sorted(job["jobtype"] for job in server.server.retries) == ["bad", "leaves"]
+    assert len(heard) == 2
+
+
+def test_a_job_that_nobody_declared_is_reported(server: RealServer) -> None:
+    faktory.external("abroad").perform_async()
+    assert server.drain() == 1
+    assert server.server.retries[0]["failure"]["errtype"] == "UnknownJob"
+
+
+def test_worker_middleware_and_what_the_worker_itself_knows_count(server: RealServer) -> None:
+    seen = []
+
+    @faktory.worker_middleware.add
+    def around(job: Any, payload: dict[str, Any], call_next: Callable[[], Any]) -> Any:
+        seen.append("around")
+        return call_next()
+
+    server.worker.register("mine", lambda number: seen.append(number))
+    faktory.external("mine").perform_async(1)
+    assert server.drain() == 1
+    assert seen == ["around", 1]
+
+
+def test_a_job_may_report_progress(server: RealServer) -> None:
+    @faktory.job(track=True)
+    def work() -> None:
+        current_job().track_progress(40)
+
+    jid = work.perform_async()
+    server.drain()
+    with faktory.Client() as client:
+        assert client.track_get(jid)["percent"] == 40
+
+
+def test_jobs_that_push_each_other_without_end_are_told_so(
+    server: RealServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real, "MOST_JOBS", 5)
+
+    @faktory.job
+    def work() -> None:
+        work.perform_async()
+
+    work.perform_async()
+    with pytest.raises(RuntimeError, match="6 jobs were run"):
+        server.drain()
+
+
+def test_as_many_jobs_as_were_pushed_are_drained(
+    server: RealServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real, "MOST_JOBS", 5)
+    faktory.job(name="work")(lambda: None).perform_bulk([()] * 20)
+    assert server.drain() == 20
+
+
+# Where pushes go, and that it is undone.
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """An environment and settings that are to be found again."""
+    variables = {"FAKTORY_PROVIDER": "SOMEWHERE", "FAKTORY_URL": "tcp://env:1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    faktory.configure(url="tcp://configured:2", timeout=3)
+    return environment()
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("FAKTORY_")}
+
+
+def configured() -> tuple[str, float]:
+    with outlet.default_pool().client() as client:
+        return client.faktory.url, client.timeout
+
+
+def test_everything_pushes_to_the_server_whatever_was_said_before(before: dict[str, str]) -> None:
+    with EmbeddedServer() as server, testing.fake(), pushed_to(server):
+        assert testing.mode is None
+        assert configured()[0] == faktory.Client().faktory.url == server.url
+        assert "FAKTORY_PROVIDER" not in os.environ
+        faktory.external("work").perform_async()
+        assert len(server.queues["default"]) == 1
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_environment_settings_and_mode_are_as_before(
+    before: dict[str, str], error: type[BaseException] | None
+) -> None:
+    with EmbeddedServer() as server, testing.fake() as memory:
+        try:
+            with pushed_to(server):
+                faktory.configure(url="tcp://test:9", timeout=9, pool_size=1)
+                os.environ["FAKTORY_URL"] = "tcp://test:9"
+                os.environ["FAKTORY_PROVIDER"] = "TEST"
+                testing.inline()
+                if error is not None:
+                    raise error
+        except (ValueError, KeyboardInterrupt):
+            assert error is not None
+        assert testing.modes.transport.memory is memory
+    assert environment() == before
+    assert configured() == ("tcp://configured:2", 3.0)
+    assert outlet.default_pool().size == 20
+
+
+def test_a_variable_that_was_not_there_is_not_there_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedServer() as server:
+        with pushed_to(server):
+            del os.environ["FAKTORY_URL"]
+        assert "FAKTORY_URL" not in os.environ
