@@ -26,10 +26,10 @@ requirements = $(RUN) -c 'import sys, tomllib; \
 .DELETE_ON_ERROR:
 # pip in two recipes at once would trip over itself; make does nothing else that takes long.
 .NOTPARALLEL:
-.PHONY: help demo test check bench wheel soak asan annotate clean FORCE
+.PHONY: help demo test check bench instructions wheel soak asan annotate clean FORCE
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  PYTHON=python3.12 chooses the interpreter, VENV=folder where, ARGS="-k name" goes to pytest'
 
 demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
@@ -71,6 +71,9 @@ check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and who i
 bench: $(VENV)/core $(VENV)/bench ## the benchmarks, beside other packages where there are any
 	@$(RUN) -m pytest benchmarks --benchmark-only -s --timeout=0 \
 		-o faulthandler_timeout=0 $(ARGS)
+
+instructions: $(VENV)/core $(VENV)/bench ## what the core's tasks take in instructions, which no other load changes
+	@$(RUN) benchmarks/instructions.py
 
 wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure one for all others
 	@rm -f dist/faktory_worker-*
@@ -124,7 +127,7 @@ $(VENV)/env: pyproject.toml setup.py $(VENV)/.python
 	@$(PIP) -r $(VENV)/env.txt $(call quietly,env)
 	@touch $@
 
-$(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/_proto.pyx faktory/*.h)
+$(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/_proto.pyx faktory/*.pxd faktory/*.h)
 	@$(PIP) --verbose --no-build-isolation --no-deps --editable . $(call quietly,core)
 	@$(call notices,core)
 	@touch $@

@@ -99,13 +99,13 @@ def reason(error):
 
 def extensions():
     if not switched_on("FAKTORY_NO_EXTENSIONS"):
-        headers = sorted(str(path) for path in Path("faktory").glob("*.h"))
+        parts = [path for kind in ("*.h", "*.pxd") for path in Path("faktory").glob(kind)]
         return [
             Extension(
                 "faktory._proto",
                 ["faktory/_proto.pyx"],
                 include_dirs=["faktory"],
-                depends=headers,
+                depends=sorted(map(str, parts)),
             )
         ]
     if switched_on("FAKTORY_REQUIRE_EXTENSIONS"):

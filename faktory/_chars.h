@@ -11,8 +11,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__SSE2__)
+/* -DFAKTORY_PORTABLE leaves out what only some processors and compilers have. */
+#if defined(__SSE2__) && defined(__GNUC__) && !defined(FAKTORY_PORTABLE)
 #include <emmintrin.h>
+#define HAS_SSE2
 #endif
 
 /* A stop is what text in JSON does not hold as it is: a control, the quote, the backslash. */
@@ -30,20 +32,36 @@ static inline uint64_t stops(uint64_t w) {
 }
 
 /* How many of the STEP bytes at s come before a stop; makes *wide true if not all are ASCII. */
-#if defined(__SSE2__) && defined(__GNUC__)
+#ifdef HAS_SSE2
 #define STEP 16
 
-static inline int run(const char *s, int *wide) {
-    __m128i v = _mm_loadu_si128((const __m128i *)s);
+static inline unsigned marks(__m128i v) {
     __m128i found = _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1F)), v),
                                  _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('"')),
                                               _mm_cmpeq_epi8(v, _mm_set1_epi8('\\'))));
-    int n = __builtin_ctz((unsigned)_mm_movemask_epi8(found) | 1u << STEP);
+    return (unsigned)_mm_movemask_epi8(found);
+}
+
+/* Whether there is a stop among the n bytes before end, n < STEP, of STEP that can be read. */
+static inline int stop_in_last(const char *end, int n) {
+    return (marks(_mm_loadu_si128((const __m128i *)(end - STEP))) >> (STEP - n)) != 0;
+}
+
+static inline int run(const char *s, int *wide) {
+    __m128i v = _mm_loadu_si128((const __m128i *)s);
+    int n = __builtin_ctz(marks(v) | 1u << STEP);
     *wide |= _mm_movemask_epi8(v) & ((1 << n) - 1);
     return n;
 }
 #else
 #define STEP 8
+
+static inline int stop_in_last(const char *end, int n) {
+    for (; n; n--)
+        if (is_stop((unsigned char)end[-n]))
+            return 1;
+    return 0;
+}
 
 static inline int run(const char *s, int *wide) {
     uint64_t w;
@@ -73,7 +91,8 @@ static inline const char *find_stop(const char *p, const char *end, int *wide) {
 }
 
 static inline const char *skip_space(const char *p, const char *end) {
-    while (p < end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t'))
+    while (p < end && (unsigned char)*p <= ' '
+           && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t'))
         p++;
     return p;
 }
@@ -96,33 +115,38 @@ static inline void both_ends(const char *s, ptrdiff_t n, uint64_t *head, uint64_
     }
 }
 
-/* Copies up to STEP characters of n; returns how many, less only if a stop follows those. */
-static inline int put_run(char *p, const char *s, ptrdiff_t n) {
-    uint64_t head, tail;
-    int wide = 0, i = 0;
-    if (n >= STEP) {
-        memcpy(p, s, STEP);
-        return run(s, &wide);
+/* Copies n characters up to the first stop; returns how many. Behind p there is room for n + STEP
+   bytes, and the STEP bytes before s can be read: they are the head of the object that s is in. */
+static inline ptrdiff_t put_clean(char *p, const char *s, ptrdiff_t n) {
+    ptrdiff_t done = 0;
+    int wide = 0;
+    for (; n - done >= STEP; done += STEP) {
+        memcpy(p + done, s + done, STEP);
+        int clean = run(s + done, &wide);
+        if (clean < STEP)
+            return done + clean;
     }
-    both_ends(s, n, &head, &tail);
-    if (stops(head) | stops(tail)) {
+    p += done;
+    s += done;
+    n -= done;
+    if (stop_in_last(s + n, (int)n)) {
+        int i = 0;
         for (; !is_stop((unsigned char)s[i]); i++)
             p[i] = s[i];
-        return i;
+        return done + i;
     }
     if (n >= 8) {
-        memcpy(p, &head, 8);
-        memcpy(p + n - 8, &tail, 8);
+        memcpy(p, s, 8);
+        memcpy(p + n - 8, s + n - 8, 8);
     } else if (n >= 4) {
-        uint32_t a = (uint32_t)head, b = (uint32_t)(head >> 32);
-        memcpy(p, &a, 4);
-        memcpy(p + n - 4, &b, 4);
+        memcpy(p, s, 4);
+        memcpy(p + n - 4, s + n - 4, 4);
     } else if (n) {
         p[0] = s[0];
         p[n / 2] = s[n / 2];
         p[n - 1] = s[n - 1];
     }
-    return (int)n;
+    return done + n;
 }
 
 /* Powers of ten that are exact, for integers below 2^53. */
@@ -223,24 +247,72 @@ static inline char *put_escape(char *p, unsigned char c) {
     return p + 5;
 }
 
+static const char PAIRS[] =
+    "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+    "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+    "8081828384858687888990919293949596979899";
+
+static inline void put_pair(char *p, uint32_t number) {
+    memcpy(p, PAIRS + number * 2, 2);
+}
+
+/* Four digits of a number below 10^4, eight of one below 10^8. */
+static inline void put_four(char *p, uint32_t number) {
+    put_pair(p, number / 100);
+    put_pair(p + 2, number % 100);
+}
+
+static inline void put_eight(char *p, uint32_t number) {
+    put_four(p, number / 10000);
+    put_four(p + 4, number % 10000);
+}
+
+/* Writes a whole number without leading zeros: below 10^4, below 10^8. */
+static inline char *put_up_to_four(char *p, uint32_t number) {
+    uint32_t high = number / 100;
+    if (high >= 10) {
+        put_four(p, number);
+        return p + 4;
+    }
+    if (high) {
+        *p = (char)('0' + high);
+        put_pair(p + 1, number % 100);
+        return p + 3;
+    }
+    if (number >= 10) {
+        put_pair(p, number);
+        return p + 2;
+    }
+    *p = (char)('0' + number);
+    return p + 1;
+}
+
+static inline char *put_up_to_eight(char *p, uint32_t number) {
+    if (number < 10000)
+        return put_up_to_four(p, number);
+    p = put_up_to_four(p, number / 10000);
+    put_four(p, number % 10000);
+    return p + 4;
+}
+
 /* Writes an integer within +-10^18. */
 static inline char *put_integer(char *p, int64_t number) {
-    static const char pairs[] =
-        "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
-        "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
-        "8081828384858687888990919293949596979899";
     uint64_t left = (uint64_t)(number < 0 ? -number : number);
     if (number < 0)
         *p++ = '-';
-    char *end = p + 1;
-    for (uint64_t bound = 10; left >= bound; bound *= 10)
-        end++;
-    char *start = end;
-    for (; left >= 10; left /= 100)
-        memcpy(start -= 2, pairs + left % 100 * 2, 2);
-    if (start > p)
-        *p = (char)('0' + left);
-    return end;
+    if (left < 100000000)
+        return put_up_to_eight(p, (uint32_t)left);
+    uint64_t high = left / 100000000;
+    uint32_t low = (uint32_t)(left % 100000000);
+    if (high < 100000000)
+        p = put_up_to_eight(p, (uint32_t)high);
+    else {
+        p = put_up_to_four(p, (uint32_t)(high / 100000000));
+        put_eight(p, (uint32_t)(high % 100000000));
+        p += 8;
+    }
+    put_eight(p, low);
+    return p + 8;
 }
 
 static inline char *put_hex(char *p, const unsigned char *bytes, int count) {

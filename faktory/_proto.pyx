@@ -18,72 +18,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcmp, memcpy, memmove, strlen
+from libc.string cimport memcmp, memcpy, memmove
 
 import os
 from enum import Enum
 
 from .exceptions import FaktoryPayloadError, FaktoryProtocolError, FaktoryServerError
-
-cdef extern from *:
-    """
-    #define ASCII_DATA(text) ((char *)((PyASCIIObject *)(text) + 1))
-    #define OWNED(pointer) (pointer)
-    #define TYPE(pointer) ((PyObject *)Py_TYPE(pointer))
-    """
-    char *ASCII_DATA(PyObject *)
-    object OWNED(PyObject *)
-    PyObject *TYPE(PyObject *)
-
-cdef extern from "_chars.h":
-    const int STEP
-    const int MAX_DIGITS
-    const bint EXACT_QUOTIENT
-    const double *POWERS
-    int put_run(char *, const char *, Py_ssize_t)
-    const char *find_stop(const char *, const char *, int *)
-    const char *skip_space(const char *, const char *)
-    void both_ends(const char *, Py_ssize_t, uint64_t *, uint64_t *)
-    const char *read_digits(const char *, const char *, uint64_t *)
-    char *unescape(char *, const char *, const char *, bint *)
-    char *put_escape(char *, unsigned char)
-    char *put_integer(char *, int64_t)
-    char *put_hex(char *, const unsigned char *, int)
-
-cdef extern from "Python.h":
-    PyObject *Py_True
-    PyObject *Py_False
-    const Py_ssize_t PY_SSIZE_T_MAX
-    const int Py_DTSF_ADD_DOT_0
-    void Py_INCREF(PyObject *)
-    void Py_DECREF(PyObject *)
-    void Py_XDECREF(PyObject *)
-    void PyErr_Clear()
-    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *, Py_ssize_t) except NULL
-    int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
-    char *bytes_data "PyBytes_AS_STRING"(PyObject *)
-    Py_ssize_t bytes_size "PyBytes_GET_SIZE"(PyObject *)
-    PyObject *PyDict_New() noexcept
-    int PyDict_Next(PyObject *, Py_ssize_t *, PyObject **, PyObject **)
-    int PyDict_SetItem(PyObject *, PyObject *, PyObject *) noexcept
-    PyObject *PyFloat_FromDouble(double) noexcept
-    double PyFloat_AS_DOUBLE(PyObject *)
-    PyObject *PyList_New(Py_ssize_t) noexcept
-    int PyList_Append(PyObject *, PyObject *) noexcept
-    PyObject *PySequence_Fast_GET_ITEM(PyObject *, Py_ssize_t)
-    Py_ssize_t PySequence_Fast_GET_SIZE(PyObject *)
-    PyObject *PyLong_FromLongLong(long long) noexcept
-    PyObject *PyLong_FromUnicodeObject(PyObject *, int) noexcept
-    long long PyLong_AsLongLongAndOverflow(PyObject *, int *) noexcept
-    Py_buffer *PyMemoryView_GET_BUFFER(object)
-    Py_hash_t PyObject_Hash(PyObject *) noexcept
-    char *PyOS_double_to_string(double, char, int, int, int *) except NULL
-    double PyOS_string_to_double(const char *, char **, PyObject *) noexcept
-    PyObject *PyUnicode_AsUTF8String(PyObject *) noexcept
-    PyObject *PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *) noexcept
-    Py_ssize_t PyUnicode_GET_LENGTH(PyObject *)
-    bint PyUnicode_IS_COMPACT_ASCII(PyObject *)
-    PyObject *PyUnicode_New(Py_ssize_t, Py_UCS4) noexcept
 
 MAX_BULK = 512 * 1024 * 1024
 """Bytes of a bulk reply: what Redis, which keeps the server's jobs, stores in a value at most."""
@@ -113,6 +53,7 @@ cdef struct _Out:
 cdef struct _Open:
     PyObject *container
     Py_ssize_t pos  # how far it is written
+    Py_ssize_t left  # how many items are left
 
 cdef struct _Key:
     PyObject *text
@@ -132,6 +73,7 @@ class NeedData(Enum):
 
 NEED_DATA = NeedData.NEED_DATA
 cdef object _need_data = NEED_DATA
+cdef str _ok = "OK"
 
 
 @cython.final
@@ -167,21 +109,25 @@ cdef class ReplyParser:
         self._make_room(size)
         if size:
             memmove(PyByteArray_AS_STRING(self._buffer) + self._end, source, size)
-        self.buffer_updated(size)
+        self._add(size)
 
     def get_buffer(self, Py_ssize_t sizehint=-1):
         """Lend writable room for `sizehint` bytes or more, until the next call of any method."""
         self._make_room(max(sizehint, _SPARE))
         return memoryview(self._buffer)[self._end :]
 
-    cpdef buffer_updated(self, Py_ssize_t nbytes):
+    def buffer_updated(self, Py_ssize_t nbytes):
         """Say how many bytes were written into what `get_buffer` lent."""
         self._refuse_if_failed()
         if not 0 <= nbytes <= PyByteArray_GET_SIZE(self._buffer) - self._end:
             raise ValueError(f"{nbytes} bytes are not within what get_buffer lent")
-        self._end += nbytes
+        self._add(nbytes)
+
+    cdef int _add(self, Py_ssize_t size) except -1:
+        self._end += size
         if self._end - self._start > self._max_waiting:
             raise self._fail(f"{self._end - self._start} bytes wait unread, which is too many")
+        return 0
 
     def next(self):
         """Take the next reply, or NEED_DATA.
@@ -198,10 +144,14 @@ cdef class ReplyParser:
         return self._next(True)
 
     cdef object _next(self, bint decode):
-        self._refuse_if_failed()
         if self._start == self._end:
+            self._refuse_if_failed()  # one that failed holds nothing
             return _need_data
-        cdef unsigned char kind = PyByteArray_AS_STRING(self._buffer)[self._start]
+        cdef const char *data = PyByteArray_AS_STRING(self._buffer) + self._start
+        if self._end - self._start >= 5 and memcmp(data, b"+OK\r\n", 5) == 0 < self._max_line - 1:
+            self._consume(self._start + 5)  # the usual answer needs no new object
+            return _ok
+        cdef unsigned char kind = data[0]
         if kind == b"$":
             return self._bulk(decode)
         if kind == b":":
@@ -295,13 +245,14 @@ cdef class ReplyParser:
         self._consume(end + 2)
         return line
 
-    cdef void _consume(self, Py_ssize_t end) except *:
+    cdef int _consume(self, Py_ssize_t end) except -1:
         self._start = end
         self._scanned = 0
         if end == self._end:
             self._start = self._end = 0
             if PyByteArray_GET_SIZE(self._buffer) > _KEPT:
                 self._buffer = bytearray(_SPARE)
+        return 0
 
     cdef int _make_room(self, Py_ssize_t size) except -1:
         """See that `size` bytes fit behind the data; a buffer of which a view is out stays whole.
@@ -519,7 +470,7 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
             break
         opening = p[0]
         if opening == b'"':
-            p = _read_text(p + 1, end, &value)
+            p = _read_text(p + 1, end, &value, depth == 1)
         elif opening == b"{" or opening == b"[":
             if depth == _MAX_DEPTH:
                 break
@@ -573,14 +524,21 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
     return NULL
 
 
-cdef inline const char *_read_text(const char *p, const char *end, PyObject **value) noexcept:
-    """Decode text from behind its opening quote; return the position behind the closing one."""
+cdef inline const char *_read_text(
+    const char *p, const char *end, PyObject **value, bint repeats
+) noexcept:
+    """Decode text from behind its opening quote; return the position behind the closing one.
+
+    Short text that `repeats` is kept like keys: a job's queue and type, right inside of it.
+    """
     cdef int wide = 0
     cdef const char *stop = find_stop(p, end, &wide)
     if stop == end or stop[0] != b'"':
         return _read_escaped(p, stop, end, wide, value)
     if wide:
         value[0] = PyUnicode_DecodeUTF8(p, stop - p, NULL)
+    elif repeats and stop - p <= _MAX_KEY:
+        value[0] = _short_key(p, stop - p)
     else:
         value[0] = PyUnicode_New(stop - p, 127)
         if value[0] is not NULL:
@@ -625,7 +583,7 @@ cdef inline const char *_read_key(const char *p, const char *end, PyObject **key
         key[0] = _short_key(p, stop - p)
         p = stop + 1
     else:
-        p = _read_text(p, end, key)
+        p = _read_text(p, end, key, False)
     if p is NULL or key[0] is NULL:
         return NULL
     p = skip_space(p, end)
@@ -788,6 +746,7 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
     cdef _Open[_MAX_DEPTH] parents
     cdef PyObject *here = NULL  # the innermost open container
     cdef Py_ssize_t pos = 0  # how far it is written
+    cdef Py_ssize_t left = 0  # how many items are left
     cdef PyObject *key
     cdef PyObject *kind
     cdef int64_t number
@@ -806,10 +765,11 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
         elif kind == <PyObject *> dict or kind == <PyObject *> list or kind == <PyObject *> tuple:
             if depth == _MAX_DEPTH:
                 return NULL
-            parents[depth] = _Open(here, pos)
+            parents[depth] = _Open(here, pos, left)
             depth += 1
             here = value
             pos = 0
+            left = PyDict_GET_SIZE(value) if kind == <PyObject *> dict else PySequence_Fast_GET_SIZE(value)
             p = _put(p, b"{" if kind == <PyObject *> dict else b"[", 1)
         elif value == <PyObject *> None:
             p = _put(p, b"null", 4)
@@ -824,76 +784,104 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
         if p is NULL:
             return NULL
         while depth:
-            if TYPE(here) == <PyObject *> dict:
-                if PyDict_Next(here, &pos, &key, &value):
-                    if TYPE(key) != <PyObject *> str:
-                        return NULL
-                    if p[-1] != b"{":
-                        p = _put(p, b",", 1)
-                    p = _put_text(out, p, key)
-                    if p is NULL:
-                        return NULL
-                    p = _put(p, b":", 1)
-                    break
-                p = _put(p, b"}", 1)
-            else:
-                if pos < PySequence_Fast_GET_SIZE(here):
-                    if pos:
-                        p = _put(p, b",", 1)
+            if left:
+                left -= 1
+                p[0] = b","
+                p += pos > 0
+                if TYPE(here) != <PyObject *> dict:
                     value = PySequence_Fast_GET_ITEM(here, pos)
                     pos += 1
                     break
-                p = _put(p, b"]", 1)
+                if not PyDict_Next(here, &pos, &key, &value) or TYPE(key) != <PyObject *> str:
+                    return NULL
+                p = _put_text(out, p, key)
+                if p is NULL:
+                    return NULL
+                p = _put(p, b":", 1)
+                break
+            p = _put(p, b"}" if TYPE(here) == <PyObject *> dict else b"]", 1)
             depth -= 1
-            here = parents[depth].container
-            pos = parents[depth].pos
+            here, pos, left = parents[depth].container, parents[depth].pos, parents[depth].left
             if out.limit - p < _ROOM:
                 p = _grow(out, p, _ROOM)
         if depth == 0:
             return p
 
 
-cdef char *_put_text(_Out *out, char *p, PyObject *text) except? NULL:
+cdef inline char *_put_text(_Out *out, char *p, PyObject *text) except? NULL:
     """Write exact text, or return NULL at a lone surrogate."""
-    cdef PyObject *utf8 = NULL
-    cdef const char *s
-    cdef Py_ssize_t size
-    cdef int n
-    if PyUnicode_IS_COMPACT_ASCII(text):
-        s = ASCII_DATA(text)
-        size = PyUnicode_GET_LENGTH(text)
-    else:
-        utf8 = PyUnicode_AsUTF8String(text)
-        if utf8 is NULL:
-            PyErr_Clear()
+    cdef Py_ssize_t size, done
+    if not PyUnicode_IS_COMPACT_ASCII(text):
+        return _put_wide(out, p, text)
+    size = PyUnicode_GET_LENGTH(text)
+    if out.limit - p < size + _ROOM:
+        p = _grow(out, p, size + _ROOM)
+    p[0] = b'"'
+    done = put_clean(p + 1, ASCII_DATA(text), size)
+    p += done + 1
+    if done < size:
+        p = _put_escaped(out, p, ASCII_DATA(text) + done, size - done)
+        if p is NULL:
             return NULL
-        s = bytes_data(utf8)
-        size = bytes_size(utf8)
-    try:
+    p[0] = b'"'
+    return p + 1
+
+
+cdef char *_put_escaped(_Out *out, char *p, const char *s, Py_ssize_t size) except NULL:
+    """Write what begins with a character that JSON has escaped."""
+    cdef Py_ssize_t done
+    while size:
+        p = put_escape(p, s[0])
+        s += 1
+        size -= 1
         if out.limit - p < size + _ROOM:
             p = _grow(out, p, size + _ROOM)
-        p = _put(p, b'"', 1)
-        while size:
-            n = put_run(p, s, size)
-            p += n
-            s += n
-            size -= n
-            if n < STEP and size:
-                p = put_escape(p, s[0])
-                s += 1
-                size -= 1
-                if out.limit - p < size + _ROOM:
-                    p = _grow(out, p, size + _ROOM)
-        return _put(p, b'"', 1)
+        done = put_clean(p, s, size)
+        p += done
+        s += done
+        size -= done
+    return p
+
+
+cdef char *_put_wide(_Out *out, char *p, PyObject *text) except? NULL:
+    """Write text that is not all ASCII, or return NULL at a lone surrogate."""
+    cdef PyObject *utf8 = PyUnicode_AsUTF8String(text)
+    cdef Py_ssize_t size, done
+    if utf8 is NULL:
+        PyErr_Clear()
+        return NULL
+    try:
+        size = bytes_size(utf8)
+        if out.limit - p < size + _ROOM:
+            p = _grow(out, p, size + _ROOM)
+        p[0] = b'"'
+        done = put_clean(p + 1, bytes_data(utf8), size)
+        p = _put_escaped(out, p + 1 + done, bytes_data(utf8) + done, size - done)
+        p[0] = b'"'
+        return p + 1
     finally:
-        Py_XDECREF(utf8)
+        Py_DECREF(utf8)
 
 
 cdef char *_put_float(char *p, double number) except? NULL:
     """Write what `float.__repr__` does, or return NULL where it is not finite."""
     if number - number != 0:
         return NULL
-    cdef char *text = PyOS_double_to_string(number, b"r", 0, Py_DTSF_ADD_DOT_0, NULL)
-    p = _put(p, text, strlen(text))
-    PyMem_Free(text)
-    return p
+    if not powers[0].high:
+        _fill_powers()
+    return put_double(p, number)
+
+
+cdef int _fill_powers() except -1:
+    """Compute the powers of ten for `put_double`: 128 bits of each, rounded up."""
+    cdef int exponent
+    cdef object one = 1, ten = 10
+    for exponent in range(MOST_POWER, LEAST_POWER - 1, -1):  # the first one last, when all are there
+        power = ten ** <object> abs(exponent)
+        size = power.bit_length()
+        if exponent < 0:
+            leading = (one << size + 127) // power + 1
+        else:
+            leading = -(-(power << 128) >> size)
+        powers[exponent - LEAST_POWER] = power_t(leading >> 64, leading & 0xFFFFFFFFFFFFFFFF)
+    return 0

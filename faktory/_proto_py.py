@@ -75,10 +75,11 @@ class ReplyParser:
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Add received bytes, split anywhere."""
-        view = _contiguous(data)
-        self._make_room(view.nbytes)
-        self._buffer[self._end : self._end + view.nbytes] = view
-        self.buffer_updated(view.nbytes)
+        view = data if type(data) is bytes else _contiguous(data)
+        size = len(view)
+        self._make_room(size)
+        self._buffer[self._end : self._end + size] = view
+        self._add(size)
 
     def get_buffer(self, sizehint: int = -1) -> memoryview:
         """Lend writable room for `sizehint` bytes or more, until the next call of any method."""
@@ -90,7 +91,10 @@ class ReplyParser:
         self._refuse_if_failed()
         if not 0 <= nbytes <= len(self._buffer) - self._end:
             raise ValueError(f"{nbytes} bytes are not within what get_buffer lent")
-        self._end += nbytes
+        self._add(nbytes)
+
+    def _add(self, size: int) -> None:
+        self._end += size
         if self._end - self._start > self._max_bulk + self._max_line + _SPARE:
             raise self._fail(f"{self._end - self._start} bytes wait unread, which is too many")
 
@@ -106,11 +110,11 @@ class ReplyParser:
 
         FaktoryJSONError where it is none; that reply is consumed.
         """
-        return self._next(load_json)
+        return self._next(_load)
 
-    def _next(self, decode: Callable[[memoryview], object]) -> object:
-        self._refuse_if_failed()
+    def _next(self, decode: Callable[[bytearray], object]) -> object:
         if self._start == self._end:
+            self._refuse_if_failed()  # one that failed holds nothing
             return NEED_DATA
         kind = self._buffer[self._start]
         if kind == ord("$"):
@@ -124,8 +128,8 @@ class ReplyParser:
             return NEED_DATA
         return line if kind == ord("+") else FaktoryServerError.of(line)
 
-    def _bulk(self, decode: Callable[[memoryview], object]) -> object:
-        header = self._number("the length of a bulk reply", self._max_bulk)
+    def _bulk(self, decode: Callable[[bytearray], object]) -> object:
+        header = self._length() or self._number("the length of a bulk reply", self._max_bulk)
         if header is None:
             return NEED_DATA
         size, begin = header
@@ -140,9 +144,18 @@ class ReplyParser:
                 return NEED_DATA
             if self._buffer[pos] != expected:
                 raise self._fail(f"a bulk reply ends with \\r\\n, {self._not_with(pos)}")
-        with memoryview(self._buffer)[begin:end] as data:
-            self._consume(end + 2)
-            return decode(data)
+        data = self._buffer[begin:end]
+        self._consume(end + 2)
+        return decode(data)
+
+    def _length(self) -> tuple[int, int] | None:
+        """Read the length of a bulk reply where it is there and as it should be."""
+        end = self._buffer.find(b"\r\n", self._start, self._start + 12)
+        digits = self._buffer[self._start + 1 : end]
+        if end < 0 or end + 2 > self._end or not digits.isdigit():
+            return None
+        length = int(digits)
+        return (length, end + 2) if length <= self._max_bulk else None
 
     def _integer(self) -> int | NeedData:
         number = self._number("an integer", 2**63 - 1)
@@ -243,14 +256,21 @@ def load_json(data: bytes | bytearray | memoryview) -> Any:
     FaktoryJSONError, with the offset in bytes, for what is none, for NaN, infinities and numbers
     that overflow to one, and for more than 512 containers inside one another.
     """
-    view = _contiguous(data)
+    return _load(_contiguous(data))
+
+
+def _load(data: bytes | bytearray | memoryview) -> Any:
     try:
-        text = str(view, "utf-8")
-        if not _may_be_too_deep(view, text):
+        text = str(data, "utf-8")
+        if len(text) <= _json.MAX_DEPTH or not _may_be_too_deep(data, text):
+            if text[:1] not in _SPACES:
+                value, end = _scan(text, 0)
+                if end == len(text):
+                    return value
             return _decode(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, StopIteration):
         pass
-    return _json.read(bytes(view))
+    return _json.read(bytes(data))
 
 
 def dump_json(value: object) -> bytes:
@@ -363,14 +383,17 @@ def _no_json(name: str) -> None:
     raise ValueError(name)
 
 
-_decode = JSONDecoder(parse_float=_finite, parse_constant=_no_json).decode
+_decoder = JSONDecoder(parse_float=_finite, parse_constant=_no_json)
+_decode = _decoder.decode
+_scan: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once  # type: ignore[attr-defined]
+_SPACES = " \t\n\r"  # around a value the server writes none, and `scan_once` takes none
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
-def _may_be_too_deep(data: memoryview, text: str) -> bool:
+def _may_be_too_deep(data: bytes | bytearray | memoryview, text: str) -> bool:
     """Tell without recursion, and before any, whether containers may stand too deep.
 
     Most values have too few of them. Otherwise it counts up and down, which is right as far as

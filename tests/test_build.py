@@ -44,8 +44,8 @@ class Copy:
 
     def put_stand_in(self) -> None:
         """Put a core that compiles fast in the place of the real one."""
-        for header in self.folder.glob("faktory/*.h"):
-            header.unlink()
+        for part in (*self.folder.glob("faktory/*.h"), *self.folder.glob("faktory/*.pxd")):
+            part.unlink()
         (self.folder / "faktory/_proto.pyx").write_text("def new_jid():\n    return 'f' * 24\n")
 
     def build(self, what: str, **environment: str) -> Path | None:

@@ -1,0 +1,284 @@
+"""The core beside its peers: from a Python job to the bytes of its command, and back.
+
+Each way gets objects made anew for each round, and all take turns within it. A ratio is the
+median of the rounds' own: the peer's time divided by the compiled core's, so more than 1 is
+our gain. The machine changes its speed by the second; under 10 % is a tie, which
+`make instructions` decides: see instructions.py.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import hiredis
+import msgspec
+import orjson
+import pytest
+import ujson
+
+import faktory
+from faktory import _proto_py as twin
+
+core = pytest.importorskip("faktory._proto", reason="the compiled core was not built")
+
+ROUNDS = 31
+
+Work = Callable[[Any], object]
+
+
+def small() -> dict[str, Any]:
+    """109 bytes on the line: what most jobs are."""
+    number = secrets.randbelow(100_000)
+    return {
+        "jid": secrets.token_hex(12),
+        "jobtype": "SendEmail",
+        "args": [number, f"welcome {number:05}"],
+        "queue": "default",
+    }
+
+
+def medium() -> dict[str, Any]:
+    """About 600 bytes: every kind of value, text above all."""
+    number = secrets.randbelow(100_000)
+    return {
+        "jid": secrets.token_hex(12),
+        "jobtype": "reports.build",
+        "args": [
+            number,
+            f"user{number}@example.com",
+            {
+                "name": "Annual report",
+                "tags": ["a", "bb", "ccc"],
+                "ratio": 0.125,
+                "price": number / 100,
+                "active": True,
+                "parent": None,
+            },
+        ],
+        "queue": "critical",
+        "retry": 25,
+        "reserve_for": 1800,
+        "created_at": "2026-01-02T03:04:05.123456Z",
+        "custom": {
+            "trace_id": secrets.token_hex(16),
+            "tenant": "acme",
+            "locale": "en-GB",
+            "text": "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod",
+        },
+    }
+
+
+def large() -> dict[str, Any]:
+    """20 kB: rows of a table, a quarter of the values floats of full length."""
+    rows = [
+        {
+            "id": index,
+            "name": f"item number {index}",
+            "price": secrets.randbelow(10**6) * 1.1,
+            "tags": ["x", "y"],
+            "ok": index % 2 == 0,
+        }
+        for index in range(250)
+    ]
+    return {"jid": secrets.token_hex(12), "jobtype": "Import", "args": [rows], "queue": "default"}
+
+
+FAILURE = {
+    "retry_count": 2,
+    "remaining": 23,
+    "failed_at": "2026-01-02T03:04:05.123456789Z",
+    "next_at": "2026-01-02T03:05:05.123456789Z",
+    "message": "could not connect to mail.example.com: connection refused",
+    "errtype": "ConnectionError",
+}
+
+
+def fetched(job: dict[str, Any], failure: dict[str, Any] | None = None) -> bytes:
+    """A job as the server gives it to a worker: the reply to FETCH."""
+    stamps = dict.fromkeys(("created_at", "enqueued_at"), "2026-01-02T03:04:05.123456789Z")
+    body = {**job, **stamps, "retry": 25, **({"failure": failure} if failure else {})}
+    data = json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def dumps(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Task(NamedTuple):
+    """A piece of work, how each way does it, and the items that it is done to."""
+
+    ways: dict[str, Work]
+    make: Callable[[], Any]
+    count: int
+
+
+def encode_one(make: Callable[[], Any], count: int) -> Task:
+    packed = msgspec.json.Encoder().encode
+    ways: dict[str, Work] = {
+        "cython": core.encode_push,
+        "orjson": lambda job: b"PUSH " + orjson.dumps(job) + b"\r\n",
+        "msgspec": lambda job: b"PUSH " + packed(job) + b"\r\n",
+        "ujson": lambda job: b"PUSH " + ujson.dumps(job, ensure_ascii=False).encode() + b"\r\n",
+        "json": lambda job: b"PUSH " + dumps(job) + b"\r\n",
+        "python": twin.encode_push,
+    }
+    return Task(ways, make, count)
+
+
+def encode_1000(make: Callable[[], Any]) -> Task:
+    packed = msgspec.json.Encoder().encode
+    ways: dict[str, Work] = {
+        "cython": core.encode_push_bulk,
+        "orjson": lambda jobs: b"PUSHB " + orjson.dumps(jobs) + b"\r\n",
+        "msgspec": lambda jobs: b"PUSHB " + packed(jobs) + b"\r\n",
+        "ujson": lambda jobs: b"PUSHB " + ujson.dumps(jobs, ensure_ascii=False).encode() + b"\r\n",
+        "json": lambda jobs: b"PUSHB " + dumps(jobs) + b"\r\n",
+        "python": twin.encode_push_bulk,
+    }
+    return Task(ways, lambda: [make() for _ in range(1000)], 1)
+
+
+def from_rows() -> Task:
+    def dicts(rows: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        return [
+            {"jobtype": "SendEmail", "queue": "default", "jid": secrets.token_hex(12), "args": row}
+            for row in rows
+        ]
+
+    ways: dict[str, Work] = {
+        "cython": core.JobTemplate("SendEmail", {"queue": "default"}).encode_bulk,
+        "orjson": lambda rows: b"PUSHB " + orjson.dumps(dicts(rows)) + b"\r\n",
+        "json": lambda rows: b"PUSHB " + dumps(dicts(rows)) + b"\r\n",
+        "python": twin.JobTemplate("SendEmail", {"queue": "default"}).encode_bulk,
+    }
+    return Task(ways, lambda: [(number, f"welcome {number:05}") for number in range(1000)], 1)
+
+
+def read_by(parser: Any) -> Work:
+    def read(data: bytes) -> object:
+        parser.feed(data)
+        return parser.next_json()
+
+    return read
+
+
+def read_job(make: Callable[[], bytes], count: int) -> Task:
+    reader = hiredis.Reader()
+
+    def with_hiredis(decode: Work) -> Work:
+        def read(data: bytes) -> object:
+            reader.feed(data)
+            return decode(reader.gets())
+
+        return read
+
+    ways: dict[str, Work] = {
+        "cython": read_by(core.ReplyParser()),
+        "orjson": with_hiredis(orjson.loads),
+        "msgspec": with_hiredis(msgspec.json.Decoder().decode),
+        "ujson": with_hiredis(ujson.loads),
+        "json": with_hiredis(json.loads),
+        "python": read_by(twin.ReplyParser()),
+    }
+    return Task(ways, make, count)
+
+
+def read_lines() -> Task:
+    def read_all(parser: Any, take: str, end: object) -> Work:
+        def read(data: bytes) -> None:
+            parser.feed(data)
+            next = getattr(parser, take)
+            while next() is not end:
+                pass
+
+        return read
+
+    ways: dict[str, Work] = {
+        "cython": read_all(core.ReplyParser(), "next", core.NEED_DATA),
+        "hiredis": read_all(hiredis.Reader(notEnoughData=Ellipsis), "gets", Ellipsis),
+        "python": read_all(twin.ReplyParser(), "next", twin.NEED_DATA),
+    }
+    return Task(ways, lambda: b"+OK\r\n" * 1000, 1)
+
+
+def twin_encodes(make: Callable[[], Any], count: int) -> Task:
+    """What the checks of the pure core cost, beside plain json."""
+    ways: dict[str, Work] = {
+        "python": twin.encode_push,
+        "json": lambda job: f"PUSH {json.dumps(job)}\r\n".encode(),
+    }
+    return Task(ways, make, count)
+
+
+def twin_reads(make: Callable[[], bytes], count: int) -> Task:
+    def plain(data: bytes) -> object:
+        head, _, body = data.decode().partition("\r\n")
+        return json.loads(body[: int(head[1:])])
+
+    return Task({"python": read_by(twin.ReplyParser()), "json": plain}, make, count)
+
+
+TASKS: dict[str, Task] = {
+    "encode one, small": encode_one(small, 500),
+    "encode one, medium": encode_one(medium, 300),
+    "encode one, large": encode_one(large, 4),
+    "encode 1000, small": encode_1000(small),
+    "encode 1000, medium": encode_1000(medium),
+    "1000 jobs from rows, jids made": from_rows(),
+    "reply to dict, small": read_job(lambda: fetched(small()), 300),
+    "reply to dict, small with failure": read_job(lambda: fetched(small(), FAILURE), 300),
+    "reply to dict, medium": read_job(lambda: fetched(medium()), 300),
+    "reply to dict, large": read_job(lambda: fetched(large()), 4),
+    "1000 +OK": read_lines(),
+    "pure core, encode one, small": twin_encodes(small, 300),
+    "pure core, encode one, medium": twin_encodes(medium, 300),
+    "pure core, reply to dict, small": twin_reads(lambda: fetched(small()), 300),
+    "pure core, reply to dict, medium": twin_reads(lambda: fetched(medium()), 300),
+}
+
+
+def about_the_peers() -> str:
+    names = ("orjson", "msgspec", "ujson", "hiredis")
+    peers = ", ".join(f"{name} {version(name)}" for name in names)
+    python = f"Python {platform.python_version()}, {platform.machine()}"
+    return f"The core, faktory {faktory.__version__}, {python}, beside {peers}."
+
+
+@pytest.fixture(scope="module", autouse=True)
+def heading() -> None:
+    print(f"\n\n{about_the_peers()}")
+    print(f"A peer's time divided by the time of the first; n = {ROUNDS}.", end="")
+
+
+@pytest.mark.benchmark(group="core")
+@pytest.mark.parametrize("about", TASKS)
+def test_core(benchmark: Any, about: str) -> None:
+    ways, make, count = TASKS[about]
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+
+    def one_turn() -> None:
+        for name, work in ways.items():
+            items = [make() for _ in range(count)]
+            began = perf_counter()
+            for item in items:
+                work(item)
+            taken[name].append((perf_counter() - began) / count * 1e9)
+
+    one_turn()
+    for each in taken.values():
+        each.clear()
+    benchmark.pedantic(one_turn, rounds=ROUNDS)
+    (first, ours), *peers = taken.items()
+    low, _, high = quantiles(ours, n=4)
+    ratios = {name: median(a / b for a, b in zip(each, ours, strict=True)) for name, each in peers}
+    benchmark.extra_info["ratios"] = ratios
+    print(f"\n{about:34}{first} {median(ours):9,.0f} ns +-{(high - low) / 2:<7,.0f}", end="")
+    print("  ".join(f"{name} {ratio:.2f}x" for name, ratio in ratios.items()), end="")

@@ -1,0 +1,73 @@
+"""What `_proto.pyx` uses of C: our own headers and the C API of Python.
+
+Objects stand here as bare pointers, of which nobody counts the references but us: `OWNED` hands
+one that is ours to Cython, everything else is borrowed unless its function makes something new.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from *:
+    """
+    #define ASCII_DATA(text) ((char *)((PyASCIIObject *)(text) + 1))
+    #define OWNED(pointer) (pointer)
+    #define TYPE(pointer) ((PyObject *)Py_TYPE(pointer))
+    """
+    char *ASCII_DATA(PyObject *)
+    object OWNED(PyObject *)
+    PyObject *TYPE(PyObject *)
+
+cdef extern from "_chars.h":
+    const int MAX_DIGITS
+    const bint EXACT_QUOTIENT
+    const double *POWERS
+    Py_ssize_t put_clean(char *, const char *, Py_ssize_t)
+    const char *find_stop(const char *, const char *, int *)
+    const char *skip_space(const char *, const char *)
+    void both_ends(const char *, Py_ssize_t, uint64_t *, uint64_t *)
+    const char *read_digits(const char *, const char *, uint64_t *)
+    char *unescape(char *, const char *, const char *, bint *)
+    char *put_escape(char *, unsigned char)
+    char *put_integer(char *, int64_t)
+    char *put_hex(char *, const unsigned char *, int)
+
+cdef extern from "_floats.h":
+    ctypedef struct power_t:
+        uint64_t high, low
+    const int LEAST_POWER, MOST_POWER
+    power_t *powers
+    char *put_double(char *, double)
+
+cdef extern from "Python.h":
+    PyObject *Py_True
+    PyObject *Py_False
+    const Py_ssize_t PY_SSIZE_T_MAX
+    void Py_INCREF(PyObject *)
+    void Py_DECREF(PyObject *)
+    void Py_XDECREF(PyObject *)
+    void PyErr_Clear()
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *, Py_ssize_t) except NULL
+    int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
+    char *bytes_data "PyBytes_AS_STRING"(PyObject *)
+    Py_ssize_t bytes_size "PyBytes_GET_SIZE"(PyObject *)
+    PyObject *PyDict_New() noexcept
+    Py_ssize_t PyDict_GET_SIZE(PyObject *)
+    int PyDict_Next(PyObject *, Py_ssize_t *, PyObject **, PyObject **)
+    int PyDict_SetItem(PyObject *, PyObject *, PyObject *) noexcept
+    PyObject *PyFloat_FromDouble(double) noexcept
+    double PyFloat_AS_DOUBLE(PyObject *)
+    PyObject *PyList_New(Py_ssize_t) noexcept
+    int PyList_Append(PyObject *, PyObject *) noexcept
+    PyObject *PySequence_Fast_GET_ITEM(PyObject *, Py_ssize_t)
+    Py_ssize_t PySequence_Fast_GET_SIZE(PyObject *)
+    PyObject *PyLong_FromLongLong(long long) noexcept
+    PyObject *PyLong_FromUnicodeObject(PyObject *, int) noexcept
+    long long PyLong_AsLongLongAndOverflow(PyObject *, int *) noexcept
+    Py_buffer *PyMemoryView_GET_BUFFER(object)
+    Py_hash_t PyObject_Hash(PyObject *) noexcept
+    double PyOS_string_to_double(const char *, char **, PyObject *) noexcept
+    PyObject *PyUnicode_AsUTF8String(PyObject *) noexcept
+    PyObject *PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(PyObject *)
+    bint PyUnicode_IS_COMPACT_ASCII(PyObject *)
+    PyObject *PyUnicode_New(Py_ssize_t, Py_UCS4) noexcept
