@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 FUZZ ?= 60
+PYTHONS ?= $(PYTHON)
 ARGS ?=
 
 RUN := $(VENV)/bin/python
@@ -26,10 +27,10 @@ requirements = $(RUN) -c 'import sys, tomllib; \
 .DELETE_ON_ERROR:
 # pip in two recipes at once would trip over itself; make does nothing else that takes long.
 .NOTPARALLEL:
-.PHONY: help demo test check bench instructions wheel soak asan annotate clean FORCE
+.PHONY: help demo test check bench instructions wheel wheel-test soak asan annotate clean FORCE
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  PYTHON=python3.12 chooses the interpreter, VENV=folder where, ARGS="-k name" goes to pytest'
 
 demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
@@ -80,7 +81,15 @@ wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure one 
 	@$(RUN) -m build $(call quietly,build)
 	@$(call notices,build)
 	@FAKTORY_REQUIRE_EXTENSIONS= FAKTORY_NO_EXTENSIONS=1 $(RUN) -m build --wheel $(call quietly,build)
+	@for wheel in dist/faktory_worker-*-linux_*.whl; do \
+		[ -e "$$wheel" ] || continue; \
+		PATH="$(abspath $(VENV))/bin:$$PATH" $(RUN) -m auditwheel repair --wheel-dir dist "$$wheel" \
+			$(call quietly,auditwheel) && rm "$$wheel"; \
+	done
 	@ls dist/faktory_worker-*
+
+wheel-test: ## wheels for $(PYTHONS) installed in fresh environments, and the suite against them
+	@.ci/wheel-test $(PYTHONS)
 
 soak: $(VENV)/core $(VENV)/test $(VENV)/soak ## what takes minutes: long tests, then FUZZ=60 seconds of fuzzing
 	@$(call both,-m soak -o faulthandler_timeout=600 --timeout=1800)
