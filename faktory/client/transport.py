@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..exceptions import (
     FaktoryAuthenticationError,
@@ -42,6 +42,11 @@ from ..wire.session import Answer, ClientSession
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+
+KERNEL_WAIT: Final = 0.02
+"""Seconds for which a socket blocks in the kernel, longer than most answers take; Python would poll
+before each step instead. A signal makes the kernel begin anew, so what takes longer is waited for
+in Python."""
 
 _log = logging.getLogger("faktory.connection")
 
@@ -121,7 +126,8 @@ class SocketTransport:
             self._kernel_waits = not address.tls and _let_kernel_wait(self._socket)
             self._patience = -1.0
             self._has_news = _look_out(self._socket)
-            self._wait_at_most(timeout)
+            if not self._kernel_waits:
+                self._wait_at_most(timeout)
             self._greet(address, identity)
         except BaseException:
             self._socket.close()
@@ -132,6 +138,7 @@ class SocketTransport:
         answers: list[Answer] = []
         left = 0
         session = self._session
+        began = monotonic()
         try:
             news = session.parser.next()
             if news is not NEED_DATA or self._has_news():
@@ -140,14 +147,16 @@ class SocketTransport:
             for command in sent:
                 if command.floor > timeout:
                     timeout = command.floor
-            if timeout != self._patience:
+            if timeout != self._patience and not self._kernel_waits:
                 self._wait_at_most(timeout)
             data = session.begin(sent)
-            left = self._socket.send(data)
+            deadline = began + timeout
             while left < len(data):
-                left += self._socket.send(memoryview(data)[left:])
+                rest = memoryview(data)[left:] if left else data
+                left += self._send(rest, deadline)
             for _ in sent:
-                deadline = monotonic() + timeout
+                if answers:
+                    deadline = monotonic() + timeout
                 answer = session.answer() if answers else NEED_DATA
                 while answer is NEED_DATA:
                     self._receive(timeout, deadline)
@@ -159,6 +168,8 @@ class SocketTransport:
             return answers
         except (OSError, FaktoryProtocolError) as error:
             self.abandon()
+            if not self._is_ours(error, began):
+                raise  # it came from a signal handler: nobody knows how much has left
             answered = sum(len(answer.command.data) for answer in answers)
             raise recovery.LineBroken(
                 answers, max(0, left - answered), self._explain(error)
@@ -182,7 +193,10 @@ class SocketTransport:
     def _open(self, address: Address, ssl_context: SSLContext | None) -> socket.socket:
         try:
             sock = socket.create_connection((address.host, address.port), self._timeout)
-        except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
+        except (
+            OSError,
+            UnicodeError,
+        ) as error:  # UnicodeError: no host can have such a name
             raise self._explain(error, connecting=True) from error
         try:
             with suppress(OSError):  # one that is dead already shows it when it is read
@@ -232,6 +246,7 @@ class SocketTransport:
 
     def _greet(self, address: Address, identity: Mapping[str, object]) -> None:
         hi = None
+        began = monotonic()
         try:
             hi = self._reply()
             line = self._session.hello(hi, identity, address.username, address.password)
@@ -240,6 +255,8 @@ class SocketTransport:
         except (FaktoryHandshakeError, FaktoryAuthenticationError):
             raise
         except (OSError, FaktoryProtocolError) as error:
+            if not self._is_ours(error, began):
+                raise
             cause = self._explain(error)
             kind = FaktoryHandshakeError if isinstance(error, FaktoryProtocolError) else type(cause)
             plain = hi is None and not address.tls
@@ -254,28 +271,53 @@ class SocketTransport:
         return reply
 
     def _receive(self, timeout: float, deadline: float) -> None:
-        """Receive something; who drips is given up at the deadline, within twice `timeout`."""
+        """Receive something, or see that there is something now; who drips is given up, too."""
         if monotonic() > deadline:
             raise self._too_late(timeout)
         parser = self._session.parser
         try:
             received = self._socket.recv_into(parser.get_buffer())
-        except (TimeoutError, BlockingIOError):  # the second where the kernel waits
+        except BlockingIOError as error:  # where the kernel waits
+            if error.errno is None:
+                raise  # a signal handler's
+            if not self._wait_longer(select.POLLIN, deadline):
+                raise self._too_late(timeout) from None
+            return
+        except TimeoutError as error:
+            if not _is_due(error, deadline):
+                raise
             raise self._too_late(timeout) from None
         if not received:
             raise self._end_of_line()
         parser.buffer_updated(received)
 
-    def _wait_at_most(self, seconds: float) -> None:
-        """Let each wait for the other end be given up after that long.
+    def _send(self, data: bytes | memoryview, deadline: float) -> int:
+        """Send something, or see that it can be sent now; return how many bytes have left."""
+        try:
+            return self._socket.send(data)
+        except BlockingIOError as error:
+            if error.errno is None or not self._wait_longer(select.POLLOUT, deadline):
+                raise
+            return 0
 
-        The kernel can be told once; Python would ask it before and after each step.
-        """
+    def _wait_longer(self, event: int, deadline: float) -> bool:
+        """Go on waiting in Python, whose clock no signal sets back; tell whether it is there."""
+        poll = select.poll()
+        poll.register(self._socket, event)
+        return bool(poll.poll(max(0.0, deadline - monotonic()) * 1000))
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Let Python give up each wait for the other end after that long."""
         self._patience = seconds
-        if self._kernel_waits:
-            _set_kernel_timeout(self._socket, seconds)
-        else:
-            self._socket.settimeout(seconds)
+        self._socket.settimeout(seconds)
+
+    def _is_ours(self, error: Exception, began: float) -> bool:
+        """Tell what the socket raised from what a signal handler raised in the middle of it."""
+        if not isinstance(error, OSError) or isinstance(error, FaktoryError):
+            return True
+        return error.errno is not None or (
+            not self._kernel_waits and _is_due(error, began + self._patience)
+        )
 
     def _refuse_news(self, news: object) -> None:
         """Look at what came unasked before anything is sent that may not be repeated.
@@ -344,7 +386,7 @@ def _look_out(sock: socket.socket) -> Callable[[], object]:
 
 
 def _let_kernel_wait(sock: socket.socket) -> bool:
-    """Make a socket block, for as long as `_set_kernel_timeout` says; tell whether that works.
+    """Make a socket block, for KERNEL_WAIT at most; tell whether that works.
 
     Not on Windows, where a socket is of no use after such a timeout, nor with TLS, whose reading
     would begin again.
@@ -352,14 +394,15 @@ def _let_kernel_wait(sock: socket.socket) -> bool:
     if sys.platform == "win32":
         return False
     sock.settimeout(None)
+    limit = struct.pack("@ll", 0, int(KERNEL_WAIT * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     return True
 
 
-def _set_kernel_timeout(sock: socket.socket, seconds: float) -> None:
-    whole = int(seconds)
-    limit = struct.pack("@ll", whole, max(1, int((seconds - whole) * 1_000_000)))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+def _is_due(error: OSError, deadline: float) -> bool:
+    """Tell whether Python's own clock may have raised this, which it does without an errno."""
+    return isinstance(error, TimeoutError) and monotonic() > deadline - 0.05
 
 
 def _is_reset(error: Exception) -> bool:

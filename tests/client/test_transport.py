@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import select
+import signal
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 
@@ -280,6 +282,72 @@ def test_a_peer_that_goes_away_while_it_is_sent_to_did_not_get_the_command(scrip
     error = broken(connect(server.url), large)
     assert type(error.cause) is FaktoryConnectionResetError
     assert error.sent < len(large.data)
+
+
+@pytest.fixture
+def alarm():
+    """`alarm(handler, seconds, interval)`: call it so, until the test is over."""
+    before = signal.getsignal(signal.SIGALRM)
+
+    def alarm(handler, seconds, interval=0.0):
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, seconds, interval)
+
+    yield alarm
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+class Mine(TimeoutError):
+    """What a signal handler raises."""
+
+
+def raise_mine(*_):
+    raise Mine("my own alarm")
+
+
+@pytest.mark.parametrize("seconds", [0.005, 0.1], ids=["in the kernel", "in Python"])
+def test_what_a_signal_handler_raises_while_waiting_comes_out_as_it_is(scripted, alarm, seconds):
+    stop = threading.Event()
+    server = scripted([":greet", "INFO", lambda: stop.wait(5)])
+    line = connect(server.url)
+    alarm(raise_mine, seconds)
+    with pytest.raises(Mine):
+        line.exchange([commands.info()])
+    stop.set()
+    assert line._socket.fileno() == -1
+
+
+def test_what_a_signal_handler_raises_behind_a_send_is_no_sign_that_nothing_was_sent(scripted):
+    class Interrupted:
+        """A socket whose send succeeds, and is then broken into."""
+
+        def __init__(self, sock):
+            self._sock = sock
+
+        def send(self, data):
+            self._sock.send(data)
+            raise Mine("my own alarm")
+
+        def __getattr__(self, name):
+            return getattr(self._sock, name)
+
+    server = scripted([":greet", "PUSH", b"+OK\r\n"])
+    line = connect(server.url)
+    line._socket = Interrupted(line._socket)
+    with pytest.raises(Mine):  # and no LineBroken, after which it could be sent again
+        line.exchange([PUSH])
+
+
+def test_signals_that_keep_coming_do_not_put_off_the_end_of_waiting(scripted, alarm):
+    stop = threading.Event()
+    server = scripted([":greet", "INFO", lambda: stop.wait(5)])
+    line = connect(server.url, 0.2)
+    alarm(lambda *_: None, 0.03, 0.03)
+    began = time.monotonic()
+    assert type(broken(line, commands.info()).cause) is FaktoryTimeout
+    stop.set()
+    assert time.monotonic() - began < 2
 
 
 def test_a_goodbye_for_an_answer_means_that_nothing_was_run(scripted):
