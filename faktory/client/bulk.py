@@ -2,15 +2,19 @@
 
 Rules: memory holds two chunks at most, the one that the server works on and the next, which is
 prepared meanwhile. A job that cannot be sent is left out, not the chunk that it is in. Where the
-line breaks, FaktoryBulkError says what became of every job that was taken from the source.
+line breaks, or the source does, FaktoryBulkError says what became of every job that was taken
+from it. An interrupt does not wait for the chunk that is under way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from itertools import chain, islice
-from typing import Any
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
 
 from ..exceptions import (
     FaktoryBulkError,
@@ -24,7 +28,9 @@ from ..proto import new_jid
 from ..wire import commands
 from ..wire.commands import Command
 from ..wire.payload import prepare
+from . import transport
 
+T = TypeVar("T")
 Bulk = Command[dict[str, str]]
 
 
@@ -38,31 +44,91 @@ def push_all(
         )
     refused: dict[str, str] = {}
     chunks = _chunks(jobs, size, refused)
-    first, second = next(chunks, None), next(chunks, None)
-    if first is None:
-        return refused
-    if second is None:
-        _settle(lambda: push_chunk(call, first), None, refused)
-        return refused
-    with ThreadPoolExecutor(1, "faktory-bulk") as thread:
-        sent: Bulk | None = first
-        while sent is not None:
-            answer = thread.submit(push_chunk, call, sent)
-            following = second if sent is first else next(chunks, None)
-            _settle(answer.result, following, refused)
-            sent = following
-    return refused
+    thread: _Thread | None = None
+    under_way: Callable[[], dict[str, str]] | None = None
+    try:
+        while True:
+            try:
+                chunk = next(chunks, None)
+            except _SourceBroke as broke:
+                _settle(under_way, broke.jids, refused)
+                if under_way is None and not refused:
+                    raise broke.cause from None
+                raise FaktoryBulkError(
+                    f"{len(broke.jids)} jobs were not sent, nor any after them, since their source "
+                    f"broke: {broke.cause!r}",
+                    refused=refused,
+                    unsent=broke.jids,
+                ) from broke.cause
+            _settle(under_way, () if chunk is None else chunk.jids, refused)
+            if chunk is None:
+                return refused
+            under_way = partial(push_chunk, call, chunk)
+            # One that is not full is the last, as a rule; jobs of inline mode run in this thread.
+            if thread is None and len(chunk.jids) == size and transport.memory is None:
+                thread = _Thread.start_one()
+            if thread is not None:
+                under_way = thread.start_call(under_way)
+    finally:
+        if thread is not None:
+            thread.end()
+
+
+class _Thread:
+    """A thread that calls one function after the other; nobody waits for it at the end."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+
+    @classmethod
+    def start_one(cls) -> _Thread | None:
+        """Start one; None where there are no more to be had, at the interpreter's exit say."""
+        made = cls()
+        try:
+            Thread(target=made._run, name="faktory-bulk", daemon=True).start()
+        except RuntimeError:
+            return None
+        return made
+
+    def start_call(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Have a function called; return what waits for its result."""
+        future: Future[T] = Future()
+        self._calls.put((function, future))
+        return future.result
+
+    def end(self) -> None:
+        """Let it end when what it was given is done."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (given := self._calls.get()) is not None:
+            function, future = given
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+            del given, function, future
+
+
+class _SourceBroke(Exception):
+    """The jobs of a caller raised; `jids` were taken from them and not sent."""
+
+    def __init__(self, cause: Exception, jids: list[str]) -> None:
+        self.cause = cause
+        self.jids = jids
 
 
 def _settle(
-    result: Callable[[], dict[str, str]], following: Bulk | None, refused: dict[str, str]
+    result: Callable[[], dict[str, str]] | None, following: Sequence[str], refused: dict[str, str]
 ) -> None:
-    """Wait for what became of a chunk, behind which another may be ready."""
+    """Wait for what became of a chunk, if one is under way; others may be ready to follow it."""
+    if result is None:
+        return
     try:
         refused.update(result())
     except FaktoryBulkError as broken:
         broken.refused = refused
-        broken.unsent += following.jids if following is not None else ()
+        broken.unsent += following
         raise
 
 
@@ -75,8 +141,12 @@ def push_chunk(call: Callable[[Bulk], dict[str, str]], chunk: Bulk) -> dict[str,
     try:
         return call(chunk)
     except FaktoryServerError as error:
+        if transport.of_a_job(error):
+            raise
         return dict.fromkeys(chunk.jids, str(error))
     except FaktoryError as error:
+        if transport.of_a_job(error):
+            raise
         doubtful = isinstance(error, (FaktoryOutcomeUnknown, FaktoryJSONError))
         fate = "may or may not be queued" if doubtful else "were not queued"
         raise FaktoryBulkError(
@@ -93,17 +163,26 @@ def _chunks(jobs: Iterable[dict[str, Any]], size: int, refused: dict[str, str]) 
     collector busy.
     """
     source = enumerate(jobs)
-    for first in source:
-        ready = []
-        for index, job in chain((first,), islice(source, size - 1)):
-            try:
-                ready.append(prepare(job))
-            except FaktoryPayloadError as error:
-                jid = job.get("jid") if isinstance(job, dict) else None
-                if isinstance(jid, str) and jid:
-                    refused[jid] = str(error)
-                else:  # nobody knows it by a jid
-                    refused[new_jid()] = f"jobs[{index}]: {error}"
+    while True:
+        try:
+            first = next(source, None)
+        except Exception as error:
+            raise _SourceBroke(error, []) from None
+        if first is None:
+            return
+        ready: list[dict[str, Any]] = []
+        try:
+            for index, job in chain((first,), islice(source, size - 1)):
+                try:
+                    ready.append(prepare(job))
+                except FaktoryPayloadError as error:
+                    jid = job.get("jid") if isinstance(job, dict) else None
+                    if isinstance(jid, str) and jid:
+                        refused[jid] = str(error)
+                    else:  # nobody knows it by a jid
+                        refused[new_jid()] = f"jobs[{index}]: {error}"
+        except Exception as error:
+            raise _SourceBroke(error, [job["jid"] for job in ready]) from None
         try:
             command = commands.push_bulk(ready)
         except FaktoryPayloadError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -70,8 +70,10 @@ class Client:
         self.timeout = seconds("timeout", timeout)
         if self.timeout <= 0:
             raise ValueError(f"timeout is {timeout!r}: it must be more than 0 seconds.")
-        if isinstance(labels, str):
-            raise ValueError(f"labels is the text {labels!r}: pass a list, [{labels!r}].")
+        if isinstance(labels, str) or not all(isinstance(label, str) for label in labels or ()):
+            raise ValueError(f"labels is {labels!r}: pass a list of texts, like ['python'].")
+        if worker_id is not None and (not isinstance(worker_id, str) or not worker_id):
+            raise ValueError(f"worker_id is {worker_id!r}: it must be text, and not empty.")
         identity: dict[str, object] = {"labels": list(labels or ())}
         if worker_id is not None:
             identity["wid"] = worker_id
@@ -81,6 +83,11 @@ class Client:
         self._line: Line | dropin.StandInLine
         if connection is None:
             self.faktory = parse(faktory or find_url(os.environ))
+            if ssl_context is not None and not self.faktory.tls:
+                raise ValueError(
+                    f"there is an ssl_context, but {self.faktory} is spoken to in plain text: "
+                    "the address of a server with TLS begins with tcp+tls://."
+                )
             self._line = Line(
                 self.faktory,
                 identity,
@@ -383,6 +390,16 @@ class Client:
         command = commands.mutate(operation, target, jobtype, jids, matching)
         if command is not None:
             self.call(command)
+
+
+def maker(make: str | Callable[[], Client]) -> Callable[[], Client]:
+    """Return what makes clients of an address, or what is given where that makes some."""
+    if isinstance(make, str):
+        parse(make)
+        return lambda: Client(make)
+    if not callable(make):
+        raise TypeError(f"{make!r} is no address, nor a function that makes a client.")
+    return make
 
 
 def get_client(*args: Any, **kwargs: Any) -> Client:

@@ -150,9 +150,9 @@ def push(client: Client, visits: Visits, job: dict[str, Any]) -> str | None:
             check_queue("queue", job["queue"])
         except FaktoryPayloadError as error:
             return f"{error} The server would answer OK and lose the job when it is due."
-    try:
-        with visits.visit(client):
-            client.call(command)
-    except FaktoryServerError as error:
-        return str(error)
-    return None
+    with visits.visit(client):
+        # The answer is looked at, not what is raised: in inline mode that is the job's own.
+        refusal = client.exchange(command)[0].error
+    if refusal is not None and not isinstance(refusal, FaktoryServerError):
+        raise refusal
+    return None if refusal is None else str(refusal)

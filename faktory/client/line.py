@@ -1,8 +1,9 @@
 """A line to a server that mends itself: what a client speaks over.
 
 Rules: whether a command is sent again after a break is decided in `wire.recovery`; here it is only
-asked, once for every command. Threads take turns, an exchange at a time. A forked child lets go
-of the parent's connection without a word and opens its own.
+asked, once for every command. Threads take turns, an exchange at a time; a signal handler that
+comes into the middle of its own thread's is refused. A forked child lets go of the parent's
+connection without a word and opens its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from ..wire import recovery
@@ -46,7 +47,8 @@ class Line:
         self._log = log
         self._log_payloads = log_payloads
         self._transport: transport.Transport | None = None
-        self._turn = Lock()
+        self._turn = RLock()
+        self._busy = False
         fork.starts_anew(self)
 
     @property
@@ -58,13 +60,17 @@ class Line:
         """Connect now, if not connected."""
         with self._turn:
             if not self.is_open:
+                self._refuse_interruption()
                 self._opened()
 
     def close(self) -> None:
         """Say goodbye and close; the next command opens it anew."""
         with self._turn:
             line, self._transport = self._transport, None
-        if line is not None:
+            busy = self._busy
+        if line is not None and busy:  # a signal handler's wish, in the middle of a command
+            line.abandon()
+        elif line is not None:
             line.close()
 
     def exchange(self, *sent: Command[Any]) -> list[Answer]:
@@ -73,14 +79,18 @@ class Line:
         What a break left unanswered goes out again on a new connection, once, if it may; else
         FaktoryOutcomeUnknown or the connection's own error.
         """
-        if transport.memory is not None:
-            return transport.memory.exchange(sent)
+        memory = transport.memory  # read once: another thread may end the test mode meanwhile
+        if memory is not None:
+            return memory.exchange(sent)
         shown = self._log.isEnabledFor(logging.DEBUG)
         if shown:
             for command in sent:
                 self._log.debug("> %s", self._show(command))
         with self._turn:
+            if self._busy:
+                self._refuse_interruption()
             try:
+                self._busy = True
                 answers = (self._transport or self._opened()).exchange(sent)
             except recovery.LineBroken as broken:
                 self._drop()
@@ -88,6 +98,8 @@ class Line:
             except BaseException:  # no connection, or an interrupt
                 self._drop()
                 raise
+            finally:
+                self._busy = False
         if shown:
             self._show_answers(answers)
         return answers
@@ -95,11 +107,15 @@ class Line:
     def _show_answers(self, answers: Sequence[Answer]) -> None:
         """Show what was answered; what jobs hold only where that was asked for."""
         for answer in answers:
-            said: object = answer.error or (
-                "OK or nothing" if answer.value is None else answer.value
-            )
-            if answer.value is not None and not self._log_payloads:
-                said = f"a {type(answer.value).__name__}"
+            said: object = answer.value
+            if answer.error is not None:
+                said = str(answer.error)
+                if not self._log_payloads:  # the server repeats the job that it refuses
+                    said = said.partition("{")[0]
+            elif said is None:
+                said = "OK or nothing"
+            elif not self._log_payloads:
+                said = f"a {type(said).__name__}"
             self._log.debug("< %s", said)
 
     def _show(self, command: Command[Any]) -> str:
@@ -111,7 +127,8 @@ class Line:
 
     def start_anew(self) -> None:
         """Forget the connection, which is the parent's: for `fork`, in the child."""
-        self._turn = Lock()
+        self._turn = RLock()
+        self._busy = False
         self._drop()
 
     def _exchange_again(
@@ -121,6 +138,7 @@ class Line:
         if not recovery.may_repeat(rest, broken.sent, self._at_least_once):
             error = recovery.outcome(rest, broken.sent, broken.cause)
             raise error from error.__cause__
+        self._log.debug("once more, over a new connection: %s", broken.cause)
         doubtful = recovery.left_whole(rest, broken.sent)  # so many may have happened before
         try:
             fresh = self._opened().exchange(rest)
@@ -132,6 +150,14 @@ class Line:
             self._drop()
             raise
         return [*broken.answers, *map(recovery.settle, fresh[:doubtful]), *fresh[doubtful:]]
+
+    def _refuse_interruption(self) -> None:
+        """Raise where this thread is in the middle of a command: it could never be its turn."""
+        if self._busy:
+            raise RuntimeError(
+                "a signal handler uses the client that the code which it interrupts is using: "
+                "give it a client of its own, or let it only take a note."
+            )
 
     def _opened(self) -> transport.Transport:
         if self._transport is None:

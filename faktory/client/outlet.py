@@ -47,8 +47,8 @@ def configure(
     given = {
         "url": None if url is None else parse(url).url,
         "pool_size": None if pool_size is None else check_size(pool_size),
-        "pool_timeout": None if pool_timeout is None else seconds("pool_timeout", pool_timeout),
-        "timeout": None if timeout is None else seconds("timeout", timeout),
+        "pool_timeout": None if pool_timeout is None else _above_0("pool_timeout", pool_timeout),
+        "timeout": None if timeout is None else _above_0("timeout", timeout),
         "ssl_context": ssl_context,
     }
     with _lock:
@@ -98,6 +98,13 @@ def _renew_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _above_0(name: str, value: float | timedelta) -> float:
+    number = seconds(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} is {value!r}: it must be more than 0 seconds.")
+    return number
 
 
 def _make_pool() -> Pool:

@@ -17,20 +17,21 @@ from threading import Lock
 from ..exceptions import FaktoryTimeout
 from ..wire.payload import seconds
 from . import fork, transport
-from .client import Client
+from .client import Client, maker
 
 
 def check_size(size: int) -> int:
     """Return the size of a pool if it can be one, else raise ValueError."""
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"the pool's size is {size!r}: it must be a whole number of 1 or more.")
     return size
 
 
 class Pool:
-    """Up to `size` clients, made by `make` when first needed, each lent to one thread at a time.
+    """Up to `size` clients, made when first needed, each lent to one thread at a time.
 
-    `timeout` is the seconds to wait for one to come back; FaktoryTimeout after that.
+    `make` is the server's address, or what makes a client. `timeout` is the seconds to wait for one
+    to come back; FaktoryTimeout after that.
     """
 
     _life: object
@@ -39,14 +40,16 @@ class Pool:
 
     def __init__(
         self,
-        make: Callable[[], Client] = Client,
+        make: str | Callable[[], Client] = Client,
         *,
         size: int = 20,
         timeout: float | timedelta = 5.0,
     ) -> None:
         self.size = check_size(size)
         self.timeout = seconds("timeout", timeout)
-        self._make = make
+        if self.timeout < 0:
+            raise ValueError(f"timeout is {timeout!r}: it must be 0 seconds or more.")
+        self._make = maker(make)
         self._closed = False
         self.start_anew()
         fork.starts_anew(self)
@@ -55,7 +58,11 @@ class Pool:
     def client(self) -> Iterator[Client]:
         """Lend a client for a `with` block; from a closed pool, one for this block alone."""
         if transport.memory is not None:  # no connection is used, so there is nothing to save
-            yield self._make()
+            client = self._make()
+            try:
+                yield client
+            finally:
+                client.close()  # the test mode may have ended meanwhile
             return
         life = self._life
         client = self._take()
@@ -111,6 +118,17 @@ class Pool:
                         "for a shorter time."
                     ) from None
             return place.get()
+        except BaseException:  # an interrupt: nobody waits at this place any more
+            with self._lock:
+                waits = place in self._queue
+                if waits:
+                    self._queue.remove(place)
+            if not waits:
+                try:
+                    self._give_back(place.get_nowait())
+                except Empty:  # it came, and the interrupt before anybody had it
+                    self._give_back(None)
+            raise
 
     def _make_one(self) -> Client:
         try:

@@ -3,22 +3,24 @@
 Rules: a future ends once: as a jid, as a refusal, or as FaktoryOutcomeUnknown. What was certainly
 not sent is sent again until it is, or until `close` gives it up, and only then ends as
 FaktoryConnectionError. Memory is bounded: who pushes into a full producer waits, or is refused.
-The sending thread dies of no error. After a fork the child's producer starts empty, and what waits
-stays with the parent.
+The sending thread dies of no error, and never waits for itself. After a fork the child's producer
+starts empty, and what waits stays with the parent.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import timedelta
 from random import random
-from threading import Condition, Thread
+from threading import Condition, Thread, current_thread
 from time import monotonic
 from typing import Any, Final, NamedTuple, Self
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from ..exceptions import (
     FaktoryAuthenticationError,
@@ -32,9 +34,9 @@ from ..exceptions import (
 )
 from ..proto import dump_json
 from ..wire import commands, recovery
-from ..wire.payload import prepare
-from . import fork
-from .client import Client
+from ..wire.payload import prepare, seconds
+from . import fork, transport
+from .client import Client, maker
 
 LAST_WAIT: Final = 5.0
 """Seconds that the interpreter's exit waits for what is still to be sent."""
@@ -53,31 +55,32 @@ class Producer:
 
     A PUSHB goes out when `max_batch` jobs or `max_bytes` of them wait, or `linger` seconds after
     the first came. At most `max_pending` jobs wait or are under way; `push` waits `patience`
-    seconds for room then (None: as long as it takes, 0: not at all). `make` makes its client.
+    seconds for room then (None: as long as it takes, 0: not at all). `make` is the server's
+    address, or what makes its client, called with the first push.
     """
 
     _thread: Thread | None
 
     def __init__(
         self,
-        make: Callable[[], Client] = Client,
+        make: str | Callable[[], Client] = Client,
         *,
         max_batch: int = 1000,
         max_bytes: int = 1024 * 1024,
-        linger: float = 0.002,
+        linger: float | timedelta = 0.002,
         max_pending: int = 10_000,
-        patience: float | None = None,
+        patience: float | timedelta | None = None,
     ) -> None:
         limits = {"max_batch": max_batch, "max_bytes": max_bytes, "max_pending": max_pending}
         for name, value in limits.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}: it must be 1 or more.")
-        self._make = make
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number of 1 or more.")
+        self._make = maker(make)
         self._max_batch = max_batch
         self._max_bytes = max_bytes
-        self._linger = linger
+        self._linger = _duration("linger", linger)
         self._max_pending = max_pending
-        self._patience = patience
+        self._patience = None if patience is None else _duration("patience", patience)
         self._closed = False
         self.start_anew()
         fork.starts_anew(self)
@@ -97,36 +100,43 @@ class Producer:
         """
         sent = prepare(job)
         entry = _Entry(sent["jid"], dump_json(sent), Future())
+        if transport.memory is not None and not self._closed:
+            return self._push_now(entry)
         with self._changed:
-            if self._pending >= self._max_pending:
+            if self.pending >= self._max_pending:
                 self._wait_for_room()
             if self._closed:
                 raise RuntimeError("this producer is closed: make a new one.")
             if self._thread is None:
-                self._thread = Thread(target=self._run, name="faktory-producer", daemon=True)
-                self._thread.start()
+                self._start()
             self._queue.append(entry)
             self._waiting_bytes += len(entry.data)
-            self._pending += 1
+            self._taken += 1
             if len(self._queue) == 1 or self._batch_is_full():
                 self._changed.notify_all()
         return entry.future
 
     def flush(self, timeout: float | None = None) -> None:
-        """Send what waits, and wait until all is answered; FaktoryTimeout says what is left."""
+        """Send what waits now, and wait until it is answered; FaktoryTimeout says what is left."""
         with self._changed:
+            self._refuse_to_wait_for_itself("flush")
+            taken = self._taken
             self._flushing += 1
             self._changed.notify_all()
-            answered = self._changed.wait_for(lambda: not self._pending, timeout)
-            self._flushing -= 1
+            try:
+                answered = self._changed.wait_for(lambda: self._done >= taken, timeout)
+            finally:
+                self._flushing -= 1
             if not answered:
-                raise FaktoryTimeout(f"{self._pending} jobs are not pushed yet.")
+                raise FaktoryTimeout(f"{taken - self._done} jobs are not pushed yet.")
 
     def close(self, timeout: float | None = None) -> None:
         """Flush and end; what is not sent within `timeout` seconds is given up.
 
-        FaktoryTimeout says how much that was.
+        FaktoryTimeout says how much that was. Without a `timeout`, as at the end of a `with` block,
+        this waits for a server that is away until it is back.
         """
+        deadline = None if timeout is None else monotonic() + timeout
         try:
             self.flush(timeout)
         finally:
@@ -135,41 +145,75 @@ class Producer:
                 self._changed.notify_all()
                 thread = self._thread
             if thread is not None:
-                thread.join(timeout)
+                thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
 
     def start_anew(self) -> None:
         """Start with nothing to push: for `fork`, in the child."""
         self._changed = Condition()
         self._queue: deque[_Entry] = deque()
         self._waiting_bytes = 0
-        self._pending = 0  # in the queue, or under way
+        self._taken = 0  # how many jobs were taken so far
+        self._done = 0  # how many of them are answered, the oldest first
         self._flushing = 0  # how many threads wait for all to be answered
         self._thread = None
 
     @property
     def pending(self) -> int:
         """How many jobs are not answered yet."""
-        return self._pending
+        return self._taken - self._done
+
+    def _push_now(self, entry: _Entry) -> Future[str]:
+        """Push in a test mode: there is nothing to wait for, and what a job raises comes out."""
+        client = self._make()
+        try:
+            refused = client.call(_command([entry]))
+        finally:
+            client.close()
+        _end(entry, None, refused.get(entry.jid))
+        return entry.future
+
+    def _start(self) -> None:
+        """Start the sending thread; what goes wrong with that is told to who pushes."""
+        client = self._make()
+        thread = Thread(target=self._run, args=(client,), name="faktory-producer", daemon=True)
+        thread.start()
+        self._thread = thread
+        processes = sys.modules.get("multiprocessing")
+        if processes is not None and processes.parent_process() is not None:
+            # This child of multiprocessing will end without the interpreter's exit functions.
+            from multiprocessing.util import Finalize
+
+            Finalize(self, _close_last, args=(ref(self),), exitpriority=0)
+
+    def _refuse_to_wait_for_itself(self, what: str) -> None:
+        if current_thread() is self._thread:
+            raise RuntimeError(
+                f"{what} would wait for itself here: a future's callback runs in the thread that "
+                "sends. Hand it over to another thread."
+            )
 
     def _wait_for_room(self) -> None:
+        if not self._closed:
+            self._refuse_to_wait_for_itself("push into a full producer")
         has_room = self._changed.wait_for(
-            lambda: self._pending < self._max_pending or self._closed, self._patience
+            lambda: self.pending < self._max_pending or self._closed, self._patience
         )
         if not has_room:
             raise FaktoryTimeout(
-                f"{self._pending} jobs wait to be pushed, which is all that this producer holds "
+                f"{self.pending} jobs wait to be pushed, which is all that this producer holds "
                 "(max_pending): the server does not take them fast enough."
             )
 
     def _batch_is_full(self) -> bool:
         return len(self._queue) >= self._max_batch or self._waiting_bytes >= self._max_bytes
 
-    def _run(self) -> None:
+    def _run(self, client: Client) -> None:
         """Send batch after batch until closed and empty."""
-        client = self._make()
-        while batch := self._next_batch():
-            self._push(client, batch)
-        client.close()
+        try:
+            while batch := self._next_batch():
+                self._push(client, batch)
+        finally:
+            client.close()
 
     def _next_batch(self) -> list[_Entry]:
         """Wait for jobs, then a little for more; return none when closed and empty."""
@@ -201,8 +245,7 @@ class Producer:
 
     def _push(self, client: Client, batch: list[_Entry]) -> None:
         """Push a batch until it is answered, unknown, or given up; end its futures."""
-        line = b"PUSHB [" + b",".join([entry.data for entry in batch]) + b"]\r\n"
-        command = commands.push_bulk_line(line, [entry.jid for entry in batch])
+        command = _command(batch)
         failures = 0
         failure: FaktoryError | None = None
         refused: dict[str, str] = {}
@@ -215,15 +258,14 @@ class Producer:
             except (FaktoryConnectionError, FaktoryProtocolError) as error:  # certainly not sent
                 failure = error
                 failures += 1
-                if not isinstance(error, FaktoryAuthenticationError) and self._try_again(
-                    error, failures
-                ):
+                final = isinstance(error, FaktoryAuthenticationError) or transport.of_a_job(error)
+                if not final and self._try_again(error, failures):
                     continue
             except FaktoryJSONError as error:
                 failure = FaktoryOutcomeUnknown(f"{len(batch)} jobs may be queued or not: {error}")
             except FaktoryError as error:
                 failure = error
-            except Exception as error:
+            except BaseException as error:  # a job of inline mode may raise anything
                 failure = FaktoryOutcomeUnknown(f"the push of {len(batch)} jobs broke: {error!r}")
             break
         for entry in batch:
@@ -240,8 +282,13 @@ class Producer:
             return not self._changed.wait_for(lambda: self._closed, pause)
 
     def _answered(self, count: int) -> None:
-        self._pending -= count
+        self._done += count
         self._changed.notify_all()
+
+
+def _command(batch: list[_Entry]) -> commands.Command[dict[str, str]]:
+    line = b"PUSHB [" + b",".join([entry.data for entry in batch]) + b"]\r\n"
+    return commands.push_bulk_line(line, [entry.jid for entry in batch])
 
 
 def _end(entry: _Entry, failure: FaktoryError | None, refusal: str | None) -> None:
@@ -262,10 +309,29 @@ def _close_all() -> None:
     """At the interpreter's exit: push what waits, for a while, and say what remains."""
     deadline = monotonic() + LAST_WAIT
     for producer in list(_producers):
-        try:
-            producer.close(max(0.0, deadline - monotonic()))
-        except FaktoryTimeout as error:
-            _log.error("the program ends before its jobs are pushed: %s", error)
+        _close(producer, max(0.0, deadline - monotonic()))
+
+
+def _close_last(producer: ref[Producer]) -> None:
+    found = producer()
+    if found is not None:
+        _close(found, LAST_WAIT)
+
+
+def _close(producer: Producer, timeout: float) -> None:
+    try:
+        producer.close(timeout)
+    except FaktoryTimeout as error:
+        _log.error("the program ends before its jobs are pushed: %s", error)
+    except Exception:
+        _log.exception("the program ends, and a producer cannot be closed")
+
+
+def _duration(name: str, value: float | timedelta) -> float:
+    number = seconds(name, value)
+    if number < 0:
+        raise ValueError(f"{name} is {value!r}: it must be 0 seconds or more.")
+    return number
 
 
 atexit.register(_close_all)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import socket
 import struct
@@ -35,7 +36,7 @@ from ..exceptions import (
 )
 from ..proto import NEED_DATA
 from ..wire import commands, recovery
-from ..wire.address import Address
+from ..wire.address import Address, switched_on
 from ..wire.commands import Command
 from ..wire.session import Answer, ClientSession
 
@@ -43,10 +44,16 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 
-KERNEL_WAIT: Final = 0.02
+_OTHER_NAME: Final = (62, 64)
+"""OpenSSL's codes for a certificate of another host name, or address (X509_V_ERR_*_MISMATCH)."""
+
+_PARTS: Final = re.compile(rf"{re.escape(__name__)}$|faktory\.wire\.|faktory\._proto|ssl$")
+"""The modules whose code runs during an exchange, and no other unless a signal comes."""
+
+KERNEL_WAIT: Final = 0.005
 """Seconds for which a socket blocks in the kernel, longer than most answers take; Python would poll
-before each step instead. A signal makes the kernel begin anew, so what takes longer is waited for
-in Python."""
+before each step instead. A signal makes the kernel begin anew (a profiler sends 100 a second), so
+what takes longer is waited for in Python."""
 
 _log = logging.getLogger("faktory.connection")
 
@@ -71,6 +78,9 @@ class Memory(Transport, Protocol):
     """What takes the place of all lines in a test mode, and keeps the jobs: see `testing`."""
 
     inline: bool
+
+    def raised(self, error: BaseException) -> bool:
+        """Tell whether it is what the job raised that failed last in this thread."""
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
@@ -101,6 +111,12 @@ def in_test_mode() -> Memory:
             "`with faktory.testing.fake():` say, or the fixture faktory_fake."
         )
     return memory
+
+
+def of_a_job(error: BaseException) -> bool:
+    """Tell whether an error is one that a job raised in inline mode: no line and no refusal."""
+    kept = memory
+    return kept is not None and kept.raised(error)
 
 
 class SocketTransport:
@@ -169,7 +185,7 @@ class SocketTransport:
         except (OSError, FaktoryProtocolError) as error:
             self.abandon()
             if not self._is_ours(error, began):
-                raise  # it came from a signal handler: nobody knows how much has left
+                raise  # a signal handler's, between any two steps: nobody knows how much has left
             answered = sum(len(answer.command.data) for answer in answers)
             raise recovery.LineBroken(
                 answers, max(0, left - answered), self._explain(error)
@@ -215,14 +231,20 @@ class SocketTransport:
         try:
             if context is None:
                 context = ssl.create_default_context()
-                if os.environ.get("FAKTORY_DISABLE_HOSTNAME_VERIFICATION"):
+                if switched_on(os.environ.get("FAKTORY_DISABLE_HOSTNAME_VERIFICATION")):
                     self._trust_anybody(context)
             self._nothing_there = ssl.SSLWantReadError
             return context.wrap_socket(sock, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
+            told = error.verify_message.rstrip(".")
+            if error.verify_code in _OTHER_NAME:
+                remedy = "The address must name the host as the certificate does."
+            else:
+                remedy = (
+                    "For a private one pass ssl_context=ssl.create_default_context(cafile=...)."
+                )
             raise FaktoryConnectionError(
-                f"the certificate of {self._place} cannot be trusted: {error.verify_message}. "
-                "For a private one pass ssl_context=ssl.create_default_context(cafile=...)."
+                f"the certificate of {self._place} cannot be trusted: {told}. {remedy}"
             ) from error
         except (ssl.SSLError, ConnectionResetError) as error:
             raise FaktoryHandshakeError(
@@ -313,6 +335,8 @@ class SocketTransport:
 
     def _is_ours(self, error: Exception, began: float) -> bool:
         """Tell what the socket raised from what a signal handler raised in the middle of it."""
+        if _passed_through_others(error):
+            return False
         if not isinstance(error, OSError) or isinstance(error, FaktoryError):
             return True
         return error.errno is not None or (
@@ -403,6 +427,16 @@ def _let_kernel_wait(sock: socket.socket) -> bool:
 def _is_due(error: OSError, deadline: float) -> bool:
     """Tell whether Python's own clock may have raised this, which it does without an errno."""
     return isinstance(error, TimeoutError) and monotonic() > deadline - 0.05
+
+
+def _passed_through_others(error: Exception) -> bool:
+    """Tell whether an error came up through code that has no part in an exchange."""
+    step = error.__traceback__
+    while step is not None:
+        if not _PARTS.match(step.tb_frame.f_globals.get("__name__", "")):
+            return True
+        step = step.tb_next
+    return False
 
 
 def _is_reset(error: Exception) -> bool:

@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from itertools import count
-from threading import RLock
+from threading import RLock, local
 from time import sleep, time_ns
 from typing import Any, Final, TypeVar
+from weakref import ref
 
 from ..client import fork, transport
-from ..exceptions import Discard
+from ..exceptions import Discard, FaktoryError
 from ..jobs import registry
 from ..jobs.context import JobContext, run_in
 from ..jobs.middleware import open_batch
@@ -64,6 +65,7 @@ class MemoryServer(transport.Memory):
         self.inline = inline
         self._middleware = middleware
         self._lock = RLock()
+        self._failed = local()
         self._offset = 0
         self._state = State(self._clock, enterprise=True)
         self._store = self._state.store = _Store(self._clock)
@@ -90,6 +92,11 @@ class MemoryServer(transport.Memory):
     def start_anew(self) -> None:
         """Go on with the parent's jobs, which are the child's own now: for `fork`, in the child."""
         self._lock = RLock()
+
+    def raised(self, error: BaseException) -> bool:
+        """Tell whether it is what the job raised that failed last in this thread."""
+        last = getattr(self._failed, "last", None)
+        return last is not None and last() is error
 
     # What there is.
 
@@ -183,6 +190,8 @@ class MemoryServer(transport.Memory):
         except Discard:
             pass
         except BaseException as error:
+            if isinstance(error, FaktoryError):
+                self._failed.last = ref(error)  # itself it would keep the job's variables alive
             report = failure.describe(error, backtrace=payload.get("backtrace") or 0)
             with suppress(Refused):  # the job cleared itself, or travelled until it was given up
                 self._and_run(lambda: self._store.fail(jid, *report))

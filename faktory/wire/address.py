@@ -69,6 +69,11 @@ def parse(url: str) -> Address:
             f"the address {_without_password(url)!r} begins with {scheme!r}: "
             "use tcp:// or, for TLS, tcp+tls://."
         )
+    if any(character <= " " or character == "\x7f" for character in url):
+        raise ValueError(  # `urlsplit` would drop some of them in silence
+            f"the address {_without_password(url)!r} holds a space or a control character. "
+            "In a password it must be percent-encoded."
+        )
     try:
         parts = urlsplit(url)
     except ValueError:  # its text may hold the password
@@ -99,7 +104,8 @@ def parse(url: str) -> Address:
         raise ValueError(
             f"user and password in {_without_password(url)!r} are no percent-encoded UTF-8."
         ) from None
-    return Address(parts.hostname, port, _SCHEMES[scheme.lower()], username or "", password)
+    host = parts.hostname.replace("%25", "%")  # before the zone of a link-local address
+    return Address(host, port, _SCHEMES[scheme.lower()], username or "", password)
 
 
 def find_url(environ: Mapping[str, str]) -> str:
@@ -118,6 +124,11 @@ def find_url(environ: Mapping[str, str]) -> str:
     )
 
 
+def switched_on(text: str | None) -> bool:
+    """Tell whether a variable switches something on: `0`, `false` and nothing do not."""
+    return (text or "").strip().lower() not in ("", "0", "false")
+
+
 def _decode(part: str | None) -> str | None:
     if part is None:
         return None
@@ -129,7 +140,7 @@ def _decode(part: str | None) -> str | None:
 def _without_password(url: str) -> str:
     """The URL fit to be shown: all between the scheme and the last @ is left out."""
     secret, separator, place = url.rpartition("@")
-    if not separator:
-        return url
+    if not separator:  # what follows a colon and is no port may be a password without its host
+        return re.sub(r"(?<=://)([^/:\[]*):(?!\d*/?$).*", r"\1:***", url)
     scheme = _SCHEME.match(secret)
     return f"{scheme[0] if scheme else ''}***@{place}"

@@ -151,6 +151,8 @@ def beat(wid: str, current_state: str | None, rss_kb: int | None) -> Command[Sta
 
     A left out `rss_kb` shows as 0 in the server's pages.
     """
+    if current_state not in (None, "quiet", "terminate"):
+        raise ValueError(f"the state is {current_state!r}: it can be 'quiet' or 'terminate'.")
     fields: dict[str, object] = {"wid": wid}
     if current_state is not None:
         fields["current_state"] = current_state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from threading import Event
 
 import pytest
@@ -103,16 +104,73 @@ def test_what_could_not_be_sent_is_unsent():
     assert caught.value.unsent == ["job-0000", "job-0001", "job-0002"]
 
 
-def test_an_error_of_the_source_comes_out_after_what_was_taken_is_answered():
+def breaks_after(count):
+    yield from map(job, range(count))
+    raise RuntimeError("no more")
+
+
+def test_an_error_of_the_source_before_anything_was_sent_comes_out_as_it_is():
     server = Server()
+    with pytest.raises(RuntimeError, match="no more"):
+        push_all(server, breaks_after(2), 3)
+    assert server.chunks == []
+
+
+def test_an_error_of_the_source_after_that_tells_what_became_of_the_jobs():
+    server = Server()
+    with pytest.raises(FaktoryBulkError, match=r"1 jobs were not sent.*no more") as caught:
+        push_all(server, breaks_after(5), 2)
+    assert server.chunks == [["job-0000", "job-0001"], ["job-0002", "job-0003"]]
+    assert caught.value.unsent == ["job-0004"]
+    assert type(caught.value.__cause__) is RuntimeError
+
+
+def test_a_line_that_broke_meanwhile_is_told_before_an_error_of_the_source():
+    def breaks(command):
+        raise FaktoryOutcomeUnknown("broke", command.jids)
+
+    with pytest.raises(FaktoryBulkError, match="may or may not be queued") as caught:
+        push_all(breaks, breaks_after(3), 2)
+    assert caught.value.unknown == ["job-0000", "job-0001"]
+    assert caught.value.unsent == ["job-0002"]
+
+
+def test_a_chunk_is_sent_before_the_next_one_is_complete():
+    server = Server()
+    sent = threading.Event()
+
+    def answer(command):
+        sent.set()
+        return server(command)
 
     def jobs():
-        yield from (job(0), job(1), job(2))
-        raise RuntimeError("no more")
+        yield from (job(0), job(1))
+        assert sent.wait(5)
+        yield job(2)
 
-    with pytest.raises(RuntimeError, match="no more"):
-        push_all(server, jobs(), 1)
-    assert server.chunks[:2] == [["job-0000"], ["job-0001"]]
+    assert push_all(answer, jobs(), 2) == {}
+
+
+def test_an_interrupt_does_not_wait_for_the_chunk_under_way():
+    answered = threading.Event()
+
+    def jobs():
+        yield from (job(0), job(1))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        push_all(lambda command: answered.wait(20) and {}, jobs(), 2)
+    answered.set()
+
+
+def test_many_chunks_can_be_pushed_where_no_thread_is_to_be_had(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    server = Server()
+    assert push_all(server, map(job, range(5)), 2) == {}
+    assert [len(chunk) for chunk in server.chunks] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("one", [job(1), "job", b"job"])

@@ -80,12 +80,12 @@ def test_what_is_configured_wins_over_the_variables(monkeypatch):
         monkeypatch.setenv(f"FAKTORY_{name}", "nonsense")
     context = object()
     configure(
-        url="tcp://c:3", pool_size=4, pool_timeout=1, timeout=timedelta(minutes=1),
+        url="tcp+tls://c:3", pool_size=4, pool_timeout=1, timeout=timedelta(minutes=1),
         ssl_context=context,
     )  # fmt: skip
     pool = default_pool()
     assert (pool.size, pool.timeout) == (4, 1)
-    assert lent().faktory.url == "tcp://c:3"
+    assert lent().faktory.url == "tcp+tls://c:3"
     assert lent().timeout == 60
     assert lent()._line._ssl_context is context
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -9,6 +10,7 @@ import pytest
 
 from faktory.client import Client, Pool
 from faktory.exceptions import FaktoryTimeout
+from faktory.server import EmbeddedServer
 
 
 class Lent:
@@ -291,3 +293,47 @@ def test_a_fork_inside_the_block_leaves_nothing_open_in_the_child(scripted, in_c
     pool.close()
     assert server.ended[0].wait(5)
     assert server.verbs(0) == ["HELLO", "ECHO", "ECHO", "END"]
+
+
+def test_an_address_will_do():
+    with EmbeddedServer() as server:
+        pool = Pool(server.url, size=1)
+        with pool.client() as client:
+            assert client.info()["faktory"]["queues"] == {}
+        pool.close()
+    for wrong in (5, None):
+        with pytest.raises(TypeError, match=f"{wrong} is no address"):
+            Pool(wrong)
+    with pytest.raises(ValueError, match="no Faktory address"):
+        Pool("localhost")
+
+
+def test_who_is_interrupted_while_he_waits_takes_no_client_along():
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(*_):
+        raise Interrupt
+
+    pool = Pool(lambda: Client("tcp://127.0.0.1:1"), size=1, timeout=10)
+    lent, done = threading.Event(), threading.Event()
+
+    def hold():
+        with pool.client():
+            lent.set()
+            done.wait(10)
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(hold)
+        lent.wait(10)
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(Interrupt), pool.client():
+                pass
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            done.set()
+    with pool.client():
+        pass

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 import subprocess
 import sys
-from concurrent.futures import wait
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import timedelta
 from threading import Event, Thread
 
 import pytest
@@ -253,3 +257,80 @@ def test_the_interpreter_leaves_after_pushing_what_waits():
 def test_limits_are_1_or_more(limit):
     with pytest.raises(ValueError, match=f"{limit} is 0"):
         Producer(Server, **{limit: 0})
+
+
+# What used to leave futures without an end.
+
+
+def test_what_keeps_the_sending_thread_from_starting_is_told_to_who_pushes(monkeypatch):
+    with pytest.raises(ValueError, match="no Faktory address"):
+        Producer("localhost:7419")
+    producer = Producer("tcp://127.0.0.1:1")
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start"):
+        producer.push(job(1))
+    assert producer.pending == 0
+    producer.close(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("linger", -1), ("patience", -1), ("max_batch", 1.5), ("max_pending", 0), ("max_bytes", "x")],
+)
+def test_a_setting_that_cannot_be_is_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}"):
+        Producer("tcp://127.0.0.1:1", **{name: value})
+
+
+def test_durations_can_be_timedeltas():
+    Producer("tcp://127.0.0.1:1", linger=timedelta(milliseconds=2), patience=timedelta(seconds=1))
+
+
+def test_a_flush_waits_for_the_jobs_before_it_only():
+    with EmbeddedServer() as server, Producer(server.url) as producer:
+        first = producer.push(job(1))
+        stop = threading.Event()
+
+        def go_on():
+            while not stop.is_set():
+                producer.push(job(1))
+
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(go_on)
+            producer.flush(10)
+            assert first.done()
+            stop.set()
+
+
+def test_a_callback_that_would_wait_for_its_own_thread_is_refused():
+    server = Server()
+    server.gate.clear()
+    producer = Producer(lambda: server, max_pending=1)
+    told = []
+
+    def again(future):
+        for waits in (producer.flush, lambda: producer.push(job(2))):
+            with pytest.raises(RuntimeError) as caught:
+                waits()
+            told.append(str(caught.value).split(" would")[0])
+
+    future = producer.push(job(1))
+    future.add_done_callback(again)
+    server.gate.set()
+    future.result(10)
+    producer.close(10)
+    assert told == ["flush", "push into a full producer"]
+
+
+def test_close_takes_no_longer_than_it_may():
+    with socket.create_server(("127.0.0.1", 0)) as nobody:  # accepts, and says nothing
+        producer = Producer(f"tcp://127.0.0.1:{nobody.getsockname()[1]}")
+        producer.push(job(1))
+        began = time.monotonic()
+        with pytest.raises(FaktoryTimeout):
+            producer.close(0.3)
+        assert time.monotonic() - began < 0.55
