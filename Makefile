@@ -27,7 +27,7 @@ requirements = $(RUN) -c 'import sys, tomllib; \
 .DELETE_ON_ERROR:
 # pip in two recipes at once would trip over itself; make does nothing else that takes long.
 .NOTPARALLEL:
-.PHONY: help demo test check bench instructions wheel wheel-test soak asan annotate clean FORCE
+.PHONY: help demo test check docs bench instructions wheel wheel-test soak asan annotate clean FORCE
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and who i
 		echo "stubtest of faktory._proto skipped: the compiled core was not built."; \
 	fi
 	@$(RUN) -m pytest --quiet tests/test_layers.py tests/jobs/test_typing_samples.py
+
+docs: $(VENV)/core $(VENV)/docs ## build/docs, from the pages and the docstrings; a warning is an error
+	@$(RUN) -m sphinx -W --keep-going -n -q -E docs build/docs
+	@echo build/docs/index.html
 
 bench: $(VENV)/core $(VENV)/bench ## the benchmarks, beside other packages where there are any
 	@$(RUN) -m pytest benchmarks --benchmark-only -s --timeout=0 \
@@ -142,9 +146,9 @@ $(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/_proto.pyx faktory/*
 	@touch $@
 
 # Of these none depends on the core: a changed core is no reason to ask pip again.
-$(VENV)/test $(VENV)/wheel: $(VENV)/env
+$(VENV)/test $(VENV)/wheel $(VENV)/docs: $(VENV)/env
 $(VENV)/check $(VENV)/bench $(VENV)/soak: $(VENV)/test
-$(VENV)/test $(VENV)/check $(VENV)/bench $(VENV)/soak $(VENV)/wheel:
+$(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench $(VENV)/soak $(VENV)/wheel:
 	@echo "Installing what make $(@F) needs"
 	@$(call requirements,["project"]["optional-dependencies"],$(@F)) > $@.txt
 	@$(PIP) -r $@.txt $(call quietly,$(@F))

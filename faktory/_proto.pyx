@@ -376,8 +376,12 @@ cdef class JobTemplate:
                 raise FaktoryPayloadError(f"the template sets {name!r} itself. Leave it out.")
         self._head = dump_json({"jobtype": jobtype, **options})[:-1] + b',"jid":"'
 
-    def encode_bulk(self, rows):
-        """Encode one PUSHB with a job for each row of arguments; return it and the jids made."""
+    def encode_bulk(self, rows, Py_ssize_t least=0, most=None):
+        """Encode one PUSHB with a job for each row of arguments; return it and the jids made.
+
+        FaktoryPayloadError, too, for a row of less than `least` or more than `most` arguments.
+        """
+        cdef Py_ssize_t limit = PY_SSIZE_T_MAX if most is None else most
         cdef list jids = []
         cdef _Out out
         cdef char *p = _open(&out)
@@ -390,6 +394,8 @@ cdef class JobTemplate:
                         f"rows[{len(jids)}] is {_json.kind(args)}; a row is a tuple of arguments. "
                         "For a single argument: (value,)."
                     )
+                if not least <= len(args) <= limit:
+                    raise FaktoryPayloadError(f"rows[{len(jids)}] has {len(args)} arguments")
                 jid = new_jid()
                 p = _put_bytes(&out, _put(p, b",", 1) if jids else p, self._head)
                 jids.append(jid)

@@ -334,8 +334,13 @@ class JobTemplate:
                 raise FaktoryPayloadError(f"the template sets {name!r} itself. Leave it out.")
         self._head = dump_json({"jobtype": jobtype, **options})[:-1] + b',"jid":"'
 
-    def encode_bulk(self, rows: Iterable[Sequence[object]]) -> tuple[bytes, list[str]]:
-        """Encode one PUSHB with a job for each row of arguments; return it and the jids made."""
+    def encode_bulk(
+        self, rows: Iterable[Sequence[object]], least: int = 0, most: int | None = None
+    ) -> tuple[bytes, list[str]]:
+        """Encode one PUSHB with a job for each row of arguments; return it and the jids made.
+
+        FaktoryPayloadError, too, for a row of less than `least` or more than `most` arguments.
+        """
         pieces = []
         jids = []
         for index, args in enumerate(rows):
@@ -344,6 +349,8 @@ class JobTemplate:
                     f"rows[{index}] is {_json.kind(args)}; a row is a tuple of arguments. "
                     "For a single argument: (value,)."
                 )
+            if len(args) < least or (most is not None and len(args) > most):
+                raise FaktoryPayloadError(f"rows[{index}] has {len(args)} arguments")
             jid = new_jid()
             jids.append(jid)
             pieces.append(

@@ -12,18 +12,24 @@ OTHER = "faktory"
 """The distribution whose import name is ours too; ours is `faktory-worker`."""
 
 
-def find() -> str | None:
-    """Say what is wrong and what to do, if the other package is installed."""
+REMEDY = f"pip uninstall {OTHER}, then pip install --force-reinstall --no-deps faktory-worker."
+
+
+def fault() -> str | None:
+    """Say what is wrong, if the other package is installed."""
     try:
         installed = version(OTHER)
     except PackageNotFoundError:
         return None
     return (
         f"the package {OTHER} {installed} is installed beside faktory-worker. Both keep their "
-        "files in the same folder, and the one installed last has replaced some of the other's. "
-        "To mend it: pip uninstall faktory, then "
-        "pip install --force-reinstall --no-deps faktory-worker."
+        "files in the same folder, and the one installed last has replaced some of the other's."
     )
+
+
+def find() -> str | None:
+    """Say what is wrong and what to do, if the other package is installed."""
+    return f"{found} To mend it: {REMEDY}" if (found := fault()) is not None else None
 
 
 def warn() -> None:

@@ -20,6 +20,16 @@ def title(worker: Worker, tag: str) -> str:
     return " ".join(part for part in ("faktory-worker", __version__, tag, busy, state) if part)
 
 
+def show_parent(tag: str, count: int) -> None:
+    """Show the parent of `count` workers: `faktory-worker 0.1.0 shop parent of 4`."""
+    try:
+        from setproctitle import setproctitle
+    except ImportError:
+        return
+    parts = ("faktory-worker", __version__, tag, f"parent of {count}")
+    setproctitle(" ".join(part for part in parts if part))
+
+
 @contextmanager
 def shown(worker: Worker, tag: str) -> Iterator[None]:
     """Keep the process's title up to date for a `with` block."""
@@ -37,7 +47,11 @@ def shown(worker: Worker, tag: str) -> Iterator[None]:
             setproctitle(title(worker, tag))
 
     thread = Thread(target=show, name="faktory-title", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # a system that is out of threads; the worker will say so
+        yield
+        return
     try:
         yield
     finally:

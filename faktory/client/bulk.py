@@ -38,7 +38,7 @@ def push_all(
     call: Callable[[Bulk], dict[str, str]], jobs: Iterable[dict[str, Any]], size: int
 ) -> dict[str, str]:
     """Push jobs in chunks of `size` by `call`; return what was refused, jid to reason."""
-    if isinstance(jobs, (dict, str, bytes)):
+    if isinstance(jobs, (dict, str, bytes)) or not hasattr(type(jobs), "__iter__"):
         raise FaktoryPayloadError(
             f"push_bulk takes many jobs, not a {type(jobs).__name__}. For a single one: [job]."
         )

@@ -19,7 +19,7 @@ from ..proto import encode_command
 from ..wire import commands, failure
 from ..wire.address import Address, find_url, parse
 from ..wire.commands import Command, Operation, State, Target
-from ..wire.payload import instant, prepare, seconds
+from ..wire.payload import instant, prepare, wait
 from ..wire.session import Answer
 from . import bulk, dropin
 from .line import Line
@@ -67,14 +67,14 @@ class Client:
     ) -> None:
         self.faktory: Address
         self.log = log or logging.getLogger("faktory.connection")
-        self.timeout = seconds("timeout", timeout)
-        if self.timeout <= 0:
-            raise ValueError(f"timeout is {timeout!r}: it must be more than 0 seconds.")
-        if isinstance(labels, str) or not all(isinstance(label, str) for label in labels or ()):
+        self.timeout = wait("timeout", timeout, none_at_all=False)
+        many = isinstance(labels, Iterable) and not isinstance(labels, str)
+        texts = list(labels or ()) if many else []
+        if labels is not None and not (many and all(isinstance(text, str) for text in texts)):
             raise ValueError(f"labels is {labels!r}: pass a list of texts, like ['python'].")
         if worker_id is not None and (not isinstance(worker_id, str) or not worker_id):
             raise ValueError(f"worker_id is {worker_id!r}: it must be text, and not empty.")
-        identity: dict[str, object] = {"labels": list(labels or ())}
+        identity: dict[str, object] = {"labels": texts}
         if worker_id is not None:
             identity["wid"] = worker_id
         self._wid = worker_id
@@ -192,11 +192,14 @@ class Client:
     def push_bulk(self, jobs: Iterable[dict[str, Any]], batch_size: int = 1000) -> dict[str, str]:
         """Queue many jobs; return what was refused, by our checks or the server: jid to reason.
 
-        Any iterable is streamed in chunks of `batch_size`. FaktoryBulkError where the line broke:
-        it says what was refused till then, which jids are unknown and which were never sent.
+        Any iterable is streamed in chunks of `batch_size`. FaktoryBulkError where the line broke,
+        or the iterable did when a chunk was out: it says what was refused till then, which jids
+        are unknown and which were never sent.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be 1 or more.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                f"batch_size is {batch_size!r}: it must be a whole number of 1 or more."
+            )
         return bulk.push_all(self.call, jobs, batch_size)
 
     def fetch(self, *queues: str) -> dict[str, Any] | None:
@@ -224,6 +227,10 @@ class Client:
         `error` gives type, message and traceback; `errtype` and `message` replace its. `backtrace`
         is lines of text, or how many lines of the traceback to send (none unless asked for).
         """
+        if backtrace is not None and not isinstance(backtrace, (int, Sequence)):
+            raise ValueError(
+                f"backtrace is {backtrace!r}: pass lines of text, or how many of them to send."
+            )
         report = failure.describe(error, errtype, message, backtrace)
         self.call(commands.fail(jid, *report))
 
@@ -348,8 +355,10 @@ class Client:
         reserve_until: datetime | str | float | None = None,
     ) -> None:
         """Say how far a job is; `reserve_until` asks for more time. Faktory Enterprise."""
-        if percent is not None and not 0 <= percent <= 100:
-            raise ValueError(f"percent is {percent}: it must be 0 to 100.")
+        if percent is not None and not (isinstance(percent, int) and 0 <= percent <= 100):
+            raise ValueError(f"percent is {percent!r}: it must be a whole number from 0 to 100.")
+        if desc is not None and not isinstance(desc, str):
+            raise ValueError(f"desc is {desc!r}: it must be text.")
         until = None if reserve_until is None else instant("reserve_until", reserve_until)
         self.call(commands.track_set(jid, percent, desc, until))
 

@@ -6,7 +6,7 @@ say. A stand-in is never shown a byte: it gets the dict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -120,7 +120,7 @@ def request(
         raise ValueError("Empty queue name")
     if args is None:
         args = ()
-    if not isinstance(args, (list, tuple, Set, Iterator)):
+    if not isinstance(args, (list, tuple, set, Iterator)):  # no frozenset: to the letter
         raise ValueError("Argument `args` must be an iterator, generator, list, tuple or a set")
     job: dict[str, Any] = {
         "jid": jid,

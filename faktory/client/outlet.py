@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..wire.address import find_url, parse
-from ..wire.payload import seconds
+from ..wire.payload import wait
 from .client import DEFAULT_TIMEOUT, Client
 from .pool import Pool, check_size
 
@@ -47,8 +47,8 @@ def configure(
     given = {
         "url": None if url is None else parse(url).url,
         "pool_size": None if pool_size is None else check_size(pool_size),
-        "pool_timeout": None if pool_timeout is None else _above_0("pool_timeout", pool_timeout),
-        "timeout": None if timeout is None else _above_0("timeout", timeout),
+        "pool_timeout": None if pool_timeout is None else wait("pool_timeout", pool_timeout),
+        "timeout": None if timeout is None else wait("timeout", timeout, none_at_all=False),
         "ssl_context": ssl_context,
     }
     with _lock:
@@ -62,12 +62,14 @@ def configure(
 def configured(**settings: Any) -> Iterator[None]:
     """Be configured like this, and in no other way, for a `with` block; see `configure`."""
     global _settings
-    before, _settings = _settings, {}
+    with _lock:
+        before, _settings = _settings, {}
     try:
         configure(**settings)
         yield
     finally:
-        _settings = before
+        with _lock:
+            _settings = before
         configure()
 
 
@@ -98,13 +100,6 @@ def _renew_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
-
-
-def _above_0(name: str, value: float | timedelta) -> float:
-    number = seconds(name, value)
-    if number <= 0:
-        raise ValueError(f"{name} is {value!r}: it must be more than 0 seconds.")
-    return number
 
 
 def _make_pool() -> Pool:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from queue import Empty, SimpleQueue
-from threading import Lock
+from threading import RLock
 
 from ..exceptions import FaktoryTimeout
-from ..wire.payload import seconds
+from ..wire.payload import wait
 from . import fork, transport
 from .client import Client, maker
 
@@ -35,7 +35,7 @@ class Pool:
     """
 
     _life: object
-    _lock: Lock
+    _lock: RLock  # a signal handler may push, too
     _idle: list[Client]
 
     def __init__(
@@ -46,9 +46,7 @@ class Pool:
         timeout: float | timedelta = 5.0,
     ) -> None:
         self.size = check_size(size)
-        self.timeout = seconds("timeout", timeout)
-        if self.timeout < 0:
-            raise ValueError(f"timeout is {timeout!r}: it must be 0 seconds or more.")
+        self.timeout = wait("timeout", timeout)
         self._make = maker(make)
         self._closed = False
         self.start_anew()
@@ -87,7 +85,7 @@ class Pool:
     def start_anew(self) -> None:
         """Start with no clients: for `fork`, in the child."""
         self._life = object()
-        self._lock = Lock()
+        self._lock = RLock()
         self._made = 0  # clients that there are, lent or idle
         self._idle = []
         self._queue: deque[SimpleQueue[Client | None]] = deque()

@@ -14,7 +14,8 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from datetime import timedelta
 from random import random
 from threading import Condition, Thread, current_thread
@@ -34,7 +35,7 @@ from ..exceptions import (
 )
 from ..proto import dump_json
 from ..wire import commands, recovery
-from ..wire.payload import prepare, seconds
+from ..wire.payload import prepare, wait
 from . import fork, transport
 from .client import Client, maker
 
@@ -78,9 +79,9 @@ class Producer:
         self._make = maker(make)
         self._max_batch = max_batch
         self._max_bytes = max_bytes
-        self._linger = _duration("linger", linger)
+        self._linger = wait("linger", linger)
         self._max_pending = max_pending
-        self._patience = None if patience is None else _duration("patience", patience)
+        self._patience = None if patience is None else wait("patience", patience)
         self._closed = False
         self.start_anew()
         fork.starts_anew(self)
@@ -116,27 +117,28 @@ class Producer:
                 self._changed.notify_all()
         return entry.future
 
-    def flush(self, timeout: float | None = None) -> None:
+    def flush(self, timeout: float | timedelta | None = None) -> None:
         """Send what waits now, and wait until it is answered; FaktoryTimeout says what is left."""
+        limit = None if timeout is None else wait("timeout", timeout)
         with self._changed:
             self._refuse_to_wait_for_itself("flush")
             taken = self._taken
             self._flushing += 1
             self._changed.notify_all()
             try:
-                answered = self._changed.wait_for(lambda: self._done >= taken, timeout)
+                answered = self._changed.wait_for(lambda: self._done >= taken, limit)
             finally:
                 self._flushing -= 1
             if not answered:
                 raise FaktoryTimeout(f"{taken - self._done} jobs are not pushed yet.")
 
-    def close(self, timeout: float | None = None) -> None:
+    def close(self, timeout: float | timedelta | None = None) -> None:
         """Flush and end; what is not sent within `timeout` seconds is given up.
 
         FaktoryTimeout says how much that was. Without a `timeout`, as at the end of a `with` block,
         this waits for a server that is away until it is back.
         """
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + wait("timeout", timeout)
         try:
             self.flush(timeout)
         finally:
@@ -151,6 +153,7 @@ class Producer:
         """Start with nothing to push: for `fork`, in the child."""
         self._changed = Condition()
         self._queue: deque[_Entry] = deque()
+        self._under_way: list[_Entry] = []  # those that were cancelled in time among them
         self._waiting_bytes = 0
         self._taken = 0  # how many jobs were taken so far
         self._done = 0  # how many of them are answered, the oldest first
@@ -212,8 +215,24 @@ class Producer:
         try:
             while batch := self._next_batch():
                 self._push(client, batch)
+        except BaseException as error:  # whatever it is, nobody may wait for ever
+            self._give_up(error)
+            raise
         finally:
             client.close()
+
+    def _give_up(self, error: BaseException) -> None:
+        """Take no more jobs, and end the futures of those that there are."""
+        with self._changed:
+            self._closed = True
+            left = [*self._under_way, *self._queue]
+            self._queue.clear()
+        unknown = FaktoryOutcomeUnknown(f"the producer's thread broke: {error!r}")
+        for entry in left:
+            with suppress(InvalidStateError):  # those that have ended
+                _end(entry, unknown, None)
+        with self._changed:
+            self._answered(self.pending)
 
     def _next_batch(self) -> list[_Entry]:
         """Wait for jobs, then a little for more; return none when closed and empty."""
@@ -233,14 +252,16 @@ class Producer:
     def _take_batch(self) -> list[_Entry]:
         batch: list[_Entry] = []
         size = 0
+        self._under_way = []
         while self._queue and len(batch) < self._max_batch and size < self._max_bytes:
             entry = self._queue.popleft()
+            self._under_way.append(entry)
             self._waiting_bytes -= len(entry.data)
             if entry.future.set_running_or_notify_cancel():
                 size += len(entry.data)
                 batch.append(entry)
-            else:
-                self._answered(1)
+        if not batch:
+            self._answered(len(self._under_way))
         return batch
 
     def _push(self, client: Client, batch: list[_Entry]) -> None:
@@ -271,7 +292,7 @@ class Producer:
         for entry in batch:
             _end(entry, failure, refused.get(entry.jid))
         with self._changed:
-            self._answered(len(batch))
+            self._answered(len(self._under_way))
 
     def _try_again(self, error: FaktoryError, failures: int) -> bool:
         """Wait a little; tell whether the batch is to be sent again."""
@@ -325,13 +346,6 @@ def _close(producer: Producer, timeout: float) -> None:
         _log.error("the program ends before its jobs are pushed: %s", error)
     except Exception:
         _log.exception("the program ends, and a producer cannot be closed")
-
-
-def _duration(name: str, value: float | timedelta) -> float:
-    number = seconds(name, value)
-    if number < 0:
-        raise ValueError(f"{name} is {value!r}: it must be 0 seconds or more.")
-    return number
 
 
 atexit.register(_close_all)

@@ -3,23 +3,28 @@
 Rules: what is pushed inside `with batch.jobs():` is a member, and the batch is committed when that
 block ends; a block that raises leaves it uncommitted, and the server forgets it after 30 minutes.
 Which batch is open is a context variable, so blocks nest, and threads do not see each other's.
+What is said of a batch is checked where it is said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final
 
 from ..client import Pool, outlet
 from ..exceptions import FaktoryPayloadError
+from ..wire.payload import prepare
 from .middleware import open_batch
-from .push import declared
+from .push import check_pool, declared
 
 Callback = Any
 """A declared job that takes no arguments, the name of a job type, or a job as a dict."""
 
 _SETTINGS: Final = ("description", "success", "complete", "parent")
+_TYPO: Final = 0.75
+"""How like a setting a name is that must be meant for it: "completed" is, "component" is not."""
 
 
 class Batch:
@@ -46,25 +51,42 @@ class Batch:
         parent: Batch | str | None = None,
         pool: Pool | None = None,
     ) -> None:
+        check_pool(pool)
+        if bid is not None and not (isinstance(bid, str) and bid.isprintable() and bid.split()):
+            raise FaktoryPayloadError(f"bid is {bid!r}: it is the text that `bid` of a batch was.")
         self._bid: str | None = None
         self._pool = pool
         self.description = description
         self.success = success
         self.complete = complete
         self.parent = parent
-        if bid is not None and any(getattr(self, name) is not None for name in _SETTINGS):
-            raise _created(bid)
+        said = [name for name in _SETTINGS if getattr(self, name) is not None]
+        if bid is not None and said:
+            raise RuntimeError(
+                f"Batch({bid!r}, ...) is the batch of that id, which is made already and keeps "
+                f"its settings: it takes no {said[0]}=. For a new one pass keywords only."
+            )
         self._bid = bid
 
     def __repr__(self) -> str:
         return f"<faktory.Batch {self._bid or 'not made yet'}>"
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in _SETTINGS and self._bid is not None:
-            raise _created(self._bid)
-        if name in ("success", "complete") and value is not None:
-            _callback(name, value)
+        if name in _SETTINGS:
+            if self._bid is not None:
+                raise _created(self._bid)
+            if value is not None:
+                _check(name, value)
+        elif close := get_close_matches(name, _SETTINGS, 1, _TYPO):
+            raise AttributeError(f"a batch has no {name}. Did you mean {close[0]}?")
         super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:  # type checkers know that it is none
+
+        def __enter__(self):
+            raise TypeError("a batch is no context manager: write `with batch.jobs():`.")
+
+        def __exit__(self, *_): ...
 
     @property
     def bid(self) -> str | None:
@@ -110,12 +132,26 @@ class Batch:
         }
 
 
+def _check(name: str, value: object) -> None:
+    """Raise if a batch cannot have this setting."""
+    if name in ("success", "complete"):
+        _callback(name, value)
+    elif not isinstance(value, str) and not (name == "parent" and isinstance(value, Batch)):
+        what = "text" if name == "description" else "a batch, or the bid of one"
+        raise FaktoryPayloadError(f"{name} is {value!r}: it must be {what}.")
+
+
 def _callback(name: str, job: Callback) -> dict[str, Any]:
     """Return the wire dict of a callback."""
     if isinstance(job, str):
-        return {"jobtype": job, "args": []}
+        job = {"jobtype": job}
     if isinstance(job, Mapping):
-        return {"args": [], **job}
+        made = {"args": [], **job}
+        try:
+            prepare(made)
+        except FaktoryPayloadError as error:
+            raise FaktoryPayloadError(f"{name}: {error}") from None
+        return made
     push = declared(job)
     if push is not None:
         return push.payload(())

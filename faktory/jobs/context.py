@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from ..client import Client, outlet
+from ..exceptions import FaktoryPayloadError
 from ..wire.payload import DEFAULT_RETRY, MAX_RESERVE, instant
 from .batch import Batch
 
@@ -123,6 +124,14 @@ class JobContext:
         `reserve_until`, within a day, asks for more time than the job was reserved for. The job
         needs the option `track`, the server Faktory Enterprise.
         """
+        try:
+            fits = 0 <= percent <= 100
+        except TypeError:
+            fits = False
+        if not fits:
+            raise FaktoryPayloadError(f"percent is {percent!r}: it must be a number from 0 to 100.")
+        if not isinstance(desc, str | None):
+            raise FaktoryPayloadError(f"desc is {desc!r}: it must be text.")
         until = None
         if reserve_until is not None:
             until = datetime.fromisoformat(instant("reserve_until", reserve_until))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,6 +15,7 @@ from typing import (
     Any,
     ClassVar,
     Concatenate,
+    Final,
     Generic,
     ParamSpec,
     Protocol,
@@ -24,7 +26,7 @@ from typing import (
 
 from ..client.pool import Pool
 from . import options as job_options
-from . import registry
+from . import refusals, registry
 from .batch import Batch
 from .context import JobContext, current_job
 from .options import Declared, Options
@@ -32,6 +34,8 @@ from .push import AnyArguments, Duration, Instant, Push, Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_NOTHING: Final = object()
 
 
 class FunctionJob(Push[P], Generic[P, R]):
@@ -44,7 +48,7 @@ class FunctionJob(Push[P], Generic[P, R]):
         options: Mapping[str, Any],
         time_limit: float | None,
     ) -> None:
-        _refuse_async(function)
+        function = refusals.check_function(function, name)
         self.__wrapped__ = function
         self.__name__ = function.__name__
         self.__qualname__ = function.__qualname__
@@ -52,11 +56,18 @@ class FunctionJob(Push[P], Generic[P, R]):
         self.__module__ = function.__module__
         self.time_limit = time_limit
         own = job_options.merge({}, options)
-        super().__init__(name or function.__name__, Signature(function), own)
+        jobtype = function.__name__ if name is None else name
+        super().__init__(jobtype, Signature(function), own)
         registry.register(self._jobtype, self)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.__wrapped__(*args, **kwargs)
+
+    def __get__(self, _: object, owner: type | None = None) -> FunctionJob[P, R]:
+        return self  # binds to no object; help() takes what has this for a function
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled as the function is: by its module and name
 
     def __repr__(self) -> str:
         return f"<faktory job {self._jobtype} of {self.origin}>"
@@ -82,18 +93,14 @@ def job(
 ) -> Callable[[Callable[P, R]], FunctionJob[P, R]]: ...
 
 
-def job(
-    function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any
-) -> Any:
+def job(function: Any = _NOTHING, /, *, name: str | None = None, **options: Any) -> Any:
     """Declare a function as a job, bare or with options: `@job` or `@job(queue="mail")`.
 
     The job type is the function's name unless `name` says otherwise. See `Options` and `Declared`.
     """
     time_limit = job_options.take_time_limit(options)
     job_options.check(options, "@faktory.job")
-    if function is not None:
-        if not callable(function):
-            raise TypeError('options go by keyword, like @faktory.job(queue="mail").')
+    if function is not _NOTHING:
         return FunctionJob(function, name, options, time_limit)
     return lambda function: FunctionJob(function, name, options, time_limit)
 
@@ -115,9 +122,15 @@ def external(
     arguments go by position and are not checked.
     """
     job_options.check(options, f"external({name!r})")
-    registry.external.add(name)
+    if signature is not None and not callable(signature):
+        raise TypeError(
+            f"the signature of {name} is {signature!r}: it is a function. Options go by keyword, "
+            'like queue="images".'
+        )
     takes = AnyArguments() if signature is None else Signature(signature)
-    return Push(name, takes, job_options.merge({}, options))
+    push: Push[...] = Push(name, takes, job_options.merge({}, options))
+    registry.external.add(name)
+    return push
 
 
 class _Performs(Protocol[P]):
@@ -163,10 +176,11 @@ class Job:
     """The base of jobs that are classes: define `perform`, and options in `faktory_options`.
 
     The job type is the class's name unless `faktory_options` has a `name`. Options are inherited,
-    a name is not. Each run has an instance of its own.
+    a name is not; they are read once, where the class is defined. Each run has an instance of its
+    own.
     """
 
-    faktory_options: ClassVar[Mapping[str, Any]] = {}
+    faktory_options: ClassVar[Mapping[str, Any]] = job_options.read_only({})
     _push: ClassVar[Push[Any] | None] = None
     _context: JobContext | None = None
 
@@ -178,19 +192,24 @@ class Job:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        name = vars(cls).get("faktory_options", {}).get("name") or cls.__name__
+        own = vars(cls).get("faktory_options", {})
+        if not isinstance(own, Mapping):
+            raise TypeError(f"{cls.__name__}.faktory_options is {own!r}: it must be a dict.")
+        if "faktory_options" in vars(cls):
+            cls.faktory_options = job_options.read_only(own)
         options: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             options = job_options.merge(options, vars(base).get("faktory_options", {}))
         options.pop("name", None)
         time_limit = job_options.take_time_limit(options)
         job_options.check(options, f"{cls.__name__}.faktory_options")
-        perform = getattr(cls, "perform", None)
+        perform: Any = getattr(cls, "perform", None)
         if perform is None or getattr(perform, "__isabstractmethod__", False):
             cls._push = None  # a base of other jobs, with options for them
             return
-        _refuse_async(perform)
+        refusals.check_class(cls, perform)
         takes_self = inspect.isfunction(inspect.getattr_static(cls, "perform"))
+        name = cls.__name__ if own.get("name") is None else own["name"]
         cls._push = Push(name, Signature(perform, method=takes_self), options)
         registry.register(name, _ClassJob(cls, time_limit))
 
@@ -276,7 +295,7 @@ class _ClassJob:
 
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()
-        instance._context = context
+        object.__setattr__(instance, "_context", context)  # a frozen dataclass has it, too
         return instance.perform(*context.args)
 
 
@@ -287,22 +306,17 @@ def _push_of(owner: type) -> Push[Any]:
     return push
 
 
-def _refuse_async(function: Callable[..., Any]) -> None:
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(
-            f"{function.__qualname__} is an async function; a worker runs plain ones. "
-            "Declare a plain function that calls asyncio.run(...)."
-        )
-
-
 def _origin(definition: Any) -> str:
     """Where a function or class was defined: in its own file, not in that of a decorator."""
     definition = inspect.unwrap(definition)
-    if definition.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
-        file = "__main__"  # a notebook: each cell counts as a file, and each run as a new one
-    else:
-        try:
-            file = inspect.getfile(definition)
-        except (TypeError, OSError):
-            file = definition.__module__
-    return f"{file}:{definition.__qualname__}"
+    module = definition.__module__
+    whole = getattr(sys.modules.get(module), "__file__", None)
+    try:
+        file: str | None = inspect.getfile(definition)
+    except (TypeError, OSError):
+        file = None
+    # What a prompt or `exec` runs belongs to the module that it runs in. So does a notebook, where
+    # each cell counts as a file, and each run as a new one.
+    if file is None or file.startswith("<") or (module == "__main__" and whole is None):
+        file = whole
+    return f"{os.path.realpath(file) if file else module}:{definition.__qualname__}"

@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from .refusals import deferred
+
 if TYPE_CHECKING:
     from .context import JobContext
 
@@ -75,9 +77,9 @@ class Chain(Generic[M]):
             self._set([entry for entry in self._entries if entry != middleware])
 
     def clear(self) -> None:
-        """Take all out, the built-in ones too."""
+        """Take all out but what is built in."""
         with self._lock:
-            self._set([])
+            self._set(list(self._built_in))
 
     @property
     def is_plain(self) -> bool:
@@ -92,6 +94,12 @@ class Chain(Generic[M]):
         if not callable(middleware):
             raise TypeError(
                 f"{middleware!r} is no middleware: that is a callable that goes on by call_next()."
+            )
+        what = deferred(middleware)
+        if what is not None:
+            raise TypeError(
+                f"{_named(middleware)} is {what}, and nothing would go on: "
+                "a middleware is a plain function that returns call_next()."
             )
         with self._lock:
             entries = [entry for entry in self._entries if entry != middleware]

@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import Any, Final, TypedDict, get_type_hints
 
 from ..exceptions import FaktoryPayloadError
-from ..wire.payload import instant, seconds
+from ..proto import encode_push
+from ..wire.payload import instant, prepare, seconds
 
 
 class Options(TypedDict, total=False):
@@ -119,6 +120,19 @@ def to_wire(options: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def to_fields(options: Mapping[str, Any], jobtype: str = "any") -> dict[str, Any]:
+    """Return the fields that the options make, checked and completed as those of a whole job.
+
+    An option that is None is one that nobody gave.
+    """
+    fields = {name: value for name, value in to_wire(options).items() if value is not None}
+    checked = prepare({**fields, "jobtype": jobtype, "args": []})
+    encode_push(checked)  # refuses what `custom` may not hold
+    for name in ("jid", "jobtype", "args"):
+        del checked[name]
+    return checked
+
+
 def enterprise(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are given and need Faktory Enterprise."""
     said = {name: options.get(name) for name in ENTERPRISE}
@@ -135,10 +149,10 @@ def copied(value: Any) -> Any:
     return value
 
 
-def _read_only(value: Any) -> Any:
+def read_only(value: Any) -> Any:
     """Return the value: its dicts refuse to be changed, its lists are copies."""
-    if isinstance(value, dict):
-        return MappingProxyType({name: _read_only(item) for name, item in value.items()})
+    if isinstance(value, Mapping):
+        return MappingProxyType({name: read_only(item) for name, item in value.items()})
     return copied(value)
 
 
@@ -149,11 +163,13 @@ class Defaults(MutableMapping[str, Any]):
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
+        if not isinstance(options, Mapping):
+            raise TypeError(f"faktory.default_job_options is {options!r}: it must be a dict.")
         check(options, "faktory.default_job_options")
         self._change(copied(options))
 
     def __getitem__(self, name: str) -> Any:
-        return _read_only(self._options[name])
+        return read_only(self._options[name])
 
     def __setitem__(self, name: str, value: Any) -> None:
         check({name: value}, "faktory.default_job_options")
@@ -174,6 +190,10 @@ class Defaults(MutableMapping[str, Any]):
         return repr(self._options)
 
     def _change(self, options: dict[str, Any]) -> None:
+        try:
+            to_fields(options)
+        except FaktoryPayloadError as error:
+            raise FaktoryPayloadError(f"faktory.default_job_options: {error}") from None
         self._options = options
         self.version = next(_versions)
 

@@ -63,6 +63,11 @@ def names() -> list[str]:
 
 def unknown(jobtype: str, known: list[str]) -> UnknownJob:
     """Return the error for a job type that nobody registered."""
+    if jobtype in external:
+        return UnknownJob(
+            f"no job of type {jobtype!r} runs here: this program declares it as one that another "
+            "runs (faktory.external). Is its queue meant for this worker?"
+        )
     close = get_close_matches(jobtype, known, 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "") if known else "none"

@@ -137,7 +137,7 @@ def fail(jid: str, errtype: str, message: str, backtrace: Sequence[str] | None) 
 
 
 def _job_id(jid: str) -> str:
-    """The id of a job that is to be answered; of any length: the server once took it."""
+    """The id of a job that there is; of any length: the server once took it."""
     if not isinstance(jid, str) or not jid:
         raise FaktoryPayloadError(f"the jid is {jid!r}: pass the id of the job, as FETCH gave it.")
     return jid
@@ -193,9 +193,9 @@ def mutate(
     if jids is not None:
         if jobtype is not None or matching is not None:
             raise ValueError("the server looks at jids alone: give them without jobtype, matching.")
-        if isinstance(jids, str):
-            raise ValueError(f"jids is the text {jids!r}: pass a list of job ids.")
-        chosen["jids"] = list(jids)
+        if isinstance(jids, (str, bytes)) or not isinstance(jids, Iterable):
+            raise ValueError(f"jids is {jids!r}: pass a list of job ids.")
+        chosen["jids"] = [_job_id(jid) for jid in jids]
         if not chosen["jids"]:
             return None
     for name, wire_name, value in (
@@ -204,6 +204,8 @@ def mutate(
     ):
         if value is None:
             continue
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}: it must be text.")
         if not value:
             raise ValueError(f"{name} is empty, which the server would take as everything.")
         if any(character in value for character in "<>&"):
@@ -286,7 +288,7 @@ def batch_status(bid: str) -> Command[dict[str, Any]]:
 
 def track_get(jid: str) -> Command[dict[str, Any]]:
     """Ask how far a job says it is."""
-    line = encode_command("TRACK", "GET", jid)
+    line = encode_command("TRACK", "GET", _job_id(jid))
     return Command("TRACK GET", line, expect_dict, json=True, repeatable=True, jids=(jid,))
 
 
@@ -294,7 +296,7 @@ def track_set(
     jid: str, percent: int | None, desc: str | None, reserve_until: str | None
 ) -> Command[None]:
     """Say how far a job is; `reserve_until` (RFC 3339) asks for more time."""
-    fields: dict[str, object] = {"jid": jid, "desc": desc}
+    fields: dict[str, object] = {"jid": _job_id(jid), "desc": desc}
     if percent is not None:
         fields["percent"] = percent
     if reserve_until is not None:

@@ -8,6 +8,7 @@ cleanse` cuts bytes).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Final
 
 MAX_ERRTYPE: Final = 100
@@ -65,11 +66,33 @@ def text_of(error: object) -> str:
         return f"(its text cannot be had: str() raised {type(second).__name__})"
 
 
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Return an error's traceback without the frames of this package that lead to others' code.
+
+    What our own frames would push out of a cut traceback is the job's, or the cause of the error.
+    """
+    steps = []
+    step = error.__traceback__
+    while step is not None:
+        steps.append(step)
+        step = step.tb_next
+    kept: TracebackType | None = None
+    leading = False
+    for step in reversed(steps):
+        name = step.tb_frame.f_globals.get("__name__")  # what `exec` runs may have any
+        if not (isinstance(name, str) and name.startswith("faktory.")):
+            leading = True
+        elif leading:
+            continue
+        kept = TracebackType(kept, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return kept
+
+
 def _traceback(error: BaseException) -> list[str]:
     import traceback  # needed for failures only
 
     try:
-        text = "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(type(error), error, traceback_of(error)))
     except BaseException as second:
         return [f"(the traceback cannot be had: {type(second).__name__})"]
     return text.splitlines()

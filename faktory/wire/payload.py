@@ -20,6 +20,9 @@ DEFAULT_RETRY: Final = 25
 MAX_RESERVE: Final = 86_400
 """Seconds: the server reserves a job for a day at most (`manager/manager.go: Push`)."""
 
+LONGEST_WAIT: Final = 1_000_000
+"""Seconds, more than 11 days: the system waits for 2^31 milliseconds at most."""
+
 QUEUE_NAME: Final = re.compile(r"[a-zA-Z0-9._-]+")
 
 _good_queues: set[str] = set()
@@ -122,6 +125,17 @@ def seconds(name: str, value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0:
         return value
     raise FaktoryPayloadError(f"{name} is {_shown(value)}: pass seconds or a timedelta.")
+
+
+def wait(name: str, value: object, *, none_at_all: bool = True) -> float:
+    """Return a duration that one can wait for, in seconds; `none_at_all` allows 0."""
+    number = seconds(name, value)
+    if not 0 <= number <= LONGEST_WAIT or not (number or none_at_all):
+        least = "0 seconds or more" if none_at_all else "more than 0 seconds"
+        raise FaktoryPayloadError(
+            f"{name} is {value!r}: it must be {least}, and {LONGEST_WAIT:,} at most."
+        )
+    return number
 
 
 def clip(text: str) -> str:

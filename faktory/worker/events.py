@@ -12,6 +12,8 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeVar
 
+from ..jobs.refusals import deferred
+
 Event = Literal["startup", "quiet", "shutdown", "exhausted"]
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -44,6 +46,8 @@ class Events:
             raise ValueError(f"there is no event {event!r}: is it {' or '.join(close)}?")
         if not callable(handler):
             raise TypeError(f"{handler!r} cannot be called, so it is told of nothing.")
+        if what := deferred(handler):
+            raise TypeError(f"{handler!r} is {what}, and nothing awaits it: pass a plain function.")
         self._handlers.append((event, handler))
         return handler
 

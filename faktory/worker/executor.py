@@ -1,36 +1,44 @@
 """One job in, one outcome out: no socket, no thread of its own.
 
 Rules: whatever a job raises becomes an outcome, `SystemExit` and `KeyboardInterrupt` too; the
-thread goes on. An interrupt meant for a job hits that job alone: it is raised while the job runs
-and taken back if it came too late.
+thread goes on. So does what goes wrong around a job: in a filter of the log, in the error's own
+methods. An interrupt meant for a job hits that job alone: it is raised while the job runs, and
+absorbed if it came too late. A child that a job forks, and that comes back out of the job, ends
+there: the job is its parent's to report.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from threading import Lock, get_ident
 from time import monotonic
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from ..exceptions import Discard, TimeLimitExceeded
 from ..jobs.context import JobContext, run_in
 from ..jobs.middleware import worker_middleware
 from ..wire import commands, failure
 from ..wire.commands import Command
+from .interrupts import let_go_of_log, let_strike, raise_in
+from .outside import Outside, Report, StandIn
+
+AGAIN: Final = 0.005
+"""Seconds until an interrupt is tried again that could have left a lock taken."""
 
 Runner = Callable[[JobContext], object]
-Report = tuple[str, str, list[str]]
-"""Type, message and traceback of a failure."""
 
 
 class Slot:
     """A job thread's place: what runs there, since when, and how to interrupt it.
 
     `failed` hears of each job that raised, before that is reported; `limited` of one that has a
-    time limit, so that somebody calls `enforce_limit` in time.
+    time limit, so that somebody calls `enforce` in time.
     """
 
     def __init__(
@@ -46,15 +54,19 @@ class Slot:
         self._thread = 0
         self._ending = False
         self._interrupted = False
-        self._disowned = False
+        self._wanted: type[BaseException] | None = None
         self._closed: type[BaseException] | None = None
         self.context: JobContext | None = None
         """The job that runs."""
         self.told: JobContext | None = None
         """The job that has failed, while that is told to who wants to hear of it."""
         self.since = 0.0
-        self.ends: float | None = None
-        """When its time limit is over, if it has one (`time.monotonic`)."""
+        self.due: float | None = None
+        """When to call `enforce`, if the job is to be interrupted (`time.monotonic`)."""
+        self.outside: Outside | None = None
+        """Where the thread's jobs run, if that is not on the thread."""
+        self.disowned = False
+        """Whether the job's report is not this thread's any more: it has no other job after it."""
 
     def run(self, context: JobContext, runner: Runner) -> Command[None] | None:
         """Run a job; return the ACK or FAIL that reports it, None if it was disowned meanwhile."""
@@ -62,37 +74,44 @@ class Slot:
         return copy_context().run(run_in, context, lambda: self._run(context, runner))
 
     def _run(self, context: JobContext, runner: Runner) -> Command[None] | None:
-        self._log.info("%s start", context)
-        ended, fault = self._outcome(context, runner)
+        self._say(logging.INFO, "%s start", context)
+        try:
+            ended, fault = self._outcome(context, runner)
+        except BaseException as error:  # of the error's own methods, say
+            self._leave()
+            ended, fault = "fail", failure.describe(error)
+            self._say(logging.ERROR, "%s fail, and so did what tells of it", context, exc_info=True)
         with self._lock:
             self.told = None
-        if self._disowned:
-            self._log.warning("%s ended, too late to be reported", context)
+        if self.disowned:
+            self._say(logging.WARNING, "%s ended, too late to be reported", context)
             return None
         if ended == "fail":
             return commands.fail(context.jid, *fault)
+        took = monotonic() - self.since
         said = f": {fault[1]}" if ended == "discarded" else ""
-        self._log.info("%s %s in %.3f s%s", context, ended, monotonic() - self.since, said)
+        self._say(logging.INFO, "%s %s in %.3f s%s", context, ended, took, said)
         return commands.ack(context.jid)
 
     def limit(self, seconds: float | None) -> None:
         """Let the job that runs here go on for so long: its thread says so before it begins."""
         if seconds is not None:
             with self._lock:
-                self.ends = self.since + seconds
+                if self._wanted is None:
+                    self.due = self.since + seconds
             self._limited()
 
-    def enforce_limit(self, now: float) -> None:
-        """Interrupt the job that runs here if its time is over by now (`time.monotonic`)."""
+    def enforce(self, now: float) -> None:
+        """Interrupt the job that runs here if that is due by now (`time.monotonic`)."""
         with self._lock:
-            if self.ends is not None and now >= self.ends:
-                self.ends = None
-                self._interrupt(TimeLimitExceeded)
+            if self.due is not None and now >= self.due:
+                self._interrupt(self._wanted or TimeLimitExceeded)
 
     def interrupt(self, exception: type[BaseException]) -> bool:
         """Raise an exception in the job that runs here, if one does; tell whether one does.
 
-        It takes effect at the thread's next step in Python: not inside a sleep or C code.
+        It takes effect at the thread's next step in Python: not inside a sleep or C code. Where
+        it could do harm it becomes `due` a little later.
         """
         with self._lock:
             return self._interrupt(exception)
@@ -100,8 +119,15 @@ class Slot:
     def _interrupt(self, exception: type[BaseException]) -> bool:
         if self.context is None or self._ending:
             return False
-        self._interrupted = True
-        _raise_in(self._thread, exception)
+        if self.outside is not None:
+            self._wanted = exception
+            self.due = self.outside.interrupt(exception)
+        elif raise_in(self._thread, exception):
+            self._interrupted = True
+            self._wanted = self.due = None
+        else:
+            self._wanted = exception
+            self.due = monotonic() + AGAIN
         return True
 
     def close(self, exception: type[BaseException]) -> bool:
@@ -123,7 +149,7 @@ class Slot:
             job = self.job
             if job is None or (only is not None and job is not only):
                 return None
-            self._disowned = True
+            self.disowned = True
             return job
 
     def _outcome(self, context: JobContext, runner: Runner) -> tuple[str, Report]:
@@ -132,6 +158,7 @@ class Slot:
         The error itself stays in here: it would keep the job's variables alive.
         """
         done = False
+        process = os.getpid()
         try:
             try:
                 with self._lock:
@@ -144,33 +171,59 @@ class Slot:
                 done = True
             finally:
                 self._ending = True  # from here on one interrupt is under way at most
-                self._leave()
+                self._leave(None if done else context)
         except BaseException as error:
-            self._leave()  # again: an interrupt may have cut the first time short
+            # Again: an interrupt may have cut the first time short.
+            self._leave(None if done else context)
             if not done:
+                if os.getpid() != process:
+                    end_child(error)
                 if isinstance(error, Discard):
                     return "discarded", failure.describe(error)
-                report = failure.describe(error, backtrace=context.payload.get("backtrace") or 0)
-                with self._lock:
-                    self.told = None if self._disowned else context
+                if isinstance(error, StandIn):
+                    report = error.report
+                else:
+                    lines = context.payload.get("backtrace") or 0
+                    report = failure.describe(error, backtrace=lines)
                 if self.told is not None:
                     took = monotonic() - self.since
-                    fail = "%s fail in %.3f s: %s: %s"
-                    self._log.warning(
-                        fail, context, took, *report[:2], exc_info=_from_job_on(error)
+                    text = "%s fail in %.3f s: %s: %s"
+                    about = (context, took, *report[:2])
+                    self._say(
+                        logging.WARNING,
+                        text,
+                        *about,
+                        exc_info=(
+                            type(error),
+                            error,
+                            None if isinstance(error, StandIn) else failure.traceback_of(error),
+                        ),
                     )
                     self._failed(context, error)
                 return "fail", report
+        if os.getpid() != process:
+            end_child(None)
         return "done", ("", "", [])
 
-    def _leave(self) -> None:
+    def _leave(self, told: JobContext | None = None) -> None:
+        """The job runs no more; it is in hand as `told` until it is reported."""
         with self._lock:
+            self.told = None if self.disowned else told
             self.context = None
-            self.ends = None
+            self._wanted = self.due = None
             self._ending = False
             if self._interrupted:
+                try:  # noqa: SIM105  `suppress` would be struck itself
+                    let_strike()  # what came too late
+                except BaseException:
+                    pass
+                let_go_of_log()
                 self._interrupted = False
-                _raise_in(self._thread, None)  # take back what came too late
+
+    def _say(self, level: int, text: str, *about: object, exc_info: Any = None) -> None:
+        """Log; a filter or handler that raises is the program's, and no reason to lose a job."""
+        with suppress(BaseException):
+            self._log.log(level, text, *about, exc_info=exc_info)
 
 
 def with_middleware(runner: Runner) -> Runner:
@@ -190,17 +243,11 @@ def call(context: JobContext, runner: Runner) -> None:
         )
 
 
-def _from_job_on(error: BaseException) -> tuple[type[BaseException], BaseException, Any]:
-    """What logging takes of an error, its traceback without the way through this package."""
-    at = error.__traceback__
-    while at is not None and at.tb_frame.f_globals.get("__name__", "").startswith("faktory."):
-        at = at.tb_next
-    return type(error), error, at or error.__traceback__
-
-
-def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
-    """Raise in another thread, or take back what was not raised yet (C API: SetAsyncExc)."""
-    import ctypes  # costly, and needed at the end of a worker only
-
-    kind = None if exception is None else ctypes.py_object(exception)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), kind)
+def end_child(error: BaseException | None) -> NoReturn:
+    """End the process as `sys.exit` would in its main thread, which this is not or was not."""
+    code = error.code if isinstance(error, SystemExit) else int(error is not None)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code if isinstance(code, int) else int(code is not None))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event, Thread
 from time import monotonic
 from typing import Final
@@ -56,36 +57,44 @@ class Heartbeat(Thread):
     def run(self) -> None:
         """Beat until `stop` is called."""
         try:
-            while self._tell_of_beat():
+            due = monotonic()
+            while self._tell_of_beat(due):
                 due = monotonic() + self._interval
                 if self._stopped.wait(self._interval):
                     return
-                if (late := monotonic() - due) > LATE:
-                    self._log.warning(
-                        "a heartbeat is %.1f s late: does a job keep the interpreter to itself? "
-                        "After 60 s the server gives a worker up. Running: %s",
-                        late,
-                        ", ".join(self._running()) or "nothing",
-                    )
         finally:
             self._client.close()
 
-    def _tell_of_beat(self) -> bool:
-        """Beat; tell whether there is any use in the next one."""
+    def _tell_of_beat(self, due: float) -> bool:
+        """Beat, now or rather when it was due; tell whether there is any use in the next one."""
         asked_at = monotonic()
         try:
+            if (late := asked_at - due) > LATE:
+                self._log.warning(
+                    "a heartbeat is %.1f s late: does a job keep the interpreter to itself? "
+                    "After 60 s the server gives a worker up. Running: %s",
+                    late,
+                    ", ".join(self._running()) or "nothing",
+                )
             state = self._beat()
             self._reached(asked_at)
             if state is not None:
                 self._wanted(state)
-        except FaktoryServerError as error:
-            self._log.warning("the server refused a heartbeat: %s", error)
-        except FaktoryError as error:
+        except FaktoryAuthenticationError as error:
             self._trouble(error)
-            return not isinstance(error, FaktoryAuthenticationError)
-        except Exception:
-            self._log.exception("a heartbeat failed")
+            return False
+        except Exception as error:
+            with suppress(Exception):  # a log whose filter raises
+                self._tell_of_error(error)
         return True
+
+    def _tell_of_error(self, error: Exception) -> None:
+        if isinstance(error, FaktoryServerError):
+            self._log.warning("the server refused a heartbeat: %s", error)
+        elif isinstance(error, FaktoryError):
+            self._trouble(error)
+        else:
+            self._log.exception("a heartbeat failed", exc_info=error)
 
     def _beat(self) -> State | None:
         try:

@@ -3,6 +3,7 @@
 Rules: the report of a job goes out in one write with the next FETCH. A report stays in hand until
 the server has answered it, over as many connections as that takes: ACK and FAIL may be repeated.
 A FETCH that is under way is waited for, and what it brings is run, or failed if it comes too late.
+A thread whose job was taken out of its hands ends with that job: another one has its place.
 A connection that breaks is replaced at once; only when that fails is the server lost.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from random import random
 from threading import Event, Thread
 from time import monotonic
@@ -26,6 +26,7 @@ from ..wire.session import Answer
 from .executor import Slot, with_middleware
 from .lifecycle import Lifecycle
 from .outage import Outage
+from .outside import Outside
 
 _PAUSE_AFTER_REFUSAL = 1.0
 """Seconds before FETCH is sent again after the server refused it."""
@@ -37,8 +38,9 @@ _LONGEST_PAUSE_STOPPING = 1.0
 class JobThread(Thread):
     """Works until the lifecycle says to fetch no more and nothing is left to report.
 
-    `find` gives what runs a job, or raises; for `failed` and `limited` see `Slot`; `ended` is
-    called at the very end, with the error that ended it, if one did.
+    `find` gives what runs a job, or raises; `outside` is where that is, if not on this thread; for
+    `failed` and `limited` see `Slot`; `ended` is called at the very end, with the error that ended
+    it, if one did.
     `stopping` wakes it from waiting for the server, `giving_up` from trying to deliver a report.
     """
 
@@ -54,9 +56,11 @@ class JobThread(Thread):
         limited: Callable[[], None],
         ended: Callable[[JobThread, BaseException | None], None],
         log: logging.Logger,
+        outside: Outside | None = None,
     ) -> None:
         super().__init__(name=name, daemon=True)
-        self.slot = Slot(log, failed, limited)
+        self.slot = Slot(log.getChild("job"), failed, limited)
+        self.slot.outside = outside
         self.stopping = Event()
         self.giving_up = Event()
         self._client = client
@@ -66,14 +70,14 @@ class JobThread(Thread):
         self._outage = outage
         self._ended = ended
         self._log = log
-        self._retired = False
         self._anew = False
         self._report: Command[None] | None = None
         self._reported_before = False
 
-    def retire(self) -> None:
-        """Let the thread end with the job that it runs: another one has its place."""
-        self._retired = True
+    @property
+    def has_report(self) -> bool:
+        """Whether there is a report that the server has not answered."""
+        return self._report is not None
 
     def connect_anew(self) -> None:
         """Greet the server again, before the next command."""
@@ -86,10 +90,10 @@ class JobThread(Thread):
             self._work()
         except BaseException as caught:
             error = caught
-            if self._report is not None:
-                with suppress(Exception):
-                    self._client.exchange(self._report)
+            self._report_once_more()
         self._client.close()
+        if self.slot.outside is not None:
+            self.slot.outside.close()
         self._ended(self, error)
 
     def _work(self) -> None:
@@ -123,7 +127,7 @@ class JobThread(Thread):
         sent: list[Command[Any]] = []
         if self._report is not None:
             sent.append(self._report)
-        if self._lifecycle.fetches and not self._retired:
+        if self._lifecycle.fetches and not self.slot.disowned:
             sent.append(commands.fetch(self._queues()))
         return sent
 
@@ -153,9 +157,19 @@ class JobThread(Thread):
     def _run(self, context: JobContext) -> object:
         job = self._find(context.jobtype)
         self.slot.limit(job.time_limit)
+        if self.slot.outside is not None:
+            return self.slot.outside.run(context, job)
         return with_middleware(job.run)(context)
 
-    def _log_undelivered(self, error: FaktoryError) -> None:
+    def _report_once_more(self) -> None:
+        """The thread ends by an error; its job has ended before, and is answered for."""
+        if self._report is not None:
+            try:
+                self._digest(self._client.exchange(self._report))
+            except Exception as error:
+                self._log_undelivered(error)
+
+    def _log_undelivered(self, error: Exception) -> None:
         if self._report is not None:
             self._log.error("%s could not be delivered: %s", self._named(), error)
 

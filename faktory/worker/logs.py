@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 from ..jobs.context import current_job
 
@@ -25,3 +27,25 @@ class JobFilter(logging.Filter):
         own = record.name.startswith("faktory.") and not record.name.startswith("faktory.job.")
         record.job = "" if own else f"{job} "
         return True
+
+
+def mark_records() -> None:
+    """Give `jid`, `jobtype` and `job` to every record that this process makes from now on.
+
+    Whichever handler it goes to, so that a program's own formatters may name them.
+    """
+    make = logging.getLogRecordFactory()
+    if isinstance(make, _Marking):
+        return
+    logging.setLogRecordFactory(_Marking(make))
+
+
+class _Marking:
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+        self._mark = JobFilter().filter
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self._make(*args, **kwargs)
+        self._mark(record)
+        return record

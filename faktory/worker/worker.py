@@ -2,12 +2,12 @@
 
 Rules: `run` does everything in the thread that calls it, told what to do by messages in one
 inbox, which signal handlers may write to at any moment. A fetched job is always answered: by its
-thread, or, when the grace period is over and the job does not end, by `run`.
+thread, or, when the grace period is over and the job does not end, by `run`. What the threads do
+is looked after in `crew`; here is when.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import uuid
@@ -16,15 +16,15 @@ from datetime import timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..client import Client
-from ..exceptions import FaktoryAuthenticationError, FaktoryError, Shutdown
+from ..exceptions import FaktoryAuthenticationError, FaktoryError
 from ..jobs import registry
 from ..jobs.context import JobContext
-from ..wire import commands
 from ..wire.payload import seconds
 from . import events
+from .crew import CannotStart, Crew
 from .events import Event, Events
 from .heartbeat import Heartbeat
 from .jobthread import JobThread
@@ -32,65 +32,43 @@ from .lifecycle import Lifecycle, State
 from .outage import Outage
 from .queues import Queues
 from .signals import answered
-from .stacks import stack
+from .task import Task
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
     from ssl import SSLContext
 
-LOOK_EVERY = 10.0
+    from .foreign import Foreign
+    from .processes import Processes
+
+LOOK_EVERY = 1.0
 """Seconds between two looks at the jobs that run; a reservation lasts 60 at least."""
 
-LAST_WORDS = 2.0
+LAST_WORDS = 1.0
 """Seconds that jobs have to end, and reports to go out, after the grace period."""
 
-LAST_TRY = 0.5
-"""Seconds that threads which could not deliver their report have for one more attempt."""
+LAST_BEAT = 0.5
+"""Seconds that a beat which is under way has to be answered when all else has ended."""
 
 FETCH_PATIENCE = 5.0
 """Seconds after the worker was told to stop in which a FETCH that is under way may still bring a
 job: the server gives itself as long for a command (`server/server.go: processLines`)."""
 
 
-class CannotStart(RuntimeError):
-    """The system gives no more threads; `started` job threads were had before."""
-
-    def __init__(self, started: int, concurrency: int, reason: object) -> None:
-        super().__init__(
-            f"only {started} of {concurrency} job threads could be started: {reason}. "
-            "Use a lower concurrency, or more processes with fewer threads each."
-        )
-        self.started = started
-
-
-class Task(NamedTuple):
-    """A function registered on one worker; with `bind` it gets the jid as first argument."""
-
-    name: str
-    func: Callable[..., object]
-    bind: bool
-
-    @property
-    def origin(self) -> str:
-        """What it is in a message."""
-        return f"{self.name} of a worker"
-
-    @property
-    def time_limit(self) -> float | None:
-        """None: it may take as long as it likes."""
-        return None
-
-    def run(self, job: JobContext) -> object:
-        """Call the function with a job's arguments."""
-        return self.func(job.jid, *job.args) if self.bind else self.func(*job.args)
-
-
 class Worker:
-    """Fetches jobs from `queues` and runs up to `concurrency` of them at a time, on threads.
+    """Fetches jobs from `queues` and runs up to `concurrency` of them at a time.
 
     `faktory` is the server's address, None the environment's. `queues` is a list (strict order)
     or a mapping of weights. `disconnect_wait` is the grace period: how long jobs may go on when
     the worker stops. What runs a job is what was registered on this worker, else what
-    `faktory.job` declared. `buffer_size` is accepted, as in faktory 1.0.0, and has no effect.
+    `faktory.job` declared.
+
+    Jobs run on threads; with `use_threads=False` on processes, forked when `run` begins: what is
+    declared or registered until then is known there. `executor`, which wins over that, is a class
+    of executors, called with `max_workers=concurrency`, whose `submit` runs the jobs. In both,
+    error handlers and "exhausted" are told in the worker.
+
+    `buffer_size` is accepted, as in faktory 1.0.0, and has no effect.
     """
 
     send_heartbeat_every: float = 15
@@ -109,14 +87,9 @@ class Worker:
         timeout: float | timedelta | None = None,
         buffer_size: int = 4096,  # noqa: ARG002
         use_threads: bool | None = None,
-        executor: object = None,
+        executor: Callable[..., Executor] | None = None,
         ssl_context: SSLContext | None = None,
     ) -> None:
-        if executor is not None or use_threads not in (None, True):
-            raise ValueError(
-                "jobs run on threads, and on nothing else yet: leave out executor= and "
-                "use_threads=False. For more processes start more workers."
-            )
         if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
             raise ValueError(
                 f"concurrency is {concurrency!r}: it must be a whole number of 1 or more."
@@ -137,6 +110,7 @@ class Worker:
             "ssl_context": ssl_context,
             **({} if timeout is None else {"timeout": timeout}),
         }
+        self._begin_outside = self._how_outside(use_threads, executor)
         self._own_client = Client(faktory, **self._client_options)
         self.faktory = self._own_client.faktory
         self._tasks: dict[str, Task] = {}
@@ -146,17 +120,14 @@ class Worker:
         self._lifecycle = Lifecycle()
         self._outage = Outage(self.log)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._threads: list[JobThread] = []
-        self._numbers = itertools.count(1)
-        self._outlived: list[JobThread] = []
-        """Threads whose job outlived its reservation, and goes on."""
+        self._crew = Crew(self._make_thread, self._failed, self.log)
+        self._outside: Processes | Foreign | None = None
         self._stopped_at = 0.0
         self._deadline: float | None = None
         self._fatal: BaseException | None = None
         self._started = False
         self.left_behind: list[str] = []
-        self.replaced = 0
-        """How many threads were replaced, since their job outlived its reservation."""
+        """The threads whose job did not end in time, or whose report was not delivered."""
 
     def register(self, name: str, func: Callable[..., object], bind: bool = False) -> None:
         """Let `func` run the jobs of type `name` on this worker; the last one registered wins."""
@@ -198,7 +169,12 @@ class Worker:
     @property
     def busy(self) -> int:
         """How many jobs run."""
-        return sum(thread.slot.job is not None for thread in self._threads.copy())
+        return self._crew.busy
+
+    @property
+    def replaced(self) -> int:
+        """How many threads were replaced, since their job outlived its reservation."""
+        return self._crew.replaced
 
     def quiet(self) -> None:
         """Fetch no more; running jobs go on, and the worker stays. From any thread."""
@@ -235,7 +211,20 @@ class Worker:
         if self._started:
             raise RuntimeError("a worker runs once: make a new one.")
         self._started = True
-        self.log.info("Queues: %s", self._queues)
+        if self._begin_outside is not None:
+            self._outside = self._begin_outside()
+        try:
+            self._run()
+        finally:
+            if self._outside is not None:
+                self._outside.close()
+        self.left_behind += [thread.name for thread in self._crew.outlived]
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _run(self) -> None:
+        overridden = getattr(self.get_queues, "__func__", None) is not Worker.get_queues
+        self.log.info("Queues: %s", "as get_queues() says" if overridden else self._queues)
         self.log.info("Labels: %s", ", ".join(self.labels))
         heartbeat = Heartbeat(
             Client(self.faktory.url, **self._client_options),
@@ -244,45 +233,55 @@ class Worker:
             self._server_wants,
             self._heartbeat_fails,
             self._outage.ends,
-            self._connect_anew,
-            self._running,
+            self._crew.connect_anew,
+            self._crew.running,
             self.log,
         )
         signals = {
             "SIGTERM": self._interrupted,
             "SIGINT": self._interrupted,
             "SIGTSTP": self._become_quiet,
-            "SIGTTIN": self._show_threads,
+            "SIGTTIN": self._crew.show,
         }
         with answered({name: partial(self._inbox.put, do) for name, do in signals.items()}):
             self._tell("startup")
-            heartbeat.start()
             try:
-                self._start_threads()
-                while not (self.is_disconnecting and not self._threads):
-                    self._step(self._next_look())
-                    self._look_after_jobs()
-                    if self._deadline is not None and monotonic() >= self._deadline:
-                        self._end_jobs()
-                        break
+                self._start_threads(heartbeat)
+                self._watch()
             finally:
+                self._lifecycle.advance(State.TERMINATE)  # if by an error: nobody fetches more
+                self._crew.stop()
                 heartbeat.stop()
-                heartbeat.join(LAST_WORDS)
+                if heartbeat.is_alive():
+                    heartbeat.join(LAST_BEAT)
                 self._own_client.close()
-        self.left_behind += [thread.name for thread in self._outlived]
-        if self._fatal is not None:
-            raise self._fatal
 
-    def _start_threads(self) -> None:
-        for _ in range(self.concurrency):
+    def _start_threads(self, heartbeat: Heartbeat) -> None:
+        starts = [heartbeat.start, *[self._crew.start_one] * self.concurrency]
+        for start in starts:
             while not self._inbox.empty():  # a TERM need not wait until all have started
                 self._step(None)
-            if self.is_disconnecting or not self._start_thread():
+            if self.is_disconnecting:
                 return
+            try:
+                start()
+            except RuntimeError as error:  # no more threads to be had
+                started = len(self._crew.threads)
+                self._give_up(CannotStart(started, self.concurrency, error))
 
-    def _start_thread(self) -> bool:
-        thread = JobThread(
-            f"faktory-{next(self._numbers)}",
+    def _watch(self) -> None:
+        """Do what is asked for until every thread has ended, or the grace period has."""
+        while not (self.is_disconnecting and not self._crew.threads):
+            self._step(self._next_look())
+            self._look_after_jobs()
+            if self._deadline is not None and monotonic() >= self._deadline:
+                self._end_jobs()
+                return
+        self._crew.interrupt()  # whose job outlived its reservation is not waited for
+
+    def _make_thread(self, name: str) -> JobThread:
+        return JobThread(
+            name,
             Client(self.faktory.url, **self._client_options),
             self._lifecycle,
             self.get_queues,
@@ -292,14 +291,30 @@ class Worker:
             partial(self._inbox.put, self._look_after_jobs),
             lambda thread, error: self._inbox.put(lambda: self._ended(thread, error)),
             self.log,
+            None if self._outside is None else self._outside.make(),
         )
-        try:
-            thread.start()
-        except RuntimeError as error:  # no more threads to be had
-            self._give_up(CannotStart(len(self._threads), self.concurrency, error))
-            return False
-        self._threads.append(thread)
-        return True
+
+    def _how_outside(
+        self, use_threads: bool | None, executor: Callable[..., Executor] | None
+    ) -> Callable[[], Processes | Foreign] | None:
+        """Return what begins the place where jobs run, None if that is the job threads."""
+        if executor is not None:
+            from .foreign import begin
+
+            return begin(executor, self.concurrency, self.log)
+        if use_threads is None or use_threads:
+            return None
+        from . import processes
+
+        processes.check()
+        options = {k: v for k, v in self._client_options.items() if k in ("timeout", "ssl_context")}
+        return lambda: processes.Processes(
+            self._find,
+            {name: self._find(name) for name in {*self._tasks, *registry.names()}},
+            lambda: Client(self.faktory.url, **options),
+            lambda error: self._inbox.put(lambda: self._give_up(error)),
+            self.log,
+        )
 
     def _find(self, jobtype: str) -> registry.Runnable:
         job = self._tasks.get(jobtype) or registry.find(jobtype)
@@ -329,15 +344,14 @@ class Worker:
             return
         self._stopped_at = monotonic()
         self._deadline = self._stopped_at + self.disconnect_wait
-        running = self._running()
+        running = self._crew.running()
         self.log.info(
             "Shutdown: waiting up to %g seconds for %d jobs to finish%s",
             self.disconnect_wait,
             len(running),
             ": " + ", ".join(running) if running else "",
         )
-        for thread in self._threads:
-            thread.stopping.set()
+        self._crew.stop()
         if not was_quiet:
             self._tell("quiet")
         self._tell("shutdown")
@@ -345,55 +359,10 @@ class Worker:
     def _next_look(self) -> float:
         """When to look after the jobs again, or to stop waiting for them (`time.monotonic`)."""
         look = monotonic() + LOOK_EVERY
-        ends = [thread.slot.ends for thread in self._threads]
-        return min(at for at in (look, self._deadline, *ends) if at is not None)
+        return min(at for at in (look, self._deadline, self._crew.next_due()) if at is not None)
 
     def _look_after_jobs(self) -> None:
-        """See to jobs whose time limit or reservation is over."""
-        now = monotonic()
-        for thread in self._threads.copy():
-            thread.slot.enforce_limit(now)
-            job = thread.slot.job
-            if job is not None and job.remaining() < 0 and thread.slot.disown(job):
-                self._replace(thread, job)
-
-    def _replace(self, thread: JobThread, job: JobContext) -> None:
-        """Start another thread in place of one whose job is not ours any more."""
-        self.replaced += 1
-        self._threads.remove(thread)
-        self._outlived.append(thread)
-        thread.retire()
-        self.log.error(
-            "%s has outlived its reservation on thread %s, so the server has failed it and may "
-            "give it out again. It goes on, unreported, and another thread takes its place "
-            "(replaced so far: %d). It stands at:\n%s",
-            job,
-            thread.name,
-            self.replaced,
-            stack(thread),
-        )
-        if not self.is_disconnecting:
-            self._start_thread()
-
-    def _running(self) -> list[str]:
-        """The jobs that run, with how long they have."""
-        now = monotonic()
-        slots = [thread.slot for thread in self._threads]
-        jobs = [(slot.job, slot.since) for slot in slots]
-        return [f"{job} ({now - since:.0f} s)" for job, since in jobs if job is not None]
-
-    def _show_threads(self) -> None:
-        """Log where every thread stands, and with which job."""
-        jobs = {thread: thread.slot.job for thread in (*self._threads, *self._outlived)}
-        for thread in threading.enumerate():
-            job = jobs.get(thread)  # type: ignore[call-overload]
-            runs = f", running {job}" if job is not None else ""
-            self.log.warning("thread %s%s:\n%s", thread.name, runs, stack(thread))
-
-    def _connect_anew(self) -> None:
-        """The server has forgotten this worker: let every connection say HELLO again."""
-        for thread in self._threads.copy():
-            thread.connect_anew()
+        self._crew.look_after(replace=not self.is_quiet)
 
     def _tell(self, event: Event, *args: object) -> None:
         self._events.fire(self.log, event, *args)
@@ -420,11 +389,7 @@ class Worker:
             self._outage.begins(error)
 
     def _ended(self, thread: JobThread, error: BaseException | None) -> None:
-        thread.join()  # it said so as its last act
-        if thread in self._outlived:
-            self._outlived.remove(thread)
-        else:
-            self._threads.remove(thread)
+        self._crew.ended(thread)
         if error is not None:
             self._give_up(error)
 
@@ -435,59 +400,20 @@ class Worker:
 
     def _end_jobs(self) -> None:
         """Interrupt what still runs, wait for what may still come, and answer for the rest."""
-        if running := self._running():
+        if running := self._crew.running():
             self.log.warning(
                 "the grace period is over: interrupting %d jobs, which fail by that and use up an "
                 "attempt (one with retry 0 is dropped): %s",
                 len(running),
                 ", ".join(running),
             )
-        for thread in self._threads:
-            thread.slot.close(Shutdown)
+        self._crew.interrupt()
         last_words = monotonic() + LAST_WORDS
         self._deadline = max(last_words, self._stopped_at + FETCH_PATIENCE)
-        while self._threads and (now := monotonic()) < self._deadline:
-            if now < last_words:
-                self._step(last_words)
-            elif all(thread.slot.job for thread in self._threads):
+        while (threads := self._crew.threads) and (now := monotonic()) < self._deadline:
+            if now >= last_words and all(thread.slot.job for thread in threads):
                 break  # no FETCH is under way, and no report
-            else:
-                self._step(self._deadline)
-        self._leave_behind()
-
-    def _leave_behind(self) -> None:
-        """Report the jobs that do not end as failed, in their threads' place."""
+            self._step(min(last_words if now < last_words else self._deadline, self._next_look()))
+            self._look_after_jobs()
         message = f"the worker stopped and the job did not end within {self.disconnect_wait:g} s"
-        stuck: list[JobContext] = []
-        for thread in self._threads:
-            thread.giving_up.set()
-            self.left_behind.append(thread.name)
-            job = thread.slot.disown()
-            if job is None:
-                continue
-            stuck.append(job)
-            self.log.warning(
-                "%s does not end: left behind on thread %s and reported as failed",
-                job,
-                thread.name,
-            )
-            if thread.slot.told is not job:
-                self._failed(job, Shutdown(message))
-        if stuck:
-            self._fail(stuck, message)
-        until = monotonic() + LAST_TRY
-        for thread in self._threads:
-            if thread.slot.job is None:
-                thread.join(max(0.0, until - monotonic()))
-
-    def _fail(self, jobs: list[JobContext], message: str) -> None:
-        try:
-            answers = self._own_client.exchange(
-                *[commands.fail(job.jid, "Shutdown", message, []) for job in jobs]
-            )
-            refusals = [answer.error for answer in answers]
-        except FaktoryError as error:
-            refusals = [error] * len(jobs)
-        for job, refusal in zip(jobs, refusals, strict=True):
-            if refusal is not None:
-                self.log.error("%s could not be reported: %s", job, refusal)
+        self.left_behind += self._crew.leave_behind(self._own_client, message)

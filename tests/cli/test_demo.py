@@ -105,7 +105,7 @@ def test_a_server_that_is_lost_is_told_once(
     demo = run("faktory", "demo", "--jobs", "1000000", url=server.url)
     wait_until(lambda: any(server.queues.values()))
     server.stop()
-    assert demo.wait() == 1
+    assert demo.wait() in (1, 9)  # 1 where a push may have arrived
     assert demo.said.startswith("python -m faktory demo: ")
     assert demo.said.count("\n") == 1
 
@@ -114,7 +114,7 @@ def test_a_server_that_is_not_there_is_told_in_one_line(run: Run) -> None:
     with EmbeddedServer() as server:
         url = server.url
     demo = run("faktory", "demo", "--jobs", "100", url=url)
-    assert demo.wait() == 1
+    assert demo.wait() == 9
     assert demo.said.startswith("python -m faktory demo: nothing listens on ")
     assert demo.said.count("\n") == 1
 

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import shutil
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +16,13 @@ import pytest
 
 import faktory
 from faktory import Client
+from faktory.cli import tools
 from faktory.cli.tools import main
+from faktory.server import EmbeddedServer
 
 from .conftest import Process
+from .terminal import run as run_plain
+from .terminal import run_on_terminal
 
 Run = Callable[..., Process]
 WaitUntil = Callable[..., object]
@@ -131,3 +141,110 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["-V"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"faktory-worker {faktory.__version__}\n"
+
+
+ON_A_SERVER = [
+    ("info",),
+    ("queues",),
+    ("push", "work"),
+    ("push", "-f", "-"),
+    ("pause", "mail"),
+    ("resume", "mail"),
+    ("remove", "mail", "--yes"),
+    ("mutate", "clear", "dead", "--yes"),
+    ("flush", "--yes"),
+]
+"""Each tool that needs a server."""
+
+
+@pytest.mark.parametrize("command", ON_A_SERVER, ids=lambda command: command[0])
+def test_a_server_that_is_not_there_ends_each_tool_with_one_line(command: tuple[str, ...]) -> None:
+    with EmbeddedServer() as server:
+        url = server.url
+    expected = (
+        f"python -m faktory {command[0]}: nothing listens on {url[6:]} (connection refused). "
+        "Is the Faktory server running? For development: python -m faktory server.\n"
+    )
+    assert run_plain(*command, url=url) == (9, "", expected)
+
+
+def test_on_a_terminal_the_line_is_the_same() -> None:
+    done = run_on_terminal("info", "--url", "tcp://127.0.0.1:1")
+    assert done.code == 9
+    assert done.stdout.startswith("python -m faktory info: nothing listens on 127.0.0.1:1 ")
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ON_A_SERVER, ids=lambda command: command[0])
+def test_a_password_that_is_wrong_has_its_own_exit_code(command: tuple[str, ...]) -> None:
+    with EmbeddedServer(password="geheim") as server:
+        done = run_plain(*command, url=server.url.replace("geheim", "wrong"))
+    assert done.code == 4
+    assert "the server refused the password" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("tool", [*(command[0] for command in ON_A_SERVER), "doctor", "demo"])
+def test_a_flag_that_is_not_there_is_wrong_usage(tool: str) -> None:
+    done = run_plain(tool, "--nonsense")
+    assert done.code == 2
+    assert done.stderr.endswith("error: unrecognized arguments: --nonsense\n") or (
+        tool == "mutate" and "the following arguments are required" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ON_A_SERVER, ids=lambda command: command[0])
+def test_an_address_that_cannot_be_is_wrong_usage(command: tuple[str, ...]) -> None:
+    done = run_plain(*command, "--url", "http://:geheim@localhost")
+    assert done.code == 2
+    assert "use tcp:// or, for TLS, tcp+tls://" in done.stderr
+    assert "geheim" not in done.stderr
+
+
+def test_a_core_that_was_not_built_ends_a_tool_with_one_line(tmp_path: Path) -> None:
+    package = Path(faktory.__file__).parent
+    shutil.copytree(package, tmp_path / "faktory", ignore=shutil.ignore_patterns("*.so", "*.pyd"))
+    done = run_plain("info", cwd=tmp_path, env={"FAKTORY_IMPL": "cython"}, site=False)
+    assert done.code == 2
+    assert done.stderr.startswith(
+        "python -m faktory info: FAKTORY_IMPL=cython asks for the compiled core, but it was not "
+    )
+    assert done.stderr.count("\n") == 1
+    assert run_plain("--help", cwd=tmp_path, env={"FAKTORY_IMPL": "cython"}, site=False).code == 0
+
+
+def test_who_reads_no_further_sees_no_traceback(server: EmbeddedServer) -> None:
+    with Client(server.url) as client:
+        client.push_bulk({"jobtype": "w", "args": [], "queue": f"queue-{n}"} for n in range(9000))
+    command = [sys.executable, "-m", "faktory", "queues", "--url", server.url]
+    reader, writer = os.pipe()
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE) as process:
+        os.close(writer)
+        os.close(reader)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_help_leads_from_the_tools_to_examples_and_exit_codes() -> None:
+    told = run_plain("--help").stdout
+    for tool in (*(command[0] for command in ON_A_SERVER), "doctor", "server", "demo"):
+        assert f"\n    {tool} " in told
+    for part in ("FAKTORY_URL", "examples:", "exit codes:", "faktory-worker"):
+        assert part in told
+
+
+def test_each_example_of_the_help_can_be_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    examples = []
+    for tool in ([], *([command[0]] for command in ON_A_SERVER), ["doctor"]):
+        with pytest.raises(SystemExit):
+            main([*tool, "--help"])
+        told = capsys.readouterr().out.partition("example")[2]
+        examples += re.findall(r"^(?:s:\n)?.*?python -m faktory ([a-z]+(?: \S+)*)", told, re.M)
+    assert len(examples) == 4 + len(ON_A_SERVER) + 1
+    for example in examples:
+        assert tools._parser().parse_args(shlex.split(example)).run

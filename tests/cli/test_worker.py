@@ -4,7 +4,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from faktory import Client
 from faktory.cli.worker import Exit, main
 from faktory.server import EmbeddedServer
 
+from ..worker.real import RealServer
 from .conftest import Process
 
 Run = Callable[..., Process]
@@ -31,6 +32,65 @@ def start(thread, real=JobThread.start):
     real(thread)
 
 JobThread.start = start
+"""
+
+OUT_OF_THREADS = """
+from jobs import *
+from faktory.worker.heartbeat import Heartbeat
+
+def start(thread):
+    raise RuntimeError("can't start new thread")
+
+Heartbeat.start = start
+"""
+
+MANY = """
+import logging
+import threading
+import time
+
+import faktory
+
+log = logging.getLogger("app")
+
+@faktory.job
+def sleeps():
+    time.sleep(60)
+
+@faktory.job
+def spins():
+    while True:
+        pass
+
+@faktory.job
+def catches():
+    while True:
+        try:
+            time.sleep(0.01)
+        except Exception:
+            pass
+
+@faktory.job
+def refuses():
+    while True:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            pass
+
+@faktory.job
+def logs():
+    while True:
+        log.info("busy")
+
+@faktory.job
+def ends():
+    time.sleep(0.5)
+
+@faktory.job
+def starts_a_thread():
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    time.sleep(60)
 """
 
 
@@ -117,7 +177,7 @@ def test_a_second_signal_does_not_wait_and_a_stuck_job_shows_in_the_exit_code(
 ) -> None:
     worker = run(WORKER, "-r", "jobs", "-t", "1000", url=server.url)
     jid = push(server, "stuck")
-    wait_until(lambda: server.working)
+    wait_until(lambda: f"stuck {jid} start" in worker.said)
     worker.send(signal.SIGTERM)
     wait_until(lambda: "Shutdown: waiting up to 1000 seconds for 1 jobs to finish" in worker.said)
     worker.send(signal.SIGINT)
@@ -129,6 +189,101 @@ def test_a_second_signal_does_not_wait_and_a_stuck_job_shows_in_the_exit_code(
         r"stopped, some jobs left running or unreported, on: faktory-\d+$",
         worker.said.splitlines()[-1],
     )
+
+
+@pytest.fixture(params=["embedded", "real"])
+def either(
+    request: pytest.FixtureRequest, tmp_path: Path, wait_until: WaitUntil
+) -> Iterator[EmbeddedServer | RealServer]:
+    """A server of each kind; the real one as `RealServer` says."""
+    server: EmbeddedServer | RealServer
+    if request.param == "embedded":
+        with EmbeddedServer() as server:
+            yield server
+        return
+    server = RealServer(tmp_path / "server", wait_until)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.end()
+
+
+def test_ten_jobs_of_all_kinds_are_accounted_for_soon_after_the_grace_period(
+    either: EmbeddedServer | RealServer, run: Run, folder: Path, wait_until: WaitUntil
+) -> None:
+    (folder / "many.py").write_text(MANY)
+    kinds = ["sleeps"] * 2 + ["spins"] * 2 + ["catches"] * 2 + ["refuses", "logs", "logs", "ends"]
+    worker = run(WORKER, "-r", "many", "-t", "1", url=either.url)
+    wait_until(lambda: "Labels:" in worker.said, timeout=15)
+    with Client(either.url) as client:
+        client.push_bulk([{"jobtype": kind, "args": []} for kind in kinds])
+        wait_until(lambda: client.info()["faktory"]["sets"]["working"] == 10, timeout=15)
+        worker.send(signal.SIGTERM)
+        began = time.monotonic()
+        assert worker.wait() == Exit.LEFT_BEHIND
+        took = time.monotonic() - began
+        info = client.info()["faktory"]
+    assert took < 1 + 2 + 1  # a second for a machine that has other work, too
+    assert info["sets"]["working"] == 0
+    assert info["sets"]["retries"] == info["total_failures"] == 9
+    assert info["total_processed"] == 10
+
+
+def test_jobs_that_end_by_the_interrupt_leave_nobody_behind(
+    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+) -> None:
+    (folder / "many.py").write_text(MANY)
+    worker = run(WORKER, "-r", "many", "-t", "0.2", url=server.url)
+    for _ in range(5):
+        push(server, "logs")
+        push(server, "catches")
+    wait_until(lambda: len(server.working) == 10)
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == Exit.STOPPED
+    assert len(server.retries) == 10
+
+
+def test_a_thread_that_a_job_started_does_not_keep_the_process(
+    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+) -> None:
+    (folder / "many.py").write_text(MANY)
+    worker = run(WORKER, "-r", "many", "-t", "0.1", url=server.url)
+    push(server, "starts_a_thread")
+    wait_until(lambda: server.working)
+    worker.send(signal.SIGTERM)
+    assert worker.wait(5) == Exit.LEFT_BEHIND
+    assert "some jobs left running" in worker.said
+
+
+def test_the_second_of_two_interrupts_at_once_does_not_wait(
+    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+) -> None:
+    worker = run(WORKER, "-r", "jobs", "-t", "1000", url=server.url)
+    jid = push(server, "spin")
+    wait_until(lambda: f"spin {jid} start" in worker.said)
+    worker.send(signal.SIGINT)
+    wait_until(lambda: "Shutdown: waiting" in worker.said)
+    worker.send(signal.SIGINT)
+    assert worker.wait(5) == Exit.STOPPED
+    assert reports(server, jid) == ["FAIL"]
+    assert "Traceback" not in worker.said.split("grace period is over")[0]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTTIN"), reason="this system has no such signals")
+def test_it_shows_its_threads_and_gets_quiet_when_asked_to(
+    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+) -> None:
+    worker = run(WORKER, "-r", "jobs", "-c", "2", "-t", "0.1", url=server.url)
+    jid = push(server, "spin")
+    wait_until(lambda: f"spin {jid} start" in worker.said)
+    worker.send(signal.SIGTTIN)
+    wait_until(lambda: f", running spin {jid}:" in worker.said)
+    assert "in spin" in worker.said
+    worker.send(signal.SIGTSTP)
+    wait_until(lambda: "quiet: no more jobs are fetched" in worker.said)
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == Exit.STOPPED
 
 
 def test_it_waits_for_a_server_and_can_be_stopped_meanwhile(
@@ -156,52 +311,30 @@ def test_a_wrong_password_ends_it_quickly_and_readably(run: Run, user: str) -> N
     assert "Traceback" not in worker.said
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("nowhere", "faktory-worker: -r nowhere: cannot be imported: No module named 'nowhere'"),
-        ("no.where", "faktory-worker: -r no.where: cannot be imported: No module named 'no'"),
-        (
-            "nowhere.py",
-            "faktory-worker: -r nowhere.py: cannot be imported: there is no file nowhere.py",
-        ),
-    ],
-)
-def test_a_module_that_is_not_there_is_told_in_one_line(run: Run, name: str, told: str) -> None:
-    worker = run(WORKER, "-r", name)
-    assert worker.wait() == Exit.IMPORT == 3
-    assert worker.said == told + "\n"
-
-
-@pytest.mark.parametrize("name", ["broken", "broken.py"])
-@pytest.mark.parametrize(
-    ("source", "told"),
-    [
-        ("import nowhere", "ModuleNotFoundError(\"No module named 'nowhere'\")"),
-        ("1 / 0", "ZeroDivisionError('division by zero')"),
-        ("def", "SyntaxError("),
-        ("raise SystemExit(0)", "SystemExit(0)"),
-        ("import faktory\n@faktory.job\nasync def work(): ...", "TypeError('work is an async"),
-    ],
-)
-def test_a_module_that_fails_is_shown_with_its_traceback(
-    run: Run, folder: Path, name: str, source: str, told: str
+def test_an_interrupt_before_there_is_a_worker_has_its_own_exit_code(
+    run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
-    (folder / "broken.py").write_text(source)
-    worker = run(WORKER, "-r", name)
-    assert worker.wait() == Exit.IMPORT
-    assert "Traceback" in worker.said
-    assert "broken.py" in worker.said
-    assert f"faktory-worker: -r {name}: cannot be imported: {told}" in worker.said.splitlines()[-1]
+    (folder / "long.py").write_text("import time\nprint('begins')\ntime.sleep(60)\n")
+    worker = run(WORKER, "-r", "long")
+    wait_until(lambda: worker.printed == "begins\n")
+    worker.send(signal.SIGINT)
+    assert worker.wait() == Exit.INTERRUPTED == 130
+    assert worker.said == "faktory-worker: interrupted\n"
 
 
-def test_two_modules_with_the_same_job_are_told_apart(run: Run, folder: Path) -> None:
-    (folder / "twin.py").write_text((folder / "jobs.py").read_text())
-    worker = run(WORKER, "-r", "jobs.py", "-r", "./twin.py")
-    assert worker.wait() == Exit.IMPORT
-    assert "the job type 'touch' is taken: by " in worker.said
-    assert "jobs.py:touch, and now by " in worker.said
-    assert "twin.py:touch." in worker.said
+def test_an_error_of_ours_says_so(server: EmbeddedServer, run: Run, folder: Path) -> None:
+    (folder / "fault.py").write_text(
+        "from jobs import *\n"
+        "from faktory import Worker\n"
+        "def run(worker): raise KeyError('inside')\n"
+        "Worker.run = run\n"
+    )
+    worker = run(WORKER, "-r", "fault", url=server.url)
+    assert worker.wait() == Exit.FAULT == 1
+    assert worker.said.splitlines()[-1] == (
+        "faktory-worker: KeyError('inside'): this is an error of faktory-worker itself, "
+        "please report it"
+    )
 
 
 def test_a_queue_that_is_given_twice_is_one_queue(
@@ -209,44 +342,6 @@ def test_a_queue_that_is_given_twice_is_one_queue(
 ) -> None:
     run(WORKER, "-r", "jobs", "-q", "a", "-q", "a", "-c", "1", url=server.url)
     wait_until(lambda: ("FETCH", "a") in server.commands)
-
-
-@pytest.mark.parametrize("name", ["./os.py", "./antigravity.py"])  # the second is not loaded
-def test_a_file_with_the_name_of_a_module_of_python_is_refused(
-    run: Run, folder: Path, name: str
-) -> None:
-    (folder / name).write_text("")
-    worker = run(WORKER, "-r", name)
-    assert worker.wait() == Exit.IMPORT
-    assert f"-r {name}: cannot be imported: the module name {Path(name).stem} is taken, by " in (
-        worker.said
-    )
-    assert "Rename the file" in worker.said
-    assert worker.said.count("\n") == 1
-
-
-def test_two_files_with_the_same_module_name_are_refused(run: Run, folder: Path) -> None:
-    for name in ("x", "y"):
-        (folder / name).mkdir()
-        (folder / name / "tasks.py").write_text("")
-    worker = run(WORKER, "-r", "x/tasks.py", "-r", "y/tasks.py")
-    assert worker.wait() == Exit.IMPORT
-    taken = "-r y/tasks.py: cannot be imported: the module name tasks is taken, by "
-    assert taken in worker.said
-    assert "x/tasks.py. " in worker.said
-    assert worker.said.count("\n") == 1
-
-
-def test_the_same_file_twice_is_loaded_once(
-    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
-) -> None:
-    (folder / "once.py").write_text("from jobs import *\nprint('loaded')\n")
-    flags = ["-r", "once.py", "-r", "./once.py", "-r", "once"]
-    worker = run(WORKER, *flags, url=server.url)
-    wait_until(lambda: server.workers)
-    worker.send(signal.SIGTERM)
-    assert worker.wait() == 0
-    assert worker.printed == "loaded\n"
 
 
 def test_a_worker_without_any_job_is_told_before_it_takes_one(
@@ -271,6 +366,16 @@ def test_more_threads_than_the_system_gives_are_told_in_one_message(
         "faktory-worker: -c 5: only 2 of 5 job threads could be started: can't start new thread. "
         "Use a lower concurrency, or more processes with fewer threads each."
     )
+    assert "Traceback" not in worker.said
+
+
+def test_no_thread_even_for_the_heartbeat_is_told_in_one_message(
+    server: EmbeddedServer, run: Run, folder: Path
+) -> None:
+    (folder / "short.py").write_text(OUT_OF_THREADS)
+    worker = run(WORKER, "-r", "short", "-c", "5", url=server.url)
+    assert worker.wait() == Exit.CANNOT_START
+    assert "-c 5: only 0 of 5 job threads could be started" in worker.said.splitlines()[-1]
     assert "Traceback" not in worker.said
 
 

@@ -228,6 +228,45 @@ def test_each_method_says_its_line_and_reads_its_answer(scripted):
     ]
 
 
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ({"timeout": 0}, "timeout is 0: it must be more than 0 seconds"),
+        ({"timeout": 1e20}, "timeout is 1e\\+20: .* 1,000,000 at most"),
+        ({"labels": "python"}, "labels is 'python': pass a list of texts"),
+        ({"labels": 5}, "labels is 5: pass a list of texts"),
+        ({"labels": [1]}, r"labels is \[1\]: pass a list of texts"),
+        ({"worker_id": 5}, "worker_id is 5: it must be text"),
+        ({"worker_id": ""}, "worker_id is ''"),
+        ({"ssl_context": object()}, r"begins with tcp\+tls://"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_at_once(setting, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Client("tcp://:s3cret@127.0.0.1:1", **setting)
+
+
+def refusals():
+    wrong = Client("tcp://127.0.0.1:1")
+    return {
+        "percent is '5': it must be a whole number": lambda: wrong.track_set("12345678", "5"),
+        "percent is 5.5: it must be a whole number": lambda: wrong.track_set("12345678", 5.5),
+        "percent is 101: it must be a whole number": lambda: wrong.track_set("12345678", 101),
+        "desc is 5: it must be text": lambda: wrong.track_set("12345678", desc=5),
+        "backtrace is 5.5: pass lines": lambda: wrong.fail("12345678", backtrace=5.5),
+        "takes many jobs, not a NoneType": lambda: wrong.push_bulk(None),
+        "takes many jobs, not a int": lambda: wrong.push_bulk(5),
+        "batch_size is 'x': it must be a whole number": lambda: wrong.push_bulk([], "x"),
+        "batch_size is 1.5: it must be a whole number": lambda: wrong.push_bulk([], 1.5),
+    }
+
+
+@pytest.mark.parametrize("complaint", refusals())
+def test_a_value_that_makes_no_sense_is_named_and_nothing_is_sent(complaint):
+    with pytest.raises(ValueError, match=complaint):
+        refusals()[complaint]()
+
+
 def test_only_a_worker_beats():
     with pytest.raises(ValueError, match="only a worker beats"):
         Client("tcp://127.0.0.1:1").beat()

@@ -8,11 +8,14 @@ if the old one was in doubt. The short run stalls at a few bytes only, since eac
 
 from __future__ import annotations
 
+import dis
+import errno
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
+from types import FrameType
 from typing import Any, Final
 
 import pytest
@@ -142,6 +145,47 @@ CASES = [
 PUSH = CASES[0]
 
 
+class Mine(TimeoutError):
+    """What a signal handler raises."""
+
+
+class Interrupt:
+    """A signal at the nth place of a `with` block's client code at which Python looks for signals.
+
+    That is where a function begins, and behind every call. `struck` says that there is an nth.
+    """
+
+    def __init__(self, nth: int, error: BaseException) -> None:
+        self.struck = False
+        self._left = nth
+        self._error = error
+        self._before: dict[FrameType, str] = {}
+
+    def __enter__(self) -> None:
+        self._tracing = sys.gettrace()
+        sys.settrace(self._look)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._tracing)
+
+    def _look(self, frame: FrameType, event: str, _arg: object) -> Callable[..., object] | None:
+        if not frame.f_globals.get("__name__", "").startswith(("faktory.client.", "faktory.wire.")):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            before = self._before.get(frame, "")
+            self._before[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if not before.startswith("CALL"):
+                return self._look
+        elif event != "call":
+            return self._look
+        self._left -= 1
+        if self._left < 0 and not self.struck:
+            self.struck = True
+            raise self._error
+        return self._look
+
+
 class Rig:
     """A client, the proxy that troubles it, and a server of which everything can be asked."""
 
@@ -210,6 +254,24 @@ class Rig:
             assert client.push(job(jid + "c")) == jid + "c"
         finally:
             client.close()
+
+    def interrupt(self, nth: int, error: OSError) -> bool:
+        """Push while a signal handler raises; tell whether there was still a place for it."""
+        jid = self._prepare(PUSH)
+        interrupt = Interrupt(nth, error)
+        pushed = raised = None
+        try:
+            with interrupt:
+                pushed = self.client.push(job(jid))
+        except OSError as caught:
+            raised = caught
+        assert raised in (None, error), repr(raised)
+        assert interrupt.struck == (pushed is None), "what the handler raised was swallowed"
+        answer = self.client.queue_latency(f"next{jid}")
+        assert answer == {f"next{jid}": 0}, f"the next command got another's answer: {answer}"
+        jobs = self._jobs(jid)
+        assert jobs["queues"] <= 1, jobs
+        return interrupt.struck
 
     def _prepare(self, case: Case) -> str:
         jid = str(next(self.numbers))
@@ -440,6 +502,32 @@ def test_one_fault_anywhere_in_the_handshake_sends_nothing(rig: Rig, tally: Coun
             raise AssertionError(f"the handshake, {fault}: {error}") from error
         done[fault.kind] += 1
     tally.update(done)
+
+
+def interrupt_everywhere(rig: Rig, error: OSError) -> int:
+    places = 0
+    while rig.interrupt(places, error):
+        places += 1
+    return places
+
+
+ALARMS = [Mine("alarm"), ConnectionResetError(errno.ECONNRESET, "the handler's own")]
+
+
+@pytest.mark.parametrize("error", ALARMS, ids=lambda error: type(error).__name__)
+def test_what_a_signal_handler_raises_anywhere_in_a_push_comes_out_and_queues_it_once_at_most(
+    rig: Rig, error: OSError
+) -> None:
+    assert interrupt_everywhere(rig, error) > 20
+
+
+@pytest.mark.parametrize("error", ALARMS, ids=lambda error: type(error).__name__)
+def test_a_client_that_takes_a_handlers_error_for_the_sockets_is_caught(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    monkeypatch.setattr(SocketTransport, "_is_ours", lambda *_: True)
+    with pytest.raises(AssertionError, match=r"swallowed|FaktoryOutcomeUnknown"):
+        interrupt_everywhere(rig, error)
 
 
 def test_a_client_that_sends_push_again_blindly_is_caught(

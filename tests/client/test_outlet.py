@@ -117,6 +117,12 @@ def test_a_number_that_makes_no_sense_is_refused(monkeypatch, name, value):
         lent()
 
 
+@pytest.mark.parametrize("wrong", [{"timeout": 0}, {"timeout": -1}, {"pool_timeout": -1}])
+def test_a_duration_out_of_range_is_refused_at_once(wrong):
+    with pytest.raises(ValueError, match=r"timeout is .*: it must be"):
+        configure(**wrong)
+
+
 @pytest.mark.parametrize("wrong", [{"timeout": "5"}, {"pool_timeout": True}])
 def test_a_duration_that_is_none_is_refused_at_once_and_changes_nothing(wrong):
     with pytest.raises(ValueError, match="pass seconds or a timedelta"):

@@ -147,7 +147,13 @@ def test_a_timeout_is_seconds_or_a_timedelta(make):
         Pool(make, timeout=None)
 
 
-@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize("timeout", [-1, timedelta(seconds=-1), 1e20])
+def test_a_pool_cannot_wait_for_less_than_nothing_nor_for_ever(make, timeout):
+    with pytest.raises(ValueError, match=r"timeout is .* 0 seconds or more, and 1,000,000 at most"):
+        Pool(make, timeout=timeout)
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 1.5])
 def test_a_pool_has_room_for_a_client_at_least(make, size):
     with pytest.raises(ValueError, match=f"the pool's size is {size}"):
         Pool(make, size=size)

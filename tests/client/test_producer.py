@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from threading import Event, Thread
 import pytest
 
 from faktory.client import Client
+from faktory.client import producer as module
 from faktory.client.producer import Producer
 from faktory.exceptions import (
     FaktoryAuthenticationError,
@@ -287,7 +289,92 @@ def test_a_setting_that_cannot_be_is_named(name, value):
 
 
 def test_durations_can_be_timedeltas():
-    Producer("tcp://127.0.0.1:1", linger=timedelta(milliseconds=2), patience=timedelta(seconds=1))
+    server = Server()
+    durations = {"linger": timedelta(milliseconds=2), "patience": timedelta(seconds=1)}
+    producer = Producer(lambda: server, **durations)
+    assert producer.push(job(1)).result(5) == "job-0001"
+    producer.flush(timedelta(seconds=5))
+    producer.close(timedelta(seconds=5))
+
+
+def test_a_thread_that_breaks_all_the_same_leaves_no_future_open(monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    server = Server()
+    server.gate.clear()
+    producer = Producer(lambda: server, max_batch=2, linger=0)
+    futures = [producer.push(job(n)) for n in range(4)]
+    futures[0].set_result("not yours to end")  # so that the thread cannot
+    server.gate.set()
+    for number in (1, 2, 3):
+        with pytest.raises(FaktoryOutcomeUnknown, match="the producer's thread broke"):
+            futures[number].result(5)
+    with pytest.raises(RuntimeError, match="closed"):
+        producer.push(job(5))
+    producer.close(5)
+    assert producer.pending == 0
+
+
+def test_a_flush_does_not_take_a_cancelled_job_for_one_that_is_answered(wait_until):
+    server = Server()
+    server.gate.clear()
+    producer = Producer(lambda: server, linger=60)
+    first, second = producer.push(job(1)), producer.push(job(2))
+    assert second.cancel()
+    with ThreadPoolExecutor(1) as threads:
+        flushed = threads.submit(producer.flush, 5)
+        wait_until(lambda: server.chunks)
+        assert producer.pending == 2
+        server.gate.set()
+        flushed.result(5)
+    assert first.done()
+    assert producer.pending == 0
+    producer.close(5)
+
+
+def test_an_interrupted_flush_leaves_nothing_behind(monkeypatch):
+    server = Server()
+    server.gate.clear()
+    producer = Producer(lambda: server)
+    producer.push(job(1))
+    wait_for = producer._changed.wait_for
+
+    def interrupted(*args):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return wait_for(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(producer._changed, "wait_for", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            producer.flush()
+    assert producer._flushing == 0
+    server.gate.set()
+    producer.close(5)
+
+
+def test_one_producer_that_cannot_be_closed_does_not_keep_the_others_from_it(monkeypatch, caplog):
+    class Broken:
+        def close(self, _timeout):
+            raise ZeroDivisionError("ours")
+
+    server = Server()
+    good = Producer(lambda: server, linger=60)
+    future = good.push(job(1))
+    monkeypatch.setattr(module, "_producers", [Broken(), good])
+    module._close_all()
+    assert future.result(0) == "job-0001"
+    assert "a producer cannot be closed" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # that there are threads
+def test_a_child_of_multiprocessing_pushes_what_waits_before_it_ends():
+    with EmbeddedServer() as server, Producer(server.url, linger=60) as producer:
+        context = multiprocessing.get_context("fork")
+        child = context.Process(target=producer.push, args=(job(1),))
+        child.start()
+        child.join(20)
+        assert child.exitcode == 0
+        assert len(server.queues["default"]) == 1
 
 
 def test_a_flush_waits_for_the_jobs_before_it_only():

@@ -220,15 +220,62 @@ def test_what_is_no_job_is_refused_where_it_is_set(callback: Any) -> None:
         faktory.Batch(success=callback)
 
 
-@pytest.mark.parametrize("callback", ["", {"args": []}, {"jobtype": "done", "queue": "a b"}])
-def test_a_callback_that_the_server_would_not_have_makes_no_batch(
-    line: Line, callback: Any
+@pytest.mark.parametrize(
+    ("callback", "told"),
+    [
+        ("", "jobtype is ''"),
+        ({}, "no 'jobtype'"),
+        ({"args": []}, "no 'jobtype'"),
+        ({"jobtype": "done", "queue": "a b"}, "queue is 'a b'"),
+        ({"jobtype": "done", "nope": 1}, "'nope' is no field"),
+    ],
+)
+def test_a_callback_that_the_server_would_not_have_is_refused_where_it_is_set(
+    callback: Any, told: str
 ) -> None:
-    batch = faktory.Batch(success=callback)
-    with pytest.raises(FaktoryPayloadError), batch.jobs():
+    batch = faktory.Batch(success="done")
+    for name in ("success", "complete"):
+        with pytest.raises(FaktoryPayloadError, match=f"^{name}: .*{told}"):
+            setattr(batch, name, callback)
+    assert (batch.success, batch.complete) == ("done", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"description": 5}, "description is 5: it must be text"),
+        ({"parent": 5}, "parent is 5: it must be a batch, or the bid of one"),
+        ({"bid": 5}, "bid is 5"),
+        ({"bid": ""}, "bid is ''"),
+        ({"pool": "tcp://other:1"}, r"pool is of type str: .*faktory\.Pool"),
+    ],
+)
+def test_what_a_batch_cannot_have_is_refused_where_it_is_said(
+    settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        faktory.Batch(**settings)
+
+
+def test_a_setting_that_is_spelt_wrong_is_refused_and_an_attribute_of_a_subclass_is_not() -> None:
+    class Import(faktory.Batch):
+        def __init__(self, file: str) -> None:
+            super().__init__(success="done")
+            self.file = file
+            self.component = "images"
+            self._path = file
+
+    batch: Any = Import("cats.csv")
+    for wrong, right in (("sucess", "success"), ("completed", "complete"), ("parents", "parent")):
+        with pytest.raises(AttributeError, match=f"no {wrong}. Did you mean {right}"):
+            setattr(batch, wrong, "done")
+
+
+def test_a_batch_itself_is_no_block(line: Line) -> None:
+    batch: Any = faktory.Batch(success="done")
+    with pytest.raises(TypeError, match=r"with batch\.jobs\(\):"), batch:
         pytest.fail("the block was entered")
-    assert line.said == []
-    assert batch.bid is None
+    assert line.opened == []
 
 
 def test_a_batch_without_a_callback_is_refused(line: Line) -> None:
@@ -263,7 +310,7 @@ def test_a_batch_that_is_made_cannot_be_changed(line: Line, name: str, value: An
 
 @pytest.mark.parametrize("name", ["description", "success", "complete", "parent"])
 def test_a_batch_that_there_is_takes_no_settings(name: str) -> None:
-    with pytest.raises(RuntimeError, match="the batch b-77 is made"):
+    with pytest.raises(RuntimeError, match=f"'b-77'.* made already .*no {name}=.* keywords only"):
         new("b-77", **{name: "x"})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import faktory
-from faktory.exceptions import FaktoryConnectionError
+from faktory.exceptions import FaktoryConnectionError, FaktoryPayloadError
 from faktory.jobs import context as context_module
 from faktory.jobs.context import JobContext, current_job, run_in
 
@@ -222,6 +222,20 @@ def test_progress_beyond_all_bounds_is_refused(line: Line, percent: int) -> None
         job.track_progress(percent, reserve_until=datetime.now(UTC) + timedelta(hours=1))
     assert line.said == []
     check_remaining(job, 100)
+
+
+@pytest.mark.parametrize("percent", ["half", "50", float("nan"), None])
+def test_progress_that_is_no_number_is_refused(line: Line, percent: Any) -> None:
+    with pytest.raises(FaktoryPayloadError, match=r"percent is .*a number from 0 to 100"):
+        JobContext(PAYLOAD).track_progress(percent)
+    assert line.said == []
+
+
+def test_a_description_of_progress_that_is_no_text_is_refused(line: Line) -> None:
+    desc: Any = 5
+    with pytest.raises(FaktoryPayloadError, match="desc is 5: it must be text"):
+        JobContext(PAYLOAD).track_progress(10, desc)
+    assert line.said == []
 
 
 def test_progress_may_ask_for_more_time(line: Line) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+import pydoc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,8 @@ from typing import Any
 import pytest
 
 import faktory
+from faktory.client.pool import Pool
+from faktory.jobs import options as options_module
 from faktory.jobs import registry
 from faktory.jobs.context import JobContext
 
@@ -41,20 +46,6 @@ def test_keywords_that_cannot_be_positions_are_refused_where_the_job_is_declared
     assert registry.names() == []
 
 
-async def coroutine() -> None: ...
-async def generator() -> Any:
-    yield
-
-
-@pytest.mark.parametrize("function", [coroutine, generator])
-def test_an_async_job_is_refused_where_it_is_declared(function: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match=f"{function.__name__} is an async function"):
-        faktory.job(function)
-    with pytest.raises(TypeError, match="async function"):
-        type("Refused", (faktory.Job,), {"perform": function})
-    assert registry.names() == []
-
-
 # Functions
 
 
@@ -72,6 +63,54 @@ def test_a_job_is_called_as_ever(line: Line) -> None:
     assert "add" in repr(add)
     assert Path(__file__).name in repr(add)
     assert line.opened == []
+
+
+def test_help_shows_a_job_as_its_function(line: Line) -> None:
+    @faktory.job
+    def resize(image: int, size: str = "thumb") -> None:
+        """Resize an image."""
+
+    said = pydoc.render_doc(resize, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
+    assert "resize(image: 'int', size: 'str' = 'thumb') -> 'None'" in said
+    assert "Resize an image." in said
+    assert "perform_bulk" not in said
+
+
+@faktory.job
+def pickled(number: int, other: int = 2) -> int:
+    return number + other
+
+
+def through_pickle(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
+def test_a_declared_function_is_pickled_by_its_name(line: Line) -> None:
+    assert through_pickle(pickled) is pickled
+    assert copy.deepcopy(pickled) is pickled
+    assert through_pickle(pickled.perform_async)(1)
+    assert line.jobs[0]["jobtype"] == "pickled"
+
+
+def test_a_job_with_other_options_is_pickled_without_what_was_made_of_the_defaults(
+    line: Line,
+) -> None:
+    faktory.default_job_options = {"retry": 1}
+    job = pickled.set(queue="low")
+    job.perform_async(1)
+    pickled_job = pickle.dumps(job)
+    versions = options_module.default_job_options.version
+    faktory.default_job_options = {"retry": 2}
+    options_module.default_job_options.version = versions  # as it may be in another process
+    pickle.loads(pickled_job).perform_async(1, other=3)
+    assert [(job["queue"], job["retry"]) for job in line.jobs] == [("low", 1), ("low", 2)]
+    assert through_pickle(faktory.external("Other", queue="low")).perform_async(1)
+
+
+def test_a_job_with_a_pool_of_its_own_cannot_be_pickled() -> None:
+    job = pickled.set(pool=Pool(lambda: faktory.Client("tcp://other:1")))
+    with pytest.raises(TypeError, match="pickled has a pool of its own, and connections cannot be"):
+        pickle.dumps(job)
 
 
 def test_an_unknown_option_is_refused_with_the_closest_name_in_all_places() -> None:

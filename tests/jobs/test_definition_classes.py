@@ -6,6 +6,7 @@ import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -158,6 +159,39 @@ def test_perform_can_be_called_outside_a_worker_and_has_no_jid_there() -> None:
     assert Work().perform(1) == 2
     with pytest.raises(RuntimeError, match="no job runs here"):
         _ = Work().jid
+
+
+def test_a_frozen_dataclass_may_be_a_job() -> None:
+    @dataclass(frozen=True)
+    class Frozen(faktory.Job):
+        unit: str = "px"
+
+        def perform(self) -> str:
+            return f"{self.jid} {self.unit}"
+
+    assert run("Frozen") == "12345678 px"
+
+
+def test_options_cannot_be_changed_once_a_class_is_there(line: Line) -> None:
+    class Resize(faktory.Job):
+        faktory_options = {"queue": "images", "custom": {"a": 1}}
+
+        def perform(self) -> None: ...
+
+    options: Any = Resize.faktory_options
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        options["queue"] = "low"
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        options["custom"]["a"] = 2
+
+    class Child(Resize):
+        faktory_options = {**Resize.faktory_options, "retry": 1}
+
+    Child.perform_async()
+    assert (line.jobs[0]["queue"], line.jobs[0]["custom"]) == ("images", {"a": 1})
+    of_all: Any = faktory.Job.faktory_options
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        of_all["queue"] = "low"
 
 
 def test_perform_may_be_static_or_of_the_class(line: Line) -> None:

@@ -78,7 +78,7 @@ def test_an_empty_chain_calls_what_it_is_around() -> None:
         (lambda chain: chain.insert_after(d, a), "bca"),
         (lambda chain: chain.remove(b), "ac"),
         (lambda chain: chain.remove(d), "abc"),
-        (lambda chain: chain.clear(), ""),
+        (lambda chain: chain.clear(), ""),  # nothing is built in here
     ],
 )
 def test_a_chain_can_be_changed_at_any_place(
@@ -136,6 +136,32 @@ def test_what_cannot_be_called_is_no_middleware(method: str) -> None:
     chain = chain_of(a)
     args = (a, "tenant") if method.startswith("insert") else ("tenant",)
     with pytest.raises(TypeError, match="'tenant' is no middleware"):
+        getattr(chain, method)(*args)
+    assert list(chain) == [a]
+
+
+async def waits(log: list[str], call_next: Next) -> Any:
+    return call_next()
+
+
+def yields(log: list[str], call_next: Next) -> Any:
+    yield call_next()
+
+
+class Waits:
+    async def __call__(self, log: list[str], call_next: Next) -> Any:
+        return call_next()
+
+
+@pytest.mark.parametrize("method", ["add", "prepend", "insert_before", "insert_after"])
+@pytest.mark.parametrize(
+    ("middleware", "what"),
+    [(waits, "an async"), (Waits(), "an async"), (yields, "a generator")],
+)
+def test_what_would_not_go_on_is_no_middleware(method: str, middleware: Any, what: str) -> None:
+    chain = chain_of(a)
+    args = (a, middleware) if method.startswith("insert") else (middleware,)
+    with pytest.raises(TypeError, match=f"is {what} function, and nothing would go on"):
         getattr(chain, method)(*args)
     assert list(chain) == [a]
 
@@ -286,7 +312,10 @@ def test_what_is_built_in_makes_no_chain_special() -> None:
     assert not chain.is_plain
     chain.remove(b)
     assert chain.is_plain
+    chain.add(b)
     chain.clear()
+    assert list(chain) == [a]
+    chain.remove(a)
     assert chain.is_plain
     chain.add(a)
     assert chain.is_plain

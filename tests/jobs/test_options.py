@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 import faktory
 from faktory.exceptions import FaktoryPayloadError
 from faktory.jobs import options as options_module
+from faktory.jobs import registry
+from faktory.jobs.middleware import Next
 from faktory.jobs.options import NAMES, Defaults, check, merge, to_wire
 
 from .conftest import Line
@@ -312,8 +315,66 @@ def test_a_default_may_be_undone_by_none(line: Line) -> None:
     assert "custom" not in line.jobs[0]
 
 
-def test_a_default_that_cannot_be_is_refused_where_a_job_is_pushed(line: Line) -> None:
-    faktory.default_job_options["queue"] = "a b"
-    with pytest.raises(FaktoryPayloadError, match="queue is 'a b'"):
-        faktory.external("work").perform_async()
-    assert line.opened == []
+def test_a_default_that_cannot_be_is_refused_where_it_is_said(line: Line) -> None:
+    faktory.default_job_options = {"queue": "a", "expires_in": 5}
+    for name, value in (("queue", "a b"), ("retry", "3"), ("expires_at", "2100-01-02T03:04:05Z")):
+        with pytest.raises(FaktoryPayloadError, match=f"faktory.default_job_options: .*{name}"):
+            faktory.default_job_options[name] = value
+    wrong: Any
+    for wrong in (5, None, [("queue", "a")]):
+        with pytest.raises(TypeError, match="it must be a dict"):
+            faktory.default_job_options = wrong
+    assert dict(faktory.default_job_options) == {"queue": "a", "expires_in": 5}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"retry": "3"}, "retry is '3'"),
+        ({"queue": "a b"}, "queue is 'a b'"),
+        ({"reserve_for": "1h"}, "reserve_for is '1h'"),
+        ({"backtrace": True}, "backtrace is True"),
+        ({"custom": [1]}, "custom is"),
+        ({"custom": {"at": datetime.now(UTC)}}, r'custom\["at"\] is a datetime'),
+        ({"unique_until": "end"}, "unique_until is 'end'"),
+        ({"expires_in": 0}, "expires_in is 0"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_where_it_is_said(
+    options: dict[str, Any], told: str
+) -> None:
+    external = faktory.external("work")
+    declare: list[Callable[[], object]] = [
+        lambda: faktory.job(name="work", **options)(lambda: None),
+        lambda: faktory.external("work", **options),
+        lambda: external.set(**options),
+        lambda: type("work", (Worked, faktory.Job), {"faktory_options": options}),
+    ]
+    for each in declare:
+        with pytest.raises(FaktoryPayloadError, match=f"the job 'work': {told}"):
+            each()
+    assert registry.names() == []
+
+
+class Worked:
+    def perform(self) -> None: ...
+
+
+def test_an_option_that_is_none_is_one_that_nobody_gave(line: Line) -> None:
+    @faktory.client_middleware.add
+    def tenant(payload: dict[str, Any], call_next: Next) -> Any:
+        payload.setdefault("custom", {})["tenant"] = 7
+        return call_next()
+
+    job = faktory.external("work", queue="images", retry=3, custom={"a": 1}, reserve_for=60)
+    nothing: dict[str, Any] = dict.fromkeys(NAMES)
+    job.set(**nothing).perform_async()
+    (pushed,) = line.jobs
+    del pushed["jid"]
+    assert pushed == {
+        "jobtype": "work",
+        "args": [],
+        "queue": "default",
+        "retry": 25,
+        "custom": {"tenant": 7},
+    }

@@ -88,6 +88,19 @@ def test_wrong_arguments_are_a_type_error(
         function(*args, **kwargs)  # as Python itself has it
 
 
+def gap(a: int, zone: object = UTC, n: int = 1) -> None: ...
+
+
+def test_a_default_that_no_job_can_carry_is_named_where_it_fills_a_gap(line: Line) -> None:
+    job = faktory.job(gap)
+    with pytest.raises(TypeError, match=r"gap: the default of zone, .*utc, .* pass a value for it"):
+        job.perform_async(1, n=2)
+    assert line.opened == []
+    job.perform_async(1, "UTC", n=2)
+    job.perform_async(1)
+    assert [job["args"] for job in line.jobs] == [[1, "UTC", 2], [1]]
+
+
 @given(
     st.sampled_from([no_defaults, defaults, rest, default_and_rest, positional, nothing]),
     st.lists(st.integers(10, 19), max_size=5),
@@ -183,6 +196,13 @@ def test_a_job_that_the_server_refuses_raises(line: Line) -> None:
     line.refuse = lambda job: "no more room"
     with pytest.raises(FaktoryServerError, match="no more room"):
         faktory.job(nothing).perform_async()
+
+
+@pytest.mark.parametrize("pool", ["tcp://other:1", faktory.Client("tcp://other:1")])
+def test_what_is_no_pool_is_refused_with_the_remedy(line: Line, pool: Any) -> None:
+    with pytest.raises(TypeError, match=r'pool is of type .*: .* like faktory\.Pool\(.*"tcp:'):
+        faktory.job(rest).set(pool=pool)
+    assert line.opened == []
 
 
 def test_a_job_goes_to_the_pool_that_it_is_set_to(line: Line) -> None:

@@ -146,6 +146,37 @@ def test_a_notebooks_cell_that_runs_again_replaces_its_jobs(
         assert (run("work"), run("Report")) == (run_number, run_number)
 
 
+@pytest.mark.parametrize("file", ["<string>", "<stdin>"])
+def test_what_a_prompt_runs_in_a_program_replaces_its_jobs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str
+) -> None:
+    main = ModuleType("__main__")
+    main.__file__ = str(tmp_path / "program.py")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for source, result in ((main.__file__, 1), (file, 2)):
+        exec(compile(SOURCE.format(result=result), source, "exec"), vars(main))
+        assert (run("work"), run("Report")) == (result, result)
+
+
+def test_a_module_by_way_of_a_link_is_the_same_module(
+    write: Callable[[str, object], ModuleType], tmp_path: Path
+) -> None:
+    write("ours", 1)
+    (tmp_path / "linked").symlink_to(tmp_path)
+    runpy.run_path(str(tmp_path / "linked" / "ours.py"), run_name="theirs")
+    assert registry.names() == ["Report", "work"]
+
+
+def test_an_unknown_type_that_another_program_runs_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "external", set())
+    faktory.external("ResizeImage")
+    said = str(registry.unknown("ResizeImage", ["resize"]))
+    assert "another runs (faktory.external)" in said
+    assert "-r" not in said
+
+
 def test_an_unknown_type_is_told_with_the_closest_and_all_there_are() -> None:
     error = registry.unknown("resise", ["greet", "resize"])
     assert isinstance(error, LookupError)

@@ -143,3 +143,15 @@ def test_templates_leak_nothing(
             proto.JobTemplate("Send", {"jid": 1})
 
     assert not leaks(use)
+
+
+def test_a_row_with_too_few_or_too_many_arguments_is_refused_by_its_number(
+    proto: ModuleType,
+) -> None:
+    template = proto.JobTemplate("A", {})
+    rows = [(1,), (1, 2), (1, 2, 3)]
+    assert len(template.encode_bulk(rows, 1, 3)[1]) == 3
+    assert len(template.encode_bulk(rows, 1)[1]) == 3
+    for least, most, told in ((2, 3, r"rows\[0\] has 1 "), (0, 2, r"rows\[2\] has 3 ")):
+        with pytest.raises(FaktoryPayloadError, match=told):
+            template.encode_bulk(rows, least, most)

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from faktory.wire.address import DEFAULT_URL, Address, find_url, parse
+from faktory.wire.address import DEFAULT_URL, Address, find_url, parse, switched_on
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from faktory.wire.address import DEFAULT_URL, Address, find_url, parse
         ("TCP://Example.COM:65535", Address("example.com", 65535)),
         ("tcp+tls://example.com", Address("example.com", 7419, tls=True)),
         ("tcp://[::1]:7420", Address("::1", 7420)),
+        ("tcp://[fe80::1%25eth0]:7420", Address("fe80::1%eth0", 7420)),
         ("tcp+tls://:pw@[2001:db8::1]", Address("2001:db8::1", 7419, True, "", "pw")),
         ("tcp://:secret@host", Address("host", 7419, password="secret")),
         ("tcp://user@host", Address("host", 7419, username="user")),
@@ -52,6 +53,12 @@ def test_an_address_is_taken_apart(url, address):
         ("tcp://", "names no host"),
         ("tcp://:7419", "names no host"),
         ("tcp://[::1", "cannot be read"),
+        ("tcp://localhost ", "holds a space or a control character"),
+        ("tcp:// localhost", "holds a space or a control character"),
+        ("tcp://local\thost", "holds a space or a control character"),
+        ("tcp://localhost\n", "holds a space or a control character"),
+        ("tcp://:pass\tword@localhost", "must be percent-encoded"),
+        ("tcp://:pass\nword@localhost", "must be percent-encoded"),
         ("tcp://:%ff@localhost", "are no percent-encoded UTF-8"),
         ("tcp://\udcff:pw@localhost", "are no percent-encoded UTF-8"),
     ],
@@ -93,6 +100,18 @@ def test_no_refusal_shows_the_password(url):
     assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
 
 
+@pytest.mark.parametrize("url", ["tcp://:s3cret", "tcp://user:s3cret", "tcp://:s3cret/"])
+def test_nor_does_one_that_has_a_password_and_no_host(url):
+    with pytest.raises(ValueError, match=r":\*\*\*'") as refusal:
+        parse(url)
+    assert "s3cret" not in str(refusal.value)
+
+
+def test_a_port_that_is_none_is_shown():
+    with pytest.raises(ValueError, match="tcp://localhost:99999"):
+        parse("tcp://localhost:99999")
+
+
 def test_the_password_is_in_the_url_and_nowhere_else():
     address = parse("tcp+tls://me:s3%2Fcret@[::1]:99")
     assert address.url == "tcp+tls://me:s3%2Fcret@[::1]:99"
@@ -130,6 +149,14 @@ def test_the_url_of_an_address_reads_back_as_that_address(address):
 )
 def test_the_provider_names_the_variable_then_comes_the_url_then_the_default(environ, url):
     assert find_url(environ) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "on"), [("1", True), ("yes", True), ("0", False), ("False", False), ("", False)]
+)
+def test_a_variable_switches_on_what_it_does_not_deny(text, on):
+    assert switched_on(text) is on
+    assert switched_on(None) is False
 
 
 def test_a_provider_that_is_an_address_is_refused_without_its_password():

@@ -124,6 +124,10 @@ def test_a_queue_that_would_split_the_line_is_refused(queue):
         ({"jids": ["a"], "jobtype": "X"}, "the server looks at jids alone"),
         ({"jids": [], "matching": "*"}, "the server looks at jids alone"),
         ({"jids": "12345678"}, "pass a list of job ids"),
+        ({"jids": 5}, "jids is 5: pass a list of job ids"),
+        *[({"jids": [jid]}, f"the jid is {jid!r}") for jid in (1, "", None)],
+        ({"jobtype": 5}, "jobtype is 5: it must be text"),
+        ({"matching": 5}, "matching is 5: it must be text"),
         ({"jobtype": "A<B"}, "never matches: the server keeps <, >, & escaped"),
         ({"matching": "*a&b*"}, "never matches"),
         *[({"jobtype": f"A{sign}"}, "takes as wildcards") for sign in "*?[]\\"],
@@ -221,6 +225,23 @@ def test_a_command_has_no_room_for_what_it_does_not_say():
 )
 def test_queue_batch_and_track_commands_say_what_the_server_reads(command, line):
     assert command.data == line
+
+
+@pytest.mark.parametrize("jid", ["", None, 5])
+def test_a_job_that_a_command_is_about_is_named(jid):
+    for make in (
+        commands.ack,
+        commands.track_get,
+        lambda jid: commands.track_set(jid, 5, None, None),
+        lambda jid: commands.fail(jid, "E", "m", []),
+    ):
+        with pytest.raises(FaktoryPayloadError, match=f"the jid is {jid!r}"):
+            make(jid)
+
+
+def test_a_worker_is_alive_quiet_or_about_to_end():
+    with pytest.raises(ValueError, match="the state is 'foo': it can be 'quiet' or 'terminate'"):
+        commands.beat("w", "foo", None)
 
 
 @pytest.mark.parametrize("names", [[], ["*", "a"], ["a", "*"], ["a b"], [""], ["a\r\nFLUSH"]])

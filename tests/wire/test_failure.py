@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from traceback import extract_tb
+from typing import Any
+
 import pytest
 
 from faktory.proto import load_json
 from faktory.wire import commands
-from faktory.wire.failure import clean, describe
+from faktory.wire.failure import clean, describe, traceback_of
 
 
 def raised(error: BaseException) -> BaseException:
@@ -33,6 +37,53 @@ class Quitter(Exception):
 
 def test_an_exception_is_told_by_type_and_message_without_lines_unless_asked_for():
     assert describe(raised(KeyError("x"))) == ("KeyError", "'x'", [])
+
+
+ours: dict[str, Any] = {"__name__": "faktory.worker.executor"}
+exec("def call(function):\n return function()", ours)
+call: Callable[[Callable[[], object]], object] = ours["call"]
+"""Calls a function, from a module of this package."""
+
+
+def names_in(error: BaseException) -> list[str]:
+    return [frame.name for frame in extract_tb(traceback_of(error))]
+
+
+def test_the_way_through_this_package_to_the_job_is_left_out():
+    def job() -> object:
+        try:
+            raise KeyError("reason")
+        except KeyError as reason:
+            raise ValueError("outer") from reason
+
+    def middleware() -> object:
+        return call(job)
+
+    with pytest.raises(ValueError, match="outer") as caught:
+        call(middleware)
+    assert names_in(caught.value)[1:] == ["middleware", "job"]
+    assert len(extract_tb(caught.value.__traceback__)) == 5  # its own is as it was
+    told = describe(caught.value, backtrace=20)[2]
+    assert "KeyError: 'reason'" in told
+    assert not any("in call" in line for line in told)
+
+
+def test_what_this_package_does_for_the_job_is_left_in():
+    def job() -> object:
+        return call({}.popitem)
+
+    with pytest.raises(KeyError) as caught:
+        call(job)
+    assert names_in(caught.value)[1:] == ["job", "call"]
+
+
+def test_a_traceback_through_this_package_alone_is_left_whole():
+    with pytest.raises(KeyError) as caught:
+        call({}.popitem)
+    assert caught.value.__traceback__ is not None
+    alone = caught.value.with_traceback(caught.value.__traceback__.tb_next)
+    assert names_in(alone) == ["call"]
+    assert traceback_of(ValueError("never raised")) is None
 
 
 def test_without_an_exception_the_type_is_unknown():
@@ -81,7 +132,7 @@ def test_an_exception_whose_text_cannot_be_had_is_told_all_the_same(kind, backtr
 
 
 def test_an_exception_that_breaks_the_traceback_is_told_all_the_same(monkeypatch):
-    def broken(error):
+    def broken(*_):
         raise MemoryError
 
     monkeypatch.setattr("traceback.format_exception", broken)

@@ -50,9 +50,8 @@ def test_the_defaults_are_those_of_1_0_0():
     "asked",
     [{"use_threads": False}, {"executor": ProcessPoolExecutor}, {"executor": ThreadPoolExecutor}],
 )
-def test_a_pool_of_processes_is_refused_with_what_to_do(asked):
-    with pytest.raises(ValueError, match=r"jobs run on threads.*leave out.*start more workers"):
-        Worker("tcp://somewhere", **asked)
+def test_where_jobs_run_may_be_chosen_as_in_1_0_0(asked):
+    assert Worker("tcp://somewhere", **asked).busy == 0
 
 
 def test_no_labels_are_none():

@@ -102,6 +102,14 @@ def test_an_event_there_is_not_is_refused_with_the_closest_one(event: Any, told:
     assert told in str(caught.value)
 
 
+async def waits() -> None: ...
+
+
+def test_an_async_handler_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"waits .* is an async function, and nothing awaits it"):
+        Events().on("startup", waits)
+
+
 def test_a_handler_that_cannot_be_called_is_refused() -> None:
     events = Events()
     with pytest.raises(TypeError, match="'mail' cannot be called"):

@@ -267,7 +267,7 @@ def test_an_interrupt_that_comes_as_the_job_ends_is_taken_back(
         go_on.set()
         wait_until(lambda: slot._ending)
         slot._interrupted = True
-        executor._raise_in(slot._thread, Shutdown)
+        executor.raise_in(slot._thread, Shutdown)
     running.join()
     assert [report and report[0] for report in running.reports] == ["ACK", "ACK"]
 
@@ -362,5 +362,5 @@ def test_a_disowned_job_is_reported_by_nobody_else(
 def test_nothing_is_imported_for_jobs_that_are_not_interrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(executor, "_raise_in", lambda *_: pytest.fail("nobody asked for that"))
+    monkeypatch.setattr(executor, "raise_in", lambda *_: pytest.fail("nobody asked for that"))
     assert run(lambda context: None)[0] == "ACK"

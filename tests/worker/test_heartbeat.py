@@ -12,6 +12,7 @@ from faktory.exceptions import (
     FaktoryError,
     FaktoryServerError,
 )
+from faktory.worker import heartbeat
 from faktory.worker.heartbeat import Heartbeat, rss_kb
 from faktory.worker.lifecycle import Lifecycle, State
 
@@ -176,3 +177,30 @@ def test_stop_does_not_wait_for_the_next_beat(
     beating.thread.stop()
     beating.thread.join(10)
     assert beating.client.calls == ["beat", "close"]
+
+
+def test_a_late_beat_is_told_with_the_jobs_that_run(
+    beat: Callable[..., Beating],
+    wait_until: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(heartbeat, "LATE", -1.0)  # every beat is late
+    beating = beat()
+    wait_until(lambda: len(beating.client.beats) > 1)
+    assert "s late: does a job keep the interpreter to itself?" in caplog.messages[0]
+    assert caplog.messages[0].endswith("Running: Resize 12345678 (3 s)")
+
+
+def test_a_log_that_raises_does_not_stop_the_next_beat(
+    beat: Callable[..., Beating],
+    wait_until: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        raise KeyError(record.name)
+
+    monkeypatch.setattr(LOG, "filters", [refuse])
+    beating = beat(UNKNOWN, UNKNOWN, KeyError("odd"))
+    wait_until(lambda: beating.reached)
+    assert beating.client.calls.count("beat") > 2

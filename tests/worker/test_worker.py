@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -313,3 +314,31 @@ def test_a_system_that_is_out_of_threads_ends_the_worker_with_what_went_wrong(
     assert caught.value.started == 2
     assert started == ["faktory-1", "faktory-2"]
     assert threads_left() == []
+
+
+def test_the_queues_in_the_log_are_those_that_are_asked(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Own(Worker):
+        def get_queues(self) -> list[str]:
+            return ["own"]
+
+    caplog.set_level(logging.INFO)
+    for worker in (Worker(server.url, queues=["a", "b"]), Own(server.url)):
+        worker.stop()
+        worker.run()
+    told = [message for message in caplog.messages if message.startswith("Queues: ")]
+    assert told == ["Queues: a, b", "Queues: as get_queues() says"]
+
+
+def test_an_error_in_the_thread_that_runs_it_ends_every_thread(
+    server: EmbeddedServer, wait_until: WaitUntil
+) -> None:
+    def fail() -> None:
+        raise KeyError("odd")
+
+    worker = Worker(server.url, concurrency=3)
+    worker._inbox.put(lambda: worker._inbox.put(fail))
+    with pytest.raises(KeyError):
+        worker.run()
+    wait_until(lambda: threads_left() == [])

@@ -9,8 +9,9 @@ from datetime import timedelta
 
 import pytest
 
-from faktory import Worker
+from faktory import Client, Worker
 from faktory.server import EmbeddedServer
+from faktory.worker import crew
 from faktory.worker import worker as worker_module
 from faktory.worker.jobthread import JobThread
 
@@ -40,6 +41,25 @@ def test_the_server_can_make_a_worker_quiet(
     assert running.thread.is_alive()
     assert not worker.is_disconnecting
     running.stop()
+
+
+def test_a_real_server_can_make_a_worker_quiet_within_one_fetch(
+    real_server_url: str, start: Start, wait_until: WaitUntil
+) -> None:
+    queue = "worker-quiet"
+    worker = Worker(real_server_url, queues=[queue], concurrency=2)
+    worker.send_heartbeat_every = 0.05
+    worker.register("work", lambda: None)
+    running = start(worker)
+    with Client(real_server_url, worker_id=worker.worker_id) as client:
+        wait_until(lambda: len(threads_left()) == 3)
+        client.beat("quiet")  # a state that was reported is answered to every beat after it
+        wait_until(lambda: worker.is_quiet)
+        wait_until(lambda: threads_left() == ["faktory-heartbeat"], timeout=4)
+        client.push({"jobtype": "work", "args": [], "queue": queue})
+        assert client.info()["faktory"]["queues"][queue] == 1
+        running.stop()
+        client.remove_queues(queue)
 
 
 def test_quiet_lets_running_jobs_go_on_and_fetches_no_more(
@@ -267,7 +287,7 @@ def test_what_a_fetch_under_way_brings_after_the_grace_period_is_failed_not_lost
     running = start(worker)
     wait_until(lambda: any(verb == "FETCH" for verb, _ in server.commands))
     worker.stop()
-    wait_until(lambda: all(thread.slot._closed for thread in worker._threads))
+    wait_until(lambda: all(thread.slot._closed for thread in worker._crew.threads))
     server.release("FETCH")
     running.join()
     assert reports(server, jid) == ["FAIL"]
@@ -281,7 +301,7 @@ def test_a_server_that_never_answers_a_fetch_does_not_keep_it(
 ) -> None:
     monkeypatch.setattr(worker_module, "LAST_WORDS", 0.05)
     monkeypatch.setattr(worker_module, "FETCH_PATIENCE", 0.1)
-    monkeypatch.setattr(worker_module, "LAST_TRY", 0.05)
+    monkeypatch.setattr(crew, "LAST_TRY", 0.05)
     server.hold("FETCH")
     worker = Worker(server.url, disconnect_wait=0)
     running = start(worker)

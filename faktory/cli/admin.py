@@ -1,0 +1,224 @@
+"""The tools that look at a server's queues and sets, and change them.
+
+Rules: what deletes jobs, or buries them, asks first. What the server would take with OK and not
+do (a queue that it has not seen) is an error here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from . import output
+from .ended import Ended
+from .exits import Exit
+
+if TYPE_CHECKING:
+    from ..client import Client
+
+CHUNK = 100
+"""Commands sent in one piece: their answers must fit into what the system buffers."""
+
+DELETING = ("clear", "discard", "kill")
+"""Operations of `mutate` after which jobs do not run any more."""
+
+
+def info(options: argparse.Namespace) -> int:
+    """Show the server's state."""
+    from ..client import Client
+    from ..proto import encode_command, load_json
+    from ..wire.commands import Command, expect_text
+
+    with Client(options.url) as client:
+        text = client.call(Command("INFO", encode_command("INFO"), expect_text, repeatable=True))
+    if options.json:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode() + b"\n")
+        return Exit.DONE
+    state = load_json(text.encode())
+    faktory, server = state.get("faktory", {}), state.get("server", {})
+    sets = faktory.get("sets", {})
+    queues = faktory.get("queues", {})
+    rows = [
+        ("server", f"{server.get('description')} {server.get('faktory_version')}"),
+        ("address", str(client.faktory)),
+        ("up for", output.duration(server.get("uptime", 0))),
+        ("its time", str(state.get("now", state.get("server_utc_time")))),
+        ("connections", f"{server.get('connections', 0):,}"),
+        ("memory", f"{server.get('used_memory_mb', 0):,} MB"),
+        ("processed", f"{faktory.get('total_processed', 0):,}"),
+        ("failed", f"{faktory.get('total_failures', 0):,}"),
+        ("enqueued", f"{sum(queues.values()):,} in {output.counted(len(queues), 'queue')}"),
+        *((name, f"{size:,}") for name, size in sorted(sets.items())),
+    ]
+    for name, value in rows:
+        print(f"{name:12} {value}")
+    return Exit.DONE
+
+
+def queues(options: argparse.Namespace) -> int:
+    """Show queues: how many jobs wait, and for how long."""
+    from ..client import Client
+
+    with Client(options.url) as client:
+        sizes = _sizes(client)
+        chosen = {name: sizes[name] for name in _seen(options.names, sizes) or sorted(sizes)}
+        waits = latencies(client, chosen)
+    if options.json:
+        output.show_json(
+            [
+                {"name": name, "size": size, "latency": waits.get(name)}
+                for name, size in chosen.items()
+            ]
+        )
+    elif not chosen:
+        print("The server has no queues.")
+    else:
+        rows = [(name, f"{size:,}", _wait(size, waits.get(name))) for name, size in chosen.items()]
+        print(output.table(("queue", "jobs", "oldest waits"), rows))
+    return Exit.DONE
+
+
+def _wait(size: int, seconds: float | None) -> str:
+    if not size:
+        return "-"
+    return "?" if seconds is None else output.duration(seconds)
+
+
+def latencies(client: Client, sizes: dict[str, int]) -> dict[str, float | None]:
+    """Return how many seconds the oldest job of each queue waits; None where it is not known.
+
+    A command for each: one job that the server cannot date fails the whole of its command
+    (`server/commands.go: queueLatency`).
+    """
+    from ..wire import commands
+
+    waits: dict[str, float | None] = {name: 0.0 for name, size in sizes.items() if not size}
+    names = [name for name, size in sizes.items() if size]
+    for start in range(0, len(names), CHUNK):
+        chunk = names[start : start + CHUNK]
+        answers = client.exchange(*(commands.queue_latency([name]) for name in chunk))
+        for name, answer in zip(chunk, answers, strict=True):
+            waits[name] = None if answer.error is not None else answer.value.get(name)
+    return waits
+
+
+def pause(options: argparse.Namespace) -> int:
+    """Let the server hand out no jobs of queues."""
+    return _switch(options, "paused", lambda client, names: client.pause_queues(*names))
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Let the server hand out jobs of queues again."""
+    return _switch(options, "resumed", lambda client, names: client.resume_queues(*names))
+
+
+def _switch(
+    options: argparse.Namespace, done: str, switch: Callable[[Client, list[str]], None]
+) -> int:
+    from ..client import Client
+
+    _check_names(options)
+    with Client(options.url) as client:
+        sizes = _sizes(client)
+        names = _seen(options.names, sizes)
+        switch(client, ["*"] if options.all else names)
+    print(f"{done}: {', '.join(names or sorted(sizes)) or 'nothing, the server has no queues'}")
+    return Exit.DONE
+
+
+def remove(options: argparse.Namespace) -> int:
+    """Delete queues with their jobs."""
+    from ..client import Client
+
+    _check_names(options)
+    with Client(options.url) as client:
+        sizes = _sizes(client)
+        names = _seen(options.names, sizes) or sorted(sizes)
+        total = sum(sizes[name] for name in names)
+        what = f"{len(names)} queues" if len(names) > 5 else f"queue {', '.join(names)}"
+        output.confirm(f"Delete {what} of {client.faktory} with {output.jobs(total)}?", options.yes)
+        client.remove_queues(*(["*"] if options.all else names))
+    print(f"removed: {', '.join(names) or 'nothing, the server has no queues'}")
+    return Exit.DONE
+
+
+def mutate(options: argparse.Namespace) -> int:
+    """Change the jobs of a set."""
+    from ..client import Client
+    from ..wire import commands
+
+    filters = [("jobtype", options.jobtype), ("jid", options.jid), ("matching", options.matching)]
+    chosen = [f"{name} {_listed(value)}" for name, value in filters if value is not None]
+    if options.operation == "clear" and chosen:
+        raise Ended(Exit.USAGE, "clear takes all jobs of a set; with a filter it is discard.")
+    command = commands.mutate(
+        options.operation, options.target, options.jobtype, options.jid, options.matching
+    )
+    assert command is not None  # there is no empty list of jids on a command line
+    with Client(options.url) as client:
+        before = _set_size(client, options.target)
+        if options.operation in DELETING:
+            which = f"those with {' and '.join(chosen)}" if chosen else "all"
+            output.confirm(
+                f"{options.operation.capitalize()} {which} of the {output.jobs(before)} in the "
+                f"set {options.target} of {client.faktory}?",
+                options.yes,
+            )
+        client.call(command)
+        after = _set_size(client, options.target)
+    if options.json:
+        output.show_json({"target": options.target, "before": before, "after": after})
+    else:
+        print(f"{options.target}: {output.jobs(before)} before, {after:,} after")
+    return Exit.DONE
+
+
+def flush(options: argparse.Namespace) -> int:
+    """Delete everything."""
+    from ..client import Client
+
+    with Client(options.url) as client:
+        state = client.info()["faktory"]
+        kept = {"enqueued": sum(state["queues"].values()), **state["sets"]}
+        counts = ", ".join(f"{size:,} {name}" for name, size in kept.items())
+        output.confirm(f"Delete every job of {client.faktory} ({counts})?", options.yes)
+        client.flush()
+    print(f"flushed {client.faktory}")
+    return Exit.DONE
+
+
+def _listed(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def _check_names(options: argparse.Namespace) -> None:
+    if bool(options.names) == options.all:
+        raise Ended(Exit.USAGE, "name the queues, or all of them by --all.")
+
+
+def _sizes(client: Client) -> dict[str, int]:
+    sizes: dict[str, int] = client.info()["faktory"]["queues"]
+    return sizes
+
+
+def _set_size(client: Client, name: str) -> int:
+    sets: dict[str, Any] = client.info()["faktory"]["sets"]
+    return int(sets.get(name, 0))
+
+
+def _seen(names: Iterable[str], sizes: dict[str, int]) -> list[str]:
+    """Return the names, all of which the server must know."""
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in sizes:
+            close = get_close_matches(name, sizes, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise Ended(
+                Exit.FAILED,
+                f"the server has no queue {name!r}; it has one from its first job on.{hint}",
+            )
+    return names

@@ -1,0 +1,127 @@
+"""What tools show and ask: tables, JSON, progress, a question before what cannot be undone.
+
+Rules: standard output holds the result and nothing else; questions and progress are on standard
+error. The same text comes with and without a terminal, progress aside.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+
+from .ended import Ended
+from .exits import Exit
+
+Advance = Callable[[str, float | None], None]
+"""Called with what was done so far and, where it is known, which part of all that is, 0 to 1."""
+
+LOG_EVERY = 5.0
+"""Seconds between two lines of progress where no terminal is."""
+
+
+def show_json(value: object) -> None:
+    """Print one JSON value, on one line."""
+    print(json.dumps(value))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out rows below a header: the first column to the left, the others to the right."""
+    lines = [tuple(header), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def duration(seconds: float) -> str:
+    """Write a time span with its two largest units: 2 d 3 h, 4 min 5 s, 0.6 s."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        many, left = divmod(left, length)
+        if many or parts:
+            parts.append(f"{many} {unit}" if many else "")
+    return " ".join(part for part in parts[:2] if part)
+
+
+def counted(count: int, noun: str) -> str:
+    """Write how many of something."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def jobs(count: int) -> str:
+    """Write how many jobs."""
+    return counted(count, "job")
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Go on if the answer is yes, or was given by --yes; else end with Exit.DECLINED."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Ended(
+            Exit.DECLINED,
+            f"{question} Without a terminal nobody can be asked, so nothing was changed; "
+            "--yes goes on without asking.",
+        )
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Ended(Exit.DECLINED, "nothing was changed.")
+
+
+@contextmanager
+def progress() -> Iterator[Advance]:
+    """Show how far a long work is: a bar by rich where that is installed, else plain text.
+
+    Without a terminal it is a line every LOG_EVERY seconds.
+    """
+    if not sys.stderr.isatty():
+        yield _log_lines()
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        try:
+            yield _one_line
+        finally:
+            print(file=sys.stderr)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+
+        def advance(text: str, part: float | None) -> None:
+            total = None if part is None else 1.0
+            bar.update(task, description=text, completed=part or 0.0, total=total)
+
+        yield advance
+
+
+def _log_lines() -> Advance:
+    last = monotonic()
+
+    def advance(text: str, part: float | None) -> None:
+        nonlocal last
+        if monotonic() - last >= LOG_EVERY:
+            last = monotonic()
+            print(text + _percent(part), file=sys.stderr, flush=True)
+
+    return advance
+
+
+def _one_line(text: str, part: float | None) -> None:
+    print(f"\r{text}{_percent(part):8}", end="", file=sys.stderr, flush=True)
+
+
+def _percent(part: float | None) -> str:
+    return "" if part is None else f", {part:.0%}"

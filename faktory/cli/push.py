@@ -1,0 +1,196 @@
+"""`python -m faktory push`: one job from the command line, or many from a file.
+
+Rules: a line that cannot be pushed is told by its number, and stops no other. What was not
+queued, or may not have been, is said by line numbers, so that it can be pushed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from ..exceptions import FaktoryBulkError, FaktoryError
+from . import output
+from .ended import Ended
+from .exits import Exit
+
+if TYPE_CHECKING:
+    from ..client import Client
+
+CHUNK = 1000
+"""Jobs sent at a time: the server gives itself 5 s for a PUSHB (`server/commands.go: pushBulk`)."""
+
+FIELDS = ("queue", "jid", "retry", "backtrace", "reserve_for", "at", "custom")
+"""Options that are fields of a job by the same name."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Push what the command line says."""
+    given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
+    if options.file is None:
+        return _push_one(options, given)
+    if given or options.delay is not None or options.jobtype is not None:
+        raise Ended(Exit.USAGE, "with -f the jobs say everything themselves: leave out the rest.")
+    return _push_many(options)
+
+
+def _push_one(options: argparse.Namespace, fields: dict[str, Any]) -> int:
+    from ..client import Client
+
+    if options.jobtype is None:
+        raise Ended(Exit.USAGE, "name the job type, or a file of jobs by -f.")
+    if options.delay is not None:
+        if "at" in fields:
+            raise Ended(Exit.USAGE, "--in and --at say the same: give one of them.")
+        fields["at"] = time.time() + options.delay
+    if "custom" in fields:
+        fields["custom"] = _custom(fields["custom"])
+    job = {"jobtype": options.jobtype, "args": [_value(text) for text in options.args], **fields}
+    with Client(options.url) as client:
+        jid = client.push(job)
+    if options.json:
+        output.show_json({"jid": jid})
+    else:
+        print(jid)
+    return Exit.DONE
+
+
+def _value(text: str) -> object:
+    """Read an argument: JSON where it is that, else the text as it stands."""
+    from ..proto import load_json
+
+    try:
+        return load_json(os.fsencode(text))
+    except ValueError:
+        return text
+
+
+def _custom(text: str) -> dict[str, Any]:
+    value = _value(text)
+    if not isinstance(value, dict):
+        raise Ended(Exit.USAGE, f"--custom {text}: it must be a JSON object.")
+    return value
+
+
+class Tally:
+    """What became of the lines so far."""
+
+    def __init__(self) -> None:
+        self.pushed = 0
+        self.refused: dict[int, str] = {}
+
+    def refuse(self, number: int, why: object) -> None:
+        """Note that a line was not pushed, and say so."""
+        self.refused[number] = str(why)
+
+
+class Line(NamedTuple):
+    """A job, and the number of the line that it stands on."""
+
+    number: int
+    job: dict[str, Any]
+
+
+def _push_many(options: argparse.Namespace) -> int:
+    from ..client import Client
+
+    tally = Tally()
+    with _opened(options.file) as source, Client(options.url) as client:
+        size = _size(source)
+        try:
+            with output.progress() as advance:
+                _push_all(client, source, size, tally, advance)
+        except KeyboardInterrupt:
+            raise Ended(
+                Exit.INTERRUPTED,
+                f"interrupted; {output.jobs(tally.pushed)} are pushed, and "
+                f"perhaps some of the next {CHUNK:,}.",
+            ) from None
+    if options.json:
+        output.show_json({"pushed": tally.pushed, "refused": tally.refused})
+    else:
+        print(f"pushed {output.jobs(tally.pushed)}")
+    for number, why in tally.refused.items():
+        print(f"line {number} is not pushed: {why}", file=sys.stderr)
+    return Exit.FAILED if tally.refused else Exit.DONE
+
+
+def _push_all(
+    client: Client, source: IO[bytes], size: int | None, tally: Tally, advance: output.Advance
+) -> None:
+    read = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal read
+        for line in source:
+            read += len(line)
+            yield line
+
+    lines = _jobs(counted(), tally)
+    while chunk := list(islice(lines, CHUNK)):
+        try:
+            refused = client.push_bulk([line.job for line in chunk], CHUNK)
+        except FaktoryBulkError as error:
+            raise _broken(error, chunk, tally) from error
+        for line in chunk:
+            if (why := refused.get(line.job["jid"])) is not None:
+                tally.refuse(line.number, why)
+            else:
+                tally.pushed += 1
+        advance(f"pushed {output.jobs(tally.pushed)}", read / size if size else None)
+
+
+def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[Line]:
+    """Read a job a line; one that cannot be pushed is noted and left out."""
+    from ..proto import load_json
+    from ..wire.payload import prepare
+
+    for number, text in enumerate(source, 1):
+        if not text.strip():
+            continue
+        try:
+            yield Line(number, prepare(load_json(text)))
+        except (FaktoryError, ValueError) as error:
+            tally.refuse(number, error)
+
+
+def _broken(error: FaktoryBulkError, chunk: list[Line], tally: Tally) -> Ended:
+    """Say what became of every line, now that the connection is gone."""
+    first, last = chunk[0].number, chunk[-1].number
+    fate = "may or may not be" if error.unknown else "are not"
+    refused = f" Of those before, not pushed: lines {_listed(tally.refused)}." * bool(tally.refused)
+    return Ended(
+        Exit.FAILED if error.unknown else Exit.UNREACHABLE,
+        f"the connection broke after {output.jobs(tally.pushed)}: lines {first} to {last} {fate} "
+        f"pushed, nothing after them is.{refused} ({error.__cause__})",
+    )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[IO[bytes]]:
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        source = open(name, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise Ended(Exit.USAGE, f"-f {name}: {error.strerror}.") from None
+    with source:
+        yield source
+
+
+def _size(source: IO[bytes]) -> int | None:
+    """Return how many bytes there are to read, where that is known."""
+    status = os.fstat(source.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -1,0 +1,88 @@
+"""The tools that need no server of yours: the embedded server, and the demo."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+
+def add_tools(tools: Any) -> None:
+    """Add both to what the command line may say."""
+    server = tools.add_parser(
+        "server",
+        help="run an embedded server, for development and tests",
+        description="Run a server of the Faktory protocol in memory: for development, demos and "
+        "tests. What it holds is gone when it stops; production is the real Faktory server.",
+    )
+    server.add_argument(
+        "--bind",
+        metavar="HOST:PORT",
+        default="127.0.0.1:7419",
+        help="where to listen; port 0 takes a free one (default: 127.0.0.1:7419)",
+    )
+    server.add_argument(
+        "--password",
+        default=os.environ.get("FAKTORY_PASSWORD"),
+        help="require this password of clients; the list of processes shows it, so better set "
+        "the variable FAKTORY_PASSWORD (the default)",
+    )
+    server.add_argument("--tls-cert", metavar="FILE", help="speak TLS, with this certificate")
+    server.add_argument("--tls-key", metavar="FILE", help="and this key of it")
+    server.add_argument(
+        "--enterprise",
+        action="store_true",
+        help="know batches, tracking, unique and expiring jobs, too; approximate: made after the "
+        "public documentation of Faktory Enterprise",
+    )
+    # For who starts a server that must not outlive him, however he ends: he holds its input open.
+    server.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
+    server.set_defaults(run=_server)
+    demo = tools.add_parser(
+        "demo",
+        help="push 20,000 jobs and run them, and check that each ran as often as it should",
+        description="Push jobs, run them, check the count. Uses the server in FAKTORY_URL, if "
+        "set, with queues and job types of its own; else an embedded one.",
+    )
+    demo.add_argument("--jobs", metavar="N", type=int, default=20_000, help="default: 20000")
+    demo.set_defaults(run=_demo)
+
+
+def _server(options: argparse.Namespace) -> int:
+    from ..server import EmbeddedServer
+    from ..worker.signals import answered
+
+    stopped: SimpleQueue[None] = SimpleQueue()
+    server = EmbeddedServer(
+        bind=options.bind,
+        password=options.password,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        enterprise=options.enterprise,
+    )
+    approximate = " Its Enterprise features are approximate." if options.enterprise else ""
+    with answered(dict.fromkeys(("SIGTERM", "SIGINT"), lambda: stopped.put(None))), server:
+        print(
+            "An embedded Faktory server, in memory, for development and tests only "
+            f"(production: https://contribsys.com/faktory).{approximate} FAKTORY_URL={server.url}",
+            flush=True,
+        )
+        if options.until_eof:
+            Thread(target=_await_eof, args=(stopped,), name="stdin", daemon=True).start()
+        stopped.get()
+    return 0
+
+
+def _await_eof(stopped: SimpleQueue[None]) -> None:
+    # Not through sys.stdin: a thread that ends with its lock held is fatal to the interpreter.
+    while os.read(0, 4096):
+        pass
+    stopped.put(None)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from . import demo
+
+    return demo.run(options.jobs)

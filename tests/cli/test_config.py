@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faktory.cli import config
+from faktory.cli.exits import Exit
+from faktory.cli.flags import FLAGS, Wrong
+from faktory.server import EmbeddedServer
+
+from .conftest import Process
+
+Run = Callable[..., Process]
+WaitUntil = Callable[..., object]
+
+WORKER = "faktory.cli.worker"
+
+FILE = """
+require = "jobs"
+queue = ["a", "b"]
+concurrency = 3
+label = ["of the file"]
+
+[staging]
+concurrency = 4
+timeout = 2
+
+[production]
+queue = { critical = 3, bulk = 1 }
+concurrency = 5
+timeout = 0.5
+max_jobs = 1000
+log-format = "json"
+verbose = true
+"""
+
+
+@pytest.fixture
+def file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    path = folder / "worker.toml"
+    path.write_text(FILE)
+    return path
+
+
+def load(*argv: str, **environ: str) -> dict[str, Any]:
+    variables = {f"FAKTORY_WORKER_{name}": value for name, value in environ.items()}
+    return vars(config.load(argv, variables))
+
+
+def refusal(*argv: str, **environ: str) -> str:
+    with pytest.raises(Wrong) as refused:
+        load(*argv, **environ)
+    return str(refused.value)
+
+
+# What goes before what
+
+
+def test_unless_told_everything_is_as_its_flag_says() -> None:
+    assert load() == {**{flag.attribute: flag.default for flag in FLAGS}, "beware": []}
+
+
+@pytest.mark.usefixtures("file")
+def test_the_command_line_goes_before_variables_these_before_the_file() -> None:
+    flags = ["-C", "worker.toml"]
+    assert load(*flags)["concurrency"] == 3
+    assert load(*flags, "-e", "staging")["concurrency"] == 4
+    assert load(*flags, "-e", "staging", CONCURRENCY="6")["concurrency"] == 6
+    assert load(*flags, "-e", "staging", "-c", "7", CONCURRENCY="6")["concurrency"] == 7
+
+
+@pytest.mark.usefixtures("file")
+def test_a_table_goes_over_the_top_of_the_file_key_by_key() -> None:
+    options = load("-C", "worker.toml", "-e", "production")
+    assert options["require"] == ["jobs"]
+    assert options["label"] == ["of the file"]
+    assert options["queue"] == ["critical,3", "bulk,1"]
+    assert options["timeout"] == 0.5
+    assert options["max_jobs"] == 1000
+    assert options["log_format"] == "json"
+    assert options["verbose"] is True
+
+
+@pytest.mark.usefixtures("file")
+def test_a_list_replaces_a_list() -> None:
+    assert load("-C", "worker.toml", "-q", "c")["queue"] == ["c"]
+    assert load("-C", "worker.toml", QUEUE="c d")["queue"] == ["c", "d"]
+    assert load("-q", "e", QUEUE="c d")["queue"] == ["e"]
+
+
+@pytest.mark.usefixtures("file")
+def test_file_and_table_may_be_named_by_variables() -> None:
+    assert load(CONFIG="worker.toml", ENV="staging")["concurrency"] == 4
+    assert load("-e", "staging", CONFIG="worker.toml", ENV="nonsense")["concurrency"] == 4
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("REQUIRE", "app.jobs 'my jobs.py'", ["app.jobs", "my jobs.py"]),
+        ("QUEUE", "critical,3 bulk,1", ["critical,3", "bulk,1"]),
+        ("CONCURRENCY", "4", 4),
+        ("TIMEOUT", "0.5", 0.5),
+        ("PROCESSES", "2", 2),
+        ("MAX_JOBS", "9", 9),
+        ("RELOAD", "1", True),
+        ("RELOAD", "no", False),
+        ("LABEL", "blue green", ["blue", "green"]),
+        ("TAG", "shop", "shop"),
+        ("LOG_FORMAT", "json", "json"),
+        ("VERBOSE", "TRUE", True),
+        ("CONCURRENCY", "", 10),
+    ],
+)
+def test_every_flag_has_a_variable(variable: str, text: str, value: object) -> None:
+    assert load(**{variable: text})[variable.lower()] == value
+
+
+def test_the_list_above_is_complete() -> None:
+    (mark,) = test_every_flag_has_a_variable.pytestmark  # type: ignore[attr-defined]
+    known = {flag.variable for flag in FLAGS}
+    assert {f"FAKTORY_WORKER_{row[0]}" for row in mark.args[1]} | {
+        "FAKTORY_WORKER_CONFIG",
+        "FAKTORY_WORKER_ENV",
+    } == known
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("concurency = 1", "-C worker.toml: concurency: no such key. Did you mean concurrency?"),
+        ("[a]\nmax_job = 1", "-C worker.toml: [a] max_job: no such key. Did you mean max-jobs?"),
+        ("zzz = 1", "-C worker.toml: zzz: no such key. There are: require, queue, "),
+        ("env = 'x'", "-C worker.toml: env: no such key."),
+        ("concurrency = '4'", "-C worker.toml: concurrency: '4' is no whole number of 1 or more"),
+        ("concurrency = true", "concurrency: True is no whole number of 1 or more"),
+        ("concurrency = 0", "concurrency: 0 is no whole number of 1 or more"),
+        ("timeout = true", "timeout: True is no number of seconds, 0 or more"),
+        ("timeout = nan", "timeout: nan is no number of seconds, 0 or more"),
+        ("tag = 1", "tag: 1 is no text"),
+        ("label = [1]", "label: [1] is neither a text nor a list of them"),
+        ("queue = 1", "queue: 1 is neither a text nor a list of them"),
+        ("[queue]\na = 0", "queue: {'a': 0} is no table of weights: each must be a whole number"),
+        ("[queue]\na = 'b'", "queue: {'a': 'b'} is no table of weights"),
+        ("verbose = 1", "verbose: 1 is neither true nor false"),
+        ("log-format = 'xml'", "log-format: 'xml' is neither text nor json"),
+        ("[a]\ntimeout = -1", "-C worker.toml: [a] timeout: -1 is no number of seconds"),
+        ("max-jobs = 1\nmax_jobs = 2", "max_jobs: given twice, with - and with _"),
+        ("a =", "-C worker.toml: is no TOML: Invalid value (at end of document)"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_by_its_place(file: Path, text: str, told: str) -> None:
+    file.write_text(text)
+    assert refusal("-C", "worker.toml").startswith(told) or told in refusal("-C", "worker.toml")
+
+
+def test_a_file_that_cannot_be_read_is_told(file: Path) -> None:
+    assert refusal("-C", "gone.toml") == "-C gone.toml: cannot be read: No such file or directory"
+    file.write_bytes(b"\xff")
+    assert refusal(CONFIG="worker.toml").startswith("-C worker.toml: is no TOML")
+
+
+def test_a_table_that_is_not_there_is_told(file: Path) -> None:
+    told = "-e prod: worker.toml has no table [prod]: there is "
+    assert refusal("-C", "worker.toml", ENV="prod") == told + "[staging], [production]"
+    file.write_text("")
+    assert refusal("-C", "worker.toml", "-e", "prod") == told + "no table at all"
+    assert load("-e", "prod")["env"] == "prod"  # without a file it says nothing
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "told"),
+    [
+        ("CONCURRENCY", "ten", "'ten' is no whole number of 1 or more"),
+        ("TIMEOUT", "-1", "'-1' is no number of seconds, 0 or more"),
+        ("RELOAD", "maybe", "'maybe' is neither true nor false"),
+        ("LOG_FORMAT", "xml", "'xml' is neither text nor json"),
+        ("REQUIRE", "'open", '"\'open" is neither a text nor a list of them'),
+    ],
+)
+def test_what_is_wrong_in_a_variable_is_named(variable: str, text: str, told: str) -> None:
+    assert refusal(**{variable: text}) == f"FAKTORY_WORKER_{variable}: {told}"
+
+
+def test_a_variable_that_nobody_knows_is_an_error_to_nobody() -> None:
+    # Kubernetes sets the second where there is a service of our name.
+    options = load(CONCURENCY="3", SERVICE_HOST="10.0.0.1", PORT="tcp://10.0.0.1:80")
+    assert options["beware"] == [
+        "the variable FAKTORY_WORKER_CONCURENCY says nothing here. "
+        "Did you mean FAKTORY_WORKER_CONCURRENCY?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--procesess", "4"], "unrecognized arguments: --procesess 4. Did you mean --processes?"),
+        (
+            ["app.jobs"],
+            "unrecognized arguments: app.jobs. Is it what defines the jobs? -r app.jobs",
+        ),
+        (["--zzz"], "unrecognized arguments: --zzz"),
+        (["--conc", "4"], "unrecognized arguments: --conc 4. Did you mean --concurrency?"),
+        (["--processes"], "argument --processes: expected one argument"),
+        (["--log-format", "xml"], "argument --log-format: 'xml' is neither text nor json"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_told_with_what_was_meant(
+    argv: list[str], told: str
+) -> None:
+    assert refusal(*argv) == told
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "format"),
+    [
+        ([], {}, "text"),
+        (["--log-format", "json", "--nonsense"], {}, "json"),
+        (["--log-format=json"], {}, "json"),
+        (["--log-format"], {}, "text"),
+        (["--log-format", "text"], {"LOG_FORMAT": "json"}, "text"),
+        ([], {"LOG_FORMAT": "json"}, "json"),
+        (["-C", "worker.toml"], {}, "json"),
+        (["-Cworker.toml"], {}, "json"),
+        (["--config=worker.toml"], {"LOG_FORMAT": "text"}, "text"),
+        ([], {"CONFIG": "worker.toml"}, "json"),
+        (["-C", "gone.toml"], {}, "text"),
+    ],
+)
+@pytest.mark.usefixtures("file")
+def test_how_to_say_what_is_wrong_is_known_before_all_else(
+    argv: list[str], environ: dict[str, str], format: str
+) -> None:
+    variables = {f"FAKTORY_WORKER_{name}": value for name, value in environ.items()}
+    assert config.log_format(argv, variables) == format
+
+
+# As a command
+
+
+@pytest.mark.usefixtures("file")
+def test_a_worker_runs_by_a_file(server: EmbeddedServer, run: Run, wait_until: WaitUntil) -> None:
+    worker = run(WORKER, "-C", "worker.toml", "-e", "staging", url=server.url)
+    wait_until(lambda: len(server.workers) == 1)
+    wait_until(lambda: ("FETCH", "a b") in server.commands)
+    assert server.workers[0]["labels"] == ["of the file"]
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == Exit.STOPPED
+    assert "concurrency: 4" in worker.said
+    assert "waiting up to 2 seconds" in worker.said
+
+
+def test_a_worker_runs_by_variables(
+    server: EmbeddedServer, run: Run, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("REQUIRE", "jobs"), ("QUEUE", "x"), ("CONCURENCY", "9")):
+        monkeypatch.setenv(f"FAKTORY_WORKER_{name}", value)
+    worker = run(WORKER, url=server.url)
+    wait_until(lambda: ("FETCH", "x") in server.commands)
+    assert worker.said.startswith("faktory-worker: warning: the variable FAKTORY_WORKER_CONCURENCY")
+
+
+def test_what_is_wrong_ends_in_one_line_and_its_exit_code(run: Run, file: Path) -> None:
+    file.write_text("concurency = 1")
+    worker = run(WORKER, "-C", "worker.toml")
+    assert worker.wait() == Exit.USAGE == 2
+    assert worker.said == (
+        "faktory-worker: -C worker.toml: concurency: no such key. Did you mean concurrency? "
+        "See faktory-worker --help\n"
+    )

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import faktory
+from faktory import Client
+from faktory.cli import logs
+from faktory.cli.exits import Exit
+from faktory.server import EmbeddedServer
+
+from .conftest import Process
+
+Run = Callable[..., Process]
+WaitUntil = Callable[..., object]
+
+WORKER = "faktory.cli.worker"
+
+LOUD = """
+import json
+import logging
+import sys
+import threading
+import traceback
+import warnings
+
+import faktory
+
+log = logging.getLogger("app")
+print("imported")
+
+@faktory.job
+def loud():
+    log.info("hello %s", "you", extra={"size": 3, "odd": {1, }, "nan": float("nan")})
+    print("printed\\nin two", "lines")
+    print("no line yet", end="", flush=True)
+    print(json.dumps({"mine": 1}), file=sys.stderr)
+    warnings.warn("careful")
+    sys.stdout.write("\\n")
+    thread = threading.Thread(target=lambda: 1 / 0, name="mine")
+    thread.start()
+    thread.join()
+
+@faktory.job
+def fails():
+    raise ValueError("a\\nb")
+
+@faktory.job
+def long(letter):
+    for _ in range(20):
+        log.info(letter * 20_000)
+"""
+
+
+@pytest.fixture(autouse=True)
+def program(folder: Path) -> None:
+    (folder / "loud.py").write_text(LOUD)
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    """Every line as what it says; it fails if one says nothing."""
+    found = [json.loads(line) for line in text.splitlines()]
+    assert all(isinstance(each, dict) for each in found)
+    return found
+
+
+def push(server: EmbeddedServer, jobtype: str, *args: object) -> str:
+    with Client(server.url) as client:
+        return client.push({"jobtype": jobtype, "args": list(args), "retry": 0})
+
+
+def test_every_line_is_an_object_that_knows_its_job(
+    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+) -> None:
+    worker = run(WORKER, "-r", "loud", "--log-format", "json", "-c", "1", url=server.url)
+    loud, fails = push(server, "loud"), push(server, "fails")
+    wait_until(lambda: server.processed == 2)
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == Exit.STOPPED
+    said, printed = objects(worker.said), objects(worker.printed)
+
+    begins = said[0]
+    assert begins["message"].startswith(f"faktory-worker {faktory.__version__} on Python")
+    assert set(begins) == {"time", "level", "logger", "message", "process", "thread"}
+    assert begins["process"] == worker.process.pid
+
+    (hello,) = [each for each in said if each.get("logger") == "app"]
+    assert hello["message"] == "hello you"
+    assert (hello["jid"], hello["jobtype"]) == (loud, "loud")
+    assert (hello["size"], hello["odd"], hello["nan"]) == ("3", "{1}", "nan")
+
+    assert {"mine": 1} in said
+    (warning,) = [each for each in said if each.get("logger") == "py.warnings"]
+    assert "UserWarning: careful" in warning["message"]
+    assert warning["jid"] == loud
+    (uncaught,) = [each for each in said if "thread mine ended" in each.get("message", "")]
+    assert "ZeroDivisionError" in uncaught["exception"]
+
+    (failed,) = [each for each in said if f"fails {fails} fail in" in each.get("message", "")]
+    assert "ValueError: a\nb" in failed["exception"]
+    assert (failed["jid"], failed["jobtype"]) == (fails, "fails")
+
+    assert [each["message"] for each in printed] == [
+        "imported",
+        "printed",
+        "in two lines",
+        "no line yet",
+    ]
+    assert all(each["logger"] == "stdout" for each in printed)
+    assert "jid" not in printed[0]
+    assert printed[1]["jid"] == loud
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "told"),
+    [
+        (["--nonsense"], Exit.USAGE, "unrecognized arguments: --nonsense"),
+        (["-c", "0"], Exit.USAGE, "argument -c/--concurrency: '0' is no whole number"),
+        ([], Exit.USAGE, "no job type is registered"),
+        (["-C", "gone.toml"], Exit.USAGE, "-C gone.toml: cannot be read"),
+        (["-r", "gone"], Exit.MISSING, "-r gone: cannot be imported: No module named 'gone'"),
+        (["-r", "broken"], Exit.IMPORT, "-r broken: cannot be imported: ZeroDivisionError("),
+    ],
+)
+def test_what_is_wrong_is_one_object(
+    run: Run, folder: Path, flags: list[str], code: Exit, told: str
+) -> None:
+    (folder / "broken.py").write_text("1 / 0")
+    worker = run(WORKER, "--log-format=json", *flags)
+    assert worker.wait() == code
+    (fault,) = objects(worker.said)
+    assert fault["message"].startswith(told)
+    assert fault["level"] == "ERROR"
+    assert ("exception" in fault) == (code is Exit.IMPORT)
+    if code is Exit.IMPORT:
+        assert fault["exception"].splitlines()[1].strip().startswith("File")
+        assert "broken.py" in fault["exception"].splitlines()[1]
+
+
+def test_the_parent_and_its_workers_say_whole_objects(
+    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+) -> None:
+    flags = ["-r", "loud", "--log-format", "json", "--processes", "3"]
+    parent = run(WORKER, *flags, url=server.url)
+    for letter in "abcdefghij":
+        push(server, "long", letter)
+    wait_until(lambda: server.processed == 10, timeout=20)
+    parent.send(signal.SIGTERM)
+    assert parent.wait() == Exit.STOPPED
+    said = objects(parent.said)
+    assert sum(len(each["message"]) == 20_000 for each in said) == 200
+    assert len({each["process"] for each in said}) == 4
+    assert [each["message"] for each in said if each["logger"] == "faktory.parent"]
+
+
+def test_a_parent_that_gives_up_says_objects_too(
+    server: EmbeddedServer, run: Run, folder: Path
+) -> None:
+    (folder / "broken.py").write_text("1 / 0")
+    (folder / "quick.py").write_text(
+        "import sys\nfrom faktory.cli import parent, worker\n"
+        "parent.backoff = lambda *_: 0.01\nsys.exit(worker.main())\n"
+    )
+    parent = run("quick", "-r", "broken", "--log-format", "json", "--processes", "1")
+    assert parent.wait() == Exit.GAVE_UP
+    assert objects(parent.said)[-1]["message"].startswith("gave up: workers could not begin")
+
+
+def test_a_program_that_uses_jid_and_jobtype_in_a_format_of_its_own_can(
+    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+) -> None:
+    (folder / "own.py").write_text(
+        "from loud import *\n"
+        "handler = logging.StreamHandler(sys.stdout)\n"
+        "handler.setFormatter(logging.Formatter('[%(jid)s|%(jobtype)s] %(message)s'))\n"
+        "log.addHandler(handler)\n"
+        "log.warning('outside')\n"
+    )
+    worker = run(WORKER, "-r", "own", url=server.url)
+    jid = push(server, "loud")
+    wait_until(lambda: f"[{jid}|loud] hello you\n" in worker.printed)
+    assert "[|] outside\n" in worker.printed
+    wait_until(lambda: f"loud {jid} hello you" in worker.said)
+
+
+# One by one
+
+
+def record(message: str = "text", **more: Any) -> logging.LogRecord:
+    made = logging.makeLogRecord({"msg": message, "levelname": "INFO", "name": "app"})
+    vars(made).update(more)
+    return made
+
+
+def test_a_record_is_one_line_whatever_is_in_it() -> None:
+    itself: list[object] = []
+    itself.append(itself)
+    for odd in (itself, {(1, 2): 3}, "\n\u2028\ud800", float("inf"), object()):
+        line = logs.as_json(record("a\nb", odd=odd))
+        assert line.isascii()
+        assert "\n" not in line
+        assert json.loads(line)["message"] == "a\nb"
+
+
+def test_what_is_passed_as_extra_does_not_take_the_place_of_ours() -> None:
+    said = json.loads(logs.as_json(record(level="mine", time="mine", other="mine")))
+    assert said["level"] == "INFO"
+    assert said["time"].endswith("Z")
+    assert said["other"] == "mine"
+
+
+def test_a_stream_passes_objects_and_bytes_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = logs.Lines("stdout", logging.INFO, logs.JsonHandler(1), sys.__stdout__)
+    assert lines.write('{"a": 1}\n{"b"\n\n  \nbegun') == len('{"a": 1}\n{"b"\n\n  \nbegun')
+    assert lines.writable()
+    assert not lines.isatty()
+    assert lines.fileno() == 1
+    os.write(1, b"")
+    lines.flush()
+    lines.flush()
+    first, second, third = (json.loads(line) for line in capfd.readouterr().out.splitlines())
+    assert first == {"a": 1}
+    assert second["message"] == '{"b"'
+    assert third["message"] == "begun"

@@ -1,0 +1,50 @@
+"""What the report of a failed job keeps of its traceback; how it is cut is in wire/test_failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import faktory
+from faktory.jobs import registry
+from faktory.jobs.context import JobContext
+from faktory.jobs.middleware import Next, worker_middleware
+from faktory.wire.failure import describe
+from faktory.worker.executor import call, with_middleware
+
+
+def load() -> None:
+    try:
+        {}["rows"]
+    except KeyError as missing:
+        raise ValueError("bad input") from missing
+
+
+def test_the_cause_of_a_failure_is_told_with_middleware_around_the_job() -> None:
+    @faktory.job
+    def import_rows() -> None:
+        load()
+
+    @worker_middleware.add
+    def timed(job: JobContext, payload: dict[str, Any], call_next: Next) -> Any:
+        return call_next()
+
+    found = registry.find("import_rows")
+    assert found is not None
+    context = JobContext({"jid": "12345678", "jobtype": "import_rows", "args": []})
+    try:
+        with pytest.raises(ValueError, match="bad input") as caught:
+            call(context, with_middleware(found.run))
+    finally:
+        worker_middleware.remove(timed)
+    error = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # type: ignore[union-attr]
+    told = describe(error, backtrace=20)[2]
+    assert "KeyError: 'rows'" in told
+    assert "ValueError: bad input" in told
+    assert [line.split()[-1] for line in told if line.startswith("  File")] == [
+        "load",
+        "timed",
+        "import_rows",
+        "load",
+    ]

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import faktory
+from faktory.exceptions import FaktoryPayloadError
+from faktory.jobs import registry
+from faktory.jobs.context import JobContext
+from faktory.jobs.refusals import deferred
+
+from .conftest import Line
+
+
+def run(jobtype: str, *args: object) -> object:
+    job = registry.find(jobtype)
+    assert job is not None
+    return job.run(JobContext({"jid": "12345678", "jobtype": jobtype, "args": list(args)}))
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+async def coroutine() -> None: ...
+
+
+async def async_generator() -> Any:
+    yield 1
+
+
+def plain() -> None: ...
+
+
+class Callable:
+    def __call__(self) -> None: ...
+
+
+class Waits:
+    async def __call__(self) -> None: ...
+
+
+# What would be acknowledged and never run
+
+
+@pytest.mark.parametrize("function", [coroutine, async_generator, generator])
+def test_what_runs_nothing_when_it_is_called_is_no_job(function: Any) -> None:
+    with pytest.raises(TypeError, match=f"{function.__name__} is an? .*a worker runs plain ones"):
+        faktory.job(function)
+    with pytest.raises(TypeError, match="a worker runs plain ones"):
+        faktory.job(queue="images")(staticmethod(function))
+    with pytest.raises(TypeError, match="a worker runs plain ones"):
+        type("Refused", (faktory.Job,), {"perform": function})
+    assert registry.names() == []
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (coroutine, "an async function"),
+        (async_generator, "an async function"),
+        (functools.partial(coroutine), "an async function"),
+        (Waits(), "an async function"),
+        (generator, "a generator function"),
+        (plain, None),
+        (Callable(), None),
+        (Callable, None),
+        (len, None),
+        (5, None),
+    ],
+)
+def test_it_is_known_by_its_kind(function: object, what: str | None) -> None:
+    assert deferred(function) == what
+
+
+@pytest.mark.parametrize("options", [{}, {"queue": "images"}])
+def test_a_class_takes_no_decorator(options: dict[str, Any]) -> None:
+    class Resize(faktory.Job):
+        def perform(self) -> None: ...
+
+    for cls in (Resize, Callable, int):
+        declare: Any = faktory.job(**options) if options else faktory.job
+        with pytest.raises(TypeError, match=f"{cls.__name__} is a class: .* subclass of faktory"):
+            declare(cls)
+    assert registry.names() == ["Resize"]
+
+
+# Methods
+
+
+def test_a_method_is_no_job() -> None:
+    for decorate in (faktory.job, lambda method: faktory.job(classmethod(method))):
+        with pytest.raises(TypeError, match=r"Images\.resize is a method.*@staticmethod"):
+
+            class Images:
+                @decorate  # type: ignore[arg-type]
+                def resize(self, image: int) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Photos\.resize is a method"):
+
+        class Photos:
+            @classmethod
+            @faktory.job
+            def resize(cls, image: int) -> None: ...
+
+    assert registry.names() == []
+
+
+def test_a_static_method_may_be_a_job(line: Line) -> None:
+    class Images:
+        @staticmethod
+        @faktory.job
+        def inside(image: int) -> int:
+            return image
+
+        @faktory.job
+        @staticmethod
+        def outside(image: int) -> int:
+            return image
+
+    for job in (Images.inside, Images().inside, Images.outside, Images().outside):
+        assert job(1) == 1
+        job.perform_async(2)
+    assert [job["args"] for job in line.jobs] == [[2]] * 4
+    assert (run("inside", 3), run("outside", 3)) == (3, 3)
+
+
+def test_a_function_outside_a_class_may_call_a_parameter_self(line: Line) -> None:
+    @faktory.job
+    def draw(self: int, x: int) -> int:
+        return self + x
+
+    assert draw(self=1, x=2) == 3
+    draw.perform_async(self=1, x=2)
+    draw.perform_in(60, self=1, x=2)
+    assert [job["args"] for job in line.jobs] == [[1, 2]] * 2
+
+
+# What has no name
+
+
+@pytest.mark.parametrize("name", [None, "named"])
+def test_an_object_that_can_be_called_is_no_function(name: str | None) -> None:
+    for each in (functools.partial(plain), Callable()):
+        with pytest.raises(TypeError, match="is no function: declare one, by def"):
+            faktory.job(name=name)(each)
+    assert registry.names() == []
+
+
+def test_a_lambda_needs_a_name() -> None:
+    with pytest.raises(TypeError, match="a lambda has no name"):
+        faktory.job(lambda: None)
+    faktory.job(name="named")(lambda: 5)
+    assert run("named") == 5
+
+
+@pytest.mark.parametrize("nothing", [None, 5, "mail"])
+def test_what_cannot_be_called_is_no_job(nothing: Any) -> None:
+    for declare in (faktory.job, faktory.job()):
+        with pytest.raises(TypeError, match=f"{nothing!r} cannot be a job: options go by keyword"):
+            declare(nothing)
+
+
+@pytest.mark.parametrize("name", ["", 5])
+def test_a_name_is_text_and_not_empty(name: Any) -> None:
+    options = {"name": name}
+    for declare in (
+        lambda: faktory.job(name=name)(plain),
+        lambda: faktory.external(name),
+        lambda: type("A", (faktory.Job,), {"faktory_options": options, "perform": plain_method}),
+    ):
+        with pytest.raises(FaktoryPayloadError, match=r"jobtype is .*must be text, and not empty"):
+            declare()
+    assert registry.names() == []
+
+
+def plain_method(self: object) -> None: ...
+
+
+def test_the_signature_of_an_external_job_is_a_function() -> None:
+    queue: Any = "images"
+    with pytest.raises(TypeError, match=r"is 'images': it is a function\. Options go by keyword"):
+        faktory.external("ResizeImage", queue)
+
+
+# Classes that no worker could run
+
+
+def test_an_instance_is_made_without_arguments() -> None:
+    with pytest.raises(TypeError, match=r"Report\.__init__ needs 'database'"):
+
+        class Report(faktory.Job):
+            def __init__(self, database: str, *more: str, **others: str) -> None: ...
+            def perform(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Base\.__init__ needs 'database'|__init__ needs"):
+
+        class Below(Base):
+            def perform(self) -> None: ...
+
+    assert registry.names() == []
+
+
+class Base(faktory.Job):
+    def __init__(self, *, database: str) -> None: ...
+
+
+def test_an_instance_may_have_defaults() -> None:
+    class Report(faktory.Job):
+        def __init__(self, database: str = "main", *more: str, **others: str) -> None:
+            self.database = database
+
+        def perform(self) -> str:
+            return self.database
+
+    @dataclass
+    class Summary(faktory.Job):
+        database: str = "main"
+
+        def perform(self) -> str:
+            return self.database
+
+    assert (run("Report"), run("Summary")) == ("main", "main")
+
+
+def test_perform_takes_self(line: Line) -> None:
+    with pytest.raises(TypeError, match="plain takes no self, so no instance can run it"):
+        type("Refused", (faktory.Job,), {"perform": plain})
+
+    class Any(faktory.Job):
+        def perform(*args: object) -> object:
+            return args[1:]
+
+    Any.perform_async(1, 2)
+    assert line.jobs[0]["args"] == [1, 2]
+    assert run("Any", 1, 2) == (1, 2)
+
+
+@pytest.mark.parametrize("perform", [5, "perform", []])
+def test_perform_is_a_method(perform: object) -> None:
+    with pytest.raises(TypeError, match=r"Refused\.perform is .*it must be a method"):
+        type("Refused", (faktory.Job,), {"perform": perform})
+
+
+@pytest.mark.parametrize("options", [None, [("queue", "images")], 5])
+def test_the_options_of_a_class_are_a_dict(options: object) -> None:
+    with pytest.raises(TypeError, match=r"Refused\.faktory_options is .*it must be a dict"):
+        type("Refused", (faktory.Job,), {"faktory_options": options, "perform": plain_method})

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import logging
+import pickle
+import traceback
+
+import pytest
+
+from faktory.exceptions import Discard, Shutdown, TimeLimitExceeded
+from faktory.jobs.context import JobContext
+from faktory.worker.executor import Slot
+from faktory.worker.outside import StandIn, stand_in
+
+TEXT = "Traceback (most recent call last):\n  in the job\nValueError: wrong\n"
+
+
+def test_a_stand_in_has_the_name_the_text_and_the_traceback_of_an_error() -> None:
+    error = stand_in(("ValueError", "wrong", []), None, TEXT)
+    assert isinstance(error, Exception)
+    assert not isinstance(error, ValueError)
+    assert (type(error).__name__, str(error)) == ("ValueError", "wrong")
+    assert "in the job" in "".join(traceback.format_exception(error))
+    assert type(error) is type(stand_in(("ValueError", "other", []), None, ""))
+
+
+@pytest.mark.parametrize("own", [Discard, Shutdown, TimeLimitExceeded])
+def test_what_steers_a_job_is_what_it_stands_for(own: type[BaseException]) -> None:
+    error = stand_in(("Mine", "enough", []), own.__name__, "")
+    assert isinstance(error, own)
+    assert isinstance(error, Exception) is issubclass(own, Exception)
+    assert (type(error).__name__, str(error)) == ("Mine", "enough")
+
+
+@pytest.mark.parametrize("own", [None, "Shutdown"])
+def test_a_stand_in_survives_pickle(own: str | None) -> None:
+    error = stand_in(("ValueError", "wrong", ["a line"]), own, TEXT)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (again.report, str(again), str(again.__cause__)) == (
+        error.report,
+        "wrong",
+        str(error.__cause__),
+    )
+
+
+class Elsewhere:
+    """Fails each job with a stand-in."""
+
+    def __init__(self, error: StandIn) -> None:
+        self.error = error
+        self.interrupts: list[type[BaseException]] = []
+
+    def run(self, context: JobContext, job: object) -> object:
+        raise self.error
+
+    def interrupt(self, exception: type[BaseException]) -> float | None:
+        self.interrupts.append(exception)
+        return 10.0 if len(self.interrupts) == 1 else None
+
+    def kill(self) -> bool:
+        return True
+
+    def close(self) -> None: ...
+
+
+def test_a_job_fails_with_the_report_that_was_made_elsewhere(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    elsewhere = Elsewhere(stand_in(("ValueError", "wrong", ["a line"]), None, TEXT))
+    slot = Slot(logging.getLogger("test.outside"), lambda *_: None, lambda: None)
+    slot.outside = elsewhere
+    context = JobContext({"jid": "12345678", "jobtype": "work", "args": [], "backtrace": 5})
+    report = slot.run(context, lambda context: elsewhere.run(context, None))
+    assert report is not None
+    assert b'"backtrace":["a line"]' in report.data
+    assert caplog.records[-1].exc_text is not None
+    assert "in the job" in caplog.records[-1].exc_text
+    assert "executor.py" not in caplog.records[-1].exc_text
+
+
+def test_an_interrupt_is_repeated_when_the_job_does_not_end() -> None:
+    elsewhere = Elsewhere(stand_in(("Shutdown", "stop", []), "Shutdown", ""))
+    slot = Slot(logging.getLogger("test.outside"), lambda *_: None, lambda: None)
+    slot.outside = elsewhere
+
+    def work(context: JobContext) -> None:
+        assert slot.interrupt(Shutdown)
+        assert slot.due == 10.0
+        slot.enforce(9.9)
+        slot.enforce(10.0)
+        assert slot.due is None
+
+    slot.run(JobContext({"jid": "12345678", "jobtype": "work", "args": []}), work)
+    assert elsewhere.interrupts == [Shutdown, Shutdown]

@@ -1,0 +1,125 @@
+"""The connection of a job thread, cut at every byte of a job's exchange.
+
+The real server is one that FAKTORY_SERVER_COMMAND starts: see `real.RealServer`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import faktory
+from faktory import Client, Worker
+from faktory.server import EmbeddedServer
+from faktory.server import connection as server_connection
+from faktory.wire.commands import Command
+from faktory.worker.heartbeat import Heartbeat
+from faktory.worker.jobthread import JobThread
+
+from ..client.proxy import Fault, Proxy, Way
+from .conftest import Start, WaitUntil
+from .real import RealServer
+
+Server = EmbeddedServer | RealServer
+
+
+@pytest.fixture(params=["embedded", "real"])
+def server(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    wait_until: WaitUntil,
+) -> Iterator[Server]:
+    # Bytes are counted on the connection that was opened last: the job thread's is the only one.
+    monkeypatch.setattr(Heartbeat, "start", lambda self: None)
+    monkeypatch.setattr("faktory.wire.recovery.backoff", lambda attempt, random: 0.0)
+    if request.param == "embedded":
+        monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
+        with EmbeddedServer() as embedded:
+            yield embedded
+        return
+    real = RealServer(tmp_path, wait_until)
+    try:
+        real.start()
+        yield real
+    finally:
+        real.end()
+
+
+def cut_everywhere(server: Server, start: Start, wait_until: WaitUntil, fails: bool) -> list[str]:
+    """Run jobs, each of which has the exchange behind it cut at the next byte.
+
+    Returns what is wrong in the end.
+    """
+    ways: tuple[Way, ...] = ("request", "reply")
+    faults: list[Fault] = []
+    planned = 0
+    ran: Counter[str] = Counter()
+    proxy = Proxy(server.port)
+    worker = Worker(f"tcp://127.0.0.1:{proxy.port}")
+
+    def work() -> None:
+        nonlocal planned
+        ran[faktory.current_job().jid] += 1
+        if len(ran) == 2:  # between the first job and this one one exchange went by, as all will
+            faults.extend(
+                Fault("cut", way, at) for way in ways for at in range(len(proxy.moved[way]) + 1)
+            )
+        if planned < len(faults):
+            proxy.plan(faults[planned])
+            planned += 1
+        elif not faults:
+            proxy.plan(None)
+        if fails:
+            raise ValueError("always")
+
+    worker.register("work", work)
+    with Client(server.url) as client:
+        jobs: list[dict[str, Any]] = [
+            {"jobtype": "work", "args": [], "retry": 0} for _ in range(900)
+        ]
+        assert client.push_bulk(jobs) == {}
+        running = start(worker)
+        wait_until(lambda: len(faults) and planned == len(faults), timeout=30)
+        wait_until(lambda: not client.info()["faktory"]["queues"].get("default"), timeout=30)
+        running.stop()
+        info = client.info()["faktory"]
+        processed, reserved = info["total_processed"], info["sets"]["working"]
+    proxy.stop()
+    assert len(faults) > 200
+    wrong = [f"{jid} ran {times} times" for jid, times in ran.items() if times > 1]
+    if processed != len(ran):
+        wrong.append(f"{len(ran)} ran, {processed} were answered")
+    if reserved != 900 - len(ran):
+        wrong.append(f"{reserved} are reserved, {900 - len(ran)} did not run")
+    # Only the answer to FETCH can have a job in it when the line is cut: any part of it, or, where
+    # the whole request had left, none yet.
+    if not 0 < reserved <= 1 + sum(fault.way == "reply" for fault in faults):
+        wrong.append(f"{reserved} are reserved")
+    return wrong
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cut_at_any_byte_loses_no_job_and_strands_only_what_was_in_the_air(
+    server: Server, start: Start, wait_until: WaitUntil, fails: bool
+) -> None:
+    assert cut_everywhere(server, start, wait_until, fails) == []
+
+
+def test_a_worker_that_dropped_an_unanswered_report_would_be_found_out(
+    server: Server, start: Start, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = JobThread._next_commands
+
+    def drop(thread: JobThread) -> list[Command[Any]]:
+        if thread._reported_before:
+            thread._report = None
+        return real(thread)
+
+    monkeypatch.setattr(JobThread, "_next_commands", drop)
+    monkeypatch.setattr("faktory.wire.recovery.may_repeat", lambda *_: False)
+    assert cut_everywhere(server, start, wait_until, fails=False) != []
