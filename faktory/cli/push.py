@@ -142,8 +142,8 @@ def _push_all(
         for line in chunk:
             if (why := refused.get(line.job["jid"])) is not None:
                 tally.refuse(line.number, why)
-            else:
-                tally.pushed += 1
+        # At once: an interrupt says how many it were, and must not come between two of them.
+        tally.pushed += sum(line.job["jid"] not in refused for line in chunk)
         advance(f"pushed {output.jobs(tally.pushed)}", read / size if size else None)
 
 
