@@ -18,6 +18,12 @@ from typing import Any, Final, NamedTuple
 
 _INT64: Final = 1 << 63
 
+DEPTH: Final = 10_000
+"""How deep Go's encoding/json reads. Python gives up earlier, or later since 3.14."""
+
+# A string, which may lack its end, or what opens or closes something.
+_NESTING: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[][{}]', re.DOTALL)
+
 # A lone surrogate cannot be in what `load` returns, so it may mark what goes out unquoted.
 _BARE: Final = "\udfff"
 
@@ -76,11 +82,22 @@ def load(text: str) -> Any:
     What is no finite double comes as an infinity, which `dump` refuses.
     """
     try:
+        if text.count("[") + text.count("{") > DEPTH and _too_deep(text):
+            raise RecursionError
         return _decode(_valid(text))
     except json.JSONDecodeError as error:
         raise GoError(syntax(text, error)) from None
     except RecursionError:
         raise GoError("exceeded max depth") from None
+
+
+def _too_deep(text: str) -> bool:
+    depth = 0
+    for token in _NESTING.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth > DEPTH:
+            return True
+    return False
 
 
 def dump(value: object) -> str:

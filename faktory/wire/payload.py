@@ -30,7 +30,8 @@ _MOST_QUEUES: Final = 1000
 """Names that are remembered as good: a program has few, and matching costs more than the rest."""
 
 _INSTANT = re.compile(
-    r"\d{4}-\d\d-\d\dT[012]\d:[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-][012]\d:[0-5]\d)", re.ASCII
+    r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-][012]\d:[0-5]\d)",
+    re.ASCII,
 )
 
 

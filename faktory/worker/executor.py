@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from threading import Lock, get_ident
+from threading import RLock, get_ident
 from time import monotonic
 from typing import Any, Final, NoReturn
 
@@ -25,7 +25,7 @@ from ..jobs.context import JobContext, run_in
 from ..jobs.middleware import worker_middleware
 from ..wire import commands, failure
 from ..wire.commands import Command
-from .interrupts import let_go_of_log, let_strike, raise_in
+from .interrupts import let_go, let_strike, raise_in
 from .outside import Outside, Report, StandIn
 
 AGAIN: Final = 0.005
@@ -50,7 +50,7 @@ class Slot:
         self._log = log
         self._failed = failed
         self._limited = limited
-        self._lock = Lock()
+        self._lock = RLock()  # a thread that was struck as it took this can have it again
         self._thread = 0
         self._ending = False
         self._interrupted = False
@@ -212,14 +212,16 @@ class Slot:
             self.context = None
             self._wanted = self.due = None
             self._ending = False
-            if self._interrupted:
+            struck = self._interrupted
+            if struck:
                 try:  # noqa: SIM105  `suppress` would be struck itself
                     let_strike()  # what came too late
                 except BaseException:
                     pass
-                let_go_of_log()
                 self._interrupted = False
 
+        if struck:
+            let_go(self._lock)
     def _say(self, level: int, text: str, *about: object, exc_info: Any = None) -> None:
         """Log; a filter or handler that raises is the program's, and no reason to lose a job."""
         with suppress(BaseException):

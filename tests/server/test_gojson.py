@@ -159,3 +159,16 @@ def test_what_nests_too_deep_to_be_described_is_said_to_do_so():
 )
 def test_a_number_is_told_from_what_is_none(text, number):
     assert gojson.number(gojson.load(text)) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10_001, "[" * 10_001 + "]" * 10_001, '{"[":' * 10_001 + "1" + "}" * 10_001]
+)
+def test_what_is_deeper_than_go_reads_is_refused_by_every_python(text):
+    with pytest.raises(GoError, match="exceeded max depth"):
+        gojson.load(text)
+
+
+def test_brackets_in_strings_and_side_by_side_are_not_deep():
+    wide = [[]] * 10_001 + ["[{" * 10_001 + '\\"[']
+    assert gojson.load(json.dumps(wide)) == wide

@@ -86,6 +86,24 @@ def test_a_thread_that_takes_a_lock_is_left_alone(wait_until: WaitUntil) -> None
     assert thread.ended_by is None
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="before 3.14 nothing strikes there")
+def test_a_thread_that_waits_for_the_lock_of_a_with_is_left_alone(wait_until: WaitUntil) -> None:
+    lock = threading.Lock()
+    lock.acquire()
+
+    def wait() -> None:
+        with lock:
+            pass
+
+    thread = Thread(wait)
+    wait_until(lambda: at(thread.thread) == "wait")
+    assert [thread.interrupt() for _ in range(10)] == [False] * 10
+    lock.release()
+    thread.thread.join(10)
+    assert (thread.ended_by, lock.locked()) == (None, False)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="since 3.14 it does strike there")
 def test_what_has_not_struck_yet_can_be_made_to(wait_until: WaitUntil) -> None:
     lock = threading.Lock()
     lock.acquire()
@@ -118,10 +136,10 @@ def test_the_logs_locks_are_given_back_by_the_thread_that_holds_them(
     assert handler.lock is not None
     handler.acquire()
     handler.acquire()
-    interrupts.let_go_of_log()
+    interrupts.let_go()
     other = Thread(lambda: handler.acquire())
     other.thread.join(10)
     assert not other.thread.is_alive()
     assert other.ended_by is None
-    interrupts.let_go_of_log()  # it is the other one's now, and stays so
+    interrupts.let_go()  # it is the other one's now, and stays so
     assert not handler.lock.acquire(blocking=False)
