@@ -3,7 +3,8 @@
 Rules: an answer is read by whoever sent its command, in the same call; whatever keeps that from
 happening, an interrupt included, closes the line, so that no answer can be taken for another's.
 Before a command goes out, the line is seen to be open and silent: a PUSH into one that the server
-has closed meanwhile could not be repeated.
+has closed meanwhile could not be repeated. Only a worker's FETCH, and the report that goes with
+it, go out `blind`: after the look its thread would wait for its turn of the interpreter.
 A transport is used by one thread at a time and by the process that opened it.
 
 `connect` is the seam where a stand-in for a server takes its place; `memory` stands in for all at
@@ -54,6 +55,10 @@ KERNEL_WAIT: Final = 0.005
 """Seconds for which a socket blocks in the kernel, longer than most answers take; Python would poll
 before each step instead. A signal makes the kernel begin anew (a profiler sends 100 a second), so
 what takes longer is waited for in Python."""
+
+_LONE_OK: Final = len(b"+OK\r\n")
+"""Bytes of the server's answer to ACK or FAIL, which it sends ahead of what FETCH sent along
+brings: nothing can be done with it alone, and to be woken for it was a fifth of a job's CPU."""
 
 _log = logging.getLogger("faktory.connection")
 
@@ -140,6 +145,7 @@ class SocketTransport:
         self._socket = self._open(address, ssl_context)
         try:
             self._kernel_waits = not address.tls and _let_kernel_wait(self._socket)
+            self._waits_for_more = self._kernel_waits and _can_wait_for_more(self._socket)
             self._patience = -1.0
             self._has_news = _look_out(self._socket)
             if not self._kernel_waits:
@@ -157,7 +163,7 @@ class SocketTransport:
         began = monotonic()
         try:
             news = session.parser.next()
-            if news is not NEED_DATA or self._has_news():
+            if news is not NEED_DATA or (not sent[-1].blind and self._has_news()):
                 self._refuse_news(news)
             timeout = self._timeout
             for command in sent:
@@ -170,12 +176,14 @@ class SocketTransport:
             while left < len(data):
                 rest = memoryview(data)[left:] if left else data
                 left += self._send(rest, deadline)
+            more_than = _LONE_OK if len(sent) > 1 else 0
             for _ in sent:
                 if answers:
                     deadline = monotonic() + timeout
                 answer = session.answer() if answers else NEED_DATA
                 while answer is NEED_DATA:
-                    self._receive(timeout, deadline)
+                    self._receive(timeout, deadline, more_than)
+                    more_than = 0
                     answer = session.answer()
                 if answer.error is not None and recovery.says_goodbye(answer.error):
                     left = 0
@@ -292,13 +300,16 @@ class SocketTransport:
             self._receive(self._timeout, deadline)
         return reply
 
-    def _receive(self, timeout: float, deadline: float) -> None:
-        """Receive something, or see that there is something now; who drips is given up, too."""
+    def _receive(self, timeout: float, deadline: float, more_than: int = 0) -> None:
+        """Receive something, or see that there is something now; who drips is given up, too.
+
+        Where the system can, it waits for more than so many bytes at first, then for any.
+        """
         if monotonic() > deadline:
             raise self._too_late(timeout)
         parser = self._session.parser
         try:
-            received = self._socket.recv_into(parser.get_buffer())
+            received = self._read(parser.get_buffer(), more_than)
         except BlockingIOError as error:  # where the kernel waits
             if error.errno is None:
                 raise  # a signal handler's
@@ -312,6 +323,16 @@ class SocketTransport:
         if not received:
             raise self._end_of_line()
         parser.buffer_updated(received)
+
+    def _read(self, room: memoryview, more_than: int) -> int:
+        """Read what there is, once that is more than so many bytes or KERNEL_WAIT is over."""
+        if not more_than or not self._waits_for_more:
+            return self._socket.recv_into(room)
+        _wake_at(self._socket, more_than + 1)
+        try:
+            return self._socket.recv_into(room)
+        finally:
+            _wake_at(self._socket, 1)
 
     def _send(self, data: bytes | memoryview, deadline: float) -> int:
         """Send something, or see that it can be sent now; return how many bytes have left."""
@@ -422,6 +443,29 @@ def _let_kernel_wait(sock: socket.socket) -> bool:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     return True
+
+
+def _can_wait_for_more(sock: socket.socket) -> bool:
+    """Tell whether a socket can let its reader sleep until there is more than a byte.
+
+    Only on Linux is it known that what came within the timeout is returned all the same.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        _wake_at(sock, 1)
+    except OSError:
+        return False
+    return True
+
+
+def _wake_at(sock: socket.socket, size: int) -> None:
+    """Let the kernel wake who reads, or polls, when there are so many bytes: 1 is usual.
+
+    More only while the kernel does the waiting, which ends it after KERNEL_WAIT: the last bytes
+    of an answer may come alone, and a poll would not see them.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
 
 def _is_due(error: OSError, deadline: float) -> bool:

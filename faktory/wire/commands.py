@@ -32,10 +32,11 @@ class Command(Generic[T]):
     does no harm, `duplicable` whether it may do twice what was asked once, which a caller can
     choose to risk, `done_before` how a refusal begins that says, the second time, that the first
     one had arrived, `floor` the seconds to wait for the answer at least, `jids` the jobs that
-    it is about.
+    it is about, `blind` whether it goes out without a look at the line before.
     """
 
     __slots__ = (
+        "blind",
         "data",
         "done_before",
         "duplicable",
@@ -58,6 +59,7 @@ class Command(Generic[T]):
         json: bool = False,
         done_before: str | None = None,
         floor: float = 0.0,
+        blind: bool = False,
     ) -> None:
         self.name = name
         self.data = data
@@ -68,6 +70,7 @@ class Command(Generic[T]):
         self.done_before = done_before
         self.floor = floor
         self.jids = jids
+        self.blind = blind
 
     def __repr__(self) -> str:
         return f"<{self.name}, {len(self.data)} bytes>"
@@ -99,10 +102,11 @@ def push_bulk_line(line: bytes, jids: Sequence[str]) -> Command[dict[str, str]]:
     )
 
 
-def fetch(queues: Sequence[str]) -> Command[dict[str, Any] | None]:
+def fetch(queues: Sequence[str], blind: bool = False) -> Command[dict[str, Any] | None]:
     """Ask for a job from the first queue that has one; None after 2 s without.
 
     Not repeatable: a job that was popped for an answer nobody read is reserved all the same.
+    `blind` is for who asks again whatever becomes of it: nothing is popped for a closed line.
     """
     return Command(
         "FETCH",
@@ -111,6 +115,7 @@ def fetch(queues: Sequence[str]) -> Command[dict[str, Any] | None]:
         json=True,
         repeatable=False,
         floor=FETCH_FLOOR,
+        blind=blind,
     )
 
 

@@ -80,7 +80,8 @@ class Slot:
         except BaseException as error:  # of the error's own methods, say
             self._leave()
             ended, fault = "fail", failure.describe(error)
-            self._say(logging.ERROR, "%s fail, and so did what tells of it", context, exc_info=True)
+            text = "%s fail, and so did what tells of it"
+            self._say(logging.ERROR, text, context, exc_info=sys.exc_info())
         with self._lock:
             self.told = None
         if self.disowned:
@@ -219,24 +220,32 @@ class Slot:
                 except BaseException:
                     pass
                 self._interrupted = False
-
         if struck:
             let_go(self._lock)
+
     def _say(self, level: int, text: str, *about: object, exc_info: Any = None) -> None:
         """Log; a filter or handler that raises is the program's, and no reason to lose a job."""
         with suppress(BaseException):
-            self._log.log(level, text, *about, exc_info=exc_info)
+            log = self._log
+            if log.isEnabledFor(level):
+                # As `log.log` does it, without its search for the caller: that is always this line.
+                line = sys._getframe().f_lineno
+                log.handle(
+                    log.makeRecord(log.name, level, __file__, line, text, about, exc_info, "_say")
+                )
 
 
 def with_middleware(runner: Runner) -> Runner:
     """Put `faktory.worker_middleware` around what runs a job."""
+    if not worker_middleware:
+        return runner
     return lambda job: worker_middleware.run(lambda *_: runner(job), job, job.payload)
 
 
 def call(context: JobContext, runner: Runner) -> None:
     """Run a job in the context that it is in. What it raises comes out."""
     result = runner(context)
-    if inspect.isawaitable(result):
+    if result is not None and inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()  # else Python complains that nobody awaited it
         raise TypeError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from random import random
 from threading import Event, Thread
 from time import monotonic
@@ -33,6 +34,11 @@ _PAUSE_AFTER_REFUSAL = 1.0
 
 _LONGEST_PAUSE_STOPPING = 1.0
 """Seconds between two attempts to deliver a report when the worker has no time to lose."""
+
+
+@lru_cache(maxsize=64)  # more orders than that, of many queues with weights, are made anew
+def _fetch(queues: tuple[str, ...]) -> Command[Any]:
+    return commands.fetch(queues, blind=True)
 
 
 class JobThread(Thread):
@@ -128,7 +134,7 @@ class JobThread(Thread):
         if self._report is not None:
             sent.append(self._report)
         if self._lifecycle.fetches and not self.slot.disowned:
-            sent.append(commands.fetch(self._queues()))
+            sent.append(_fetch(tuple(self._queues())))
         return sent
 
     def _pause(self, seconds: float) -> None:

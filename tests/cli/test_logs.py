@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,9 +151,10 @@ def test_the_parent_and_its_workers_say_whole_objects(
 ) -> None:
     flags = ["-r", "loud", "--log-format", "json", "--processes", "3"]
     parent = run(WORKER, *flags, url=server.url)
+    wait_until(lambda: len(server.workers) == 3)  # else two may do all the work, and end the third
     for letter in "abcdefghij":
         push(server, "long", letter)
-    wait_until(lambda: server.processed == 10, timeout=20)
+    wait_until(lambda: server.processed == 10)
     parent.send(signal.SIGTERM)
     assert parent.wait() == Exit.STOPPED
     said = objects(parent.said)
@@ -208,6 +210,28 @@ def test_a_record_is_one_line_whatever_is_in_it() -> None:
         assert line.isascii()
         assert "\n" not in line
         assert json.loads(line)["message"] == "a\nb"
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_line_of_text_is_what_a_template_would_make(many: bool) -> None:
+    process = "%(process)d " if many else ""
+    head = f"%(asctime)s %(levelname)s {process}%(threadName)s "
+    template = logging.Formatter(f"{head}%(job)s%(message)s", defaults={"job": ""})
+    ours = logs.Text(many)  # each gets a record of its own: it leaves its traceback there
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        about = sys.exc_info()
+    now = int(time.time()) + 0.042
+    for created, more in (
+        (now, {}),
+        (now, {"job": "work 12345678 ", "exc_info": about}),
+        (now + 0.999, {"args": ("x",), "msg": "of %s", "stack_info": "a\nb"}),
+        (now + 60, {"exc_info": about}),
+        (now - 60, {}),
+    ):
+        fields = {"created": created, "msecs": float(int(created % 1 * 1000)), **more}
+        assert ours.format(record(**fields)) == template.format(record(**fields))
 
 
 def test_what_is_passed_as_extra_does_not_take_the_place_of_ours() -> None:

@@ -5,6 +5,7 @@ import select
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 
@@ -30,8 +31,11 @@ OK = b"+OK\r\n"
 PUSH = commands.push({"jid": "12345678", "jobtype": "Resize", "args": []})
 ACK = commands.ack("12345678")
 INFO = commands.info()
+FETCH = commands.fetch(["default"])
 IMPATIENT = 0.05
 """Seconds to wait for what does not come."""
+LATE = transport.KERNEL_WAIT * 3
+"""Seconds between two pieces of an answer, so that the wait for the second is Python's."""
 
 
 def connect(url: str, timeout: float = 5.0, context=None, **identity):
@@ -178,6 +182,60 @@ def test_commands_go_out_in_one_piece_and_each_is_answered(scripted):
     line.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is done")
+def test_an_ok_that_comes_ahead_of_the_other_answer_wakes_nobody(scripted, monkeypatch):
+    monkeypatch.setattr(transport, "KERNEL_WAIT", 0.9)
+    woken, early = threading.Event(), []
+    script = ["ACK", "FETCH", OK, lambda: early.append(woken.wait(IMPATIENT)), {"jid": "1"}]
+    line = connect(scripted([":greet", *script, ":silence"]).url)
+    read = line._read
+
+    def noted(room, more_than):
+        received = read(room, more_than)
+        woken.set()
+        return received
+
+    monkeypatch.setattr(line, "_read", noted)
+    acked, fetched = line.exchange([ACK, FETCH])
+    assert (acked.error, fetched.value) == (None, {"jid": "1"})
+    assert early == [False]
+    line.abandon()
+
+
+@pytest.mark.parametrize("can", [True, False])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [OK, b"$-1\r\n"],
+        [OK + b"$-1\r", b"\n"],
+        [b"+O", b"K\r\n$-1", b"\r\n"],
+        [b"-ERR no\r\n", b"$", b"-1\r\n"],
+        [OK, b"$4\r\nnull", b"\r\n"],
+    ],
+)
+def test_two_answers_arrive_however_late_their_pieces_are(scripted, monkeypatch, pieces, can):
+    if not can:
+        monkeypatch.setattr(transport, "_can_wait_for_more", lambda _: False)
+    late = threading.Event()
+    script = [part for piece in pieces for part in (lambda: late.wait(LATE), piece)]
+    line = connect(scripted([":greet", *["ACK", "FETCH", *script] * 2, ":silence"]).url)
+    for _ in range(2):
+        acked, fetched = line.exchange([ACK, FETCH])
+        assert (acked.error is None) == (pieces[0][:1] == b"+")
+        assert (fetched.value, fetched.error) == (None, None)
+    line.abandon()
+
+
+def test_a_system_that_cannot_wait_for_more_does_not_matter(scripted, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+
+    monkeypatch.setattr(transport, "_wake_at", refused)
+    line = connect(scripted([":greet", "ACK", "FETCH", OK, {"jid": "1"}, ":silence"]).url)
+    assert line.exchange([ACK, FETCH])[1].value == {"jid": "1"}
+    line.abandon()
+
+
 def test_close_says_goodbye_and_abandon_does_not(scripted):
     server = scripted([":greet", ":silence"], [":greet", ":silence"])
     connect(server.url).close()
@@ -214,6 +272,27 @@ def test_a_line_that_was_closed_meanwhile_is_noticed_before_anything_is_sent(
     error = broken(line, PUSH)
     assert error.sent == 0
     assert type(error.cause) is FaktoryConnectionResetError
+
+
+def test_a_blind_command_goes_out_unlooked_and_breaks_a_line_that_was_closed_meanwhile(scripted):
+    server = scripted([":greet", "ACK", OK])
+    line = connect(server.url)
+    line.exchange([ACK])
+    assert server.ended[0].wait(5)
+    blind = commands.fetch(["default"], blind=True)
+    error = broken(line, ACK, blind)
+    assert error.sent == len(ACK.data) + len(blind.data)
+    assert type(error.cause) is FaktoryConnectionResetError
+
+
+def test_a_goodbye_that_a_blind_command_meets_means_that_nothing_was_run(scripted):
+    said = threading.Event()
+    script = ["ACK", OK, b"-ERR shutdown in progress\r\n", said.set, ":silence"]
+    line = connect(scripted([":greet", *script]).url)
+    line.exchange([ACK])
+    assert said.wait(5)
+    error = broken(line, ACK, commands.fetch(["default"], blind=True))
+    assert (error.answers, error.sent) == ([], 0)
 
 
 def test_a_line_that_was_reset_meanwhile_is_noticed_before_anything_is_sent(scripted):
@@ -257,7 +336,7 @@ def test_a_commands_floor_is_waited_for_though_the_timeout_is_shorter(scripted, 
     line = connect(scripted([":greet", "SLOW", OK, "ACK", OK, ":silence"]).url, 1.5)
     wait, waited = line._receive, []
     monkeypatch.setattr(
-        line, "_receive", lambda timeout, until: waited.append(timeout) or wait(timeout, until)
+        line, "_receive", lambda timeout, *rest: waited.append(timeout) or wait(timeout, *rest)
     )
     slow = Command("SLOW", b"SLOW\r\n", lambda reply: reply, repeatable=False, floor=5.0)
     line.exchange([slow])
@@ -408,6 +487,17 @@ def test_what_is_said_unasked_never_answers_the_next_command(scripted, stray):
     assert type(error.cause) is FaktoryProtocolError
     assert server.ended[0].wait(5)
     assert server.verbs(0) == ["HELLO", "ACK"]
+
+
+def test_nor_does_it_behind_the_answers_to_two_commands(scripted):
+    answered, said = threading.Event(), threading.Event()
+    script = ["ACK", "FETCH", OK, {"jid": "1"}, lambda: answered.wait(5), b"+O", said.set]
+    server = scripted([":greet", *script, ":silence"])
+    line = connect(server.url)
+    line.exchange([ACK, FETCH])
+    answered.set()
+    assert said.wait(5)
+    assert broken(line, ACK, FETCH).sent == 0
 
 
 def test_nor_does_what_came_along_with_the_answer_before(scripted):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import logging
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -171,6 +173,26 @@ def test_start_and_end_are_logged_with_type_and_jid(caplog: pytest.LogCaptureFix
     assert caplog.messages[3].endswith("ValueError: wrong")
 
 
+def test_a_level_that_changes_while_jobs_run_counts_from_then_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slot = Slot(LOG, unheard, unlimited)
+    for level in (logging.WARNING, logging.INFO, logging.WARNING):
+        caplog.set_level(level)
+        slot.run(payload(), lambda context: None)
+    assert len(caplog.records) == 2
+
+
+def test_what_is_logged_says_where_it_comes_from(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    run(lambda context: None)
+    lines, first = inspect.getsourcelines(Slot._say)
+    for record in caplog.records:
+        assert (record.name, record.filename) == (LOG.name, "executor.py")
+        assert record.funcName == "_say"
+        assert first <= record.lineno < first + len(lines)
+
+
 def test_a_failure_is_logged_with_its_traceback_from_the_job_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -270,6 +292,21 @@ def test_an_interrupt_that_comes_as_the_job_ends_is_taken_back(
         executor.raise_in(slot._thread, Shutdown)
     running.join()
     assert [report and report[0] for report in running.reports] == ["ACK", "ACK"]
+
+
+def test_a_lock_that_an_interrupt_left_taken_is_given_back() -> None:
+    slot = Slot(LOG, unheard, unlimited)
+
+    def job(context: JobContext) -> object:
+        slot._interrupted = True
+        slot._lock.acquire()  # as if struck between this and what would give it back
+        raise Shutdown
+
+    assert said(slot.run(payload(), job))[1]["errtype"] == "Shutdown"
+    other = threading.Thread(target=slot.interrupt, args=(Shutdown,), daemon=True)
+    other.start()
+    other.join(10)
+    assert not other.is_alive()
 
 
 def test_an_interrupt_that_cuts_the_end_of_a_job_short_leaves_nothing_behind() -> None:

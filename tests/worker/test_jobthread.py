@@ -165,6 +165,15 @@ def test_the_queues_are_asked_for_anew_each_time(work: Callable[..., Working]) -
     assert working.run() == [["FETCH a b"], ["FETCH b a"]]
 
 
+def test_queues_that_change_in_place_are_asked_for_as_they_are(
+    work: Callable[..., Working],
+) -> None:
+    names = ["a"]
+    working = work([job(1), NOTHING], lambda number: names.append("b"))
+    working.queues = lambda: names
+    assert working.run() == [["FETCH a"], ["ACK jid-0001", "FETCH a b"]]
+
+
 def test_a_refused_fetch_is_repeated(
     work: Callable[..., Working], caplog: pytest.LogCaptureFixture
 ) -> None:
