@@ -5,6 +5,7 @@ Only what is of use in several rooms; what serves one room is in that room's con
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import platform
@@ -12,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -39,6 +40,22 @@ def pytest_report_header() -> list[str]:
         if url
         else "real server: none, so its tests are skipped (set FAKTORY_URL to one to play with)",
     ]
+
+
+def pytest_collection_finish() -> None:
+    """Spare each collection of garbage the thousands of tests; many a test asks for one."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write lone surrogates that a test has logged as escapes: pytest-xdist cannot send them."""
+    report = yield
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session", params=["python", "cython"])
@@ -83,11 +100,11 @@ def real_server_url() -> str:
 
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., object]:
-    """`wait_until(condition, timeout=5)`: call it until it is true, return what it returned."""
+    """`wait_until(condition, timeout=20)`: call it until it is true, return what it returned."""
     return _wait_until
 
 
-def _wait_until(condition: Callable[[], T], timeout: float = 5) -> T:
+def _wait_until(condition: Callable[[], T], timeout: float = 20) -> T:
     deadline = time.monotonic() + timeout
     while True:
         # Read before the condition: a machine that stood still does not fail a true one.

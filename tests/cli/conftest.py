@@ -25,7 +25,9 @@ def touch(path):
     open(path, "w").close()
 
 @faktory.job
-def spin():
+def spin(began=None):
+    if began is not None:
+        open(began, "w").close()
     while True:
         time.sleep(0.001)
 

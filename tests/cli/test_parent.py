@@ -98,7 +98,7 @@ def test_as_many_workers_as_asked_for_run_jobs_until_the_parent_is_told_to_stop(
     number: signal.Signals,
 ) -> None:
     parent = run(WORKER, "-r", "jobs", "--processes", "3", "-c", "2", "-v", url=server.url)
-    wait_until(lambda: ready(parent) == 3, timeout=15)
+    wait_until(lambda: ready(parent) == 3)
     jid = push(server, "touch", str(folder / "done"))
     wait_until((folder / "done").exists)
     wait_until(lambda: len(server.workers) == 3)
@@ -160,7 +160,7 @@ def test_a_worker_that_does_not_answer_is_killed_after_the_grace_period(
 ) -> None:
     flags = ["-r", "jobs", "--processes", "2", "-t", "0.1", "-v"]
     parent = run("quick", *flags, url=server.url)
-    wait_until(lambda: ready(parent) == 2, timeout=15)
+    wait_until(lambda: ready(parent) == 2)
     os.kill(pids(parent)[0], signal.SIGSTOP)
     parent.send(signal.SIGTERM)
     assert parent.wait() == Exit.LEFT_BEHIND
@@ -172,7 +172,7 @@ def test_all_get_quiet_and_show_their_threads_when_asked_to(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
     parent = run(WORKER, "-r", "jobs", "--processes", "2", "-c", "1", "-v", url=server.url)
-    wait_until(lambda: ready(parent) == 2, timeout=15)
+    wait_until(lambda: ready(parent) == 2)
     parent.send(signal.SIGTTIN)
     wait_until(lambda: parent.said.count("thread MainThread:") == 2)
     parent.send(signal.SIGTSTP)
@@ -188,10 +188,10 @@ def test_workers_stop_when_their_parent_is_gone(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
     parent = run(WORKER, "-r", "jobs", "--processes", "2", "-v", url=server.url)
-    wait_until(lambda: ready(parent) == 2, timeout=15)
+    wait_until(lambda: ready(parent) == 2)
     parent.send(signal.SIGKILL)
     parent.process.wait()
-    wait_until(lambda: not any(map(alive, pids(parent))), timeout=10)
+    wait_until(lambda: not any(map(alive, pids(parent))))
     wait_until(lambda: parent.silent)
     assert parent.said.count("the parent of this worker is gone, so it stops") == 2
     assert parent.said.count("stopped, every job answered") == 2
@@ -215,16 +215,16 @@ def test_a_worker_that_is_killed_or_ends_is_replaced_and_its_sibling_left_alone(
 ) -> None:
     flags = ["-r", "slow", "--processes", "2", "-c", "1", "-v"]
     parent = run("quick", *flags, url=server.url)
-    wait_until(lambda: ready(parent) == 2, timeout=15)
+    wait_until(lambda: ready(parent) == 2)
     jid = push(server, "slow", str(folder / "began"))
-    wait_until((folder / "began").exists)
+    wait_until(lambda: (folder / "began").exists() and f"slow {jid} start" in parent.said)
     (busy,) = [pid for pid in pids(parent) if f"{pid} faktory-1 slow {jid} start" in parent.said]
     (idle,) = [pid for pid in pids(parent) if pid != busy]
     os.kill(idle, signal.SIGKILL)
-    wait_until(lambda: ready(parent) == 3, timeout=15)
+    wait_until(lambda: ready(parent) == 3)
     assert re.search(r"was killed by SIGKILL; another takes its place in 0\.0 s", parent.said)
     push(server, "dies")
-    wait_until(lambda: ready(parent) == 4, timeout=15)
+    wait_until(lambda: ready(parent) == 4)
     assert "ended with exit code 42; another takes its place" in parent.said
     assert alive(busy)
     (folder / "began.go").touch()
@@ -273,7 +273,7 @@ def test_workers_that_are_killed_before_they_are_ready_never_end_the_parent(
         "if len(tries.read_text()) <= 7: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     parent = run("quick", "-r", "unlucky", "--processes", "1", "-v", url=server.url)
-    wait_until(lambda: ready(parent) == 1, timeout=15)
+    wait_until(lambda: ready(parent) == 1)
     assert len(pids(parent)) == 8
     parent.send(signal.SIGTERM)
     assert parent.wait() == Exit.STOPPED
@@ -309,12 +309,12 @@ def test_workers_run_the_jobs_of_a_real_server(
         client.push_bulk(jobs)
         flags = ["-r", "slow", "--processes", "3", "-q", queue, "-c", "2", "-v"]
         parent = run("quick", *flags, url=real_server_url)
-        wait_until(lambda: told.read_text().count("\n") == 200, timeout=20)
-        wait_until(lambda: ready(parent) == 3, timeout=15)
+        wait_until(lambda: told.read_text().count("\n") == 200)
+        wait_until(lambda: ready(parent) == 3)
         client.push_bulk(jobs)
-        wait_until(lambda: told.read_text().count("\n") == 400, timeout=20)
+        wait_until(lambda: told.read_text().count("\n") == 400)
         os.kill(pids(parent)[0], signal.SIGKILL)
-        wait_until(lambda: ready(parent) == 4, timeout=15)
+        wait_until(lambda: ready(parent) == 4)
         parent.send(signal.SIGTERM)
         assert parent.wait() == Exit.STOPPED
         client.remove_queues(queue)

@@ -56,14 +56,14 @@ def reloading(server: EmbeddedServer, run: Run, program: Path, wait_until: WaitU
     """A worker that has begun anew at least once: the files are watched."""
     flags = ["-r", "program", "--reload", "-c", "1", "-v", "-t", "5"]
     parent = run(WORKER, *flags, url=server.url)
-    wait_until(lambda: ready(parent) == 1, timeout=15)
+    wait_until(lambda: ready(parent) == 1)
 
     def noticed() -> bool:
         os.utime(program)
         return "changed: program.py" in parent.said
 
     wait_until(noticed)
-    wait_until(lambda: ready(parent) >= 2, timeout=15)
+    wait_until(lambda: ready(parent) >= 2)
     return parent
 
 
@@ -89,7 +89,7 @@ def test_a_saved_file_takes_effect_and_running_jobs_finish_first(
     assert len(pids(reloading)) == begun
     push(server, "tells", str(folder / "told"))
     (folder / "began.go").touch()
-    wait_until(lambda: (folder / "told").exists() and (folder / "told").read_text(), timeout=15)
+    wait_until(lambda: (folder / "told").exists() and (folder / "told").read_text())
     assert (folder / "told").read_text() == "second"
     assert [verb for verb, text in server.commands if verb == "ACK" and jid in text] == ["ACK"]
     reloading.send(signal.SIGTERM)
@@ -110,7 +110,7 @@ def test_a_syntax_error_waits_for_the_next_save(
     push(server, "tells", str(folder / "told"))
     wait_until(lambda: (folder / "told").exists() and (folder / "told").read_text() == "first")
     program.write_text(PROGRAM.format(word="second"))
-    wait_until(lambda: words(server, folder / "told") == "second", timeout=15)
+    wait_until(lambda: words(server, folder / "told") == "second")
     reloading.send(signal.SIGINT)
     assert reloading.wait() == Exit.STOPPED
 
@@ -123,10 +123,10 @@ def test_a_program_that_cannot_be_imported_waits_for_the_next_save(
     wait_until: WaitUntil,
 ) -> None:
     program.write_text("import nowhere\n")
-    wait_until(lambda: "(IMPORT); waiting for a file to be saved" in reloading.said, timeout=15)
+    wait_until(lambda: "(IMPORT); waiting for a file to be saved" in reloading.said)
     assert "No module named 'nowhere'" in reloading.said
     program.write_text(PROGRAM.format(word="second"))
-    wait_until(lambda: words(server, folder / "told") == "second", timeout=15)
+    wait_until(lambda: words(server, folder / "told") == "second")
     reloading.send(signal.SIGTERM)
     assert reloading.wait() == Exit.STOPPED
 

@@ -72,7 +72,7 @@ def test_another_worker_takes_its_place_at_once_for_ever(
         push(server, "tells", str(told))
     flags = ["-r", "slow", "-c", "1", "--processes", "2", "--max-jobs", "2"]
     parent = run(WORKER, *flags, url=server.url)
-    wait_until(lambda: told.read_text().count("\n") == 14, timeout=20)
+    wait_until(lambda: told.read_text().count("\n") == 14)
     parent.send(signal.SIGTERM)
     assert parent.wait() == Exit.STOPPED
     ran = [int(line) for line in told.read_text().split()]

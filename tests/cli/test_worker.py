@@ -215,10 +215,10 @@ def test_ten_jobs_of_all_kinds_are_accounted_for_soon_after_the_grace_period(
     (folder / "many.py").write_text(MANY)
     kinds = ["sleeps"] * 2 + ["spins"] * 2 + ["catches"] * 2 + ["refuses", "logs", "logs", "ends"]
     worker = run(WORKER, "-r", "many", "-t", "1", url=either.url)
-    wait_until(lambda: "Labels:" in worker.said, timeout=15)
+    wait_until(lambda: "Labels:" in worker.said)
     with Client(either.url) as client:
         client.push_bulk([{"jobtype": kind, "args": []} for kind in kinds])
-        wait_until(lambda: client.info()["faktory"]["sets"]["working"] == 10, timeout=15)
+        wait_until(lambda: client.info()["faktory"]["sets"]["working"] == 10)
         worker.send(signal.SIGTERM)
         began = time.monotonic()
         assert worker.wait() == Exit.LEFT_BEHIND
@@ -272,11 +272,11 @@ def test_the_second_of_two_interrupts_at_once_does_not_wait(
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTTIN"), reason="this system has no such signals")
 def test_it_shows_its_threads_and_gets_quiet_when_asked_to(
-    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     worker = run(WORKER, "-r", "jobs", "-c", "2", "-t", "0.1", url=server.url)
-    jid = push(server, "spin")
-    wait_until(lambda: f"spin {jid} start" in worker.said)
+    jid = push(server, "spin", str(folder / "began"))
+    wait_until((folder / "began").exists)
     worker.send(signal.SIGTTIN)
     wait_until(lambda: f", running spin {jid}:" in worker.said)
     assert "in spin" in worker.said

@@ -258,6 +258,7 @@ SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
         SOON.timestamp(),
         int(SOON.timestamp()),
     ],
+    ids=["utc", "another zone", "text", "text with Z", "float", "int"],
 )
 def test_perform_at_takes_any_way_to_say_when(line: Line, when: Any) -> None:
     faktory.job(nothing).perform_at(when)

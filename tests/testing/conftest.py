@@ -60,7 +60,8 @@ def run_pytest() -> RunPytest:
 
 
 def _run_pytest(folder: Path, *options: str) -> str:
-    where = ["-c", os.devnull, "--rootdir", str(folder), str(folder)]
+    # Importing hypothesis, which none of them uses, takes longer than all the rest.
+    where = ["-p", "no:hypothesispytest", "-c", os.devnull, "--rootdir", str(folder), str(folder)]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *where, *options],
         cwd=folder,

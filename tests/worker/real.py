@@ -40,7 +40,7 @@ class RealServer:
 
     def start(self) -> None:
         self._boot()
-        self._wait_until(self._answers, timeout=20)
+        self._wait_until(self._answers)
 
     def _boot(self) -> None:
         with self._said.open("ab") as said:

@@ -92,7 +92,7 @@ def test_many_limits_that_end_as_their_jobs_do_never_hurt_a_thread(
         client.push_bulk(jobs)
     worker = Worker(server.url, concurrency=4)
     running = start(worker)
-    wait_until(lambda: server.processed == 300, timeout=20)
+    wait_until(lambda: server.processed == 300)
     running.stop()
     assert (server.working, worker.left_behind) == ([], [])
     assert 0 < server.failures < 300

@@ -463,7 +463,9 @@ work().run()
     assert program.log.count("the system gives no process") == 2
 
 
-def test_threads_that_are_there_already_are_warned_of(run: Run, wait_until: WaitUntil) -> None:
+def test_threads_that_are_there_already_are_warned_of(
+    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+) -> None:
     program = run(
         """
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
@@ -471,7 +473,7 @@ work().run()
 """
     )
     wait_until(lambda: "runs 1 other threads" in program.log)
-    wait_until(lambda: program.processes)
+    wait_until(lambda: server.workers)  # from then on a signal stops it
 
 
 def test_a_system_that_cannot_fork_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
