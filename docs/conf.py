@@ -5,7 +5,11 @@ The blocks of code are run by the tests, and `tests/test_docs.py` says how each 
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+# The core in pure Python: the compiled one has the same docstrings, and no annotations.
+os.environ["FAKTORY_IMPL"] = "python"
 
 import faktory
 
@@ -22,6 +26,7 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 # In a docstring `this` is code.
 default_role = "code"
+autoclass_content = "both"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -34,7 +39,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"faktory\.(jobs\.push\.Signature|testing\.modes\.Switched|wire\..*)"),
 ]
 
-_HOMES = ("faktory", "faktory.testing", "faktory.server", "faktory.worker")
+_HOMES = ("faktory", "faktory.testing", "faktory.server", "faktory.worker", "faktory.proto")
 
 
 def _find(app: Any, env: Any, node: Any, text: Any) -> Any:

@@ -61,7 +61,7 @@ class FaktoryConnectionError(FaktoryError, ConnectionError):
 
 
 class FaktoryHandshakeError(FaktoryConnectionError):
-    """What answered does not greet as a Faktory server does."""
+    """What answered does not greet as a Faktory server does, or does not speak TLS as we do."""
 
 
 class FaktoryAuthenticationError(FaktoryConnectionError):
@@ -73,7 +73,10 @@ class FaktoryConnectionResetError(FaktoryConnectionError, ConnectionResetError):
 
 
 class FaktoryTimeout(FaktoryConnectionError, TimeoutError):
-    """No answer in time; the connection was dropped, its late answer is nobody's."""
+    """No answer in time; the connection was dropped, its late answer is nobody's.
+
+    Also: no client of a pool came back in time, or a producer found no room, or did not finish.
+    """
 
 
 class FaktoryOutcomeUnknown(FaktoryConnectionError):
@@ -124,7 +127,7 @@ class FaktoryNotUnique(FaktoryServerError):
 
 
 class FaktoryEnterpriseRequired(FaktoryServerError):
-    """The command exists in Faktory Enterprise only."""
+    """A command exists in Faktory Enterprise only, or an option of a job that was not pushed."""
 
 
 class FaktoryJSONError(FaktoryError, ValueError):

@@ -41,7 +41,8 @@ class Client:
     worker from the moment it connects, which must beat; `labels` show beside it in the server's
     pages. `log` hears of `connect`, `disconnect` and `queue`. Every method but `disconnect` and
     `close` connects if need be; FaktoryConnectionError and those below it say that it could not,
-    or that the line broke.
+    or that the line broke. FaktoryServerError is the server's refusal, after which the connection
+    goes on; ValueError and FaktoryPayloadError are ours, and nothing was sent.
 
     With `at_least_once`, a push whose outcome is unknown is sent again, once: the job may be
     queued twice then. At level DEBUG the log shows every command and answer, what jobs hold only
@@ -182,8 +183,10 @@ class Client:
     def push(self, job: dict[str, Any]) -> str:
         """Queue a job, a dict with `jobtype` and `args` at least; return its jid.
 
-        FaktoryPayloadError where the job cannot be sent as it is, FaktoryServerError where the
-        server refuses it, FaktoryOutcomeUnknown where it may or may not be queued.
+        It may also have `jid`, `queue` ("default"), `retry` (25), `reserve_for` (seconds), `at` (a
+        datetime, RFC 3339 or epoch seconds), `backtrace` (lines) and `custom` (a dict). It is not
+        changed. FaktoryPayloadError where the job cannot be sent as it is, FaktoryServerError where
+        the server refuses it, FaktoryOutcomeUnknown where it may or may not be queued.
         """
         sent = prepare(job)
         self.call(commands.push(sent))
@@ -205,12 +208,15 @@ class Client:
     def fetch(self, *queues: str) -> dict[str, Any] | None:
         """Take a job from the first of the queues that has one; None after 2 s without.
 
-        The job is reserved until it is answered by `ack` or `fail`, or its `reserve_for` is over.
+        The job is a dict with `jid`, `jobtype`, `args`, `queue`, `retry`, `created_at`, and where
+        that was given `custom`, `reserve_for`, `backtrace`, `at`; after a failure `failure` has
+        `retry_count`, `remaining`, `message`, `errtype` and more. It is reserved until it is
+        answered by `ack` or `fail`, or its `reserve_for` is over.
         """
         return self.call(commands.fetch(queues))
 
     def ack(self, jid: str) -> None:
-        """Report a job as done."""
+        """Report a job as done; the server also takes a jid that it does not know."""
         self.call(commands.ack(jid))
 
     def fail(
@@ -226,6 +232,7 @@ class Client:
 
         `error` gives type, message and traceback; `errtype` and `message` replace its. `backtrace`
         is lines of text, or how many lines of the traceback to send (none unless asked for).
+        FaktoryServerError for a jid that the server does not know.
         """
         if backtrace is not None and not isinstance(backtrace, (int, Sequence)):
             raise ValueError(
@@ -235,13 +242,21 @@ class Client:
         self.call(commands.fail(jid, *report))
 
     def beat(self, current_state: str | None = None, rss_kb: int | None = None) -> State | None:
-        """Report this worker as alive; return "quiet" or "terminate" if the server wants that."""
+        """Report this worker as alive; return "quiet" or "terminate" if the server wants that.
+
+        The server gives a worker up after 60 seconds without. `rss_kb` is the memory it takes, in
+        KiB, for the server's pages.
+        """
         if self._wid is None:
             raise ValueError("only a worker beats: make the client with worker_id=.")
         return self.call(commands.beat(self._wid, current_state, rss_kb))
 
     def info(self) -> dict[str, Any]:
-        """Return the server's state: its queues, sets and counters."""
+        """Return the server's state, a dict as it sends it.
+
+        `["faktory"]` has `queues` (name to size), `tasks`, `total_processed`, `total_failures` and
+        more, `["server"]` `faktory_version`, `uptime` (seconds), `connections`, `description`.
+        """
         return self.call(commands.info())
 
     def flush(self) -> None:
@@ -315,8 +330,10 @@ class Client:
     ) -> str:
         """Make a batch and return its bid; jobs join it by `custom={"bid": bid}`.
 
-        `success` is a job to be pushed when all jobs of the batch have succeeded, `complete` one
-        for when all have run, either way; one of them is needed. Faktory Enterprise.
+        `success` is a job, a dict as `push` takes it, to be pushed when all jobs of the batch have
+        succeeded, `complete` one for when all have run, either way; one of them is needed. The
+        batch takes jobs until `batch_commit`. Faktory Enterprise, as the rest of batches and
+        tracking: FaktoryEnterpriseRequired without it.
         """
         if success is None and complete is None:
             raise ValueError("a batch needs a callback: pass success=, complete= or both.")
@@ -340,11 +357,19 @@ class Client:
         self.call(commands.batch_commit(bid))
 
     def batch_status(self, bid: str) -> dict[str, Any]:
-        """Return how far a batch is: `total`, `pending`, `failed`... Faktory Enterprise."""
+        """Return how far a batch is. Faktory Enterprise.
+
+        A dict with `bid`, `total`, `pending` and `failed` (numbers of jobs), `description`,
+        `created_at`, `complete_st` and `success_st` (how far the callbacks are).
+        """
         return self.call(commands.batch_status(bid))
 
     def track_get(self, jid: str) -> dict[str, Any]:
-        """Return how far a job says it is: `percent`, `desc`, `state`... Faktory Enterprise."""
+        """Return how far a job says it is. Faktory Enterprise.
+
+        A dict with `jid`, `state` ("enqueued", "working"...), `updated_at`, and what the job has
+        said: `percent` and `desc`.
+        """
         return self.call(commands.track_get(jid))
 
     def track_set(
@@ -354,7 +379,10 @@ class Client:
         desc: str | None = None,
         reserve_until: datetime | str | float | None = None,
     ) -> None:
-        """Say how far a job is; `reserve_until` asks for more time. Faktory Enterprise."""
+        """Say how far a job is, a whole number of percent; `reserve_until` asks for more time.
+
+        Faktory Enterprise.
+        """
         if percent is not None and not (isinstance(percent, int) and 0 <= percent <= 100):
             raise ValueError(f"percent is {percent!r}: it must be a whole number from 0 to 100.")
         if desc is not None and not isinstance(desc, str):

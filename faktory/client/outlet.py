@@ -39,9 +39,11 @@ def configure(
 ) -> None:
     """Say where `perform_async` and its like push to; what is None stays as it was.
 
-    Each but `ssl_context` is also a variable: FAKTORY_URL, FAKTORY_POOL_SIZE,
-    FAKTORY_POOL_TIMEOUT, FAKTORY_TIMEOUT (seconds). A change drops the default pool; pushes
-    under way end on the old one.
+    `url` is an address; `pool_size` connections at most (20); `pool_timeout` seconds to wait for a
+    free one (5); `timeout` seconds for connecting and for each answer (10). Each but `ssl_context`
+    is also a variable, which counts where nothing was said here: FAKTORY_URL (or the one that
+    FAKTORY_PROVIDER names), FAKTORY_POOL_SIZE, FAKTORY_POOL_TIMEOUT, FAKTORY_TIMEOUT. A change
+    drops the default pool; pushes under way end on the old one. ValueError for what cannot be.
     """
     global _pool
     given = {

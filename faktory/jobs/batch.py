@@ -112,7 +112,7 @@ class Batch:
             client.batch_commit(bid)
 
     def status(self) -> dict[str, Any]:
-        """Return how far it is: `total`, `pending`, `failed`... as the server says it."""
+        """Return how far it is, as the server says it; see `Client.batch_status`."""
         if self._bid is None:
             raise RuntimeError("the batch is not made yet: that is done by `with batch.jobs():`.")
         with (self._pool or outlet.default_pool()).client() as client:

@@ -22,10 +22,15 @@ from ..wire.payload import instant, prepare, seconds
 class Options(TypedDict, total=False):
     """What may be said of a job where it is declared or by `set`.
 
-    `retry`: attempts after the first (25), 0 to drop it at once, -1 to bury it at once.
-    `reserve_for`: seconds that a worker has for it (1800). `backtrace`: lines of traceback kept
-    with a failure (0). `unique_for`, `unique_until` ("success" or "start"), `expires_in` or
-    `expires_at`, and `track` need Faktory Enterprise.
+    `queue`: where it waits ("default"). `retry`: attempts after the first (25), 0 to drop it with
+    its first failure, -1 to bury it with that. `reserve_for`: seconds that a worker has for it
+    (1800; 60 at least, 86,400 at most). `backtrace`: lines of traceback kept with a failure (0; the
+    server keeps 50 at most). `custom`: a dict of JSON that travels with it.
+
+    With Faktory Enterprise only, else FaktoryEnterpriseRequired when it is pushed: `unique_for`,
+    seconds in which a second one with the same type, arguments and queue is refused;
+    `unique_until`, "success" (as without it) or "start"; `expires_in`, seconds, or `expires_at`, a
+    time, after which it is not run any more; `track`, whether it may report progress.
     """
 
     queue: str

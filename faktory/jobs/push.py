@@ -135,7 +135,7 @@ def check_pool(pool: object) -> None:
     if pool is not None and not isinstance(pool, Pool):
         raise TypeError(
             f"pool is of type {type(pool).__name__}: pass a pool of clients, "
-            'like faktory.Pool(lambda: faktory.Client("tcp://other:7419")).'
+            'like faktory.Pool("tcp://other:7419").'
         )
 
 

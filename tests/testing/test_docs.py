@@ -13,16 +13,33 @@ ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/testing.md").read_text(), re.M | re.S)
 
 
+def name_of(block: str, number: int = 0) -> str:
+    return "conftest.py" if block.startswith("# conftest.py\n") else f"test_{number}.py"
+
+
 def test_each_pattern_of_the_page_is_a_file_that_runs(
     tmp_path: Path, run_pytest: RunPytest
 ) -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
+    before = ""
     for number, block in enumerate(BLOCKS):
         folder = tmp_path / str(number)
         folder.mkdir()
-        (folder / f"test_{number}.py").write_text(block)
-        said = run_pytest(folder)
-        assert f"{block.count('def test_')} passed" in said
+        for each in (before, block):
+            (folder / name_of(each, number)).write_text(each)
+        before = block if name_of(block) == "conftest.py" else ""
+        if not before:
+            said = run_pytest(folder)
+            assert f"{block.count('def test_')} passed" in said
+
+
+def test_the_patterns_of_the_page_can_be_kept_in_one_project(
+    tmp_path: Path, run_pytest: RunPytest
+) -> None:
+    for number, block in enumerate(BLOCKS):
+        (tmp_path / name_of(block, number)).write_text(block)
+    said = run_pytest(tmp_path, "-p", "no:randomly")
+    assert f"{sum(block.count('def test_') for block in BLOCKS)} passed" in said
 
 
 @pytest.mark.parametrize(
