@@ -27,7 +27,7 @@ requirements = $(RUN) -c 'import sys, tomllib; \
 .DELETE_ON_ERROR:
 # pip in two recipes at once would trip over itself; make does nothing else that takes long.
 .NOTPARALLEL:
-.PHONY: help demo test check docs bench instructions wheel wheel-test soak asan annotate clean FORCE
+.PHONY: help demo test check docs bench chart instructions wheel wheel-test soak asan annotate clean FORCE
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,19 +37,25 @@ demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
 	@$(RUN) -m faktory demo
 
 test: $(VENV)/core $(VENV)/test ## the tests, once for each implementation of the core
-	@$(call both,)
+	@$(call both,,$(if $(ARGS),,$(addprefix --ignore=,$(ONCE))))
 
-# $(call both,OPTIONS): the second run takes place even if the first one fails.
-both = failed=0; \
+# tests/proto tests both cores in any run, and the others have to do with none: once is enough,
+# except where ARGS asks for them.
+ONCE := tests/proto tests/test_build.py tests/test_layers.py tests/jobs/test_typing_samples.py
+
+# $(call both,OPTIONS,OPTIONS OF THE SECOND RUN): it takes place even if the first one fails. If it
+# is the only one, it does without options of its own.
+both = failed=0; second=; \
 	if $(HAS_CORE); then \
 		echo "The compiled core (FAKTORY_IMPL=cython):"; \
 		FAKTORY_IMPL=cython $(RUN) -m pytest $(1) $(ARGS) || failed=1; \
+		second="$(2)"; \
 	else \
 		echo "The compiled core was not built, so its tests do not run:"; \
 		$(call notices,core); \
 	fi; \
-	echo "The pure Python core (FAKTORY_IMPL=python):"; \
-	FAKTORY_IMPL=python $(RUN) -m pytest $(1) $(ARGS) || failed=1; \
+	echo "The pure Python core (FAKTORY_IMPL=python)$${second:+, $$second}:"; \
+	FAKTORY_IMPL=python $(RUN) -m pytest $(1) $$second $(ARGS) || failed=1; \
 	exit $$failed
 
 # Cython keeps the signature of a __cinit__ to itself, and adds a __test__ to every module.
@@ -73,9 +79,12 @@ docs: $(VENV)/core $(VENV)/docs ## build/docs, from the pages and the docstrings
 	@$(RUN) -m sphinx -W --keep-going -n -q -E docs build/docs
 	@echo build/docs/index.html
 
-bench: $(VENV)/core $(VENV)/bench ## the benchmarks, beside other packages where there are any
-	@$(RUN) -m pytest benchmarks --benchmark-only -s --timeout=0 \
+bench: $(VENV)/core $(VENV)/bench $(VENV)/peers ## the benchmarks, beside other packages: build/bench/results.txt and .json
+	@$(RUN) -m pytest benchmarks --benchmark-only --benchmark-quiet -q -s --timeout=0 \
 		-o faulthandler_timeout=0 $(ARGS)
+
+chart: $(VENV)/bench ## what make bench found becomes the figures in the README
+	@$(RUN) -m benchmarks.chart build/bench/results.json
 
 instructions: $(VENV)/core $(VENV)/bench ## what the core's tasks take in instructions, which no other load changes
 	@$(RUN) benchmarks/instructions.py
@@ -153,6 +162,21 @@ $(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench $(VENV)/soak $(VENV)/wheel
 	@$(call requirements,["project"]["optional-dependencies"],$(@F)) > $@.txt
 	@$(PIP) -r $@.txt $(call quietly,$(@F))
 	@touch $@
+
+# Other clients, each in an environment of its own: one bears our import name. Where one cannot be
+# had, the benchmarks run without it.
+PEERS := faktory==1.0.0 pyfaktory==0.2.13
+
+$(VENV)/peers: $(VENV)/env
+	@rm -rf $@ && mkdir $@
+	@for peer in $(PEERS); do \
+		name=$${peer%%==*}; \
+		echo "Installing $$peer to measure beside it"; \
+		{ $(RUN) -m venv $@/$$name && \
+			$@/$$name/bin/pip install --disable-pip-version-check --no-input $$peer; \
+		} > $(VENV)/$$name.log 2>&1 || { rm -rf $@/$$name; echo "$$peer could not be installed:" \
+			"see $(VENV)/$$name.log. The benchmarks run without it." >&2; }; \
+	done
 
 # These two change only when what they hold does.
 $(VENV)/.python: FORCE

@@ -1,53 +1,184 @@
-"""What several benchmarks need: servers to talk to, and a line without a client."""
+"""What several benchmarks need: servers, other packages' programs, and where results go."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
+import platform
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
+import faktory
 from faktory.wire.address import Address, parse
-from faktory.wire.session import password_hash
+
+from . import contest as contests
+
+RESULTS = Path(__file__).parents[1] / "build" / "bench" / "results.json"
+PEERS = Path(__file__).with_name("peers")
+
+IMPLEMENTATIONS = (*(("cython",) if find_spec("faktory._proto") else ()), "python")
+LIBRARIES = ("orjson", "msgspec", "ujson", "hiredis")
 
 
-class Line:
-    """A connection after its HELLO."""
+class Peer(NamedTuple):
+    """Another package of the same purpose, in an environment of its own."""
 
-    def __init__(self, address: Address) -> None:
-        self.socket = socket.create_connection((address.host, address.port), timeout=30)
-        self.file = self.socket.makefile("rb")
-        hi = json.loads(self.file.readline()[4:])
-        hello: dict[str, object] = {"v": 2}
-        if "s" in hi:
-            hello["pwdhash"] = password_hash(address.password or "", hi["s"], hi["i"])
-        assert self.say(b"HELLO " + json.dumps(hello).encode() + b"\r\n") == b"+OK\r\n"
+    name: str
+    version: str
+    python: Path
 
-    def say(self, line: bytes) -> bytes:
-        self.socket.sendall(line)
-        return self.reply()
 
-    def reply(self) -> bytes:
-        line = self.file.readline()
-        return line if line[:1] != b"$" else self.file.read(int(line[1:]) + 2)
+def _peers() -> dict[str, Peer]:
+    found = {}
+    for name in ("faktory", "pyfaktory"):
+        python = Path(sys.prefix, "peers", name, "bin", "python")
+        if python.exists():
+            ask = f"from importlib.metadata import version; print(version({name!r}))"
+            said = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
+            peer = Peer(name, said.stdout.strip(), python)
+            found[f"{name} {peer.version}"] = peer
+    return found
 
-    def close(self) -> None:
-        self.file.close()
-        self.socket.close()
+
+@pytest.fixture(scope="session")
+def peers() -> dict[str, Peer]:
+    """The older clients that `make bench` has installed, by name and version."""
+    return _peers()
+
+
+class Child:
+    """A program of `peers/` that works when it is told to, and says what that took."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def turn(self, work: str, count: int) -> dict[str, float]:
+        """Let it do that work for so many jobs."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(work, count, file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        assert line, f"{self._process.args} ended; what went wrong is above"
+        took = json.loads(line)
+        return {"jobs/s": count / took["seconds"], "us CPU/job": took["cpu"] / count * 1e6}
+
+
+StartChild = Callable[..., Child]
+
+
+@pytest.fixture
+def child() -> Iterator[StartChild]:
+    """Starts a program of `peers/`; all end with the test."""
+    running = []
+
+    def start(program: str, *arguments: str, python: Path | None = None, **environ: str) -> Child:
+        process = subprocess.Popen(
+            [python or sys.executable, PEERS / program, *arguments],
+            env={**os.environ, **environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        return Child(process)
+
+    yield start
+    for process in running:
+        process.communicate(timeout=30)  # the end of its input is the end of its work
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, Address]]:
-    """The embedded server, as a process of its own, and the real one in FAKTORY_URL."""
+    """The embedded server, a process for each implementation, and the real one in FAKTORY_URL."""
     command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    found = {}
+    running = []
+    for name in IMPLEMENTATIONS:
+        process = subprocess.Popen(
+            command, env={**os.environ, "FAKTORY_IMPL": name}, stdout=subprocess.PIPE, text=True
+        )
+        running.append(process)
         assert process.stdout is not None
-        found = {"embedded": parse(process.stdout.readline().rpartition("=")[2].strip())}
-        if os.environ.get("FAKTORY_URL"):
-            found["real"] = parse(os.environ["FAKTORY_URL"])
-        yield found
+        found[f"embedded, {name}"] = parse(process.stdout.readline().rpartition("=")[2].strip())
+    if os.environ.get("FAKTORY_URL"):
+        found["real"] = parse(os.environ["FAKTORY_URL"])
+    yield found
+    for process in running:
         process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def server(servers: dict[str, Address]) -> tuple[str, Address]:
+    """The server to measure clients at, and what to call it: the real one where there is one."""
+    if "real" in servers:
+        return "real server", servers["real"]
+    return "embedded server", next(iter(servers.values()))
+
+
+@pytest.fixture(scope="session")
+def results(servers: dict[str, Address]) -> Iterator[list[contests.Record]]:
+    """The records of this run, which go to build/bench/results.json and .txt in the end."""
+    records: list[contests.Record] = []
+    about = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **_about(servers)}
+    yield records
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps({**about, "contests": records}, indent=1) + "\n", "utf-8")
+    tables = [heading(about), *map(contests.table, records)]
+    RESULTS.with_suffix(".txt").write_text("\n\n".join(tables) + "\n", "utf-8")
+
+
+def _about(servers: dict[str, Address]) -> dict[str, Any]:
+    """Return what ran where: a figure without these says nothing."""
+    versions = {
+        "faktory-worker": faktory.__version__,
+        **{name: version(name) for name in LIBRARIES},
+    }
+    versions.update({peer.name: peer.version for peer in _peers().values()})
+    if "real" in servers:
+        with faktory.Client(servers["real"].url) as client:
+            versions["Faktory"] = client.info()["server"]["faktory_version"]
+    return {"machine": _machine(), "versions": versions}
+
+
+def _machine() -> str:
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (found := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
+        processor = found[1]
+    system = f"{platform.system()} {platform.release().split('-')[0]}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{processor}, {os.cpu_count()} cores, {system}, {python}"
+
+
+def heading(about: Mapping[str, Any]) -> str:
+    """Return when, where and with what a run was made, as a line or two of text."""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    return f"{about['when']}, {about['machine']}\n{versions}"
+
+
+Contest = Callable[[str, Mapping[str, contests.Turn], int], None]
+
+
+@pytest.fixture
+def contest(
+    request: pytest.FixtureRequest, benchmark: Any, results: list[contests.Record]
+) -> Contest:
+    """Holds a contest of these ways; prints its table and keeps its record."""
+    room = request.module.__name__.rpartition("test_")[2]
+
+    def held(title: str, ways: Mapping[str, contests.Turn], rounds: int) -> None:
+        record = contests.hold(benchmark, room, title, ways, rounds)
+        results.append(record)
+        print(f"\n\n{contests.table(record)}", flush=True)
+
+    return held

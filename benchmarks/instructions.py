@@ -64,9 +64,8 @@ def work() -> None:
 
 def print_table(counts: list[int]) -> None:
     """Print what `work` was counted at: every second count is what lies between two tasks."""
-    from test_core import TASKS, about_the_peers
+    from test_core import TASKS
 
-    print(about_the_peers())
     print("Instructions of the first, and those of a peer divided by them:")
     taken = iter(counts[1::2])
     for about, (ways, _, count) in TASKS.items():

@@ -1,19 +1,14 @@
 """The core beside its peers: from a Python job to the bytes of its command, and back.
 
-Each way gets objects made anew for each round, and all take turns within it. A ratio is the
-median of the rounds' own: the peer's time divided by the compiled core's, so more than 1 is
-our gain. The machine changes its speed by the second; under 10 % is a tie, which
-`make instructions` decides: see instructions.py.
+Each way gets objects made anew for each round. Times are of one task, so a ratio of more than 1
+is the gain of the first. Under 10 % is a tie, which `make instructions` decides.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import secrets
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
-from statistics import median, quantiles
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -23,7 +18,6 @@ import orjson
 import pytest
 import ujson
 
-import faktory
 from faktory import _proto_py as twin
 
 core = pytest.importorskip("faktory._proto", reason="the compiled core was not built")
@@ -124,11 +118,11 @@ def encode_one(make: Callable[[], Any], count: int) -> Task:
     packed = msgspec.json.Encoder().encode
     ways: dict[str, Work] = {
         "cython": core.encode_push,
+        "python": twin.encode_push,
         "orjson": lambda job: b"PUSH " + orjson.dumps(job) + b"\r\n",
         "msgspec": lambda job: b"PUSH " + packed(job) + b"\r\n",
         "ujson": lambda job: b"PUSH " + ujson.dumps(job, ensure_ascii=False).encode() + b"\r\n",
         "json": lambda job: b"PUSH " + dumps(job) + b"\r\n",
-        "python": twin.encode_push,
     }
     return Task(ways, make, count)
 
@@ -137,11 +131,11 @@ def encode_1000(make: Callable[[], Any]) -> Task:
     packed = msgspec.json.Encoder().encode
     ways: dict[str, Work] = {
         "cython": core.encode_push_bulk,
+        "python": twin.encode_push_bulk,
         "orjson": lambda jobs: b"PUSHB " + orjson.dumps(jobs) + b"\r\n",
         "msgspec": lambda jobs: b"PUSHB " + packed(jobs) + b"\r\n",
         "ujson": lambda jobs: b"PUSHB " + ujson.dumps(jobs, ensure_ascii=False).encode() + b"\r\n",
         "json": lambda jobs: b"PUSHB " + dumps(jobs) + b"\r\n",
-        "python": twin.encode_push_bulk,
     }
     return Task(ways, lambda: [make() for _ in range(1000)], 1)
 
@@ -155,9 +149,9 @@ def from_rows() -> Task:
 
     ways: dict[str, Work] = {
         "cython": core.JobTemplate("SendEmail", {"queue": "default"}).encode_bulk,
+        "python": twin.JobTemplate("SendEmail", {"queue": "default"}).encode_bulk,
         "orjson": lambda rows: b"PUSHB " + orjson.dumps(dicts(rows)) + b"\r\n",
         "json": lambda rows: b"PUSHB " + dumps(dicts(rows)) + b"\r\n",
-        "python": twin.JobTemplate("SendEmail", {"queue": "default"}).encode_bulk,
     }
     return Task(ways, lambda: [(number, f"welcome {number:05}") for number in range(1000)], 1)
 
@@ -182,11 +176,11 @@ def read_job(make: Callable[[], bytes], count: int) -> Task:
 
     ways: dict[str, Work] = {
         "cython": read_by(core.ReplyParser()),
+        "python": read_by(twin.ReplyParser()),
         "orjson": with_hiredis(orjson.loads),
         "msgspec": with_hiredis(msgspec.json.Decoder().decode),
         "ujson": with_hiredis(ujson.loads),
         "json": with_hiredis(json.loads),
-        "python": read_by(twin.ReplyParser()),
     }
     return Task(ways, make, count)
 
@@ -203,8 +197,8 @@ def read_lines() -> Task:
 
     ways: dict[str, Work] = {
         "cython": read_all(core.ReplyParser(), "next", core.NEED_DATA),
-        "hiredis": read_all(hiredis.Reader(notEnoughData=Ellipsis), "gets", Ellipsis),
         "python": read_all(twin.ReplyParser(), "next", twin.NEED_DATA),
+        "hiredis": read_all(hiredis.Reader(notEnoughData=Ellipsis), "gets", Ellipsis),
     }
     return Task(ways, lambda: b"+OK\r\n" * 1000, 1)
 
@@ -245,40 +239,15 @@ TASKS: dict[str, Task] = {
 }
 
 
-def about_the_peers() -> str:
-    names = ("orjson", "msgspec", "ujson", "hiredis")
-    peers = ", ".join(f"{name} {version(name)}" for name in names)
-    python = f"Python {platform.python_version()}, {platform.machine()}"
-    return f"The core, faktory {faktory.__version__}, {python}, beside {peers}."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def heading() -> None:
-    print(f"\n\n{about_the_peers()}")
-    print(f"A peer's time divided by the time of the first; n = {ROUNDS}.", end="")
-
-
-@pytest.mark.benchmark(group="core")
 @pytest.mark.parametrize("about", TASKS)
-def test_core(benchmark: Any, about: str) -> None:
+def test_core(contest: Any, about: str) -> None:
     ways, make, count = TASKS[about]
-    taken: dict[str, list[float]] = {name: [] for name in ways}
 
-    def one_turn() -> None:
-        for name, work in ways.items():
-            items = [make() for _ in range(count)]
-            began = perf_counter()
-            for item in items:
-                work(item)
-            taken[name].append((perf_counter() - began) / count * 1e9)
+    def turn(work: Work) -> dict[str, float]:
+        items = [make() for _ in range(count)]
+        began = perf_counter()
+        for item in items:
+            work(item)
+        return {"ns": (perf_counter() - began) / count * 1e9}
 
-    one_turn()
-    for each in taken.values():
-        each.clear()
-    benchmark.pedantic(one_turn, rounds=ROUNDS)
-    (first, ours), *peers = taken.items()
-    low, _, high = quantiles(ours, n=4)
-    ratios = {name: median(a / b for a, b in zip(each, ours, strict=True)) for name, each in peers}
-    benchmark.extra_info["ratios"] = ratios
-    print(f"\n{about:34}{first} {median(ours):9,.0f} ns +-{(high - low) / 2:<7,.0f}", end="")
-    print("  ".join(f"{name} {ratio:.2f}x" for name, ratio in ratios.items()), end="")
+    contest(f"Core: {about}", {name: lambda w=work: turn(w) for name, work in ways.items()}, ROUNDS)

@@ -1,135 +1,115 @@
 """What the embedded server does in a second, beside the real one in FAKTORY_URL.
 
-The embedded one runs as a process of its own, as a real one does. Bytes are prepared beforehand and
-answers are hardly looked at: it is the servers' time that is measured. They take turns.
+Each runs as a process of its own. The bytes are prepared and the answers hardly looked at: it is
+the servers' time that is measured.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from statistics import median, quantiles
 from time import perf_counter
 
 import pytest
 
-from faktory.proto import implementation, new_jid
+from faktory.proto import encode_command, encode_push, encode_push_bulk, implementation, new_jid
 from faktory.server import EmbeddedServer
 from faktory.wire.address import Address
 
-from .conftest import Line
+from .peers.line import Line
+from .peers.turns import ARGS, JOBTYPE
 
 ROUNDS = 15
 
-
-def job(queue: str, number: int) -> bytes:
-    fields = {
-        "jid": f"{queue}{number:08}",
-        "jobtype": "Resize",
-        "args": [number, "thumb", {"ratio": 1.5}],
-        "queue": queue,
-        "retry": 25,
-        "created_at": "2026-01-02T03:04:05.678Z",
-    }
-    return json.dumps(fields, separators=(",", ":")).encode()
+Connect = Callable[[int], dict[str, list[Line]]]
 
 
-def single(line: Line, queue: str) -> int:
-    """PUSH by PUSH."""
-    for number in range(500):
-        line.say(b"PUSH " + job(queue, number) + b"\r\n")
-    return 500
+@pytest.fixture
+def connect(servers: dict[str, Address]) -> Iterator[Connect]:
+    """Opens so many connections to each server; the real one comes first, if there is one."""
+    opened: list[Line] = []
+
+    def connect(count: int) -> dict[str, list[Line]]:
+        lines = {}
+        for name in sorted(servers, key=lambda name: name != "real"):
+            lines[name] = [Line(servers[name]) for _ in range(count)]
+            opened.extend(lines[name])
+        return lines
+
+    yield connect
+    for line in opened:
+        line.close()
 
 
-def bulk(line: Line, queue: str) -> int:
-    """PUSHB of a thousand, prepared."""
-    command = b"PUSHB [" + b",".join(job(queue, number) for number in range(1000)) + b"]\r\n"
-    started = perf_counter()
-    for _ in range(3):
-        line.say(command)
-    line.seconds = perf_counter() - started  # type: ignore[attr-defined]
-    return 3000
+def jobs(queue: str, count: int) -> list[dict[str, object]]:
+    return [
+        {"jid": new_jid(), "jobtype": JOBTYPE, "args": ARGS, "queue": queue, "retry": 25}
+        for _ in range(count)
+    ]
 
 
-def turn_over(lines: list[Line], queue: str) -> int:
-    """PUSH, FETCH and ACK over all connections at once."""
+def turns(lines: dict[str, list[Line]], queue: str, count: int, work: Callable) -> dict:
+    """Return a way for each server: that work at it, then an empty queue."""
 
-    def one(number: int) -> None:
-        line = lines[number]
-        for turn in range(50):
-            line.say(b"PUSH " + job(queue, number * 100 + turn) + b"\r\n")
-            jid = json.loads(line.say(b"FETCH " + queue.encode() + b"\r\n"))["jid"]
-            line.say(b'ACK {"jid":"' + jid.encode() + b'"}\r\n')
+    def turn(mine: list[Line]) -> dict[str, float]:
+        began = perf_counter()
+        work(mine)
+        seconds = perf_counter() - began
+        mine[0].say(f"QUEUE REMOVE {queue}\r\n".encode())
+        return {"jobs/s": count / seconds}
 
-    with ThreadPoolExecutor(len(lines)) as pool:
-        list(pool.map(one, range(len(lines))))
-    return 50 * len(lines)
+    return {name: lambda mine=mine: turn(mine) for name, mine in lines.items()}
 
 
-def compare(
-    benchmark: Callable[..., object], servers: dict[str, Address], connections: int, work: Callable
-) -> None:
-    """Let the servers work in turn; print jobs a second."""
-    rates: dict[str, list[float]] = {name: [] for name in servers}
-    lines = {name: [Line(to) for _ in range(connections)] for name, to in servers.items()}
+def test_push(contest, connect):
     queue = f"bench-{new_jid()}"
+    commands = [encode_push(job) for job in jobs(queue, 500)]
 
-    def one_turn() -> None:
-        for name, mine in lines.items():
-            started = perf_counter()
-            jobs = work(mine if connections > 1 else mine[0], queue)
-            seconds = getattr(mine[0], "seconds", None) or perf_counter() - started
-            rates[name].append(jobs / seconds)
-            mine[0].say(f"QUEUE REMOVE {queue}\r\n".encode())
+    def work(lines: list[Line]) -> None:
+        for command in commands:
+            lines[0].say(command)
 
-    one_turn()
-    for taken in rates.values():
-        taken.clear()
-    benchmark.pedantic(one_turn, rounds=ROUNDS)  # type: ignore[attr-defined]
-    for mine in lines.values():
-        for line in mine:
-            line.close()
-    about = (work.__doc__ or "").rstrip(".")
-    print(f"\n\n{about}; {connections} connections; Python {platform.python_version()}, ", end="")
-    print(f"{implementation} core, {platform.machine()}, {os.cpu_count()} cores, n = {ROUNDS}")
-    print(f"{'jobs/s':10}{'median':>10}{'spread':>10}{'vs. real':>10}")
-    real = median(rates["real"]) if "real" in rates else None
-    for name, taken in rates.items():
-        low, _, high = quantiles(taken, n=4)
-        versus = f"{median(taken) / real:9.2f}x" if real else f"{'-':>10}"
-        print(f"{name:10}{median(taken):10,.0f}{high - low:10,.0f}{versus}")
+    contest("Servers: PUSH by PUSH", turns(connect(1), queue, 500, work), ROUNDS)
 
 
-@pytest.mark.benchmark(group="server: push")
-def test_push(benchmark, servers):
-    compare(benchmark, servers, 1, single)
+def test_push_bulk(contest, connect):
+    queue = f"bench-{new_jid()}"
+    command = encode_push_bulk(jobs(queue, 1000))
+
+    def work(lines: list[Line]) -> None:
+        for _ in range(3):
+            lines[0].say(command)
+
+    contest("Servers: PUSHB of 1000", turns(connect(1), queue, 3000, work), ROUNDS)
 
 
-@pytest.mark.benchmark(group="server: push in bulk")
-def test_push_bulk(benchmark, servers):
-    compare(benchmark, servers, 1, bulk)
+def test_push_fetch_ack(contest, connect):
+    queue = f"bench-{new_jid()}"
+    count = 50
+    fetch = f"FETCH {queue}\r\n".encode()
+
+    def one(line: Line) -> None:
+        for job in jobs(queue, count):
+            line.say(encode_push(job))
+            jid = json.loads(line.say(fetch))["jid"]
+            line.say(encode_command("ACK", json={"jid": jid}))
+
+    def work(lines: list[Line]) -> None:
+        with ThreadPoolExecutor(len(lines)) as pool:
+            list(pool.map(one, lines))
+
+    ways = turns(connect(10), queue, count * 10, work)
+    contest("Servers: PUSH, FETCH and ACK over 10 connections", ways, ROUNDS)
 
 
-@pytest.mark.benchmark(group="server: push, fetch, ack")
-def test_push_fetch_ack(benchmark, servers):
-    compare(benchmark, servers, 10, turn_over)
-
-
-@pytest.mark.benchmark(group="server: start")
-def test_start_and_stop(benchmark):
-    """A start and a stop, in this process; a start alone may take 50 ms."""
-    starts: list[float] = []
-
-    def start_and_stop() -> None:
+def test_start(contest):
+    def start() -> dict[str, float]:
         server = EmbeddedServer()
-        started = perf_counter()
+        began = perf_counter()
         server.start()
-        starts.append(perf_counter() - started)
+        took = perf_counter() - began
         server.stop()
+        return {"ms": 1000 * took}
 
-    benchmark.pedantic(start_and_stop, rounds=50)
-    print(f"\n\nstart: median {1000 * median(starts):.2f} ms, worst {1000 * max(starts):.2f} ms")
-    assert median(starts) < 0.05
+    contest("Servers: start of an embedded one", {implementation: start}, 50)

@@ -6,15 +6,15 @@ children, between the moments when a tenth and nine tenths of its jobs are gone 
 that neither start nor end counts. The processor is shared with the server: jobs per second say
 what both make of it together, CPU per job what the worker costs.
 
-Ours is the command, with its log as it comes (INFO: two lines a job) and from WARNING on.
-FAKTORY_BENCH_WORKERS names others, one `name=command` a line, or between semicolons. A command
-gets FAKTORY_URL, and `{queue}` and `{concurrency}` filled in; it works jobs of type Empty.
+Ours is the command, with its log as it comes (INFO: two lines a job) and from WARNING on; the
+others log nothing. Beside the older Python packages (`peers/work_*.py`), FAKTORY_BENCH_WORKERS
+names more, one `name=command` a line, or between semicolons. A command gets FAKTORY_URL, and
+`{queue}` and `{concurrency}` filled in; it works jobs of type Empty.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shlex
 import signal
@@ -22,18 +22,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from statistics import median, quantiles
 from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 import pytest
 
-import faktory
 from faktory import Client
 from faktory.proto import new_jid
 from faktory.wire.address import Address
+
+from .conftest import IMPLEMENTATIONS, PEERS, Peer
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="the CPU of another process is read in /proc"
@@ -60,7 +59,6 @@ logging.getLogger("faktory").setLevel("{level}")
 """
 
 TICK = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.0
-IMPLEMENTATIONS = [*(["cython"] if find_spec("faktory._proto") else []), "python"]
 
 
 class Way(NamedTuple):
@@ -72,20 +70,25 @@ class Way(NamedTuple):
 
 def ours(directory: Path) -> dict[str, Way]:
     ways = {}
-    for level in ("WARNING", "INFO"):
+    for level, about in (("WARNING", ""), ("INFO", ", INFO")):
         program = directory / f"empty_at_{level.lower()}.py"
         program.write_text(PROGRAM.format(level=level))
         command = f"{sys.executable} -m faktory.cli.worker -r {program}"
         for name in IMPLEMENTATIONS:
             way = Way(f"{command} -q {{queue}} -c {{concurrency}}", {"FAKTORY_IMPL": name})
-            ways[f"{name}, {level}"] = way
+            ways[f"{name}{about}"] = way
     return ways
 
 
-def peers() -> dict[str, Way]:
+def others(peers: dict[str, Peer]) -> dict[str, Way]:
+    ways = {}
+    for name, peer in peers.items():
+        program = PEERS / f"work_{peer.name}.py"
+        ways[name] = Way(f"{peer.python} {program} {{queue}} {{concurrency}}", {})
     lines = re.split("[;\n]", os.environ.get("FAKTORY_BENCH_WORKERS", ""))
-    parts = [line.partition("=") for line in lines if line.strip()]
-    return {name.strip(): Way(command, {}) for name, _, command in parts}
+    for name, _, command in (line.partition("=") for line in lines if line.strip()):
+        ways[name.strip()] = Way(command, {})
+    return ways
 
 
 def cpu(pid: int) -> float:
@@ -105,8 +108,8 @@ class Worker:
         self._queue = queue
         self._process = process
 
-    def work(self) -> tuple[float, float]:
-        """Give it jobs; return how many it does in a second, and the CPU of one in us."""
+    def work(self) -> dict[str, float]:
+        """Give it jobs; return how many it does in a second, and the CPU of one."""
         job = {"jobtype": "Empty", "args": [], "queue": self._queue}
         failures = self._server_says("total_failures")
         self._process.send_signal(signal.SIGSTOP)  # it might do the jobs as fast as they come
@@ -121,7 +124,8 @@ class Worker:
         assert self._server_says("total_failures") == failures, "jobs failed meanwhile"
         self._client.remove_queues(self._queue)
         done = first - last
-        return done / (ended - began), (cpu_after - cpu_before) / done * 1e6
+        cost = (cpu_after - cpu_before) / done * 1e6
+        return {"jobs/s": done / (ended - began), "us CPU/job": cost}
 
     def _when(self, left: int, deadline: float) -> tuple[float, float, int]:
         """Wait until so many jobs are left; return time, CPU and how many they are."""
@@ -158,42 +162,18 @@ def started(way: Way, client: Client, address: Address, concurrency: int) -> Ite
         client.remove_queues(queue)
 
 
-@pytest.mark.benchmark(group="worker: empty jobs")
 @pytest.mark.parametrize("concurrency", [1, 10, 50])
 @pytest.mark.parametrize("server", ["embedded", "real"])
-def test_empty_jobs(benchmark, servers, tmp_path, server, concurrency):
-    if server not in servers:
+def test_empty_jobs(contest, servers, peers, tmp_path, server, concurrency):
+    if server == "real" and server not in servers:
         pytest.skip("no real server: FAKTORY_URL is not set")
-    address = servers[server]
-    ways = {**ours(tmp_path), **(peers() if concurrency == 10 else {})}
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    costs: dict[str, list[float]] = {name: [] for name in ways}
+    address = servers.get(server) or next(iter(servers.values()))
+    ways = {**ours(tmp_path), **(others(peers) if concurrency == 10 else {})}
     with Client(address.url) as client, ExitStack() as stack:
         workers = {
             name: stack.enter_context(started(way, client, address, concurrency))
             for name, way in ways.items()
         }
         sleep(WARM_UP)
-
-        def one_turn() -> None:
-            for name, worker in workers.items():
-                rate, cost = worker.work()
-                rates[name].append(rate)
-                costs[name].append(cost)
-
-        benchmark.pedantic(one_turn, rounds=ROUNDS)
-    print(f"\n\nEmpty jobs, {concurrency} at a time, {server} server. ", end="")
-    print(f"{faktory.__version__}, Python {platform.python_version()}, ", end="")
-    print(f"{platform.machine()}, n = {ROUNDS}")
-    print(f"{'':20}{'jobs/s':>10}{'spread':>10}{'vs.':>8}", end="")
-    print(f"{'us CPU/job':>12}{'spread':>10}{'vs.':>8}")
-    for name in ways:
-        for each, digits in ((rates, 0), (costs, 1)):
-            low, _, high = quantiles(each[name], n=4)
-            base = each[next(iter(ways))]
-            ratio = median(a / b for a, b in zip(each[name], base, strict=True))
-            if digits == 0:
-                print(f"{name:20}{median(each[name]):10,.0f}{high - low:10,.0f}", end="")
-            else:
-                print(f"{median(each[name]):12.1f}{high - low:10.1f}", end="")
-            print(f"{ratio:7.2f}x", end="\n" if digits else "")
+        turns = {name: worker.work for name, worker in workers.items()}
+        contest(f"Empty jobs, {concurrency} at a time, {server} server", turns, ROUNDS)

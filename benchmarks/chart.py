@@ -1,0 +1,220 @@
+"""What `make bench` measured, for readers: a chart, and the figures in the README.
+
+    python -m benchmarks.chart build/bench/results.json        (make chart)
+
+Keeps the results as benchmarks/results.json and .txt, draws benchmarks/results.svg, and writes what
+stands in README.md between its two marks. Nothing there is written by hand: no figure is of
+another run, and none is left out since it is a loss.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import fill
+from typing import Any, NamedTuple
+
+from .contest import figure, spread
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+MARKS = ("<!-- measured: written by make chart -->", "<!-- end of measured -->")
+
+OURS = ("cython", "python")
+NAMES = {"cython": "compiled", "python": "pure", "prepared bytes": "bare socket"}
+
+Results = Mapping[str, Any]
+
+
+class Row(NamedTuple):
+    """One quantity of a contest, whose title may end with the server's name."""
+
+    about: str
+    contest: str
+    quantity: str
+
+
+ROWS = (
+    Row("encode a small job, ns", "Core: encode one, small", "ns"),
+    Row("encode a job of 20 kB, ns", "Core: encode one, large", "ns"),
+    Row("read a small job, ns", "Core: reply to dict, small", "ns"),
+    Row("read a job of 20 kB, ns", "Core: reply to dict, large", "ns"),
+    Row("push one by one, jobs/s", "Pushing one by one", "jobs/s"),
+    Row("... CPU of a job, us", "Pushing one by one", "us CPU/job"),
+    Row("push a thousand at once, jobs/s", "Pushing a thousand at once", "jobs/s"),
+    Row("... CPU of a job, us", "Pushing a thousand at once", "us CPU/job"),
+    Row("run empty jobs, 10 at a time, jobs/s", "Empty jobs, 10 at a time", "jobs/s"),
+    Row("... CPU of a job, us", "Empty jobs, 10 at a time", "us CPU/job"),
+)
+
+PANELS = (
+    Row("encode a small job, millions/s", "Core: encode one, small", "ns"),
+    Row("push one by one, jobs/s", "Pushing one by one", "jobs/s"),
+    Row("run empty jobs, jobs/s", "Empty jobs, 10 at a time", "jobs/s"),
+    Row("read a small job, millions/s", "Core: reply to dict, small", "ns"),
+    Row("push a thousand at once, jobs/s", "Pushing a thousand at once", "jobs/s"),
+    Row("run empty jobs, jobs per s of CPU", "Empty jobs, 10 at a time", "us CPU/job"),
+)
+
+
+def measured(results: Results, row: Row) -> tuple[int, dict[str, Mapping[str, float]]]:
+    """Return how often that was measured, and what came of it, by way."""
+    found = [each for each in results["contests"] if each["title"].startswith(row.contest)]
+    if not found:
+        sys.exit(f"Not in these results: {row.contest}. Run make bench without ARGS.")
+    best = next((each for each in found if each["title"].endswith("real server")), found[0])
+    return best["rounds"], {way: by[row.quantity] for way, by in best["ways"].items()}
+
+
+def name(way: str) -> str:
+    """Return what readers call a way, of whose name the first part may be ours: "cython, INFO"."""
+    first, comma, rest = way.partition(",")
+    return f"{NAMES.get(first, first)}{comma}{rest}"
+
+
+def is_ours(way: str) -> bool:
+    """Tell whether it is one of our implementations, in whatever way."""
+    return way.startswith(OURS)
+
+
+def beats_us(way: str, quantity: str, summary: Mapping[str, float]) -> bool:
+    """Tell whether another's way is better than ours by more than the noise of 5 percent."""
+    ratio = summary["ratio"]
+    return not is_ours(way) and (ratio > 1.05 if quantity == "jobs/s" else ratio < 0.95)
+
+
+def table(results: Results) -> str:
+    """Return the README's table; in bold what is better than ours."""
+    lines = [
+        "| | compiled | pure Python | beside it (and by how many times) |",
+        "|---|---|---|---|",
+    ]
+    for row in ROWS:
+        rounds, ways = measured(results, row)
+        ours = [f"{figure(ways[way]['median'])} ±{spread(ways[way])}" for way in OURS]
+        others = []
+        for way, summary in ways.items():
+            if way not in OURS:
+                cell = f"{name(way)} {figure(summary['median'])} ({summary['ratio']:.2f}x)"
+                others.append(f"**{cell}**" if beats_us(way, row.quantity, summary) else cell)
+        lines.append(f"| {row.about} (n = {rounds}) | {' | '.join([*ours, ', '.join(others)])} |")
+    return "\n".join(lines)
+
+
+def headline(results: Results) -> str:
+    """Return the figures of the first screen."""
+    encode, push, bulk, work = (measured(results, ROWS[number])[1] for number in (0, 4, 6, 8))
+
+    def ratio(ways: dict[str, Mapping[str, float]], way: str) -> float:
+        if way not in ways:
+            sys.exit(f"Not in these results: {way}. It was not installed when they were made.")
+        return ways[way]["ratio"]
+
+    core = (
+        f"A small job becomes the bytes of its command in {figure(encode['cython']['median'])} ns "
+        f"(orjson and a concatenation: {ratio(encode, 'orjson'):.1f} times that, json: "
+        f"{ratio(encode, 'json'):.0f} times)."
+    )
+    worker = (
+        f"One worker process runs {figure(work['cython']['median'])} empty jobs a second, "
+        f"{1 / ratio(work, 'faktory 1.0.0'):.1f} times what the package `faktory` 1.0.0 does."
+    )
+    client = (
+        f"One connection pushes {figure(push['cython']['median'])} jobs a second one by one and "
+        f"{figure(bulk['cython']['median'])} in bulk; prepared bytes on a bare socket make "
+        f"{ratio(push, 'prepared bytes'):.2f} and {ratio(bulk, 'prepared bytes'):.2f} times that."
+    )
+    return fill(f"- **Fast.** {core} {client} {worker}", 100, subsequent_indent="  ")
+
+
+def readme(text: str, results: Results) -> str:
+    """Return the README's text with these results in the place of older ones."""
+    before, first, rest = text.partition(MARKS[0])
+    _, last, after = rest.partition(MARKS[1])
+    if not (first and last):
+        sys.exit(f"README.md lacks its marks: {MARKS[0]} and {MARKS[1]}")
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    block = f"""
+{headline(results)}
+
+![The figures of the table as bars](benchmarks/results.svg)
+
+<details><summary>The figures, their spread, and what is faster than we are</summary>
+
+{table(results)}
+
+After ±: half the distance between the quartiles, in percent. In brackets: their figure divided by
+that of the compiled core, median of the rounds. In bold: more than 5 % better than it. Client,
+worker and server share the machine. Nobody logs; with INFO, our worker logs two lines a job.
+{results["when"][:10]}, {results["machine"]}; {versions}.
+
+</details>
+"""
+    return f"{before}{first}{block}{last}{after}"
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draw the chart: in every panel the longer bar is the better one."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update(
+        {"svg.hashsalt": "faktory", "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 9}
+    )
+    from matplotlib import pyplot
+
+    figure_, axes = pyplot.subplots(2, 3, figsize=(11, 5), layout="constrained")
+    for axis, row in zip(axes.flat, PANELS, strict=True):
+        rounds, ways = measured(results, row)
+        bars = [_bar(row.quantity, summary) for summary in ways.values()]
+        middles = [middle for _, middle, _ in bars]
+        errors = [
+            [middle - low for low, middle, _ in bars],
+            [high - middle for _, middle, high in bars],
+        ]
+        colours = ["#1a7f5a" if is_ours(way) else "#9aa5b1" for way in ways]
+        axis.barh(
+            [*map(name, ways)], middles, xerr=errors, color=colours, ecolor="#444444", capsize=2
+        )
+        for place, (_, middle, high) in enumerate(bars):
+            axis.text(high, place, f" {figure(middle)}", va="center")
+        axis.set_title(f"{row.about} (n = {rounds})", loc="left")
+        axis.invert_yaxis()
+        axis.margins(x=0.2)
+        axis.set_xlim(left=0)
+        axis.xaxis.set_visible(False)
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+        axis.tick_params(left=False)
+    figure_.supxlabel(
+        f"Longer is better; lines span the quartiles. {results['when'][:10]}, {results['machine']}",
+        fontsize=7,
+    )
+    pyplot.savefig(path, metadata={"Date": None})
+
+
+def _bar(quantity: str, summary: Mapping[str, float]) -> tuple[float, float, float]:
+    """Return lower quartile, median and upper one, as a rate."""
+    low, middle, high = summary["low"], summary["median"], summary["high"]
+    if quantity == "jobs/s":
+        return low, middle, high
+    per = 1e3 if quantity == "ns" else 1e6  # millions a second; a second's worth of microseconds
+    return per / high, per / middle, per / low
+
+
+def main() -> None:
+    """Keep the results of the run that is named, and show them."""
+    source = Path(sys.argv[1])
+    if not source.exists():
+        sys.exit(f"{source} is not there: run make bench first.")
+    results = json.loads(source.read_text("utf-8"))
+    README.write_text(readme(README.read_text("utf-8"), results), "utf-8")
+    for suffix in (".json", ".txt"):
+        shutil.copy(source.with_suffix(suffix), HERE / f"results{suffix}")
+    draw(results, HERE / "results.svg")
+
+
+if __name__ == "__main__":
+    main()

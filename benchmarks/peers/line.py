@@ -1,0 +1,34 @@
+"""A connection without a client: bytes out, bytes in."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+from faktory.wire.address import Address
+from faktory.wire.session import password_hash
+
+
+class Line:
+    """A connection after its HELLO."""
+
+    def __init__(self, address: Address) -> None:
+        self.socket = socket.create_connection((address.host, address.port), timeout=30)
+        self.file = self.socket.makefile("rb")
+        hi = json.loads(self.file.readline()[4:])
+        hello: dict[str, object] = {"v": 2}
+        if "s" in hi:
+            hello["pwdhash"] = password_hash(address.password or "", hi["s"], hi["i"])
+        assert self.say(b"HELLO " + json.dumps(hello).encode() + b"\r\n") == b"+OK\r\n"
+
+    def say(self, line: bytes) -> bytes:
+        self.socket.sendall(line)
+        return self.reply()
+
+    def reply(self) -> bytes:
+        line = self.file.readline()
+        return line if line[:1] != b"$" else self.file.read(int(line[1:]) + 2)
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()

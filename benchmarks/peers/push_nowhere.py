@@ -1,0 +1,62 @@
+"""Our client and declared jobs over a transport in memory: our own work alone. push_nowhere.py"""
+
+from turns import ARGS, take_turns
+
+import faktory
+from faktory.client import transport
+from faktory.proto import JobTemplate
+from faktory.wire.session import Answer
+
+
+class Nowhere:
+    """A transport to a server that takes everything."""
+
+    def exchange(self, sent):
+        return [Answer(command, command.read(_said(command)), None) for command in sent]
+
+    def close(self): ...
+    def abandon(self): ...
+
+
+def _said(command):
+    return {} if command.name == "PUSHB" else "OK"
+
+
+@faktory.job(queue="images", retry=3)
+def resize(image: int, size: str = "full", options: dict[str, float] | None = None) -> None: ...
+
+
+class Resize(faktory.Job):
+    faktory_options = {"queue": "images", "retry": 3}
+
+    def perform(self, image, size="full", options=None): ...
+
+
+transport.connect = lambda *_: Nowhere()
+faktory.configure(url="tcp://nowhere:1")
+client = faktory.Client("tcp://nowhere:1")
+job = {"jobtype": "resize", "args": ARGS, "queue": "images", "retry": 3}
+template = JobTemplate("resize", {"queue": "images", "retry": 3})
+image, size, options = ARGS
+
+
+def each(work):
+    def all_of_them(count):
+        for _ in range(count):
+            work()
+
+    return all_of_them
+
+
+take_turns(
+    {
+        "push": each(lambda: client.push(job)),
+        "perform_async": each(lambda: resize.perform_async(*ARGS)),
+        "by_keywords": each(lambda: resize.perform_async(image, size=size, options=options)),
+        "of_a_class": each(lambda: Resize.perform_async(*ARGS)),
+        "perform_in": each(lambda: resize.perform_in(60, *ARGS)),
+        "set_first": each(lambda: resize.set(retry=0).perform_async(*ARGS)),
+        "template": lambda count: template.encode_bulk([ARGS] * count),
+        "perform_bulk": lambda count: resize.perform_bulk([ARGS] * count),
+    }
+)

@@ -1,0 +1,153 @@
+"""The benchmarks: that contests are told truly, the README shows the kept run, and programs run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from faktory import Client
+from faktory.server import EmbeddedServer
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of the benchmarks."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return lambda name: import_module(f"benchmarks.{name}")
+
+
+class Benchmark:
+    """In the place of pytest-benchmark's fixture: runs what it is given."""
+
+    group = ""
+
+    def pedantic(self, work: Callable[[], object], *, rounds: int) -> None:
+        for _ in range(rounds):
+            work()
+
+
+def turns(*values: float) -> Callable[[], dict[str, float]]:
+    """A way that measures these, one a round; what it measures first does not count."""
+    left = iter((1e9, *values))
+    return lambda: {"jobs/s": next(left)}
+
+
+@pytest.fixture
+def record(module: Callable[[str], ModuleType]) -> Any:
+    ways = {"cython": turns(100, 200, 400), "other": turns(50, 100, 600)}
+    return module("contest").hold(Benchmark(), "client", "Pushing", ways, rounds=3)
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count(module):
+    happened = []
+
+    def way(name):
+        return lambda: happened.append(name) or {"ns": 1.0}
+
+    record = module("contest").hold(
+        Benchmark(), "core", "t", {"a": way("a"), "b": way("b")}, rounds=2
+    )
+    assert happened == ["a", "b"] * 3
+    assert record["rounds"] == 2
+
+
+def test_a_ratio_is_the_median_of_the_rounds_not_a_quotient_of_medians(record):
+    other = record["ways"]["other"]["jobs/s"]
+    assert other["median"] == 100
+    assert other["ratio"] == 0.5  # of 0.5, 0.5 and 1.5
+    assert record["ways"]["cython"]["jobs/s"]["ratio"] == 1
+
+
+def test_a_record_becomes_a_table_with_spread_and_ratio(record, module):
+    assert module("contest").table(record).split("\n") == [
+        "Pushing (n = 3)",
+        "              jobs/s  spread   ratio",
+        "cython           200     75%   1.00x",
+        "other            100    275%   0.50x",
+    ]
+
+
+def test_a_record_of_one_round_has_no_spread(module):
+    record = module("contest").hold(Benchmark(), "core", "t", {"a": turns(5)}, rounds=1)
+    assert record["ways"]["a"]["jobs/s"] == {"median": 5, "low": 5, "high": 5, "ratio": 1}
+
+
+@pytest.fixture
+def results() -> Any:
+    return json.loads((ROOT / "benchmarks/results.json").read_text("utf-8"))
+
+
+def test_the_readme_shows_the_kept_results(module, results):
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert module("chart").readme(text, results) == text
+
+
+def test_the_kept_tables_are_of_the_kept_results(module, results):
+    kept = (ROOT / "benchmarks/results.txt").read_text("utf-8").rstrip("\n").split("\n\n")
+    assert kept[1:] == [module("contest").table(record) for record in results["contests"]]
+
+
+def test_who_beats_us_is_in_bold_and_nobody_is_left_out(module, results):
+    chart = module("chart")
+    lines = chart.table(results).split("\n")[2:]
+    for row, line in zip(chart.ROWS, lines, strict=True):
+        _, ways = chart.measured(results, row)
+        for way, summary in ways.items():
+            ratio = summary["ratio"]
+            better = ratio > 1.05 if row.quantity == "jobs/s" else ratio < 0.95
+            assert way in chart.OURS or f"{chart.name(way)} " in line
+            assert (f"**{chart.name(way)} " in line) == (better and not chart.is_ours(way))
+
+
+def test_results_without_a_contest_that_the_readme_shows_are_refused(module, results):
+    with pytest.raises(SystemExit, match=r"Not in these results: Core.*Run make bench"):
+        module("chart").table({**results, "contests": []})
+
+
+def test_the_chart_is_drawn_from_the_results(module, results, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: extra bench")
+    module("chart").draw(results, tmp_path / "chart.svg")
+    assert "<svg" in (tmp_path / "chart.svg").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("program", "works"),
+    [
+        ("push_ours.py", "push bulk perform_bulk one_by_one together"),
+        ("push_bytes.py", "push bulk"),
+        (
+            "push_nowhere.py",
+            "push perform_async by_keywords of_a_class perform_in set_first template perform_bulk",
+        ),
+    ],
+)
+def test_a_program_that_pushes_does_each_of_its_works(program, works):
+    """1000 jobs by each; where a server is there, it has them all in the end."""
+    with EmbeddedServer() as server:
+        told = "".join(f"{work} 1000\n" for work in works.split())
+        done = subprocess.run(
+            [sys.executable, ROOT / "benchmarks/peers" / program, "bench"],
+            input=told,
+            env={**os.environ, "FAKTORY_URL": server.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        took = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(took) == len(works.split())
+        assert all(each["seconds"] > 0 and each["cpu"] >= 0 for each in took)
+        with Client(server.url) as client:
+            waiting = client.info()["faktory"]["queues"].get("bench", 0)
+        assert waiting == (0 if program == "push_nowhere.py" else 1000 * len(took))
