@@ -365,7 +365,9 @@ def started_by(block: Block) -> list[list[str]]:
         lists = re.findall(r"^CMD \[(.*)\]$", block.code, re.M)
         return [re.findall(r'"(.*?)"', words) for words in lists]
     begins = (
-        "^ExecStart=" if block.language == "ini" else r"(?:^|\s)(?=\S*\b(?:python|faktory-worker) )"
+        "^ExecStart="
+        if block.language == "ini"
+        else r"(?:^|\s)(?=\S*\b(?:python|faktory-worker) \S)"
     )
     commands = re.findall(rf"{begins}(\S.*)$", block.code, re.M)
     return [[Path(first).name, *rest] for first, *rest in map(shlex.split, commands)]
