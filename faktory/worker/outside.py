@@ -7,6 +7,8 @@ the error itself might not survive the way.
 
 from __future__ import annotations
 
+import os
+import socket
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
@@ -21,6 +23,15 @@ OWN: Final[dict[str, type[BaseException]]] = {
     kind.__name__: kind for kind in (Discard, Shutdown, TimeLimitExceeded)
 }
 """What steers a job: a stand-in for one of these is one of these."""
+
+
+def check_can_fork() -> None:
+    """Raise ValueError where there can be no processes: what makes them would fail to import."""
+    if not hasattr(os, "fork") or not hasattr(socket, "send_fds"):
+        raise ValueError(
+            "use_threads=False needs a system that can fork, which this is not: leave it out, and "
+            "jobs run on threads. For more processes start more workers."
+        )
 
 
 class Outside(Protocol):

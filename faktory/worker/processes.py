@@ -47,15 +47,6 @@ class ProcessDied(StandIn, Exception):
         self.report = ("ProcessDied", message, [])
 
 
-def check() -> None:
-    """Raise ValueError where there can be no processes."""
-    if not hasattr(os, "fork") or not hasattr(socket, "send_fds"):
-        raise ValueError(
-            "use_threads=False needs a system that can fork, which this is not: leave it out, and "
-            "jobs run on threads. For more processes start more workers."
-        )
-
-
 class Processes:
     """The processes of a worker. To be made before the worker has threads.
 

@@ -30,6 +30,7 @@ from .heartbeat import Heartbeat
 from .jobthread import JobThread
 from .lifecycle import Lifecycle, State
 from .outage import Outage
+from .outside import check_can_fork
 from .queues import Queues
 from .signals import answered
 from .task import Task
@@ -304,9 +305,9 @@ class Worker:
             return begin(executor, self.concurrency, self.log)
         if use_threads is None or use_threads:
             return None
+        check_can_fork()
         from . import processes
 
-        processes.check()
         options = {k: v for k, v in self._client_options.items() if k in ("timeout", "ssl_context")}
         return lambda: processes.Processes(
             self._find,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from faktory import Client, Worker
 from faktory.jobs import registry
 from faktory.server import EmbeddedServer
 from faktory.server import connection as server_connection
+
+# What makes processes cannot be imported on a system that has no fork.
+collect_ignore = [] if hasattr(os, "fork") else ["test_nursery.py", "test_processes.py"]
 
 Push = Callable[..., str]
 Start = Callable[[Worker], "Running"]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import subprocess
+import sys
 import traceback
 
 import pytest
@@ -92,3 +94,18 @@ def test_an_interrupt_is_repeated_when_the_job_does_not_end() -> None:
 
     slot.run(JobContext({"jid": "12345678", "jobtype": "work", "args": []}), work)
     assert elsewhere.interrupts == [Shutdown, Shutdown]
+
+
+def test_a_system_that_cannot_fork_is_told_what_to_do() -> None:
+    """In a process of its own, since what needs such a system must not be imported for it."""
+    program = """if True:
+        import os, signal
+        from faktory import Worker
+        for module, name in (os, "fork"), (os, "register_at_fork"), (signal, "SIGKILL"):
+            if hasattr(module, name):
+                delattr(module, name)
+        Worker("tcp://somewhere", use_threads=False)
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ValueError: use_threads=False needs a system that can fork" in ended.stderr
+    assert "leave it out" in ended.stderr

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from faktory import Client, Worker
+from faktory import Client
 from faktory.server import EmbeddedServer
-from faktory.worker import processes
 
 from .conftest import Push, WaitUntil, reports
 from .program import Program
@@ -474,12 +473,6 @@ work().run()
     )
     wait_until(lambda: "runs 1 other threads" in program.log)
     wait_until(lambda: server.workers)  # from then on a signal stops it
-
-
-def test_a_system_that_cannot_fork_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(processes.os, "fork")
-    with pytest.raises(ValueError, match=r"needs a system that can fork.*leave it out"):
-        Worker("tcp://somewhere", use_threads=False)
 
 
 @pytest.mark.soak
