@@ -1,13 +1,14 @@
 """Choose the implementation of the protocol core; the only module that knows there are two.
 
 `FAKTORY_IMPL` decides, once, at the first import: `cython`, `python`, or `auto` (the default:
-compiled where it was built, else pure Python).
+compiled where it was built, else pure Python; pure where Python runs without a GIL).
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ def _choose() -> tuple[str, str, str]:
         return "python", "faktory._proto_py", "FAKTORY_IMPL=python asks for it"
     if wanted not in ("auto", "cython"):
         raise ImportError(f"FAKTORY_IMPL is {wanted!r}. Set it to auto, cython or python.")
+    if wanted == "auto" and not getattr(sys, "_is_gil_enabled", lambda: True)():
+        reason = "the compiled core would switch this Python's GIL on; FAKTORY_IMPL=cython does"
+        return "python", "faktory._proto_py", reason
     try:
         core = importlib.import_module("faktory._proto")
         if not hasattr(core, "encode_push"):  # a file that the package faktory 1.0.0 left here

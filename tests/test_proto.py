@@ -68,6 +68,19 @@ def test_without_the_compiled_core_the_pure_one_is_taken(wanted):
     assert choose(ABSENT, wanted) == info("python", "no compiled core: it was not built")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "implementation", "reason"),
+    [
+        (None, "python", "would switch this Python's GIL on; FAKTORY_IMPL=cython does"),
+        ("cython", "cython", "FAKTORY_IMPL=cython asks for it"),
+    ],
+)
+def test_no_gil_is_switched_on_without_being_asked_for(wanted, implementation, reason):
+    said = choose(PRESENT + "sys._is_gil_enabled = lambda: False", wanted)
+    assert f"'implementation': '{implementation}'" in said
+    assert reason in said
+
+
 def test_a_compiled_core_that_does_not_load_is_named_as_the_reason():
     assert choose(BROKEN, None) == info(
         "python", "no compiled core: it does not load: undefined symbol: PyWhatever"
