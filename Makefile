@@ -79,7 +79,7 @@ docs: $(VENV)/core $(VENV)/docs ## build/docs, from the pages and the docstrings
 	@$(RUN) -m sphinx -W --keep-going -n -q -E docs build/docs
 	@echo build/docs/index.html
 
-bench: $(VENV)/core $(VENV)/bench $(VENV)/peers ## the benchmarks, beside other packages: build/bench/results.txt and .json
+bench: $(VENV)/core $(VENV)/bench $(VENV)/installed-peers ## the benchmarks, beside other packages: build/bench/results.txt and .json
 	@$(RUN) -m pytest benchmarks --benchmark-only --benchmark-quiet -q -s --timeout=0 \
 		-o faulthandler_timeout=0 $(ARGS)
 
@@ -90,7 +90,7 @@ instructions: $(VENV)/core $(VENV)/bench ## what the core's tasks take in instru
 	@$(RUN) benchmarks/instructions.py
 
 wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure one for all others
-	@rm -f dist/faktory_worker-*
+	@rm -rf dist/faktory_worker-* build/lib* build/bdist*
 	@$(RUN) -m build $(call quietly,build)
 	@$(call notices,build)
 	@FAKTORY_REQUIRE_EXTENSIONS= FAKTORY_NO_EXTENSIONS=1 $(RUN) -m build --wheel $(call quietly,build)
@@ -167,16 +167,17 @@ $(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench $(VENV)/soak $(VENV)/wheel
 # had, the benchmarks run without it.
 PEERS := faktory==1.0.0 pyfaktory==0.2.13
 
-$(VENV)/peers: $(VENV)/env
-	@rm -rf $@ && mkdir $@
+$(VENV)/installed-peers: $(VENV)/env
+	@rm -rf $(VENV)/peers && mkdir $(VENV)/peers
 	@for peer in $(PEERS); do \
-		name=$${peer%%==*}; \
+		place=$(VENV)/peers/$${peer%%==*}; \
 		echo "Installing $$peer to measure beside it"; \
-		{ $(RUN) -m venv $@/$$name && \
-			$@/$$name/bin/pip install --disable-pip-version-check --no-input $$peer; \
-		} > $(VENV)/$$name.log 2>&1 || { rm -rf $@/$$name; echo "$$peer could not be installed:" \
-			"see $(VENV)/$$name.log. The benchmarks run without it." >&2; }; \
+		{ $(RUN) -m venv $$place && \
+			$$place/bin/pip install --disable-pip-version-check --no-input $$peer; \
+		} > $$place.log 2>&1 || { rm -rf $$place; echo "$$peer could not be installed:" \
+			"see $$place.log, then remove $@ to try again. The benchmarks run without it." >&2; }; \
 	done
+	@touch $@
 
 # These two change only when what they hold does.
 $(VENV)/.python: FORCE

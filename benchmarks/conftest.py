@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,6 +22,9 @@ import faktory
 from faktory.wire.address import Address, parse
 
 from . import contest as contests
+
+# What another variable names may be in production, and is not to be pushed to.
+os.environ["FAKTORY_PROVIDER"] = "FAKTORY_URL"
 
 RESULTS = Path(__file__).parents[1] / "build" / "bench" / "results.json"
 PEERS = Path(__file__).with_name("peers")
@@ -43,7 +47,9 @@ def _peers() -> dict[str, Peer]:
         python = Path(sys.prefix, "peers", name, "bin", "python")
         if python.exists():
             ask = f"from importlib.metadata import version; print(version({name!r}))"
-            said = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
+            said = subprocess.run(
+                [python, "-c", ask], stdout=subprocess.PIPE, text=True, check=True
+            )
             peer = Peer(name, said.stdout.strip(), python)
             found[f"{name} {peer.version}"] = peer
     return found
@@ -65,11 +71,21 @@ class Child:
         """Let it do that work for so many jobs."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(work, count, file=self._process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # its output says as much
+            print(work, count, file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         assert line, f"{self._process.args} ended; what went wrong is above"
         took = json.loads(line)
         return {"jobs/s": count / took["seconds"], "us CPU/job": took["cpu"] / count * 1e6}
+
+
+def ended(process: subprocess.Popen[str]) -> None:
+    """See to the end of a process: of one that pushes, its input's end is the end of its work."""
+    try:
+        process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 StartChild = Callable[..., Child]
@@ -78,22 +94,20 @@ StartChild = Callable[..., Child]
 @pytest.fixture
 def child() -> Iterator[StartChild]:
     """Starts a program of `peers/`; all end with the test."""
-    running = []
+    with ExitStack() as stack:
 
-    def start(program: str, *arguments: str, python: Path | None = None, **environ: str) -> Child:
-        process = subprocess.Popen(
-            [python or sys.executable, PEERS / program, *arguments],
-            env={**os.environ, **environ},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        running.append(process)
-        return Child(process)
+        def start(program: str, *words: str, python: Path | None = None, **environ: str) -> Child:
+            process = subprocess.Popen(
+                [python or sys.executable, PEERS / program, *words],
+                env={**os.environ, **environ},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            stack.callback(ended, process)
+            return Child(process)
 
-    yield start
-    for process in running:
-        process.communicate(timeout=30)  # the end of its input is the end of its work
+        yield start
 
 
 @pytest.fixture(scope="session")
@@ -101,20 +115,17 @@ def servers() -> Iterator[dict[str, Address]]:
     """The embedded server, a process for each implementation, and the real one in FAKTORY_URL."""
     command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0"]
     found = {}
-    running = []
-    for name in IMPLEMENTATIONS:
-        process = subprocess.Popen(
-            command, env={**os.environ, "FAKTORY_IMPL": name}, stdout=subprocess.PIPE, text=True
-        )
-        running.append(process)
-        assert process.stdout is not None
-        found[f"embedded, {name}"] = parse(process.stdout.readline().rpartition("=")[2].strip())
-    if os.environ.get("FAKTORY_URL"):
-        found["real"] = parse(os.environ["FAKTORY_URL"])
-    yield found
-    for process in running:
-        process.terminate()
-        process.communicate(timeout=30)
+    with ExitStack() as stack:
+        for name in IMPLEMENTATIONS:
+            environ = {**os.environ, "FAKTORY_IMPL": name}
+            process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+            stack.callback(ended, process)
+            stack.callback(process.terminate)
+            assert process.stdout is not None
+            found[f"embedded, {name}"] = parse(process.stdout.readline().rpartition("=")[2].strip())
+        if os.environ.get("FAKTORY_URL"):
+            found["real"] = parse(os.environ["FAKTORY_URL"])
+        yield found
 
 
 @pytest.fixture(scope="session")

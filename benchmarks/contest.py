@@ -40,7 +40,7 @@ def hold(benchmark: Any, room: str, title: str, ways: Mapping[str, Turn], rounds
     return {
         "room": room,
         "title": title,
-        "rounds": rounds,
+        "rounds": len(next(iter(first.values()))),
         "ways": {
             way: {quantity: _summary(values, first[quantity]) for quantity, values in each.items()}
             for way, each in taken.items()

@@ -7,7 +7,7 @@ the real server in FAKTORY_URL where there is one, else to the embedded one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -21,11 +21,8 @@ ROUNDS = 15
 
 
 @pytest.fixture
-def queue(server) -> Iterator[str]:
-    name = f"bench-{new_jid()}"
-    yield name
-    with Client(server[1].url) as client:
-        client.remove_queues(name)
+def queue() -> str:
+    return f"bench-{new_jid()}"
 
 
 @pytest.fixture
@@ -49,25 +46,40 @@ def others(child, server, queue, peers) -> dict[str, Child]:
     }
 
 
-def turns(programs: dict[str, Child], work: str, count: int, about: str = "") -> dict[str, Turn]:
-    return {
-        f"{name}{about}": lambda program=program: program.turn(work, count)
-        for name, program in programs.items()
-    }
+Turns = Callable[..., dict[str, Turn]]
 
 
-def test_push(contest, server, ours, others):
+@pytest.fixture
+def turns(server, queue) -> Iterator[Turns]:
+    """Makes ways of programs that push; after each turn the queue is emptied."""
+    with Client(server[1].url) as client:
+
+        def turn(program: Child, work: str, count: int) -> dict[str, float]:
+            took = program.turn(work, count)
+            client.remove_queues(queue)
+            return took
+
+        def turns(programs: dict[str, Child], work: str, count: int, about: str = "") -> dict:
+            return {
+                f"{name}{about}": lambda program=program: turn(program, work, count)
+                for name, program in programs.items()
+            }
+
+        yield turns
+
+
+def test_push(contest, server, turns, ours, others):
     contest(f"Pushing one by one, {server[0]}", turns({**ours, **others}, "push", 1000), ROUNDS)
 
 
-def test_push_bulk(contest, server, ours, others):
+def test_push_bulk(contest, server, turns, ours, others):
     others.pop("faktory 1.0.0", None)  # has no push in bulk
     ways = turns({**ours, **others}, "bulk", 10_000)
     ways |= turns(ours, "perform_bulk", 10_000, ", perform_bulk")
     contest(f"Pushing a thousand at once, {server[0]}", ways, ROUNDS)
 
 
-def test_eight_threads(contest, server, ours):
+def test_eight_threads(contest, server, turns, ours):
     ways = turns(ours, "one_by_one", 2000)
     ways |= turns(ours, "together", 2000, ", Producer")
     contest(f"Pushing on 8 threads, {os.cpu_count()} cores, {server[0]}", ways, ROUNDS)

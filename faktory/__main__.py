@@ -6,5 +6,6 @@ from .cli import conflict
 from .cli.tools import main
 
 if __name__ == "__main__":
-    conflict.warn()
+    if sys.argv[1:2] != ["doctor"]:  # which says so itself
+        conflict.warn()
     sys.exit(main())

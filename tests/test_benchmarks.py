@@ -110,8 +110,32 @@ def test_who_beats_us_is_in_bold_and_nobody_is_left_out(module, results):
             assert (f"**{chart.name(way)} " in line) == (better and not chart.is_ours(way))
 
 
+def test_the_kept_chart_is_of_the_kept_results(module, results):
+    chart = module("chart")
+    drawn = (ROOT / "benchmarks/results.svg").read_text("utf-8")
+    for row in chart.PANELS:
+        _, ways = chart.measured(results, row)
+        for way, summary in ways.items():
+            middle = chart.bar(row.quantity, summary)[1]
+            assert f">{chart.name(way)}</text>" in drawn
+            assert f"> {chart.figure(middle)}</text>" in drawn
+    assert results["when"][:10] in drawn
+
+
+def test_a_variable_that_names_another_server_does_not_count():
+    code = "import os; from benchmarks import conftest; print(os.environ['FAKTORY_PROVIDER'])"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FAKTORY_PROVIDER": "PRODUCTION_URL"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout == "FAKTORY_URL\n", said.stderr
+
+
 def test_results_without_a_contest_that_the_readme_shows_are_refused(module, results):
-    with pytest.raises(SystemExit, match=r"Not in these results: Core.*Run make bench"):
+    with pytest.raises(SystemExit, match=r"Not in these results: Core.*make bench without ARGS"):
         module("chart").table({**results, "contests": []})
 
 
@@ -139,7 +163,7 @@ def test_a_program_that_pushes_does_each_of_its_works(program, works):
         done = subprocess.run(
             [sys.executable, ROOT / "benchmarks/peers" / program, "bench"],
             input=told,
-            env={**os.environ, "FAKTORY_URL": server.url},
+            env={**os.environ, "FAKTORY_URL": server.url, "FAKTORY_PROVIDER": "FAKTORY_URL"},
             capture_output=True,
             text=True,
             timeout=60,

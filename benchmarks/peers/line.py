@@ -13,6 +13,7 @@ class Line:
     """A connection after its HELLO."""
 
     def __init__(self, address: Address) -> None:
+        assert not address.tls, "the benchmarks do not speak TLS: give them a tcp:// address"
         self.socket = socket.create_connection((address.host, address.port), timeout=30)
         self.file = self.socket.makefile("rb")
         hi = json.loads(self.file.readline()[4:])

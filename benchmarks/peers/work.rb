@@ -1,5 +1,6 @@
 # The Ruby worker: gem install faktory_worker_ruby
-# faktory-worker -r work.rb -q QUEUE -c CONCURRENCY
+# The gem's own command, by its path: ours has the same name.
+# /path/of/gems/bin/faktory-worker -r work.rb -q QUEUE -c CONCURRENCY
 require "logger"
 
 Faktory.logger.level = Logger::ERROR

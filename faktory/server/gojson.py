@@ -22,7 +22,8 @@ DEPTH: Final = 10_000
 """How deep Go's encoding/json reads. Python gives up earlier, or later since 3.14."""
 
 # A string, which may lack its end, or what opens or closes something.
-_NESTING: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[][{}]', re.DOTALL)
+_NESTING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[][{}]', re.DOTALL)
+_DEEPER: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 # A lone surrogate cannot be in what `load` returns, so it may mark what goes out unquoted.
 _BARE: Final = "\udfff"
@@ -94,7 +95,7 @@ def load(text: str) -> Any:
 def _too_deep(text: str) -> bool:
     depth = 0
     for token in _NESTING.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        depth += _DEEPER.get(token[0], 0)
         if depth > DEPTH:
             return True
     return False

@@ -228,7 +228,7 @@ class Slot:
         with suppress(BaseException):
             log = self._log
             if log.isEnabledFor(level):
-                # As `log.log` does it, without its search for the caller: that is always this line.
+                # As `Logger.log` does it, without its search for the caller: that is this line.
                 line = sys._getframe().f_lineno
                 log.handle(
                     log.makeRecord(log.name, level, __file__, line, text, about, exc_info, "_say")

@@ -18,18 +18,29 @@ def test_nothing_is_said_where_the_other_package_is_not_installed(monkeypatch, c
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(
-    "command", [("faktory", "server", "--bind", "nonsense"), ("faktory.cli.worker", "-r", "gone")]
-)
-def test_each_command_warns_of_the_other_package_and_says_what_to_do(tmp_path, command):
+@pytest.fixture
+def run(tmp_path):
+    """`run(module, *words)`: run a command where the other package is installed."""
     info = tmp_path / "faktory-1.0.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faktory\nVersion: 1.0.0\n")
     root = str(Path(faktory.__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, str(tmp_path)])}
-    done = subprocess.run(
+    return lambda *command: subprocess.run(
         [sys.executable, "-m", *command], cwd=tmp_path, env=env, capture_output=True, text=True
     )
+
+
+def test_the_doctor_says_it_once(run):
+    done = run("faktory", "doctor", "--url", "tcp://127.0.0.1:1")
+    assert (done.stdout + done.stderr).count("faktory 1.0.0 is installed beside") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [("faktory", "server", "--bind", "nonsense"), ("faktory.cli.worker", "-r", "gone")]
+)
+def test_each_command_warns_of_the_other_package_and_says_what_to_do(run, command):
+    done = run(*command)
     warning, _, rest = done.stderr.partition("\n")
     assert "warning: the package faktory 1.0.0 is installed beside faktory-worker" in warning
     assert "pip uninstall faktory, then pip install --force-reinstall" in warning
