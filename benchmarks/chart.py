@@ -113,13 +113,10 @@ def headline(results: Results) -> str:
     if "faktory 1.0.0" not in work:
         sys.exit("Not in these results: faktory 1.0.0. See why it could not be installed.")
 
-    def ratio(ways: dict[str, Mapping[str, float]], way: str) -> float:
-        return ways[way]["ratio"]
-
     core = (
         f"A small job becomes the bytes of its command in {figure(encode['cython']['median'])} ns "
-        f"(with orjson {ratio(encode, 'orjson'):.1f} times that, with json "
-        f"{ratio(encode, 'json'):.0f} times)."
+        f"(with orjson {encode['orjson']['ratio']:.1f} times that, with json "
+        f"{encode['json']['ratio']:.0f} times)."
     )
     worker = (
         f"One worker process runs {figure(work['cython']['median'])} empty jobs a second, "
@@ -131,7 +128,8 @@ def headline(results: Results) -> str:
         "One connection to a real server on the same machine pushes "
         f"{figure(push['cython']['median'])} jobs a second one by one and "
         f"{figure(bulk['cython']['median'])} in bulk; prepared bytes on a bare socket make "
-        f"{ratio(push, 'prepared bytes'):.2f} and {ratio(bulk, 'prepared bytes'):.2f} times that."
+        f"{push['prepared bytes']['ratio']:.2f} and "
+        f"{bulk['prepared bytes']['ratio']:.2f} times that."
     )
     return fill(f"- **Fast.** {core} {client} {worker}", 100, subsequent_indent="  ")
 

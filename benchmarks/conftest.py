@@ -41,7 +41,9 @@ class Peer(NamedTuple):
     python: Path
 
 
-def _peers() -> dict[str, Peer]:
+@pytest.fixture(scope="session")
+def peers() -> dict[str, Peer]:
+    """The older clients that `make bench` has installed, by name and version."""
     found = {}
     for name in ("faktory", "pyfaktory"):
         python = Path(sys.prefix, "peers", name, "bin", "python")
@@ -53,12 +55,6 @@ def _peers() -> dict[str, Peer]:
             peer = Peer(name, said.stdout.strip(), python)
             found[f"{name} {peer.version}"] = peer
     return found
-
-
-@pytest.fixture(scope="session")
-def peers() -> dict[str, Peer]:
-    """The older clients that `make bench` has installed, by name and version."""
-    return _peers()
 
 
 class Child:
@@ -137,10 +133,10 @@ def server(servers: dict[str, Address]) -> tuple[str, Address]:
 
 
 @pytest.fixture(scope="session")
-def results(servers: dict[str, Address]) -> Iterator[list[contests.Record]]:
+def results(servers: dict[str, Address], peers: dict[str, Peer]) -> Iterator[list[contests.Record]]:
     """The records of this run, which go to build/bench/results.json and .txt in the end."""
     records: list[contests.Record] = []
-    about = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **_about(servers)}
+    about = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **_about(servers, peers)}
     yield records
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps({**about, "contests": records}, indent=1) + "\n", "utf-8")
@@ -148,13 +144,13 @@ def results(servers: dict[str, Address]) -> Iterator[list[contests.Record]]:
     RESULTS.with_suffix(".txt").write_text("\n\n".join(tables) + "\n", "utf-8")
 
 
-def _about(servers: dict[str, Address]) -> dict[str, Any]:
+def _about(servers: dict[str, Address], peers: dict[str, Peer]) -> dict[str, Any]:
     """Return what ran where: a figure without these says nothing."""
     versions = {
         "faktory-worker": faktory.__version__,
         **{name: version(name) for name in LIBRARIES},
     }
-    versions.update({peer.name: peer.version for peer in _peers().values()})
+    versions.update({peer.name: peer.version for peer in peers.values()})
     if "real" in servers:
         with faktory.Client(servers["real"].url) as client:
             versions["Faktory"] = client.info()["server"]["faktory_version"]

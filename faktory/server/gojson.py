@@ -21,8 +21,6 @@ _INT64: Final = 1 << 63
 DEPTH: Final = 10_000
 """How deep Go's encoding/json reads. Python gives up earlier, or later since 3.14."""
 
-# A string, which may lack its end, or what opens or closes something.
-_NESTING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[][{}]', re.DOTALL)
 _DEEPER: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 # A lone surrogate cannot be in what `load` returns, so it may mark what goes out unquoted.
@@ -94,7 +92,7 @@ def load(text: str) -> Any:
 
 def _too_deep(text: str) -> bool:
     depth = 0
-    for token in _NESTING.finditer(text):
+    for token in _TOKEN.finditer(text):
         depth += _DEEPER.get(token[0], 0)
         if depth > DEPTH:
             return True
@@ -382,7 +380,8 @@ _ESCAPE = re.compile(
 _GOOD_ESCAPE = re.compile(r'\\(u[0-9a-fA-F]{4}|["\\/bfnrt])|\\')
 _CUT_ESCAPE = re.compile(r"(\\(u[0-9a-fA-F]{0,4})?)?")
 _UNFINISHED = re.compile(r"-?+(?:0|[1-9][0-9]*+)(?:\.(?![0-9])|(?:\.[0-9]++)?+[eE][+-]?+(?![0-9]))")
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+# A string, which may lack its end, or what opens or closes something.
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[][{}]', re.DOTALL)
 _QUOTED = dict(zip('"\\\a\b\f\n\r\t\v', map(r"\{}".format, '"\\abfnrtv'), strict=True))
 _decode = json.JSONDecoder(parse_int=_int, parse_float=_float, parse_constant=_constant).decode
 _decode_raw = json.JSONDecoder(parse_int=Raw, parse_float=Raw).decode
