@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
     from typing import Any
 
-    from .client import Client, Pool, Producer, connection, get_client
-    from .client.outlet import configure
+    from .client import Client, Pool, Producer
+    from .client.client import connection, get_client
+    from .client.defaults import configure
     from .exceptions import (
         Discard,
         FaktoryAuthenticationError,
@@ -94,11 +95,12 @@ __all__ = [
 
 _ROOMS = {"client", "exceptions", "jobs", "proto", "server", "worker"}
 _HOMES = {
-    "configure": "client.outlet",
+    "configure": "client.defaults",
     "default_job_options": "jobs.options",
     "implementation": "proto",
     "implementation_info": "proto",
-    **dict.fromkeys(("Client", "Pool", "Producer", "connection", "get_client"), "client"),
+    **dict.fromkeys(("Client", "Pool", "Producer"), "client"),
+    **dict.fromkeys(("connection", "get_client"), "client.client"),
     **dict.fromkeys(("Worker", "error_handlers", "on"), "worker"),
     **dict.fromkeys(
         (

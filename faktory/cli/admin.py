@@ -33,7 +33,7 @@ def info(options: argparse.Namespace) -> int:
     from ..wire.commands import Command, expect_text
 
     with Client(options.url) as client:
-        text = client.call(Command("INFO", encode_command("INFO"), expect_text, repeatable=True))
+        text = client.call(Command("INFO", encode_command("INFO"), expect_text, idempotent=True))
     if options.json:
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode() + b"\n")

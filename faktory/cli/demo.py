@@ -20,7 +20,7 @@ from typing import Any, ParamSpec
 
 import faktory
 
-from ..client.outlet import configure
+from ..client.defaults import configure
 from ..jobs.definition import FunctionJob
 
 P = ParamSpec("P")

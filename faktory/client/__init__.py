@@ -1,7 +1,7 @@
 """Who says it: a blocking client, a pool of them, and where this process pushes to."""
 
 try:
-    from .client import Client, connection, get_client
+    from .client import Client, get_client
     from .pool import Pool
     from .producer import Producer
 except ImportError as error:
@@ -14,4 +14,4 @@ except ImportError as error:
         name="faktory",
     ) from error
 
-__all__ = ["Client", "Pool", "Producer", "connection", "get_client"]
+__all__ = ["Client", "Pool", "Producer", "get_client"]

@@ -19,10 +19,11 @@ from ..proto import encode_command
 from ..wire import commands, failure
 from ..wire.address import Address, find_url, parse
 from ..wire.commands import Command, Operation, State, Target
-from ..wire.payload import instant, prepare, wait
+from ..wire.payload import prepare
 from ..wire.session import Answer
-from . import bulk, dropin
-from .line import Line
+from ..wire.validate import check_instant, check_timeout
+from . import bulk, compat
+from .connection import Connection
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -49,13 +50,13 @@ class Client:
     with `log_payloads`; the password never.
 
     As in faktory 1.0.0, `connection` is an object that takes the server's place in a test; it
-    serves `queue`, see `dropin.StandIn`. `buffer_size` is accepted and has no effect.
+    serves `queue`, see `compat.StandIn`. `buffer_size` is accepted and has no effect.
     """
 
     def __init__(
         self,
         faktory: str | None = None,
-        connection: dropin.StandIn | None = None,
+        connection: compat.StandIn | None = None,
         *,
         timeout: float | timedelta = DEFAULT_TIMEOUT,
         buffer_size: int = 4096,  # noqa: ARG002
@@ -68,7 +69,7 @@ class Client:
     ) -> None:
         self.faktory: Address
         self.log = log or logging.getLogger("faktory.connection")
-        self.timeout = wait("timeout", timeout, none_at_all=False)
+        self.timeout = check_timeout("timeout", timeout, allow_zero=False)
         many = isinstance(labels, Iterable) and not isinstance(labels, str)
         texts = list(labels or ()) if many else []
         if labels is not None and not (many and all(isinstance(text, str) for text in texts)):
@@ -80,8 +81,8 @@ class Client:
             identity["wid"] = worker_id
         self._wid = worker_id
         self._announced = False
-        self._visits = dropin.Visits()
-        self._line: Line | dropin.StandInLine
+        self._visits = compat.TemporaryConnections()
+        self._connection: Connection | compat.CompatConnection
         if connection is None:
             self.faktory = parse(faktory or find_url(os.environ))
             if ssl_context is not None and not self.faktory.tls:
@@ -89,7 +90,7 @@ class Client:
                     f"there is an ssl_context, but {self.faktory} is spoken to in plain text: "
                     "the address of a server with TLS begins with tcp+tls://."
                 )
-            self._line = Line(
+            self._connection = Connection(
                 self.faktory,
                 identity,
                 self.timeout,
@@ -100,7 +101,7 @@ class Client:
             )
         else:
             self.faktory = connection  # type: ignore[assignment]  # as in 1.0.0, for tests alone
-            self._line = dropin.StandInLine(connection)
+            self._connection = compat.CompatConnection(connection)
 
     def __repr__(self) -> str:
         state = "connected" if self.is_connected else "not connected"
@@ -116,25 +117,25 @@ class Client:
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection; it may be broken without having been noticed."""
-        return self._line.is_open
+        return self._connection.is_open
 
     def connect(self) -> bool:
         """Connect now, if not yet connected; return True."""
-        if isinstance(self._line, dropin.StandInLine):
-            self._line.open()
+        if isinstance(self._connection, compat.CompatConnection):
+            self._connection.open()
             return self.is_connected
         if not self.is_connected:
             self.log.info("Connecting to %s:%s", self.faktory.host, self.faktory.port)
             if self.faktory.tls:
                 self.log.debug("Using TLS")
-            self._line.open()
+            self._connection.open()
             self._announced = True
             self.log.debug("Connected to Faktory")
         return True
 
     def disconnect(self) -> None:
         """Say goodbye and close; the next command connects anew."""
-        self._line.close()
+        self._connection.close()
         if self._announced:
             self._announced = False
             self.log.info("Disconnected")
@@ -168,14 +169,14 @@ class Client:
         `priority`. `push` says more, and raises.
         """
         jid = jid or self.random_job_id()
-        job = dropin.request(
+        job = compat.request(
             task, args, queue, priority, jid, custom, reserve_for, at, retry, backtrace
         )
-        if isinstance(self._line, dropin.StandInLine):
+        if isinstance(self._connection, compat.CompatConnection):
             with self._visits.visit(self):
-                refusal = self._line.push(job)
+                refusal = self._connection.push(job)
         else:
-            refusal = dropin.push(self, self._visits, job)
+            refusal = compat.push(self, self._visits, job)
         if refusal is not None:
             self.log.warning("%s %s is not queued: %s", task, jid, refusal)
         return refusal is None
@@ -387,7 +388,7 @@ class Client:
             raise ValueError(f"percent is {percent!r}: it must be a whole number from 0 to 100.")
         if desc is not None and not isinstance(desc, str):
             raise ValueError(f"desc is {desc!r}: it must be text.")
-        until = None if reserve_until is None else instant("reserve_until", reserve_until)
+        until = None if reserve_until is None else check_instant("reserve_until", reserve_until)
         self.call(commands.track_set(jid, percent, desc, until))
 
     def command(self, verb: str, *words: str, json: object = None) -> Any:
@@ -397,12 +398,14 @@ class Client:
         """
         line = encode_command(verb, *words, json=json)
         return self.call(
-            Command(verb, line, lambda reply: reply, repeatable=False, floor=commands.BULK_FLOOR)
+            Command(
+                verb, line, lambda reply: reply, idempotent=False, min_timeout=commands.BULK_TIMEOUT
+            )
         )
 
     def call(self, command: Command[T]) -> T:
         """Send a command of `wire.commands` and return its value, or raise its error."""
-        answer = self._line.exchange(command)[0]
+        answer = self._connection.exchange(command)[0]
         if answer.error is not None:
             raise answer.error
         value: T = answer.value
@@ -414,7 +417,7 @@ class Client:
         What a broken line left unanswered goes out again on a new one, once, if it may; else
         FaktoryOutcomeUnknown or the line's own error.
         """
-        return self._line.exchange(*sent)
+        return self._connection.exchange(*sent)
 
     def _mutate(
         self,

@@ -14,21 +14,21 @@ from weakref import WeakSet
 class Forkable(Protocol):
     """What can start anew."""
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Let go of what is the parent's, without a word to anybody."""
 
 
 _known: WeakSet[Forkable] = WeakSet()
 
 
-def starts_anew(known: Forkable) -> None:
+def register(known: Forkable) -> None:
     """See that it starts anew in every child from now on, as long as it lives."""
     _known.add(known)
 
 
 def _in_child() -> None:
     for known in list(_known):
-        known.start_anew()
+        known.reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

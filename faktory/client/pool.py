@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import RLock
 
 from ..exceptions import FaktoryTimeout
-from ..wire.payload import wait
+from ..wire.validate import check_timeout
 from . import fork, transport
 from .client import Client, maker
 
@@ -46,11 +46,11 @@ class Pool:
         timeout: float | timedelta = 5.0,
     ) -> None:
         self.size = check_size(size)
-        self.timeout = wait("timeout", timeout)
+        self.timeout = check_timeout("timeout", timeout)
         self._make = maker(make)
         self._closed = False
-        self.start_anew()
-        fork.starts_anew(self)
+        self.reset_after_fork()
+        fork.register(self)
 
     @contextmanager
     def client(self) -> Iterator[Client]:
@@ -82,7 +82,7 @@ class Pool:
         for client in idle:
             client.close()
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Start with no clients: for `fork`, in the child."""
         self._life = object()
         self._lock = RLock()

@@ -35,7 +35,8 @@ from ..exceptions import (
 )
 from ..proto import dump_json
 from ..wire import commands, recovery
-from ..wire.payload import prepare, wait
+from ..wire.payload import prepare
+from ..wire.validate import check_timeout
 from . import fork, transport
 from .client import Client, maker
 
@@ -79,12 +80,12 @@ class Producer:
         self._make = maker(make)
         self._max_batch = max_batch
         self._max_bytes = max_bytes
-        self._linger = wait("linger", linger)
+        self._linger = check_timeout("linger", linger)
         self._max_pending = max_pending
-        self._patience = None if patience is None else wait("patience", patience)
+        self._patience = None if patience is None else check_timeout("patience", patience)
         self._closed = False
-        self.start_anew()
-        fork.starts_anew(self)
+        self.reset_after_fork()
+        fork.register(self)
         _producers.add(self)
 
     def __enter__(self) -> Self:
@@ -119,7 +120,7 @@ class Producer:
 
     def flush(self, timeout: float | timedelta | None = None) -> None:
         """Send what waits now, and wait until it is answered; FaktoryTimeout says what is left."""
-        limit = None if timeout is None else wait("timeout", timeout)
+        limit = None if timeout is None else check_timeout("timeout", timeout)
         with self._changed:
             self._refuse_to_wait_for_itself("flush")
             taken = self._taken
@@ -138,7 +139,7 @@ class Producer:
         FaktoryTimeout says how much that was. Without a `timeout`, as at the end of a `with` block,
         this waits for a server that is away until it is back.
         """
-        deadline = None if timeout is None else monotonic() + wait("timeout", timeout)
+        deadline = None if timeout is None else monotonic() + check_timeout("timeout", timeout)
         try:
             self.flush(timeout)
         finally:
@@ -149,7 +150,7 @@ class Producer:
             if thread is not None:
                 thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Start with nothing to push: for `fork`, in the child."""
         self._changed = Condition()
         self._queue: deque[_Entry] = deque()

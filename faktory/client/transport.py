@@ -69,7 +69,7 @@ class Transport(Protocol):
     def exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
         """Send commands in one piece and wait for their answers.
 
-        LineBroken where not all are answered; the line is closed then.
+        ConnectionBroken where not all are answered; the line is closed then.
         """
 
     def close(self) -> None:
@@ -163,12 +163,12 @@ class SocketTransport:
         began = monotonic()
         try:
             news = session.parser.next()
-            if news is not NEED_DATA or (not sent[-1].blind and self._has_news()):
+            if news is not NEED_DATA or (not sent[-1].skip_check and self._has_news()):
                 self._refuse_news(news)
             timeout = self._timeout
             for command in sent:
-                if command.floor > timeout:
-                    timeout = command.floor
+                if command.min_timeout > timeout:
+                    timeout = command.min_timeout
             if timeout != self._patience and not self._kernel_waits:
                 self._wait_at_most(timeout)
             data = session.begin(sent)
@@ -185,7 +185,7 @@ class SocketTransport:
                     self._receive(timeout, deadline, more_than)
                     more_than = 0
                     answer = session.answer()
-                if answer.error is not None and recovery.says_goodbye(answer.error):
+                if answer.error is not None and recovery.is_closing(answer.error):
                     left = 0
                     raise self._goodbye(answer.error)
                 answers.append(answer)
@@ -195,7 +195,7 @@ class SocketTransport:
             if not self._is_ours(error, began):
                 raise  # a signal handler's, between any two steps: nobody knows how much has left
             answered = sum(len(answer.command.data) for answer in answers)
-            raise recovery.LineBroken(
+            raise recovery.ConnectionBroken(
                 answers, max(0, left - answered), self._explain(error)
             ) from error
         except BaseException:
@@ -385,7 +385,7 @@ class SocketTransport:
                 raise self._end_of_line()
             parser.buffer_updated(received)
             news = parser.next()
-        if recovery.says_goodbye(news):
+        if recovery.is_closing(news):
             raise self._goodbye(news)
         raise FaktoryProtocolError(f"{self._place} said something unasked ({news!r:.100})")
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
-from ..client import Pool, outlet
+from ..client import Pool, defaults
 from ..exceptions import FaktoryPayloadError
 from ..wire.payload import prepare
 from .middleware import open_batch
@@ -96,7 +96,7 @@ class Batch:
     @contextmanager
     def jobs(self) -> Iterator[Batch]:
         """Make the batch, or open it again; what is pushed in the `with` block belongs to it."""
-        pool = self._pool or outlet.default_pool()
+        pool = self._pool or defaults.default_pool()
         with pool.client() as client:
             if self._bid is None:
                 self._bid = client.batch_new(**self._definition())
@@ -115,7 +115,7 @@ class Batch:
         """Return how far it is, as the server says it; see `Client.batch_status`."""
         if self._bid is None:
             raise RuntimeError("the batch is not made yet: that is done by `with batch.jobs():`.")
-        with (self._pool or outlet.default_pool()).client() as client:
+        with (self._pool or defaults.default_pool()).client() as client:
             return client.batch_status(self._bid)
 
     def _definition(self) -> dict[str, Any]:

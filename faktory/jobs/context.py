@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from ..client import Client, outlet
+from ..client import Client, defaults
 from ..exceptions import FaktoryPayloadError
-from ..wire.payload import DEFAULT_RETRY, MAX_RESERVE, instant
+from ..wire.payload import DEFAULT_RETRY, MAX_RESERVE
+from ..wire.validate import check_instant
 from .batch import Batch
 
 T = TypeVar("T")
@@ -134,7 +135,7 @@ class JobContext:
             raise FaktoryPayloadError(f"desc is {desc!r}: it must be text.")
         until = None
         if reserve_until is not None:
-            until = datetime.fromisoformat(instant("reserve_until", reserve_until))
+            until = datetime.fromisoformat(check_instant("reserve_until", reserve_until))
             if not 0 < (left := (until - datetime.now(UTC)).total_seconds()) <= MAX_RESERVE:
                 raise ValueError(
                     f"reserve_until is {reserve_until}: a job can be reserved from now on for "
@@ -148,7 +149,7 @@ class JobContext:
         if self._client is not None:  # the worker's own: it has nothing else to do meanwhile
             self._client.track_set(self.jid, percent, desc, until)
             return
-        with outlet.default_pool().client() as client:
+        with defaults.default_pool().client() as client:
             client.track_set(self.jid, percent, desc, until)
 
     def _named(self, name: str) -> str | None:

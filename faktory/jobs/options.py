@@ -16,7 +16,8 @@ from typing import Any, Final, TypedDict, get_type_hints
 
 from ..exceptions import FaktoryPayloadError
 from ..proto import encode_push
-from ..wire.payload import instant, prepare, seconds
+from ..wire.payload import prepare
+from ..wire.validate import check_duration, check_instant
 
 
 class Options(TypedDict, total=False):
@@ -83,7 +84,7 @@ def take_time_limit(options: dict[str, Any]) -> float | None:
     limit = options.pop("time_limit", None)
     if limit is None:
         return None
-    number = seconds("time_limit", limit)
+    number = check_duration("time_limit", limit)
     if number <= 0:
         raise FaktoryPayloadError(f"time_limit is {limit!r}: it must be more than 0 seconds.")
     return number
@@ -113,7 +114,7 @@ def to_wire(options: Mapping[str, Any]) -> dict[str, Any]:
     if "expires_at" in custom:
         if "expires_in" in custom:
             raise FaktoryPayloadError("expires_in and expires_at say the same: give one of them.")
-        custom["expires_at"] = instant("expires_at", custom["expires_at"])
+        custom["expires_at"] = check_instant("expires_at", custom["expires_at"])
     if "unique_until" in custom and custom["unique_until"] not in ("success", "start"):
         raise FaktoryPayloadError(
             f"unique_until is {custom['unique_until']!r}: it is 'success' or 'start'."
@@ -216,7 +217,7 @@ def set_defaults(options: Mapping[str, Any]) -> Defaults:
 
 
 def _whole(name: str, value: object) -> int:
-    number = seconds(name, value)
+    number = check_duration(name, value)
     if number < 1:
         raise FaktoryPayloadError(f"{name} is {value!r}: it must be 1 second or more.")
     return int(number)

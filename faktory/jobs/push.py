@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, Final, Generic, ParamSpec, Unpack
 from weakref import WeakSet
 
-from ..client import Client, Pool, outlet, transport
+from ..client import Client, Pool, defaults, transport
 from ..client.bulk import push_chunk
 from ..exceptions import (
     FaktoryBulkError,
@@ -25,7 +25,8 @@ from ..exceptions import (
 )
 from ..proto import JobTemplate, dump_json, encode_push_bulk, new_jid
 from ..wire import commands
-from ..wire.payload import clip, instant, prepare, seconds
+from ..wire.payload import prepare
+from ..wire.validate import check_duration, check_instant, clip
 from . import options as job_options
 from .middleware import client_middleware
 from .options import Options
@@ -194,7 +195,7 @@ class Push(Generic[P]):
 
         Returns its jid.
         """
-        wait = seconds("the delay", delay)
+        wait = check_duration("the delay", delay)
         try:
             at = datetime.now(UTC) + timedelta(seconds=wait) if wait > 0 else None
         except OverflowError:
@@ -206,7 +207,7 @@ class Push(Generic[P]):
 
         One that is past is pushed at once. Returns its jid.
         """
-        at = datetime.fromisoformat(instant("when", when))
+        at = datetime.fromisoformat(check_instant("when", when))
         return self._push(args, kwargs, at if at > datetime.now(UTC) else None)
 
     def perform_bulk(self, rows: Iterable[Sequence[object]]) -> list[str]:
@@ -217,7 +218,7 @@ class Push(Generic[P]):
         """
         pushed: list[str] = []
         refused: dict[str, str] = {}
-        pool = self._pool or outlet.default_pool()
+        pool = self._pool or defaults.default_pool()
         encode = self._template() if client_middleware.is_plain else self._encode_each
         source = iter(rows)
         taken = 0
@@ -303,11 +304,11 @@ class Push(Generic[P]):
     ) -> str:
         payload = self.payload(args, kwargs)
         if at is not None:
-            payload["at"] = instant("at", at)
+            payload["at"] = check_instant("at", at)
         return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
 
     def _send(self, payload: dict[str, Any]) -> str:
-        pool = self._pool or outlet.default_pool()
+        pool = self._pool or defaults.default_pool()
         with pool.client() as client:
             self._meet(client, pool)
             return client.push(payload)

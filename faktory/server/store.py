@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any, Final
 
-from ..wire.payload import MAX_RESERVE, QUEUE_NAME
+from ..wire.payload import MAX_RESERVE
+from ..wire.validate import QUEUE_NAME
 from . import gojson, gotime
 from .gotime import SECOND
 from .sets import SortedSet, glob

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ..client import transport
 from ..jobs.push import declared
-from ..wire.payload import instant
+from ..wire.validate import check_instant
 
 _SHOWN: Final = 10
 """Jobs of a kind that a failing assertion shows at most."""
@@ -107,7 +107,7 @@ def _same_time(wanted: object, text: str | None) -> bool:
     same = wanted in (there, there.timestamp())
     if isinstance(wanted, (str, datetime, int, float)):
         # Seconds as they were given may have more digits than the text that was made of them.
-        same = same or datetime.fromisoformat(instant("at", wanted)) == there
+        same = same or datetime.fromisoformat(check_instant("at", wanted)) == there
     return same
 
 

@@ -69,7 +69,7 @@ class MemoryServer(transport.Memory):
         self._offset = 0
         self._state = State(self._clock, enterprise=True)
         self._store = self._state.store = _Store(self._clock)
-        fork.starts_anew(self)
+        fork.register(self)
 
     def __repr__(self) -> str:
         return f"<{'inline' if self.inline else 'fake'} mode, {len(self.jobs)} jobs>"
@@ -89,7 +89,7 @@ class MemoryServer(transport.Memory):
     def abandon(self) -> None:
         """Be left alone: there is nothing to close."""
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Go on with the parent's jobs, which are the child's own now: for `fork`, in the child."""
         self._lock = RLock()
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..client import Client, outlet
+from ..client import Client, defaults
 from ..jobs.context import JobContext
 from ..server import EmbeddedServer
 from ..worker import Worker
@@ -93,7 +93,7 @@ def pushed_to(server: EmbeddedServer) -> Iterator[None]:
     before = {name: os.environ.pop(name, None) for name in variables}
     os.environ["FAKTORY_URL"] = server.url
     try:
-        with disable(), outlet.configured(url=server.url):
+        with disable(), defaults.configured(url=server.url):
             yield
     finally:
         for name, value in before.items():

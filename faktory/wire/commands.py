@@ -11,15 +11,15 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from ..exceptions import FaktoryPayloadError, FaktoryProtocolError
 from ..proto import encode_command, encode_push, encode_push_bulk
-from .payload import check_queue, clip
+from .validate import check_queue, clip
 
 T = TypeVar("T")
 
-FETCH_FLOOR: Final = 12.0
+FETCH_TIMEOUT: Final = 12.0
 """Seconds. FETCH waits 2 s for a job, and lawfully up to its context of 5 s and one more Redis
 call (`server/server.go: processLines`); who gives up earlier strands a job for its reservation."""
 
-BULK_FLOOR: Final = 15.0
+BULK_TIMEOUT: Final = 15.0
 """Seconds. PUSHB has 5 s for the whole array (`server/commands.go: pushBulk`), and large ones
 take a while to arrive before that."""
 
@@ -28,24 +28,24 @@ class Command(Generic[T]):
     """A command on its way.
 
     `data` is its line, `read` makes the answer's value of the reply and is never given an error
-    reply, `json` tells whether a bulk reply holds JSON, `repeatable` whether sending it twice
-    does no harm, `duplicable` whether it may do twice what was asked once, which a caller can
-    choose to risk, `done_before` how a refusal begins that says, the second time, that the first
+    reply, `json` tells whether a bulk reply holds JSON, `idempotent` whether sending it twice
+    does no harm, `may_duplicate` whether it may do twice what was asked once, which a caller can
+    choose to risk, `already_done` how a refusal begins that says, the second time, that the first
     one had arrived, `floor` the seconds to wait for the answer at least, `jids` the jobs that
     it is about, `blind` whether it goes out without a look at the line before.
     """
 
     __slots__ = (
-        "blind",
+        "already_done",
         "data",
-        "done_before",
-        "duplicable",
-        "floor",
+        "idempotent",
         "jids",
         "json",
+        "may_duplicate",
+        "min_timeout",
         "name",
         "read",
-        "repeatable",
+        "skip_check",
     )
 
     def __init__(
@@ -53,31 +53,31 @@ class Command(Generic[T]):
         name: str,
         data: bytes,
         read: Callable[[object], T],
-        repeatable: bool,
-        duplicable: bool = False,
+        idempotent: bool,
+        may_duplicate: bool = False,
         jids: Sequence[str] = (),
         json: bool = False,
-        done_before: str | None = None,
-        floor: float = 0.0,
-        blind: bool = False,
+        already_done: str | None = None,
+        min_timeout: float = 0.0,
+        skip_check: bool = False,
     ) -> None:
         self.name = name
         self.data = data
         self.read = read
         self.json = json
-        self.repeatable = repeatable
-        self.duplicable = duplicable
-        self.done_before = done_before
-        self.floor = floor
+        self.idempotent = idempotent
+        self.may_duplicate = may_duplicate
+        self.already_done = already_done
+        self.min_timeout = min_timeout
         self.jids = jids
-        self.blind = blind
+        self.skip_check = skip_check
 
     def __repr__(self) -> str:
         return f"<{self.name}, {len(self.data)} bytes>"
 
 
 def push(job: dict[str, Any]) -> Command[None]:
-    """Queue one job. Not repeatable: the server does not notice a jid that it has already."""
+    """Queue one job. Not idempotent: the server does not notice a jid that it has already."""
     # By position: keywords cost more than the encoding.
     return Command("PUSH", encode_push(job), expect_ok, False, True, (job["jid"],))
 
@@ -95,17 +95,17 @@ def push_bulk_line(line: bytes, jids: Sequence[str]) -> Command[dict[str, str]]:
         line,
         expect_dict,
         json=True,
-        repeatable=False,
-        duplicable=True,
-        floor=BULK_FLOOR,
+        idempotent=False,
+        may_duplicate=True,
+        min_timeout=BULK_TIMEOUT,
         jids=jids,
     )
 
 
-def fetch(queues: Sequence[str], blind: bool = False) -> Command[dict[str, Any] | None]:
+def fetch(queues: Sequence[str], skip_check: bool = False) -> Command[dict[str, Any] | None]:
     """Ask for a job from the first queue that has one; None after 2 s without.
 
-    Not repeatable: a job that was popped for an answer nobody read is reserved all the same.
+    Not idempotent: a job that was popped for an answer nobody read is reserved all the same.
     `blind` is for who asks again whatever becomes of it: nothing is popped for a closed line.
     """
     return Command(
@@ -113,31 +113,31 @@ def fetch(queues: Sequence[str], blind: bool = False) -> Command[dict[str, Any] 
         encode_command("FETCH", *_named(queues)),
         expect_dict_or_none,
         json=True,
-        repeatable=False,
-        floor=FETCH_FLOOR,
-        blind=blind,
+        idempotent=False,
+        min_timeout=FETCH_TIMEOUT,
+        skip_check=skip_check,
     )
 
 
 def ack(jid: str) -> Command[None]:
     """Report a job as done.
 
-    Repeatable: the server answers OK for a jid that it does not know
+    Idempotent: the server answers OK for a jid that it does not know
     (`manager/working.go: Acknowledge`).
     """
     line = encode_command("ACK", json={"jid": _job_id(jid)})
-    return Command("ACK", line, expect_ok, repeatable=True, jids=(jid,))
+    return Command("ACK", line, expect_ok, idempotent=True, jids=(jid,))
 
 
 def fail(jid: str, errtype: str, message: str, backtrace: Sequence[str] | None) -> Command[None]:
     """Report a job as failed; the server retries or buries it.
 
-    Repeatable: the second time the server says that it does not know the job any more.
+    Idempotent: the second time the server says that it does not know the job any more.
     """
     failure = {"jid": _job_id(jid), "errtype": errtype, "message": message, "backtrace": backtrace}
     line = encode_command("FAIL", json=failure)
     return Command(
-        "FAIL", line, expect_ok, repeatable=True, done_before="Job not found", jids=(jid,)
+        "FAIL", line, expect_ok, idempotent=True, already_done="Job not found", jids=(jid,)
     )
 
 
@@ -163,17 +163,17 @@ def beat(wid: str, current_state: str | None, rss_kb: int | None) -> Command[Sta
         fields["current_state"] = current_state
     if rss_kb is not None:
         fields["rss_kb"] = rss_kb
-    return Command("BEAT", encode_command("BEAT", json=fields), _state, json=True, repeatable=True)
+    return Command("BEAT", encode_command("BEAT", json=fields), _state, json=True, idempotent=True)
 
 
 def info() -> Command[dict[str, Any]]:
     """Ask for the server's state."""
-    return Command("INFO", encode_command("INFO"), expect_dict, json=True, repeatable=True)
+    return Command("INFO", encode_command("INFO"), expect_dict, json=True, idempotent=True)
 
 
 def flush() -> Command[None]:
     """Delete everything on the server."""
-    return Command("FLUSH", encode_command("FLUSH"), expect_ok, repeatable=True)
+    return Command("FLUSH", encode_command("FLUSH"), expect_ok, idempotent=True)
 
 
 Operation = Literal["clear", "discard", "kill", "requeue"]
@@ -225,7 +225,7 @@ def mutate(
     if chosen:
         request["filter"] = chosen
     line = encode_command("MUTATE", json=request)
-    return Command("MUTATE", line, expect_ok, repeatable=True, floor=BULK_FLOOR)
+    return Command("MUTATE", line, expect_ok, idempotent=True, min_timeout=BULK_TIMEOUT)
 
 
 def pause_queues(names: Sequence[str]) -> Command[None]:
@@ -250,14 +250,14 @@ def queue_latency(names: Sequence[str]) -> Command[dict[str, float]]:
         encode_command("QUEUE", "LATENCY", *_named(names)),
         expect_dict,
         json=True,
-        repeatable=True,
+        idempotent=True,
     )
 
 
 def _queues(action: str, names: Sequence[str]) -> Command[None]:
     words = ["*"] if list(names) == ["*"] else _named(names)
     line = encode_command("QUEUE", action, *words)
-    return Command(f"QUEUE {action}", line, expect_ok, repeatable=True)
+    return Command(f"QUEUE {action}", line, expect_ok, idempotent=True)
 
 
 def _named(names: Sequence[str]) -> list[str]:
@@ -270,31 +270,31 @@ def _named(names: Sequence[str]) -> list[str]:
 def batch_new(definition: Mapping[str, object]) -> Command[str]:
     """Make a batch; answered by its bid. It takes jobs until it is committed."""
     line = encode_command("BATCH", "NEW", json=definition)
-    return Command("BATCH NEW", line, expect_text, repeatable=False)
+    return Command("BATCH NEW", line, expect_text, idempotent=False)
 
 
 def batch_open(bid: str) -> Command[str]:
     """Open a batch again, for more jobs; answered by its bid."""
     line = encode_command("BATCH", "OPEN", bid)
-    return Command("BATCH OPEN", line, expect_text, repeatable=False)
+    return Command("BATCH OPEN", line, expect_text, idempotent=False)
 
 
 def batch_commit(bid: str) -> Command[None]:
     """Close a batch: its callbacks follow when its jobs are done."""
     line = encode_command("BATCH", "COMMIT", bid)
-    return Command("BATCH COMMIT", line, expect_ok, repeatable=False)
+    return Command("BATCH COMMIT", line, expect_ok, idempotent=False)
 
 
 def batch_status(bid: str) -> Command[dict[str, Any]]:
     """Ask how far a batch is."""
     line = encode_command("BATCH", "STATUS", bid)
-    return Command("BATCH STATUS", line, expect_dict, json=True, repeatable=True)
+    return Command("BATCH STATUS", line, expect_dict, json=True, idempotent=True)
 
 
 def track_get(jid: str) -> Command[dict[str, Any]]:
     """Ask how far a job says it is."""
     line = encode_command("TRACK", "GET", _job_id(jid))
-    return Command("TRACK GET", line, expect_dict, json=True, repeatable=True, jids=(jid,))
+    return Command("TRACK GET", line, expect_dict, json=True, idempotent=True, jids=(jid,))
 
 
 def track_set(
@@ -307,7 +307,7 @@ def track_set(
     if reserve_until is not None:
         fields["reserve_until"] = reserve_until
     line = encode_command("TRACK", "SET", json=fields)
-    return Command("TRACK SET", line, expect_ok, repeatable=True, jids=(jid,))
+    return Command("TRACK SET", line, expect_ok, idempotent=True, jids=(jid,))
 
 
 def end() -> bytes:

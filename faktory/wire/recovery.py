@@ -22,7 +22,7 @@ _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 15.0
 
 
-class LineBroken(Exception):
+class ConnectionBroken(Exception):
     """A line broke in the middle of an exchange.
 
     `answers` came before, `sent` bytes of what is not answered had left, `cause` is the error
@@ -36,7 +36,7 @@ class LineBroken(Exception):
         self.cause = cause
 
 
-def says_goodbye(reply: object) -> bool:
+def is_closing(reply: object) -> bool:
     """Tell whether a reply means that the server closes the line and ran nothing.
 
     It has no code of its own (`server/server.go: processLines`).
@@ -46,7 +46,7 @@ def says_goodbye(reply: object) -> bool:
     )
 
 
-def left_whole(unanswered: Sequence[Command[Any]], sent: int) -> int:
+def count_sent(unanswered: Sequence[Command[Any]], sent: int) -> int:
     """Count the commands of which every byte left: the server may have acted on these."""
     for count, command in enumerate(unanswered):
         sent -= len(command.data)
@@ -55,21 +55,21 @@ def left_whole(unanswered: Sequence[Command[Any]], sent: int) -> int:
     return len(unanswered)
 
 
-def may_repeat(unanswered: Sequence[Command[Any]], sent: int, at_least_once: bool = False) -> bool:
+def may_resend(unanswered: Sequence[Command[Any]], sent: int, at_least_once: bool = False) -> bool:
     """Tell whether all that was not answered may go out again on a new line.
 
     `at_least_once` is the caller's choice to have a job queued twice rather than not know.
     """
     return all(
-        command.repeatable or (at_least_once and command.duplicable)
-        for command in unanswered[: left_whole(unanswered, sent)]
+        command.idempotent or (at_least_once and command.may_duplicate)
+        for command in unanswered[: count_sent(unanswered, sent)]
     )
 
 
-def outcome(unanswered: Sequence[Command[Any]], sent: int, cause: FaktoryError) -> FaktoryError:
+def error_for(unanswered: Sequence[Command[Any]], sent: int, cause: FaktoryError) -> FaktoryError:
     """Return the error for an exchange that is given up."""
-    gone = unanswered[: left_whole(unanswered, sent)]
-    doubtful = [command for command in gone if not command.repeatable]
+    gone = unanswered[: count_sent(unanswered, sent)]
+    doubtful = [command for command in gone if not command.idempotent]
     if not doubtful:
         return cause
     jids = [jid for command in doubtful for jid in command.jids]
@@ -84,13 +84,13 @@ def outcome(unanswered: Sequence[Command[Any]], sent: int, cause: FaktoryError) 
     return unknown
 
 
-def settle(answer: Answer) -> Answer:
+def resolve_resent(answer: Answer) -> Answer:
     """Return the answer to a command that had left whole before: refused as done is done."""
-    error, done_before = answer.error, answer.command.done_before
+    error, already_done = answer.error, answer.command.already_done
     if (
-        done_before
+        already_done
         and isinstance(error, FaktoryServerError)
-        and error.message.startswith(done_before)
+        and error.message.startswith(already_done)
     ):
         return Answer(answer.command, None, None)
     return answer

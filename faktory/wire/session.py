@@ -23,7 +23,7 @@ from ..exceptions import (
 )
 from ..proto import NEED_DATA, NeedData, ReplyParser, encode_command, load_json
 from .commands import Command
-from .payload import clip
+from .validate import clip
 
 PROTOCOL_VERSION: Final = 2
 

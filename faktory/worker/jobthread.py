@@ -38,7 +38,7 @@ _LONGEST_PAUSE_STOPPING = 1.0
 
 @lru_cache(maxsize=64)  # more orders than that, of many queues with weights, are made anew
 def _fetch(queues: tuple[str, ...]) -> Command[Any]:
-    return commands.fetch(queues, blind=True)
+    return commands.fetch(queues, skip_check=True)
 
 
 class JobThread(Thread):
@@ -148,7 +148,7 @@ class JobThread(Thread):
         if self._report is not None:
             reported = answers.pop(0)
             if self._reported_before:
-                reported = recovery.settle(reported)
+                reported = recovery.resolve_resent(reported)
             if reported.error is not None:
                 self._log.warning("the server refused %s: %s", self._named(), reported.error)
             self._report = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import random
 
-from ..wire.payload import check_queue
+from ..wire.validate import check_queue
 
 
 class Queues:

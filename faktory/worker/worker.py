@@ -22,7 +22,7 @@ from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError
 from ..jobs import registry
 from ..jobs.context import JobContext
-from ..wire.payload import seconds
+from ..wire.validate import check_duration
 from . import events
 from .crew import CannotStart, Crew
 from .events import Event, Events
@@ -97,7 +97,7 @@ class Worker:
             )
         if isinstance(labels, str):
             raise ValueError(f"labels is the text {labels!r}: pass a list, [{labels!r}].")
-        if (grace := seconds("disconnect_wait", disconnect_wait)) < 0:
+        if (grace := check_duration("disconnect_wait", disconnect_wait)) < 0:
             raise ValueError(f"disconnect_wait is {disconnect_wait}: it must be 0 or more.")
         self.concurrency = concurrency
         self.labels = list(labels or ())
@@ -190,7 +190,7 @@ class Worker:
 
         A worker that stops already gets less time by this, never more.
         """
-        grace = 0.0 if force else seconds("wait", wait)
+        grace = 0.0 if force else check_duration("wait", wait)
 
         def leave() -> None:
             if self._deadline is None:

@@ -12,7 +12,8 @@ from datetime import timedelta
 import pytest
 
 import faktory
-from faktory.client import Client, connection, get_client
+from faktory import connection
+from faktory.client import Client, get_client
 from faktory.exceptions import (
     FaktoryAuthenticationError,
     FaktoryBulkError,
@@ -670,7 +671,7 @@ def test_a_forked_child_has_a_connection_of_its_own(scripted, in_child):
     server = scripted([":greet", ":echo"], [":greet", ":echo"])
     client = Client(server.url, labels=["x"])
     assert client.command("ECHO", "before") == "before"
-    line = client._line._transport._socket.fileno()
+    line = client._connection._transport._socket.fileno()
 
     def act():
         try:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import pytest
 
 from faktory import Client, Producer
-from faktory.client.line import Line
+from faktory.client.connection import Connection
 from faktory.client.transport import SocketTransport
 from faktory.exceptions import (
     FaktoryBulkError,
@@ -61,7 +61,7 @@ class Case:
     name: str
     call: Callable[[Client, str], object]
     right: Callable[[object, str], bool]
-    repeatable: bool
+    idempotent: bool
     before: str = ""
     """Where a job is before the call: queues, scheduled, working; or there is none."""
     after: str = ""
@@ -100,7 +100,7 @@ CASES = [
         "PUSHB",
         lambda c, jid: c.push_bulk([job(jid), job(jid + "b")]),
         is_({}),
-        repeatable=False,
+        idempotent=False,
         after="queues",
         jobs=2,
     ),
@@ -130,7 +130,7 @@ CASES = [
         "ACK and PUSH",
         lambda c, jid: together(c, commands.ack("12345678"), commands.push(job(jid))),
         is_([None, None]),
-        repeatable=False,
+        idempotent=False,
         after="queues",
         lines=2,
     ),
@@ -138,7 +138,7 @@ CASES = [
         "QUEUE LATENCY and BATCH STATUS",
         lambda c, _: together(c, commands.queue_latency(["own"]), commands.batch_status("b1")),
         is_([{"own": 0}, {"bid": "b1"}]),
-        repeatable=True,
+        idempotent=True,
         lines=2,
     ),
 ]
@@ -212,7 +212,9 @@ class Rig:
         """Call through one fault; AssertionError where that does anything wrong."""
         jid = self._prepare(case)
         if fault is not None and fault.kind in ("stall", "corrupt"):
-            self.client._line._transport._timeout = SHORT  # of this connection, not of the next
+            self.client._connection._transport._timeout = (
+                SHORT  # of this connection, not of the next
+            )
         self.proxy.plan(fault)
         opened = self.proxy.opened
         value, error = self._call(lambda: case.call(self.client, jid))
@@ -222,7 +224,7 @@ class Rig:
             return
         if fault.kind != "stall" and error is None:
             # One at the end of the answer strikes behind it: it must not race the next command.
-            behind = self.proxy.struck.wait(0.05) and not case.repeatable
+            behind = self.proxy.struck.wait(0.05) and not case.idempotent
             if behind and fault.kind in ("cut", "reset"):
                 follower, trouble = self._call(lambda: self.client.push(job(f"next{jid}")))
                 assert follower == f"next{jid}", f"sent into a line that had ended: {trouble!r}"
@@ -250,7 +252,7 @@ class Rig:
             assert (error is None) == (fault.kind == "split"), error
             assert error is None or isinstance(error, FaktoryConnectionError), error
             assert not isinstance(error, FaktoryOutcomeUnknown), "nothing was sent yet"
-            client._line._timeout = LONG
+            client._connection._timeout = LONG
             assert client.push(job(jid + "c")) == jid + "c"
         finally:
             client.close()
@@ -302,10 +304,10 @@ class Rig:
         if error is None:
             assert case.right(value, jid), f"not its answer: {value!r}"
             assert jobs == ({case.after: case.jobs} if case.after else {}), jobs
-            most = case.lines * (1 + case.repeatable)
+            most = case.lines * (1 + case.idempotent)
             assert case.lines <= arrived <= most, f"arrived {arrived} times"
             return
-        assert not case.repeatable, f"one fault is one too many: {error!r}"
+        assert not case.idempotent, f"one fault is one too many: {error!r}"
         unknown = isinstance(error, FaktoryOutcomeUnknown) or (
             isinstance(error, FaktoryBulkError) and bool(error.unknown)
         )
@@ -384,8 +386,8 @@ def sweep(rig: Rig, case: Case, *, all_stalls: bool = False) -> Counter[str]:
 
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(commands, "FETCH_FLOOR", 0.0)
-    monkeypatch.setattr(commands, "BULK_FLOOR", 0.0)
+    monkeypatch.setattr(commands, "FETCH_TIMEOUT", 0.0)
+    monkeypatch.setattr(commands, "BULK_TIMEOUT", 0.0)
     # So that answers have the same length each time: a clock that stands, and INFO without counts.
     monkeypatch.setattr(Core, "clock", lambda _core: 1_900_000_000_123_456_789)
     monkeypatch.setitem(dispatch.COMMANDS, b"INFO", lambda _call: encode_bulk(b'{"faktory":{}}'))
@@ -537,7 +539,7 @@ def test_a_client_that_sends_push_again_blindly_is_caught(
 
     def blind(job: dict[str, object]) -> Command[None]:
         command = honest(job)
-        command.repeatable = True
+        command.idempotent = True
         return command
 
     monkeypatch.setattr(commands, "push", blind)
@@ -557,6 +559,6 @@ def test_a_client_that_keeps_its_connection_after_a_timeout_is_caught(
         return close_or_keep
 
     monkeypatch.setattr(SocketTransport, "abandon", unless_late(SocketTransport.abandon))
-    monkeypatch.setattr(Line, "_drop", unless_late(Line._drop))
+    monkeypatch.setattr(Connection, "_drop", unless_late(Connection._drop))
     with pytest.raises(AssertionError, match=r"^PUSH, Fault\(kind='stall'.*another's answer: None"):
         sweep(rig, PUSH)

@@ -10,14 +10,14 @@ class Known:
     def __init__(self) -> None:
         self.started = 0
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         self.started += 1
 
 
 def test_what_is_known_starts_anew_once_in_each_child_and_not_in_the_parent(in_child):
     known = [Known(), Known()]
     for one in known:
-        fork.starts_anew(one)
+        fork.register(one)
 
     def look():
         return [one.started for one in known]
@@ -29,7 +29,7 @@ def test_what_is_known_starts_anew_once_in_each_child_and_not_in_the_parent(in_c
 
 def test_nothing_is_kept_alive_for_it():
     known = Known()
-    fork.starts_anew(known)
+    fork.register(known)
     gone = weakref.ref(known)
     del known
     gc.collect()

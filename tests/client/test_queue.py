@@ -429,7 +429,7 @@ def test_a_stand_in_needs_no_address(monkeypatch):
 
 
 def test_a_real_server_takes_and_refuses_as_the_embedded_one(real_server_url, caplog):
-    queue = f"dropin-{socket.gethostname()}-{id(caplog)}"
+    queue = f"compat-{socket.gethostname()}-{id(caplog)}"
     with Client(real_server_url) as client:
         try:
             assert client.queue("resize", [1], queue=queue, custom={"a": 1}) is True

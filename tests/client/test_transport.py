@@ -25,7 +25,7 @@ from faktory.exceptions import (
 from faktory.wire import commands
 from faktory.wire.address import parse
 from faktory.wire.commands import Command
-from faktory.wire.recovery import LineBroken
+from faktory.wire.recovery import ConnectionBroken
 
 OK = b"+OK\r\n"
 PUSH = commands.push({"jid": "12345678", "jobtype": "Resize", "args": []})
@@ -253,8 +253,8 @@ def test_close_does_not_mind_a_line_that_is_dead_already(scripted):
     line.close()
 
 
-def broken(line, *sent: Command) -> LineBroken:
-    with pytest.raises(LineBroken) as error:
+def broken(line, *sent: Command) -> ConnectionBroken:
+    with pytest.raises(ConnectionBroken) as error:
         line.exchange(sent)
     return error.value
 
@@ -279,7 +279,7 @@ def test_a_blind_command_goes_out_unlooked_and_breaks_a_line_that_was_closed_mea
     line = connect(server.url)
     line.exchange([ACK])
     assert server.ended[0].wait(5)
-    blind = commands.fetch(["default"], blind=True)
+    blind = commands.fetch(["default"], skip_check=True)
     error = broken(line, ACK, blind)
     assert error.sent == len(ACK.data) + len(blind.data)
     assert type(error.cause) is FaktoryConnectionResetError
@@ -291,7 +291,7 @@ def test_a_goodbye_that_a_blind_command_meets_means_that_nothing_was_run(scripte
     line = connect(scripted([":greet", *script]).url)
     line.exchange([ACK])
     assert said.wait(5)
-    error = broken(line, ACK, commands.fetch(["default"], blind=True))
+    error = broken(line, ACK, commands.fetch(["default"], skip_check=True))
     assert (error.answers, error.sent) == ([], 0)
 
 
@@ -338,7 +338,7 @@ def test_a_commands_floor_is_waited_for_though_the_timeout_is_shorter(scripted, 
     monkeypatch.setattr(
         line, "_receive", lambda timeout, *rest: waited.append(timeout) or wait(timeout, *rest)
     )
-    slow = Command("SLOW", b"SLOW\r\n", lambda reply: reply, repeatable=False, floor=5.0)
+    slow = Command("SLOW", b"SLOW\r\n", lambda reply: reply, idempotent=False, min_timeout=5.0)
     line.exchange([slow])
     line.exchange([ACK])
     assert waited == [5.0, 1.5]
@@ -348,7 +348,7 @@ def test_a_commands_floor_is_waited_for_though_the_timeout_is_shorter(scripted, 
 def test_a_peer_that_does_not_read_is_given_up_with_the_command_not_sent(scripted):
     stop = threading.Event()
     server = scripted([":greet", lambda: stop.wait(5)])
-    large = Command("LARGE", b"x" * 50_000_000 + b"\r\n", lambda reply: reply, repeatable=False)
+    large = Command("LARGE", b"x" * 50_000_000 + b"\r\n", lambda reply: reply, idempotent=False)
     error = broken(connect(server.url, IMPATIENT), large)
     stop.set()
     assert type(error.cause) is FaktoryTimeout
@@ -358,7 +358,7 @@ def test_a_peer_that_does_not_read_is_given_up_with_the_command_not_sent(scripte
 
 def test_a_peer_that_goes_away_while_it_is_sent_to_did_not_get_the_command(scripted):
     server = scripted([":greet", ":reset"])
-    large = Command("LARGE", b"x" * 50_000_000 + b"\r\n", lambda reply: reply, repeatable=False)
+    large = Command("LARGE", b"x" * 50_000_000 + b"\r\n", lambda reply: reply, idempotent=False)
     error = broken(connect(server.url), large)
     assert type(error.cause) is FaktoryConnectionResetError
     assert error.sent < len(large.data)
@@ -426,7 +426,9 @@ def test_what_a_signal_handler_raises_behind_a_send_is_no_sign_that_nothing_was_
     server = scripted([":greet", "PUSH", b"+OK\r\n"])
     line = connect(server.url)
     line._socket = Interrupted(line._socket)
-    with pytest.raises(type(error)) as caught:  # and no LineBroken, after which it may go again
+    with pytest.raises(
+        type(error)
+    ) as caught:  # and no ConnectionBroken, after which it may go again
         line.exchange([PUSH])
     assert caught.value is error
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import faktory
-from faktory.client import outlet, transport
+from faktory.client import defaults, transport
 from faktory.exceptions import FaktoryConnectionResetError, FaktoryServerError
 from faktory.jobs import registry
 from faktory.jobs.middleware import client_middleware
 from faktory.wire.commands import Command
-from faktory.wire.recovery import LineBroken
+from faktory.wire.recovery import ConnectionBroken
 from faktory.wire.session import Answer
 
 
@@ -40,7 +40,7 @@ class Line:
     def exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
         if self.break_after == len(self.sizes):
             cause = FaktoryConnectionResetError("the line broke")
-            raise LineBroken([], sum(len(command.data) for command in sent), cause)
+            raise ConnectionBroken([], sum(len(command.data) for command in sent), cause)
         return [self._answer(command) for command in sent]
 
     def _answer(self, command: Command[Any]) -> Answer:
@@ -89,10 +89,10 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
         return line
 
     monkeypatch.setattr(transport, "connect", connect)
-    monkeypatch.setattr(outlet, "_settings", {})
-    outlet.configure(url="tcp://stand-in:1")
+    monkeypatch.setattr(defaults, "_settings", {})
+    defaults.configure(url="tcp://stand-in:1")
     yield line
-    outlet.configure()
+    defaults.configure()
 
 
 @pytest.fixture(autouse=True)

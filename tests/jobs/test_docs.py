@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import faktory
-from faktory.client import outlet
+from faktory.client import defaults
 from faktory.jobs import registry
 from faktory.jobs.middleware import worker_middleware
 from faktory.server import EmbeddedServer
@@ -24,7 +24,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
     monkeypatch.setattr(registry, "external", set())
-    with EmbeddedServer(enterprise=True) as server, outlet.configured(url=server.url):
+    with EmbeddedServer(enterprise=True) as server, defaults.configured(url=server.url):
         yield server
     for middleware in list(worker_middleware):
         worker_middleware.remove(middleware)

@@ -10,7 +10,7 @@ import pytest
 
 import faktory
 from faktory import Worker
-from faktory.client import outlet
+from faktory.client import defaults
 from faktory.exceptions import FaktoryEnterpriseRequired, FaktoryNotUnique
 from faktory.server import EmbeddedServer
 from faktory.server import connection as server_connection
@@ -20,7 +20,7 @@ WaitUntil = Callable[..., object]
 
 def serving(monkeypatch: pytest.MonkeyPatch, *, enterprise: bool) -> Iterator[EmbeddedServer]:
     monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
-    monkeypatch.setattr(outlet, "_settings", {})
+    monkeypatch.setattr(defaults, "_settings", {})
     with EmbeddedServer(enterprise=enterprise) as server:
         faktory.configure(url=server.url)
         yield server

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import faktory
-from faktory.client import outlet, transport
+from faktory.client import defaults, transport
 from faktory.jobs import registry
 from faktory.jobs.middleware import client_middleware, worker_middleware
 
@@ -23,10 +23,10 @@ def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "_jobs", {})
     monkeypatch.setattr(registry, "external", set())
     monkeypatch.setattr(faktory, "default_job_options", {})
-    monkeypatch.setattr(outlet, "_settings", {})
+    monkeypatch.setattr(defaults, "_settings", {})
     for name in ("FAKTORY_URL", "FAKTORY_PROVIDER"):
         monkeypatch.delenv(name, raising=False)
-    outlet.configure()
+    defaults.configure()
     assert transport.memory is None
     chains = (client_middleware, worker_middleware)
     before = [list(chain) for chain in chains]
@@ -36,7 +36,7 @@ def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for middleware in entries:
             chain.add(middleware)  # type: ignore[arg-type]
     transport.memory = None
-    outlet.configure()
+    defaults.configure()
 
 
 @pytest.fixture

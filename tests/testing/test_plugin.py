@@ -33,7 +33,7 @@ def work(what):
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     def state():
-        settings = dict(faktory.client.outlet._settings)
+        settings = dict(faktory.client.defaults._settings)
         return transport.memory, dict(os.environ, PYTEST_CURRENT_TEST=""), settings
 
     before = state()

@@ -8,7 +8,7 @@ import pytest
 
 import faktory
 from faktory import current_job, testing
-from faktory.client import outlet
+from faktory.client import defaults
 from faktory.server import EmbeddedServer
 from faktory.testing import real
 from faktory.testing.real import RealServer, pushed_to, served
@@ -132,7 +132,7 @@ def environment() -> dict[str, str]:
 
 
 def configured() -> tuple[str, float]:
-    with outlet.default_pool().client() as client:
+    with defaults.default_pool().client() as client:
         return client.faktory.url, client.timeout
 
 
@@ -163,7 +163,7 @@ def test_environment_settings_and_mode_are_as_before(
         assert testing.modes.transport.memory is memory
     assert environment() == before
     assert configured() == ("tcp://configured:2", 3.0)
-    assert outlet.default_pool().size == 20
+    assert defaults.default_pool().size == 20
 
 
 def test_a_variable_that_was_not_there_is_not_there_after(monkeypatch: pytest.MonkeyPatch) -> None:

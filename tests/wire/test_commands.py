@@ -67,7 +67,7 @@ def test_goodbye_is_a_line_without_an_answer():
 # Twice is harmful for these: the server does not notice a jid that it has, and a job that was
 # fetched for nobody stays reserved.
 @pytest.mark.parametrize(
-    ("command", "repeatable", "jids"),
+    ("command", "idempotent", "jids"),
     [
         (commands.push(JOB), False, ["12345678"]),
         (commands.push_bulk([JOB, JOB]), False, ["12345678", "12345678"]),
@@ -83,24 +83,24 @@ def test_goodbye_is_a_line_without_an_answer():
     ids=repr,
 )
 def test_a_command_says_whether_it_may_be_repeated_and_which_jobs_it_is_about(
-    command, repeatable, jids
+    command, idempotent, jids
 ):
-    assert command.repeatable is repeatable
+    assert command.idempotent is idempotent
     assert list(command.jids) == jids
 
 
 def test_only_a_failure_has_a_refusal_that_means_it_was_done_before():
-    assert commands.fail("12345678", "E", "m", []).done_before == "Job not found"
-    assert commands.ack("12345678").done_before is None
-    assert commands.push(JOB).done_before is None
+    assert commands.fail("12345678", "E", "m", []).already_done == "Job not found"
+    assert commands.ack("12345678").already_done is None
+    assert commands.push(JOB).already_done is None
 
 
 def test_what_lawfully_takes_longer_than_five_seconds_says_so():
     # FETCH waits 2 s and may take 5; PUSHB and MUTATE have 5 s for themselves.
-    assert commands.fetch(["a"]).floor > 5 + 2
-    assert commands.push_bulk([]).floor > 5 + 2
-    assert commands.mutate("clear", "dead").floor > 5 + 2
-    assert commands.push(JOB).floor == commands.info().floor == 0
+    assert commands.fetch(["a"]).min_timeout > 5 + 2
+    assert commands.push_bulk([]).min_timeout > 5 + 2
+    assert commands.mutate("clear", "dead").min_timeout > 5 + 2
+    assert commands.push(JOB).min_timeout == commands.info().min_timeout == 0
 
 
 def test_fetch_needs_a_queue_at_least():
@@ -198,7 +198,7 @@ def test_a_commands_repr_shows_no_payload():
 
 
 def test_a_command_has_no_room_for_what_it_does_not_say():
-    command = Command("X", b"X\r\n", lambda reply: reply, repeatable=True)
+    command = Command("X", b"X\r\n", lambda reply: reply, idempotent=True)
     with pytest.raises(AttributeError):
         command.attempts = 1
 

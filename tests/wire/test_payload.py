@@ -8,7 +8,8 @@ from math import inf, nan
 import pytest
 
 from faktory.exceptions import FaktoryPayloadError
-from faktory.wire.payload import check_queue, instant, prepare, seconds
+from faktory.wire.payload import prepare
+from faktory.wire.validate import check_duration, check_instant, check_queue
 
 JOB = {"jobtype": "Resize", "args": []}
 
@@ -185,7 +186,7 @@ class Lost(tzinfo):
     ],
 )
 def test_a_point_in_time_goes_out_as_text_with_its_offset(value, text):
-    assert instant("at", value) == text
+    assert check_instant("at", value) == text
 
 
 @pytest.mark.parametrize(
@@ -216,24 +217,24 @@ def test_a_point_in_time_goes_out_as_text_with_its_offset(value, text):
 )
 def test_a_time_that_the_server_would_not_read_is_refused(value):
     with pytest.raises(FaktoryPayloadError, match="at is "):
-        instant("at", value)
+        check_instant("at", value)
 
 
 @pytest.mark.parametrize("zone", [None, Lost()])
 def test_a_naive_datetime_is_refused_with_the_remedy(zone):
     with pytest.raises(FaktoryPayloadError, match=r"naive datetime.*value\.astimezone\(\)"):
-        instant("at", datetime(2026, 1, 2, tzinfo=zone))
+        check_instant("at", datetime(2026, 1, 2, tzinfo=zone))
 
 
 @pytest.mark.parametrize(("value", "expected"), [(5, 5), (0.5, 0.5), (timedelta(minutes=1), 60.0)])
 def test_a_duration_is_seconds_or_a_timedelta(value, expected):
-    assert seconds("timeout", value) == expected
+    assert check_duration("timeout", value) == expected
 
 
 @pytest.mark.parametrize("value", [None, "5", True, nan, inf, [], Unspeakable()])
 def test_what_is_no_duration_is_refused_by_name(value):
     with pytest.raises(FaktoryPayloadError, match=r"timeout is .*pass seconds or a timedelta"):
-        seconds("timeout", value)
+        check_duration("timeout", value)
 
 
 def test_a_queues_name_is_returned_if_it_is_one():

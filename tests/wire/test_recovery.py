@@ -10,7 +10,14 @@ from faktory.exceptions import (
     FaktoryTimeout,
 )
 from faktory.wire import commands, recovery
-from faktory.wire.recovery import LineBroken, backoff, left_whole, may_repeat, outcome, settle
+from faktory.wire.recovery import (
+    ConnectionBroken,
+    backoff,
+    count_sent,
+    error_for,
+    may_resend,
+    resolve_resent,
+)
 from faktory.wire.session import Answer
 
 PUSH_A = commands.push({"jid": "aaaaaaaa", "jobtype": "A", "args": []})
@@ -54,20 +61,20 @@ a, b, ack, fetch = (len(command.data) for command in (PUSH_A, PUSH_B, ACK, FETCH
     ],
 )
 def test_what_never_left_whole_or_says_so_of_itself_may_be_repeated(unanswered, sent, gone, repeat):
-    assert left_whole(unanswered, sent) == gone
-    assert may_repeat(unanswered, sent) is repeat
+    assert count_sent(unanswered, sent) == gone
+    assert may_resend(unanswered, sent) is repeat
 
 
 def test_what_may_be_repeated_ends_with_the_lines_own_error():
     cause = FaktoryTimeout("no answer")
-    assert outcome([ACK], ack, cause) is cause
-    assert outcome([PUSH_A], a - 1, cause) is cause
-    assert outcome([], 0, cause) is cause
+    assert error_for([ACK], ack, cause) is cause
+    assert error_for([PUSH_A], a - 1, cause) is cause
+    assert error_for([], 0, cause) is cause
 
 
 def test_a_job_that_was_sent_and_not_answered_has_an_unknown_outcome():
     cause = FaktoryConnectionResetError("gone")
-    error = outcome([PUSH_A], a, cause)
+    error = error_for([PUSH_A], a, cause)
     assert type(error) is FaktoryOutcomeUnknown
     assert error.jids == ["aaaaaaaa"]
     assert str(error) == (
@@ -78,19 +85,19 @@ def test_a_job_that_was_sent_and_not_answered_has_an_unknown_outcome():
 
 
 def test_many_jobs_are_counted_in_the_text_and_named_in_the_attribute():
-    error = outcome([PUSH_A, BULK], a + len(BULK.data), FaktoryTimeout("late"))
+    error = error_for([PUSH_A, BULK], a + len(BULK.data), FaktoryTimeout("late"))
     assert "after PUSH and PUSHB of 3 jobs was sent" in str(error)
     assert error.jids == ["aaaaaaaa", "cccccccc", "dddddddd"]
 
 
 def test_a_job_that_never_left_is_not_among_the_unknown():
-    error = outcome([PUSH_A, PUSH_B], a + b - 1, FaktoryTimeout("late"))
+    error = error_for([PUSH_A, PUSH_B], a + b - 1, FaktoryTimeout("late"))
     assert error.jids == ["aaaaaaaa"]
     assert "PUSH of aaaaaaaa was sent" in str(error)
 
 
 def test_what_may_be_repeated_is_not_among_the_unknown():
-    error = outcome([ACK, FETCH], ack + fetch, FaktoryTimeout("late"))
+    error = error_for([ACK, FETCH], ack + fetch, FaktoryTimeout("late"))
     assert type(error) is FaktoryOutcomeUnknown
     assert error.jids == []
     assert "after FETCH was sent" in str(error)
@@ -112,12 +119,12 @@ def test_what_may_be_repeated_is_not_among_the_unknown():
     ],
 )
 def test_only_two_refusals_mean_that_the_server_closes_and_ran_nothing(reply, goodbye):
-    assert recovery.says_goodbye(reply) is goodbye
+    assert recovery.is_closing(reply) is goodbye
 
 
 def test_job_not_found_settles_a_failure_that_was_sent_before():
     refusal = FaktoryServerError("ERR Job not found aaaaaaaa")
-    assert settle(Answer(FAIL, None, refusal)) == Answer(FAIL, None, None)
+    assert resolve_resent(Answer(FAIL, None, refusal)) == Answer(FAIL, None, None)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,7 @@ def test_job_not_found_settles_a_failure_that_was_sent_before():
     ids=repr,
 )
 def test_nothing_else_is_settled(answer):
-    assert settle(answer) is answer
+    assert resolve_resent(answer) is answer
 
 
 def test_waiting_doubles_from_half_a_second_to_fifteen():
@@ -148,6 +155,6 @@ def test_chance_takes_up_to_half_of_the_wait_away():
 def test_a_broken_line_tells_how_far_it_got():
     cause = FaktoryTimeout("late")
     answers = [Answer(ACK, None, None)]
-    broken = LineBroken(answers, 7, cause)
+    broken = ConnectionBroken(answers, 7, cause)
     assert (broken.answers, broken.sent, broken.cause) == (answers, 7, cause)
     assert str(broken) == "late"

@@ -303,7 +303,7 @@ def test_a_client_and_a_server_talk_without_a_line_between_them(size, secret):
         commands.fetch(["default"]),
         commands.fetch(["default"]),
         commands.ack("12345678"),
-        commands.Command("TRACK", b"TRACK GET x\n", lambda reply: reply, repeatable=True),
+        commands.Command("TRACK", b"TRACK GET x\n", lambda reply: reply, idempotent=True),
     )
     talk(server, session, session.begin(sent), size)
     pushed, fetched, nothing, refused, lacking = take(session, [], len(sent))

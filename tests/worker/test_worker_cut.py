@@ -121,5 +121,5 @@ def test_a_worker_that_dropped_an_unanswered_report_would_be_found_out(
         return real(thread)
 
     monkeypatch.setattr(JobThread, "_next_commands", drop)
-    monkeypatch.setattr("faktory.wire.recovery.may_repeat", lambda *_: False)
+    monkeypatch.setattr("faktory.wire.recovery.may_resend", lambda *_: False)
     assert cut_everywhere(server, start, wait_until, fails=False) != []

@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 
 import faktory
-from faktory.client import Client, outlet
-from faktory.client.outlet import configure, default_pool
+from faktory.client import Client, defaults
+from faktory.client.defaults import configure, default_pool
 from faktory.server import EmbeddedServer
 
 VARIABLES = ("PROVIDER", "URL", "POOL_SIZE", "POOL_TIMEOUT", "TIMEOUT")
@@ -22,11 +22,11 @@ def fresh(monkeypatch):
     """As in a process that has said nothing yet."""
     for name in VARIABLES:
         monkeypatch.delenv(f"FAKTORY_{name}", raising=False)
-    monkeypatch.setattr(outlet, "_settings", {})
-    monkeypatch.setattr(outlet, "_pool", None)
+    monkeypatch.setattr(defaults, "_settings", {})
+    monkeypatch.setattr(defaults, "_pool", None)
     yield
-    if outlet._pool is not None:
-        outlet._pool.close()
+    if defaults._pool is not None:
+        defaults._pool.close()
 
 
 def lent() -> Client:
@@ -87,7 +87,7 @@ def test_what_is_configured_wins_over_the_variables(monkeypatch):
     assert (pool.size, pool.timeout) == (4, 1)
     assert lent().faktory.url == "tcp+tls://c:3"
     assert lent().timeout == 60
-    assert lent()._line._ssl_context is context
+    assert lent()._connection._ssl_context is context
 
 
 def test_an_empty_variable_is_none(monkeypatch):
@@ -190,7 +190,7 @@ def test_a_forked_child_pushes_to_where_its_parent_did(scripted, in_child):
 
 def test_a_child_is_not_blocked_by_a_thread_that_configures_in_the_parent(in_child):
     configure(url="tcp://c:3")
-    with outlet._lock:
+    with defaults._lock:
         assert in_child(lambda: lent().faktory.host) == "c"
 
 
@@ -207,7 +207,7 @@ def test_a_child_is_not_blocked_by_a_thread_that_configures_in_the_parent(in_chi
 def test_a_variable_out_of_range_is_named(monkeypatch, variable, value):
     monkeypatch.setenv(f"FAKTORY_{variable}", value)
     with pytest.raises(ValueError, match=f"FAKTORY_{variable} is '{value}'"):
-        outlet.default_pool()
+        defaults.default_pool()
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_variable_out_of_range_is_named(monkeypatch, variable, value):
 )
 def test_what_cannot_be_is_refused_when_it_is_configured(wrong):
     with pytest.raises(ValueError, match=r"no Faktory address|address is of type|pool's size is"):
-        outlet.configure(**wrong)
+        defaults.configure(**wrong)
 
 
 def test_the_default_pool_says_goodbye_when_the_interpreter_ends():

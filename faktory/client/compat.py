@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..exceptions import FaktoryPayloadError, FaktoryServerError
 from ..wire import commands
 from ..wire.commands import Command
-from ..wire.payload import DEFAULT_RETRY, check_queue
+from ..wire.payload import DEFAULT_RETRY
 from ..wire.session import Answer
+from ..wire.validate import check_queue
 from . import fork
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class StandIn(Protocol):
         """Return an iterator over the answers: "OK" for a job that is queued."""
 
 
-class StandInLine:
+class CompatConnection:
     """A stand-in in the place of a client's line; it knows `Client.queue` and no other command."""
 
     def __init__(self, connection: StandIn) -> None:
@@ -68,17 +69,17 @@ class StandInLine:
         return None if answer == "OK" else str(answer)
 
 
-class Visits:
+class TemporaryConnections:
     """Pushes that find a client not connected: they connect it, and the last one disconnects it.
 
     Threads that share the client may come and go in any order.
     """
 
     def __init__(self) -> None:
-        self.start_anew()
-        fork.starts_anew(self)
+        self.reset_after_fork()
+        fork.register(self)
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget the parent's visits: for `fork`, in the child."""
         self._door = Lock()
         self._guests = 0
@@ -136,7 +137,7 @@ def request(
     return job
 
 
-def push(client: Client, visits: Visits, job: dict[str, Any]) -> str | None:
+def push(client: Client, visits: TemporaryConnections, job: dict[str, Any]) -> str | None:
     """Push a job of `request`; return why the server refuses it, or None if it is queued.
 
     Nobody is connected for a job that JSON cannot hold: FaktoryPayloadError.

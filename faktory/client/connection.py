@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 
-class Line:
+class Connection:
     """Opens when first needed, and again after a break."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Line:
         self._transport: transport.Transport | None = None
         self._turn = RLock()
         self._busy = False
-        fork.starts_anew(self)
+        fork.register(self)
 
     @property
     def is_open(self) -> bool:
@@ -92,7 +92,7 @@ class Line:
             try:
                 self._busy = True
                 answers = (self._transport or self._opened()).exchange(sent)
-            except recovery.LineBroken as broken:
+            except recovery.ConnectionBroken as broken:
                 self._drop()
                 answers = self._exchange_again(sent, broken)
             except BaseException:  # no connection, or an interrupt
@@ -125,31 +125,31 @@ class Line:
         more = f" and {len(command.jids) - 3} more" if len(command.jids) > 3 else ""
         return f"{command.name}{about}{more} ({len(command.data)} bytes)"
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget the connection, which is the parent's: for `fork`, in the child."""
         self._turn = RLock()
         self._busy = False
         self._drop()
 
     def _exchange_again(
-        self, sent: Sequence[Command[Any]], broken: recovery.LineBroken
+        self, sent: Sequence[Command[Any]], broken: recovery.ConnectionBroken
     ) -> list[Answer]:
         rest = sent[len(broken.answers) :]
-        if not recovery.may_repeat(rest, broken.sent, self._at_least_once):
-            error = recovery.outcome(rest, broken.sent, broken.cause)
+        if not recovery.may_resend(rest, broken.sent, self._at_least_once):
+            error = recovery.error_for(rest, broken.sent, broken.cause)
             raise error from error.__cause__
         self._log.debug("once more, over a new connection: %s", broken.cause)
-        doubtful = recovery.left_whole(rest, broken.sent)  # so many may have happened before
+        doubtful = recovery.count_sent(rest, broken.sent)  # so many may have happened before
         try:
             fresh = self._opened().exchange(rest)
-        except recovery.LineBroken as again:
+        except recovery.ConnectionBroken as again:
             self._drop()
-            error = recovery.outcome(rest[len(again.answers) :], again.sent, again.cause)
+            error = recovery.error_for(rest[len(again.answers) :], again.sent, again.cause)
             raise error from error.__cause__
         except BaseException:
             self._drop()
             raise
-        return [*broken.answers, *map(recovery.settle, fresh[:doubtful]), *fresh[doubtful:]]
+        return [*broken.answers, *map(recovery.resolve_resent, fresh[:doubtful]), *fresh[doubtful:]]
 
     def _refuse_interruption(self) -> None:
         """Raise where this thread is in the middle of a command: it could never be its turn."""

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..wire.address import find_url, parse
-from ..wire.payload import wait
+from ..wire.validate import check_timeout
 from .client import DEFAULT_TIMEOUT, Client
 from .pool import Pool, check_size
 
@@ -49,8 +49,10 @@ def configure(
     given = {
         "url": None if url is None else parse(url).url,
         "pool_size": None if pool_size is None else check_size(pool_size),
-        "pool_timeout": None if pool_timeout is None else wait("pool_timeout", pool_timeout),
-        "timeout": None if timeout is None else wait("timeout", timeout, none_at_all=False),
+        "pool_timeout": None
+        if pool_timeout is None
+        else check_timeout("pool_timeout", pool_timeout),
+        "timeout": None if timeout is None else check_timeout("timeout", timeout, allow_zero=False),
         "ssl_context": ssl_context,
     }
     with _lock:

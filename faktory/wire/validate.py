@@ -1,0 +1,118 @@
+"""Checks of single values: queue names, durations, timeouts, points in time.
+
+Each returns the value as the wire has it, or raises FaktoryPayloadError with the field's name, the
+value and the remedy. There is no clock in here.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from ..exceptions import FaktoryPayloadError
+
+LONGEST_WAIT: Final = 1_000_000
+"""Seconds, more than 11 days: the system waits for 2^31 milliseconds at most."""
+
+QUEUE_NAME: Final = re.compile(r"[a-zA-Z0-9._-]+")
+
+_good_queues: set[str] = set()
+_MOST_QUEUES: Final = 1000
+"""Names that are remembered as good: a program has few, and matching costs more than the rest."""
+
+_INSTANT = re.compile(
+    r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-][012]\d:[0-5]\d)",
+    re.ASCII,
+)
+
+
+def check_queue(name: str, value: object) -> str:
+    """Return the queue's name if it can be one.
+
+    The server takes a scheduled job for any other with OK and loses it when it is due
+    (`manager/scheduler.go: schedule`).
+    """
+    if type(value) is str and value in _good_queues:
+        return value
+    if isinstance(value, str) and QUEUE_NAME.fullmatch(value):
+        if len(_good_queues) < _MOST_QUEUES:
+            _good_queues.add(value)
+        return value
+    raise FaktoryPayloadError(
+        f"{name} is {show(value)}: a queue's name has letters, digits, '.', '_' and '-' only."
+    )
+
+
+def check_instant(name: str, value: object) -> str:
+    """Return a point in time as the wire has it: RFC 3339 text with an offset.
+
+    Takes an aware datetime, such a text, or seconds since the epoch.
+    """
+    if isinstance(value, str):
+        if _INSTANT.fullmatch(value):
+            try:
+                datetime.fromisoformat(value)
+                return value
+            except ValueError:
+                pass
+        raise FaktoryPayloadError(
+            f"{name} is {show(value)}: a time as text is RFC 3339 with an offset, "
+            "like 2026-01-02T03:04:05Z."
+        )
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            value = datetime.fromtimestamp(value, UTC)
+        except (ValueError, OverflowError, OSError):
+            raise FaktoryPayloadError(
+                f"{name} is {show(value)}: no time that many seconds after 1970 can be sent."
+            ) from None
+    if not isinstance(value, datetime):
+        raise FaktoryPayloadError(
+            f"{name} is {show(value)}: pass an aware datetime, RFC 3339 text or epoch seconds."
+        )
+    if value.utcoffset() is None:
+        raise FaktoryPayloadError(
+            f"{name} is the naive datetime {value}: say which zone it is in, "
+            "for example value.astimezone() for local time."
+        )
+    try:
+        text = value.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise FaktoryPayloadError(
+            f"{name} is {show(value)}: in UTC it is outside the years 1 to 9999."
+        ) from None
+    return text.replace("+00:00", "Z")
+
+
+def check_duration(name: str, value: object) -> float:
+    """Return a duration in seconds; takes seconds or a timedelta."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0:
+        return value
+    raise FaktoryPayloadError(f"{name} is {show(value)}: pass seconds or a timedelta.")
+
+
+def check_timeout(name: str, value: object, *, allow_zero: bool = True) -> float:
+    """Return a duration that one can wait for, in seconds; `allow_zero` allows 0."""
+    number = check_duration(name, value)
+    if not 0 <= number <= LONGEST_WAIT or not (number or allow_zero):
+        least = "0 seconds or more" if allow_zero else "more than 0 seconds"
+        raise FaktoryPayloadError(
+            f"{name} is {value!r}: it must be {least}, and {LONGEST_WAIT:,} at most."
+        )
+    return number
+
+
+def clip(text: str) -> str:
+    """Return text short enough for an error message."""
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
+def show(value: object) -> str:
+    try:
+        text = f"{value!r} ({type(value).__name__})" if not isinstance(value, str) else repr(value)
+    except Exception:  # the value's own, or an integer of too many digits
+        text = f"a value of type {type(value).__name__}"
+    return clip(text)
