@@ -1,10 +1,10 @@
-"""What `make bench` measured, for readers: a chart, and the figures in the README.
+"""Publish the results of `make bench`: a chart, and the figures in the README.
 
     python -m benchmarks.chart build/bench/results.json        (make chart)
 
-Keeps the results as benchmarks/results.json and .txt, draws benchmarks/results.svg, and writes what
-stands in README.md between its two marks. Nothing there is written by hand: no figure is of
-another run, and none is left out since it is a loss.
+Keeps the results as benchmarks/results.json and .txt, draws benchmarks/results.svg, and writes the
+part of README.md between its two markers. That part is generated only: all its figures are from one
+run, and losses are included.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .contest import figure, spread
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-MARKS = ("<!-- measured: written by make chart -->", "<!-- end of measured -->")
+MARKERS = ("<!-- measured: written by make chart -->", "<!-- end of measured -->")
 
 OURS = ("cython", "python")
 NAMES = {"cython": "compiled", "python": "pure", "prepared bytes": "bare socket"}
@@ -30,7 +30,7 @@ Results = Mapping[str, Any]
 
 
 class Row(NamedTuple):
-    """One quantity of a contest; of clients and workers it is the one on the real server."""
+    """One quantity of a comparison; for clients and workers, the comparison on the real server."""
 
     about: str
     contest: str
@@ -61,38 +61,38 @@ PANELS = (
 
 
 def measured(results: Results, row: Row) -> tuple[int, dict[str, Mapping[str, float]]]:
-    """Return how often that was measured, and what came of it, by way."""
+    """Return the number of rounds, and the summary of each way."""
     title = row.contest if row.quantity == "ns" else f"{row.contest}, real server"
     for each in results["contests"]:
         if each["title"] == title:
             return each["rounds"], {way: by[row.quantity] for way, by in each["ways"].items()}
     sys.exit(
-        f"Not in these results: {title}. They are to be of a whole run: make bench without ARGS, "
-        "on Linux, with a compiled core, and FAKTORY_URL naming a real server."
+        f"Not in these results: {title}. Make a full run: make bench without ARGS, "
+        "on Linux, with the compiled core, and with FAKTORY_URL set to a real server."
     )
 
 
 def name(way: str) -> str:
-    """Return what readers call a way, of whose name the first part may be ours: "cython, INFO"."""
+    """Return the published name of a way; the first part can be ours, as in "cython, INFO"."""
     first, comma, rest = way.partition(",")
     return f"{NAMES.get(first, first)}{comma}{rest}"
 
 
 def is_ours(way: str) -> bool:
-    """Tell whether it is one of our implementations, in whatever way."""
+    """Return whether the way uses one of our implementations."""
     return way.startswith(OURS)
 
 
 def beats_us(way: str, quantity: str, summary: Mapping[str, float]) -> bool:
-    """Tell whether another's way is better than ours by more than the noise of 5 percent."""
+    """Return whether a peer is better than we are by more than the noise of 5 percent."""
     ratio = summary["ratio"]
     return not is_ours(way) and (ratio > 1.05 if quantity == "jobs/s" else ratio < 0.95)
 
 
 def table(results: Results) -> str:
-    """Return the README's table; in bold what is better than ours."""
+    """Return the README's table, with better peers in bold."""
     lines = [
-        "| | compiled | pure Python | beside it (and by how many times) |",
+        "| | compiled | pure Python | others (ratio) |",
         "|---|---|---|---|",
     ]
     for row in ROWS:
@@ -108,26 +108,26 @@ def table(results: Results) -> str:
 
 
 def headline(results: Results) -> str:
-    """Return the figures of the first screen."""
+    """Return the paragraph with the most important figures."""
     encode, push, bulk, work = (measured(results, ROWS[number])[1] for number in (0, 4, 6, 8))
     if "faktory 1.0.0" not in work:
-        sys.exit("Not in these results: faktory 1.0.0. See why it could not be installed.")
+        sys.exit("Not in these results: faktory 1.0.0. The log of make bench says why.")
 
     core = (
-        f"A small job becomes the bytes of its command in {figure(encode['cython']['median'])} ns "
-        f"(with orjson {encode['orjson']['ratio']:.1f} times that, with json "
+        f"Encoding the command for a small job takes {figure(encode['cython']['median'])} ns "
+        f"(with orjson {encode['orjson']['ratio']:.1f} times as long, with json "
         f"{encode['json']['ratio']:.0f} times)."
     )
     worker = (
         f"One worker process runs {figure(work['cython']['median'])} empty jobs a second, "
-        f"{figure(work['cython, INFO']['median'])} with its two lines in the log for each; the "
-        f"package `faktory` 1.0.0, on threads and without a log, "
+        f"{figure(work['cython, INFO']['median'])} with two log lines per job; the package "
+        f"`faktory` 1.0.0, on threads and without logging, "
         f"{figure(work['faktory 1.0.0']['median'])}."
     )
     client = (
         "One connection to a real server on the same machine pushes "
         f"{figure(push['cython']['median'])} jobs a second one by one and "
-        f"{figure(bulk['cython']['median'])} in bulk; prepared bytes on a bare socket make "
+        f"{figure(bulk['cython']['median'])} in bulk; prepared bytes on a bare socket reach "
         f"{push['prepared bytes']['ratio']:.2f} and "
         f"{bulk['prepared bytes']['ratio']:.2f} times that."
     )
@@ -135,24 +135,24 @@ def headline(results: Results) -> str:
 
 
 def readme(text: str, results: Results) -> str:
-    """Return the README's text with these results in the place of older ones."""
-    before, first, rest = text.partition(MARKS[0])
-    _, last, after = rest.partition(MARKS[1])
+    """Return the README's text with its figures replaced by these results."""
+    before, first, rest = text.partition(MARKERS[0])
+    _, last, after = rest.partition(MARKERS[1])
     if not (first and last):
-        sys.exit(f"README.md lacks its marks: {MARKS[0]} and {MARKS[1]}")
+        sys.exit(f"README.md lacks its markers: {MARKERS[0]} and {MARKERS[1]}")
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     block = f"""
 {headline(results)}
 
 ![The figures of the table as bars](benchmarks/results.svg)
 
-<details><summary>The figures, their spread, and what is faster than we are</summary>
+<details><summary>All figures, their spread, and where others are faster</summary>
 
 {table(results)}
 
-After ±: half the distance between the quartiles, in percent. In brackets: their figure divided by
-that of the compiled core, median of the rounds. In bold: more than 5 % better than it. Client,
-worker and server share the machine. Nobody logs; with INFO, our worker logs two lines a job.
+After ±: half the distance between the quartiles, in percent. In parentheses: the figure divided by
+that of the compiled core, median of the rounds. In bold: more than 5 % better than that core.
+Client, worker and server share the machine. Logging is off; INFO logs two lines per job.
 {results["when"][:10]}, {results["machine"]}; {versions}.
 
 </details>
@@ -161,7 +161,7 @@ worker and server share the machine. Nobody logs; with INFO, our worker logs two
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw the chart: in every panel the longer bar is the better one."""
+    """Draw the chart; in every panel a longer bar is better."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -200,19 +200,19 @@ def draw(results: Results, path: Path) -> None:
 
 
 def bar(quantity: str, summary: Mapping[str, float]) -> tuple[float, float, float]:
-    """Return lower quartile, median and upper one, as a rate."""
+    """Return lower quartile, median and upper quartile as a rate."""
     low, middle, high = summary["low"], summary["median"], summary["high"]
     if quantity == "jobs/s":
         return low, middle, high
-    per = 1e3 if quantity == "ns" else 1e6  # millions a second; a second's worth of microseconds
+    per = 1e3 if quantity == "ns" else 1e6  # to millions per second, or to jobs per second of CPU
     return per / high, per / middle, per / low
 
 
 def main() -> None:
-    """Keep the results of the run that is named, and show them."""
+    """Store the results of the given run, and update chart and README."""
     source = Path(sys.argv[1])
     if not source.exists():
-        sys.exit(f"{source} is not there: run make bench first.")
+        sys.exit(f"{source} does not exist: run make bench first.")
     results = json.loads(source.read_text("utf-8"))
     text = readme(README.read_text("utf-8"), results)
     draw(results, HERE / "results.svg")

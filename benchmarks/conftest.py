@@ -1,4 +1,4 @@
-"""What several benchmarks need: servers, other packages' programs, and where results go."""
+"""Fixtures of the benchmarks: servers, other packages' programs, and the results file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from faktory.wire.address import Address, parse
 
 from . import contest as contests
 
-# What another variable names may be in production, and is not to be pushed to.
+# Another variable may name a production server.
 os.environ["FAKTORY_PROVIDER"] = "FAKTORY_URL"
 
 RESULTS = Path(__file__).parents[1] / "build" / "bench" / "results.json"
@@ -34,7 +34,7 @@ LIBRARIES = ("orjson", "msgspec", "ujson", "hiredis")
 
 
 class Peer(NamedTuple):
-    """Another package of the same purpose, in an environment of its own."""
+    """Another package for Faktory, in its own environment."""
 
     name: str
     version: str
@@ -43,7 +43,7 @@ class Peer(NamedTuple):
 
 @pytest.fixture(scope="session")
 def peers() -> dict[str, Peer]:
-    """The older clients that `make bench` has installed, by name and version."""
+    """Return the other clients that `make bench` has installed, by name and version."""
     found = {}
     for name in ("faktory", "pyfaktory"):
         python = Path(sys.prefix, "peers", name, "bin", "python")
@@ -58,25 +58,25 @@ def peers() -> dict[str, Peer]:
 
 
 class Child:
-    """A program of `peers/` that works when it is told to, and says what that took."""
+    """A program of `peers/` that works on request and reports the time."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def turn(self, work: str, count: int) -> dict[str, float]:
-        """Let it do that work for so many jobs."""
+        """Run the work for `count` jobs; return the rate and the CPU time of a job."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with suppress(BrokenPipeError):  # its output says as much
+        with suppress(BrokenPipeError):  # reported below: there is no output
             print(work, count, file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
-        assert line, f"{self._process.args} ended; what went wrong is above"
+        assert line, f"{self._process.args} ended; see its error output above"
         took = json.loads(line)
         return {"jobs/s": count / took["seconds"], "us CPU/job": took["cpu"] / count * 1e6}
 
 
-def ended(process: subprocess.Popen[str]) -> None:
-    """See to the end of a process: of one that pushes, its input's end is the end of its work."""
+def end(process: subprocess.Popen[str]) -> None:
+    """Wait for a process to end, or kill it. Closing its input ends a program that pushes."""
     try:
         process.communicate(timeout=30)
     except subprocess.TimeoutExpired:
@@ -89,7 +89,7 @@ StartChild = Callable[..., Child]
 
 @pytest.fixture
 def child() -> Iterator[StartChild]:
-    """Starts a program of `peers/`; all end with the test."""
+    """Return a function that starts a program of `peers/`; all programs end with the test."""
     with ExitStack() as stack:
 
         def start(program: str, *words: str, python: Path | None = None, **environ: str) -> Child:
@@ -100,7 +100,7 @@ def child() -> Iterator[StartChild]:
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            stack.callback(ended, process)
+            stack.callback(end, process)
             return Child(process)
 
         yield start
@@ -108,14 +108,14 @@ def child() -> Iterator[StartChild]:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, Address]]:
-    """The embedded server, a process for each implementation, and the real one in FAKTORY_URL."""
+    """Start the embedded server with each core; add the real server in FAKTORY_URL."""
     command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0"]
     found = {}
     with ExitStack() as stack:
         for name in IMPLEMENTATIONS:
             environ = {**os.environ, "FAKTORY_IMPL": name}
             process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
-            stack.callback(ended, process)
+            stack.callback(end, process)
             stack.callback(process.terminate)
             assert process.stdout is not None
             found[f"embedded, {name}"] = parse(process.stdout.readline().rpartition("=")[2].strip())
@@ -126,7 +126,7 @@ def servers() -> Iterator[dict[str, Address]]:
 
 @pytest.fixture(scope="session")
 def server(servers: dict[str, Address]) -> tuple[str, Address]:
-    """The server to measure clients at, and what to call it: the real one where there is one."""
+    """Return the title and address of the server for clients: the real one if there is one."""
     if "real" in servers:
         return "real server", servers["real"]
     return "embedded server", next(iter(servers.values()))
@@ -134,7 +134,7 @@ def server(servers: dict[str, Address]) -> tuple[str, Address]:
 
 @pytest.fixture(scope="session")
 def results(servers: dict[str, Address], peers: dict[str, Peer]) -> Iterator[list[contests.Record]]:
-    """The records of this run, which go to build/bench/results.json and .txt in the end."""
+    """Collect the records of this run; write build/bench/results.json and .txt at the end."""
     records: list[contests.Record] = []
     about = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **_about(servers, peers)}
     yield records
@@ -145,7 +145,7 @@ def results(servers: dict[str, Address], peers: dict[str, Peer]) -> Iterator[lis
 
 
 def _about(servers: dict[str, Address], peers: dict[str, Peer]) -> dict[str, Any]:
-    """Return what ran where: a figure without these says nothing."""
+    """Return the machine and the versions, without which figures mean nothing."""
     versions = {
         "faktory-worker": faktory.__version__,
         **{name: version(name) for name in LIBRARIES},
@@ -168,7 +168,7 @@ def _machine() -> str:
 
 
 def heading(about: Mapping[str, Any]) -> str:
-    """Return when, where and with what a run was made, as a line or two of text."""
+    """Return date, machine and versions of a run as text."""
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     return f"{about['when']}, {about['machine']}\n{versions}"
 
@@ -180,12 +180,12 @@ Contest = Callable[[str, Mapping[str, contests.Turn], int], None]
 def contest(
     request: pytest.FixtureRequest, benchmark: Any, results: list[contests.Record]
 ) -> Contest:
-    """Holds a contest of these ways; prints its table and keeps its record."""
+    """Return a function that runs a contest, prints its table and stores its record."""
     room = request.module.__name__.rpartition("test_")[2]
 
-    def held(title: str, ways: Mapping[str, contests.Turn], rounds: int) -> None:
+    def hold(title: str, ways: Mapping[str, contests.Turn], rounds: int) -> None:
         record = contests.hold(benchmark, room, title, ways, rounds)
         results.append(record)
         print(f"\n\n{contests.table(record)}", flush=True)
 
-    return held
+    return hold

@@ -1,8 +1,8 @@
-"""A contest: several ways of doing one thing take turns, and what came of it is told in a table.
+"""Run a contest: measure several ways of doing the same work in turns, and print a table.
 
-A machine changes its speed by the second and is shared. So every way has its turn in every round,
-and ways are compared within a round: the ratio of two ways is the median of their rounds' ratios,
-each way beside the first. Spread is half the distance between the quartiles.
+The speed of a shared machine changes by the second. So every way has its turn in every round, and
+ways are compared within a round: the ratio of two ways is the median of their rounds' ratios, each
+way to the first one. Spread is half the distance between the quartiles.
 
 The record of a contest is plain data, which goes to JSON as it is:
 
@@ -18,13 +18,13 @@ from statistics import median, quantiles
 from typing import Any
 
 Turn = Callable[[], Mapping[str, float]]
-"""Does the work once; returns what it measured, by quantity: `{"jobs/s": 21_000.0}`."""
+"""Do the work once and return the measured values: `{"jobs/s": 21_000.0}`."""
 
 Record = dict[str, Any]
 
 
 def hold(benchmark: Any, room: str, title: str, ways: Mapping[str, Turn], rounds: int) -> Record:
-    """Let the ways take turns, once unmeasured, then for `rounds`; return the record."""
+    """Measure the ways in turns, after one round that is not counted; return the record."""
     taken: dict[str, dict[str, list[float]]] = {}
 
     def one_round() -> None:
@@ -55,7 +55,7 @@ def _summary(values: list[float], first: list[float]) -> dict[str, float]:
 
 
 def table(record: Record) -> str:
-    """Return the record as text: a line a way, three columns a quantity."""
+    """Return the record as text: a row per way, three columns per quantity."""
     ways: dict[str, dict[str, dict[str, float]]] = record["ways"]
     width = max(map(len, ways))
     quantities = list(next(iter(ways.values())))
@@ -71,7 +71,7 @@ def table(record: Record) -> str:
 
 
 def figure(value: float) -> str:
-    """Return a number with three digits that count, or all before the point."""
+    """Format a number with three significant digits, or all digits before the point."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:,.{digits}f}"
 

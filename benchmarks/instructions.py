@@ -1,9 +1,9 @@
-"""Instructions that each task of test_core.py takes: the same on a busy machine as on an idle one.
+"""Count the instructions of each task of test_core.py, independently of the machine's load.
 
     python benchmarks/instructions.py        (make instructions)
 
-Runs itself under valgrind's callgrind, which writes down its count whenever getpgrp is called:
-before and after each task. Instructions are no time, but they decide where times are a tie.
+Runs itself under valgrind's callgrind, which dumps its counts whenever getpgrp is called: before
+and after each task. Instructions are not time, but they decide where times are a tie.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-REPEATED = 5
-"""Times that the items of a task are gone through, after once to warm up."""
+REPEATS = 5
+"""Number of counted passes over the items of a task, after one pass to warm up."""
 
 
 def main() -> None:
-    """Count, and print the table."""
+    """Count the instructions and print the table."""
     if shutil.which("valgrind") is None:
         sys.exit("make instructions needs valgrind: apt-get install valgrind")
     with tempfile.TemporaryDirectory() as folder:
@@ -47,12 +47,12 @@ def _total(path: Path) -> int:
 
 
 def work() -> None:
-    """Do each task in each way between two calls of getpgrp."""
+    """Run each task in each way between two calls of getpgrp."""
     from test_core import TASKS
 
     for ways, make, count in TASKS.values():
         for run in (*ways.values(), lambda item: item):
-            items = [[make() for _ in range(count)] for _ in range(REPEATED + 1)]
+            items = [[make() for _ in range(count)] for _ in range(REPEATS + 1)]
             for item in items.pop():
                 run(item)
             os.getpgrp()
@@ -63,14 +63,14 @@ def work() -> None:
 
 
 def print_table(counts: list[int]) -> None:
-    """Print what `work` was counted at: every second count is what lies between two tasks."""
+    """Print the counts of `work`; every second count belongs to the code between two tasks."""
     from test_core import TASKS
 
-    print("Instructions of the first, and those of a peer divided by them:")
-    taken = iter(counts[1::2])
+    print("Instructions of the first way, and those of each other way divided by them:")
+    remaining = iter(counts[1::2])
     for about, (ways, _, count) in TASKS.items():
-        sums = [next(taken) for _ in range(len(ways) + 1)]
-        ours, *peers = [(each - sums[-1]) / count / REPEATED for each in sums[:-1]]
+        sums = [next(remaining) for _ in range(len(ways) + 1)]
+        ours, *peers = [(each - sums[-1]) / count / REPEATS for each in sums[:-1]]
         first, *names = ways
         ratios = "  ".join(
             f"{name} {peer / ours:.2f}x" for name, peer in zip(names, peers, strict=True)

@@ -1,7 +1,7 @@
-"""What pushing a job costs a program, beside prepared bytes on a bare socket and other packages.
+"""Measure the cost of a push, beside prepared bytes on a bare socket and other packages.
 
-Each way is a process of its own with one of the clients in it (`peers/push_*.py`). They push to
-the real server in FAKTORY_URL where there is one, else to the embedded one.
+Each way is a separate process with one of the clients (`peers/push_*.py`). They push to the real
+server in FAKTORY_URL, or else to the embedded one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def ours(child, server, queue) -> dict[str, Child]:
 
 @pytest.fixture
 def others(child, server, queue, peers) -> dict[str, Child]:
-    """A bare socket, and the clients of other packages that are installed."""
+    """Start a bare socket, and the clients of the other installed packages."""
     url = server[1].url
     return {
         "prepared bytes": child("push_bytes.py", queue, FAKTORY_URL=url),
@@ -51,7 +51,7 @@ Turns = Callable[..., dict[str, Turn]]
 
 @pytest.fixture
 def turns(server, queue) -> Iterator[Turns]:
-    """Makes ways of programs that push; after each turn the queue is emptied."""
+    """Return a function that makes ways from programs; each turn ends with an empty queue."""
     with Client(server[1].url) as client:
 
         def turn(program: Child, work: str, count: int) -> dict[str, float]:
@@ -73,7 +73,7 @@ def test_push(contest, server, turns, ours, others):
 
 
 def test_push_bulk(contest, server, turns, ours, others):
-    others.pop("faktory 1.0.0", None)  # has no push in bulk
+    others.pop("faktory 1.0.0", None)  # has no bulk push
     ways = turns({**ours, **others}, "bulk", 10_000)
     ways |= turns(ours, "perform_bulk", 10_000, ", perform_bulk")
     contest(f"Pushing a thousand at once, {server[0]}", ways, ROUNDS)

@@ -1,7 +1,7 @@
-"""The core beside its peers: from a Python job to the bytes of its command, and back.
+"""Compare the core with its peers: from a Python job to the bytes of its command, and back.
 
-Each way gets objects made anew for each round. Times are of one task, so a ratio of more than 1
-is the gain of the first. Under 10 % is a tie, which `make instructions` decides.
+Each round gets new objects. Times are per task, so a ratio above 1 means that the first way is
+faster. A difference below 10 % is a tie, which `make instructions` decides.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Work = Callable[[Any], object]
 
 
 def small() -> dict[str, Any]:
-    """112 bytes on the line: what most jobs are."""
+    """Make a job of 112 bytes on the wire, like most jobs."""
     number = secrets.randbelow(100_000)
     return {
         "jid": secrets.token_hex(12),
@@ -39,7 +39,7 @@ def small() -> dict[str, Any]:
 
 
 def medium() -> dict[str, Any]:
-    """475 bytes: every kind of value, text above all."""
+    """Make a job of 475 bytes with every kind of value, mostly text."""
     number = secrets.randbelow(100_000)
     return {
         "jid": secrets.token_hex(12),
@@ -70,7 +70,7 @@ def medium() -> dict[str, Any]:
 
 
 def large() -> dict[str, Any]:
-    """21 kB: rows of a table, every fifth value a float of full length."""
+    """Make a job of 21 kB: rows of a table, every fifth value a float of full length."""
     rows = [
         {
             "id": index,
@@ -95,7 +95,7 @@ FAILURE = {
 
 
 def fetched(job: dict[str, Any], failure: dict[str, Any] | None = None) -> bytes:
-    """A job as the server gives it to a worker: the reply to FETCH."""
+    """Return the reply to FETCH with this job."""
     stamps = dict.fromkeys(("created_at", "enqueued_at"), "2026-01-02T03:04:05.123456789Z")
     body = {**job, **stamps, "retry": 25, **({"failure": failure} if failure else {})}
     data = json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
@@ -110,7 +110,7 @@ def dumps(value: object) -> bytes:
 
 
 class Task(NamedTuple):
-    """A piece of work, how each way does it, and the items that it is done to."""
+    """A piece of work: the ways of doing it, and the items to do it with."""
 
     ways: dict[str, Work]
     make: Callable[[], Any]
@@ -120,7 +120,7 @@ class Task(NamedTuple):
 def encode_one(make: Callable[[], Any], count: int) -> Task:
     packed = msgspec.json.Encoder().encode
     ways: dict[str, Work] = {
-        "cython": lambda job: core.encode_push(job),  # a function around it, as the peers have
+        "cython": lambda job: core.encode_push(job),  # in a function, like the peers
         "python": lambda job: twin.encode_push(job),
         "orjson": lambda job: b"PUSH " + orjson.dumps(job) + b"\r\n",
         "msgspec": lambda job: b"PUSH " + packed(job) + b"\r\n",
@@ -207,7 +207,7 @@ def read_lines() -> Task:
 
 
 def twin_encodes(make: Callable[[], Any], count: int) -> Task:
-    """What the checks of the pure core cost, beside plain json."""
+    """Measure the cost of the pure core's checks, beside plain json."""
     ways: dict[str, Work] = {
         "python": twin.encode_push,
         "json": lambda job: f"PUSH {json.dumps(job)}\r\n".encode(),

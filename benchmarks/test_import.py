@@ -1,4 +1,4 @@
-"""What `import faktory` costs: fresh interpreters with it, beside ones without."""
+"""Measure `import faktory`: fresh interpreters with the import, beside interpreters without it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STATEMENTS = ("import faktory", "import faktory; faktory.Client", "import faktor
 
 
 def start(statement: str, implementation: str) -> dict[str, float]:
-    """Run an interpreter without site (-S), whose .pth files are not our cost."""
+    """Run an interpreter without site (-S): its .pth files are not part of our cost."""
     code = f"import sys; sys.path.insert(0, {ROOT!r}); {statement}"
     environ = {**os.environ, "FAKTORY_IMPL": implementation}
     began = perf_counter()

@@ -1,6 +1,6 @@
-"""What declaring a job costs beside pushing its dict, over a transport in memory.
+"""Measure the cost of declared jobs beside a plain push, over a transport in memory.
 
-Nothing is sent, so this is our own work alone (`peers/push_nowhere.py`).
+Nothing is sent, so this is only our own work (`peers/push_nowhere.py`).
 """
 
 from __future__ import annotations

@@ -17,23 +17,23 @@ from faktory.proto import encode_command, encode_push, encode_push_bulk, impleme
 from faktory.server import EmbeddedServer
 from faktory.wire.address import Address
 
-from .peers.line import Line
+from .peers.connection import Connection
 from .peers.turns import ARGS, JOBTYPE
 
 ROUNDS = 15
 
-Connect = Callable[[int], dict[str, list[Line]]]
+Connect = Callable[[int], dict[str, list[Connection]]]
 
 
 @pytest.fixture
 def connect(servers: dict[str, Address]) -> Iterator[Connect]:
     """Opens so many connections to each server; the real one comes first, if there is one."""
-    opened: list[Line] = []
+    opened: list[Connection] = []
 
-    def connect(count: int) -> dict[str, list[Line]]:
+    def connect(count: int) -> dict[str, list[Connection]]:
         lines = {}
         for name in sorted(servers, key=lambda name: name != "real"):
-            lines[name] = [Line(servers[name]) for _ in range(count)]
+            lines[name] = [Connection(servers[name]) for _ in range(count)]
             opened.extend(lines[name])
         return lines
 
@@ -49,14 +49,14 @@ def jobs(queue: str, count: int) -> list[dict[str, object]]:
     ]
 
 
-def turns(lines: dict[str, list[Line]], queue: str, count: int, work: Callable) -> dict:
+def turns(lines: dict[str, list[Connection]], queue: str, count: int, work: Callable) -> dict:
     """Return a way for each server: that work at it, then an empty queue."""
 
-    def turn(mine: list[Line]) -> dict[str, float]:
+    def turn(mine: list[Connection]) -> dict[str, float]:
         began = perf_counter()
         work(mine)
         seconds = perf_counter() - began
-        mine[0].say(f"QUEUE REMOVE {queue}\r\n".encode())
+        mine[0].call(f"QUEUE REMOVE {queue}\r\n".encode())
         return {"jobs/s": count / seconds}
 
     return {name: lambda mine=mine: turn(mine) for name, mine in lines.items()}
@@ -66,9 +66,9 @@ def test_push(contest, connect):
     queue = f"bench-{new_jid()}"
     commands = [encode_push(job) for job in jobs(queue, 500)]
 
-    def work(lines: list[Line]) -> None:
+    def work(lines: list[Connection]) -> None:
         for command in commands:
-            lines[0].say(command)
+            lines[0].call(command)
 
     contest("Servers: PUSH by PUSH", turns(connect(1), queue, 500, work), ROUNDS)
 
@@ -77,9 +77,9 @@ def test_push_bulk(contest, connect):
     queue = f"bench-{new_jid()}"
     command = encode_push_bulk(jobs(queue, 1000))
 
-    def work(lines: list[Line]) -> None:
+    def work(lines: list[Connection]) -> None:
         for _ in range(3):
-            lines[0].say(command)
+            lines[0].call(command)
 
     contest("Servers: PUSHB of 1000", turns(connect(1), queue, 3000, work), ROUNDS)
 
@@ -89,13 +89,13 @@ def test_push_fetch_ack(contest, connect):
     count = 50
     fetch = f"FETCH {queue}\r\n".encode()
 
-    def one(line: Line) -> None:
+    def one(line: Connection) -> None:
         for job in jobs(queue, count):
-            line.say(encode_push(job))
-            jid = json.loads(line.say(fetch))["jid"]
-            line.say(encode_command("ACK", json={"jid": jid}))
+            line.call(encode_push(job))
+            jid = json.loads(line.call(fetch))["jid"]
+            line.call(encode_command("ACK", json={"jid": jid}))
 
-    def work(lines: list[Line]) -> None:
+    def work(lines: list[Connection]) -> None:
         with ThreadPoolExecutor(len(lines)) as pool:
             list(pool.map(one, lines))
 

@@ -1,15 +1,15 @@
-"""What an empty job costs a worker, beside the workers of other packages.
+"""Measure the cost of an empty job in a worker, beside the workers of other packages.
 
-Each worker is a process of its own, with a queue of its own, and stays for all rounds; they get
-their jobs in turn. Counted is the time, and the CPU in user and system of the worker and its
-children, between the moments when a tenth and nine tenths of its jobs are gone from the queue, so
-that neither start nor end counts. The processor is shared with the server: jobs per second say
-what both make of it together, CPU per job what the worker costs.
+Each worker is a separate process with its own queue, and runs through all rounds; the workers get
+their jobs in turn. The measured interval begins when a tenth of the jobs have left the queue and
+ends when nine tenths have, so that start and end do not count. It yields the time, and the user and
+system CPU time of the worker and its children. The processor is shared with the server: jobs per
+second measure worker and server together, CPU per job measures the worker alone.
 
-Ours is the command, with its log as it comes (INFO: two lines a job) and from WARNING on; the
-others log nothing. Beside the older Python packages (`peers/work_*.py`), FAKTORY_BENCH_WORKERS
-names more, one `name=command` a line, or between semicolons. A command gets FAKTORY_URL, and
-`{queue}` and `{concurrency}` filled in; it works jobs of type Empty.
+Our worker is the command, with its default log (INFO: two lines per job) and from WARNING on; the
+others do not log. Beside the older Python packages (`peers/work_*.py`), FAKTORY_BENCH_WORKERS can
+name more, as `name=command`, one per line or separated by semicolons. A command runs jobs of type
+Empty; it gets FAKTORY_URL, and `{queue}` and `{concurrency}` filled in.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from .conftest import IMPLEMENTATIONS, PEERS, Peer
 
 pytestmark = pytest.mark.skipif(
     not Path(f"/proc/self/task/{os.getpid()}/children").exists(),
-    reason="the CPU of another process and its children is read in Linux's /proc",
+    reason="the CPU time of a process and its children is read from Linux's /proc",
 )
 
 ROUNDS = 5
 JOBS = 16_000
 
 WARM_UP = 3.0
-"""Seconds from a worker's start to its first job: in Go's each thread sleeps up to 2.2 first."""
+"""Seconds from a worker's start to its first job; each thread of the Go worker sleeps up to 2.2."""
 
-PATIENCE = 4.0
-"""Seconds after which a slow worker's round ends, with less than nine tenths of the jobs gone."""
+ROUND_TIMEOUT = 4.0
+"""Seconds after which a slow worker's round ends before nine tenths of its jobs are done."""
 
 PROGRAM = """
 import logging
@@ -63,7 +63,7 @@ TICK = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.0
 
 
 class Way(NamedTuple):
-    """A command that works the jobs, and what it needs in its environment."""
+    """A command that runs the jobs, and the variables it needs."""
 
     command: str
     environment: dict[str, str]
@@ -93,16 +93,16 @@ def others(peers: dict[str, Peer]) -> dict[str, Way]:
 
 
 def cpu(pid: int) -> float:
-    """Return the seconds of CPU that a process and its children have had."""
+    """Return the CPU time of a process and its children in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    taken = sum(map(int, fields[11:15])) * TICK  # utime, stime, and those of ended children
+    total = sum(map(int, fields[11:15])) * TICK  # utime, stime, and those of ended children
     for task in Path(f"/proc/{pid}/task").iterdir():
-        taken += sum(map(cpu, map(int, (task / "children").read_text().split())))
-    return taken
+        total += sum(map(cpu, map(int, (task / "children").read_text().split())))
+    return total
 
 
 class Worker:
-    """A worker at work on a queue of its own."""
+    """A running worker with its own queue."""
 
     def __init__(self, client: Client, queue: str, process: subprocess.Popen[bytes]) -> None:
         self._client = client
@@ -110,34 +110,34 @@ class Worker:
         self._process = process
 
     def work(self) -> dict[str, float]:
-        """Give it jobs; return how many it does in a second, and the CPU of one."""
+        """Push jobs; return the rate of running them, and the CPU time of a job."""
         job = {"jobtype": "Empty", "args": [], "queue": self._queue}
-        failures = self._server_says("total_failures")
-        self._process.send_signal(signal.SIGSTOP)  # it might do the jobs as fast as they come
+        failures = self._server_info("total_failures")
+        self._process.send_signal(signal.SIGSTOP)  # else it could run jobs as fast as they arrive
         try:
             assert not self._client.push_bulk(job for _ in range(JOBS))
             whole = self._waiting()
         finally:
             self._process.send_signal(signal.SIGCONT)
         began, cpu_before, first = self._when(whole * 9 // 10, perf_counter() + 30)
-        ended, cpu_after, last = self._when(whole // 10, began + PATIENCE)
-        assert last < first < whole, f"does no jobs, try it by hand: {self._process.args}"
-        assert self._server_says("total_failures") == failures, "jobs failed meanwhile"
+        ended, cpu_after, last = self._when(whole // 10, began + ROUND_TIMEOUT)
+        assert last < first < whole, f"it runs no jobs, try it manually: {self._process.args}"
+        assert self._server_info("total_failures") == failures, "jobs failed meanwhile"
         self._client.remove_queues(self._queue)
         done = first - last
         cost = (cpu_after - cpu_before) / done * 1e6
         return {"jobs/s": done / (ended - began), "us CPU/job": cost}
 
     def _when(self, left: int, deadline: float) -> tuple[float, float, int]:
-        """Wait until so many jobs are left; return time, CPU and how many they are."""
+        """Wait until at most `left` jobs are waiting; return time, CPU time and their number."""
         while (waiting := self._waiting()) > left and perf_counter() < deadline:
             sleep(0.02)
         return perf_counter(), cpu(self._process.pid), waiting
 
     def _waiting(self) -> int:
-        return self._server_says("queues").get(self._queue, 0)
+        return self._server_info("queues").get(self._queue, 0)
 
-    def _server_says(self, name: str) -> Any:
+    def _server_info(self, name: str) -> Any:
         return self._client.info()["faktory"][name]
 
 
@@ -158,7 +158,7 @@ def started(way: Way, client: Client, address: Address, concurrency: int) -> Ite
         process.terminate()
         try:
             process.wait(20)
-        except subprocess.TimeoutExpired:  # faktory 1.0.0 does not always hear its TERM
+        except subprocess.TimeoutExpired:  # faktory 1.0.0 sometimes ignores TERM
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         client.remove_queues(queue)

@@ -1,4 +1,4 @@
-"""The client of the package `faktory` 1.0.0, which has no push in bulk. push_faktory.py QUEUE"""
+"""Push with the package `faktory` 1.0.0, which has no bulk push. push_faktory.py QUEUE"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Our client and declared jobs over a transport in memory: our own work alone. push_nowhere.py"""
+"""Push with our client and declared jobs over a transport that sends nothing. push_nowhere.py"""
 
 from turns import ARGS, take_turns
 
@@ -9,16 +9,16 @@ from faktory.wire.session import Answer
 
 
 class Nowhere:
-    """A transport to a server that takes everything."""
+    """A transport that accepts every command without sending it."""
 
     def exchange(self, sent):
-        return [Answer(command, command.read(_said(command)), None) for command in sent]
+        return [Answer(command, command.read(_reply(command)), None) for command in sent]
 
     def close(self): ...
     def abandon(self): ...
 
 
-def _said(command):
+def _reply(command):
     return {} if command.name == "PUSHB" else "OK"
 
 
@@ -40,22 +40,22 @@ template = JobTemplate("resize", {"queue": "images", "retry": 3})
 image, size, options = ARGS
 
 
-def each(work):
-    def all_of_them(count):
+def repeat(work):
+    def run(count):
         for _ in range(count):
             work()
 
-    return all_of_them
+    return run
 
 
 take_turns(
     {
-        "push": each(lambda: client.push(job)),
-        "perform_async": each(lambda: resize.perform_async(*ARGS)),
-        "by_keywords": each(lambda: resize.perform_async(image, size=size, options=options)),
-        "of_a_class": each(lambda: Resize.perform_async(*ARGS)),
-        "perform_in": each(lambda: resize.perform_in(60, *ARGS)),
-        "set_first": each(lambda: resize.set(retry=0).perform_async(*ARGS)),
+        "push": repeat(lambda: client.push(job)),
+        "perform_async": repeat(lambda: resize.perform_async(*ARGS)),
+        "by_keywords": repeat(lambda: resize.perform_async(image, size=size, options=options)),
+        "of_a_class": repeat(lambda: Resize.perform_async(*ARGS)),
+        "perform_in": repeat(lambda: resize.perform_in(60, *ARGS)),
+        "set_first": repeat(lambda: resize.set(retry=0).perform_async(*ARGS)),
         "template": lambda count: template.encode_bulk([ARGS] * count),
         "perform_bulk": lambda count: resize.perform_bulk([ARGS] * count),
     }

@@ -1,4 +1,4 @@
-"""Our own client, in each way it can push. push_ours.py QUEUE"""
+"""Push with each of our own clients. push_ours.py QUEUE"""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The client of the package `pyfaktory`. push_pyfaktory.py QUEUE"""
+"""Push with the package `pyfaktory`. push_pyfaktory.py QUEUE"""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""The loop of all programs here that push: a line "work count" comes in, what it took goes out.
+"""The main loop of the programs here that push: read a line "work count", print the time it took.
 
-Time is of the wall, in seconds; CPU is the process's own, in user and system, so it is what
-pushing costs the program that pushes.
+`seconds` is wall-clock time; `cpu` is the user and system CPU time of this process in seconds: the
+cost of pushing for the program that pushes.
 """
 
 import json
@@ -13,7 +13,7 @@ ARGS = [1, "thumb", {"ratio": 1.5}]
 
 
 def take_turns(works):
-    """Do what the input says until it ends; `works` maps names to functions of a count."""
+    """Run the named work for each line of input; `works` maps names to functions of a count."""
     for line in sys.stdin:
         work, count = line.split()
         cpu, wall = process_time(), perf_counter()

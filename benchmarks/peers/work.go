@@ -10,7 +10,7 @@ import (
 	worker "github.com/contribsys/faktory_worker_go"
 )
 
-// silent logs nothing: what is measured is the work.
+// silent discards all logs, so that only the work is measured.
 type silent struct{}
 
 func (silent) Debug(...any)          {}

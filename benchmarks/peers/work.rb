@@ -1,5 +1,5 @@
 # The Ruby worker: gem install faktory_worker_ruby
-# The gem's own command, by its path: ours has the same name.
+# Use the path of the gem's command, because our command has the same name.
 # /path/of/gems/bin/faktory-worker -r work.rb -q QUEUE -c CONCURRENCY
 require "logger"
 

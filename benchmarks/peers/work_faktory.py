@@ -1,4 +1,4 @@
-"""The worker of the package `faktory` 1.0.0, on threads. work_faktory.py QUEUE CONCURRENCY"""
+"""Run the worker of `faktory` 1.0.0, on threads. work_faktory.py QUEUE CONCURRENCY"""
 
 import logging
 import sys

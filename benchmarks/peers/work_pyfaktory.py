@@ -1,4 +1,4 @@
-"""The worker of the package `pyfaktory`, on processes. work_pyfaktory.py QUEUE CONCURRENCY"""
+"""Run the worker of `pyfaktory`, in processes. work_pyfaktory.py QUEUE CONCURRENCY"""
 
 import logging
 import sys
