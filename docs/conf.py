@@ -1,6 +1,6 @@
-"""How Sphinx builds these pages: `make docs`. A warning is an error there.
+"""Configure Sphinx, which builds these pages with `make docs`. A warning is an error there.
 
-The blocks of code are run by the tests, and `tests/test_docs.py` says how each kind is.
+The tests run the code blocks; `tests/test_docs.py` describes how.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-# The core in pure Python: the compiled one has the same docstrings, and no annotations.
+# The pure core: the compiled one has the same docstrings, but no annotations.
 os.environ["FAKTORY_IMPL"] = "python"
 
 import faktory
@@ -24,15 +24,15 @@ html_title = f"faktory-worker {release}"
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 3
-# In a docstring `this` is code.
+# In a docstring, `this` means code.
 default_role = "code"
 autoclass_content = "both"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 
-# Nothing is looked up on the net, so names of Python's own library lead nowhere; type variables
-# do not either, nor do the few classes of ours that a signature shows and nobody makes.
+# There is no intersphinx, so names of the standard library are unresolved; so are type variables
+# and the few classes that appear in signatures but are not documented.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!faktory\.).*"),
     (r"py:class", r"faktory\.[\w.]+\.[A-Z]"),
@@ -43,7 +43,7 @@ _HOMES = ("faktory", "faktory.testing", "faktory.server", "faktory.worker", "fak
 
 
 def _find(app: Any, env: Any, node: Any, text: Any) -> Any:
-    """Lead from where a class is defined to where it is public, and thus described."""
+    """Resolve a reference to a class by its module into its public, documented name."""
     name = node.get("reftarget", "").rpartition(".")[2]
     python = env.get_domain("py")
     for home in _HOMES:
@@ -54,5 +54,5 @@ def _find(app: Any, env: Any, node: Any, text: Any) -> Any:
 
 
 def setup(app: Any) -> None:
-    """Called by Sphinx."""
+    """Register the resolver; Sphinx calls this."""
     app.connect("missing-reference", _find)
