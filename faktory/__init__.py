@@ -1,6 +1,6 @@
 """Faktory for Python: push jobs from any process, run them on a worker.
 
-The public names, nothing else; each is imported when it is first used.
+Only the public names; each is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .proto import implementation, implementation_info
     from .worker import Worker, error_handlers, on
 
-    default_job_options: MutableMapping[str, Any]  # a mapping of one's own may be assigned
+    default_job_options: MutableMapping[str, Any]  # another mapping can be assigned
 
 __version__ = "0.1.0"
 
@@ -94,7 +94,7 @@ __all__ = [
 ]
 
 _ROOMS = {"client", "exceptions", "jobs", "proto", "server", "worker"}
-_HOMES = {
+_MODULES = {
     "configure": "client.defaults",
     "default_job_options": "jobs.options",
     "implementation": "proto",
@@ -120,7 +120,7 @@ _HOMES = {
 if not TYPE_CHECKING:
 
     class _Package(ModuleType):
-        """Has `faktory.default_job_options = {...}` say what it seems to say."""
+        """Make `faktory.default_job_options = {...}` set the default options of all jobs."""
 
         def __setattr__(self, name, value):
             if name == "default_job_options":
@@ -134,7 +134,7 @@ if not TYPE_CHECKING:
             return import_module(f"faktory.{name}")
         if name not in __all__:
             raise AttributeError(f"module 'faktory' has no attribute {name!r}")
-        value = getattr(import_module(f"faktory.{_HOMES.get(name, 'exceptions')}"), name)
+        value = getattr(import_module(f"faktory.{_MODULES.get(name, 'exceptions')}"), name)
         globals()[name] = value
         return value
 

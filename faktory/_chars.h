@@ -1,8 +1,8 @@
-/* Characters and numbers of JSON, from bytes and to bytes: the leaves of `_proto.pyx`.
+/* Characters and numbers of JSON: the leaf functions of `_proto.pyx`.
 
-   Plain C that knows no Python object. What differs between processors and compilers stands here
-   alone, each time with a portable form beside it. A function that reads gets the end of what it
-   may read; one that writes has been given room. */
+   Plain C without Python objects. All code that depends on the processor or the compiler is in this
+   file, each time with a portable alternative. A function that reads gets the end of its input; a
+   function that writes relies on its caller for enough room. */
 
 #ifndef FAKTORY_CHARS_H
 #define FAKTORY_CHARS_H
@@ -11,18 +11,18 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-/* -DFAKTORY_PORTABLE leaves out what only some processors and compilers have. */
+/* -DFAKTORY_PORTABLE selects the portable alternatives. */
 #if defined(__SSE2__) && defined(__GNUC__) && !defined(FAKTORY_PORTABLE)
 #include <emmintrin.h>
 #define HAS_SSE2
 #endif
 
-/* A stop is what text in JSON does not hold as it is: a control, the quote, the backslash. */
+/* A stop is a byte that cannot be copied in JSON text: a control, the quote, the backslash. */
 static inline int is_stop(unsigned char c) {
     return c < 0x20 || c == '"' || c == '\\';
 }
 
-/* The high bit of every stop among eight bytes, and perhaps of some above the lowest stop. */
+/* Set the high bit of every stop among eight bytes; bits above the lowest stop can be wrong. */
 #define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
 
 static inline uint64_t stops(uint64_t w) {
@@ -31,25 +31,25 @@ static inline uint64_t stops(uint64_t w) {
                          | (~slash & (slash - EACH(1))));
 }
 
-/* How many of the STEP bytes at s come before a stop; makes *wide true if not all are ASCII. */
+/* Return how many of the STEP bytes at s precede a stop; set *wide if one of them is not ASCII. */
 #ifdef HAS_SSE2
 #define STEP 16
 
-static inline unsigned marks(__m128i v) {
+static inline unsigned stop_mask(__m128i v) {
     __m128i found = _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1F)), v),
                                  _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('"')),
                                               _mm_cmpeq_epi8(v, _mm_set1_epi8('\\'))));
     return (unsigned)_mm_movemask_epi8(found);
 }
 
-/* Whether there is a stop among the n bytes before end, n < STEP, of STEP that can be read. */
+/* Return whether the last n bytes before end contain a stop; n < STEP, and STEP are readable. */
 static inline int stop_in_last(const char *end, int n) {
-    return (marks(_mm_loadu_si128((const __m128i *)(end - STEP))) >> (STEP - n)) != 0;
+    return (stop_mask(_mm_loadu_si128((const __m128i *)(end - STEP))) >> (STEP - n)) != 0;
 }
 
-static inline int run(const char *s, int *wide) {
+static inline int count_clean(const char *s, int *wide) {
     __m128i v = _mm_loadu_si128((const __m128i *)s);
-    int n = __builtin_ctz(marks(v) | 1u << STEP);
+    int n = __builtin_ctz(stop_mask(v) | 1u << STEP);
     *wide |= _mm_movemask_epi8(v) & ((1 << n) - 1);
     return n;
 }
@@ -63,7 +63,7 @@ static inline int stop_in_last(const char *end, int n) {
     return 0;
 }
 
-static inline int run(const char *s, int *wide) {
+static inline int count_clean(const char *s, int *wide) {
     uint64_t w;
     int n = 0;
     memcpy(&w, s, STEP);
@@ -77,10 +77,10 @@ static inline int run(const char *s, int *wide) {
 }
 #endif
 
-/* The next stop or the end. */
+/* Return the next stop or the end. */
 static inline const char *find_stop(const char *p, const char *end, int *wide) {
     while (end - p >= STEP) {
-        int n = run(p, wide);
+        int n = count_clean(p, wide);
         p += n;
         if (n < STEP)
             return p;
@@ -97,7 +97,7 @@ static inline const char *skip_space(const char *p, const char *end) {
     return p;
 }
 
-/* Two words that hold all of n characters, at most 16, and say nothing else. */
+/* Pack n characters, at most 16, into two words; with n, they identify the text. */
 static inline void both_ends(const char *s, ptrdiff_t n, uint64_t *head, uint64_t *tail) {
     uint32_t a, b;
     if (n >= 8) {
@@ -115,14 +115,14 @@ static inline void both_ends(const char *s, ptrdiff_t n, uint64_t *head, uint64_
     }
 }
 
-/* Copies n characters up to the first stop; returns how many. Behind p there is room for n + STEP
-   bytes, and the STEP bytes before s can be read: they are the head of the object that s is in. */
+/* Copy up to n characters before the first stop; return how many. p needs room for n + STEP bytes.
+   The STEP bytes before s are readable: they are the header of the object that contains s. */
 static inline ptrdiff_t put_clean(char *p, const char *s, ptrdiff_t n) {
     ptrdiff_t done = 0;
     int wide = 0;
     for (; n - done >= STEP; done += STEP) {
         memcpy(p + done, s + done, STEP);
-        int clean = run(s + done, &wide);
+        int clean = count_clean(s + done, &wide);
         if (clean < STEP)
             return done + clean;
     }
@@ -149,22 +149,22 @@ static inline ptrdiff_t put_clean(char *p, const char *s, ptrdiff_t n) {
     return done + n;
 }
 
-/* Powers of ten that are exact, for integers below 2^53. */
+/* Exact powers of ten, for integers below 2^53. */
 #define MAX_DIGITS 15
 static const double POWERS[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7,
                                 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
 
-/* Whether the quotient of two doubles is rounded once, to a double. */
+/* True if the quotient of two doubles is rounded once, to a double. */
 #define EXACT_QUOTIENT (FLT_EVAL_METHOD == 0)
 
-/* Appends digits to *number, which wraps round beyond 19 of them. */
+/* Append digits to *number, which overflows beyond 19 digits. */
 static inline const char *read_digits(const char *p, const char *end, uint64_t *number) {
     for (; p < end && *p >= '0' && *p <= '9'; p++)
         *number = *number * 10 + (uint64_t)(*p - '0');
     return p;
 }
 
-/* The number of the \u escape at p, or -1 where there is none. */
+/* Return the code of the \u escape at p, or -1 if there is none. */
 static inline int read_hex(const char *p, const char *end) {
     int code = 0;
     if (end - p < 6 || p[0] != '\\' || p[1] != 'u')
@@ -201,9 +201,8 @@ static inline char *put_utf8(char *p, int code) {
     return p;
 }
 
-/* Copies text and replaces its escapes by UTF-8, which is never longer. Returns the end of what
-   it wrote, or NULL at an escape that JSON does not know. A surrogate without its other half is
-   written all the same, and makes *lone true. */
+/* Copy text and replace its escapes by UTF-8, which is never longer. Return the end of the output,
+   or NULL at an invalid escape. A lone surrogate is written, too, and sets *lone. */
 static inline char *unescape(char *to, const char *p, const char *end, int *lone) {
     while (p < end) {
         if (*p != '\\') {
@@ -256,7 +255,7 @@ static inline void put_pair(char *p, uint32_t number) {
     memcpy(p, PAIRS + number * 2, 2);
 }
 
-/* Four digits of a number below 10^4, eight of one below 10^8. */
+/* Write four digits of a number below 10^4, eight of a number below 10^8. */
 static inline void put_four(char *p, uint32_t number) {
     put_pair(p, number / 100);
     put_pair(p + 2, number % 100);
@@ -267,7 +266,7 @@ static inline void put_eight(char *p, uint32_t number) {
     put_four(p + 4, number % 10000);
 }
 
-/* Writes a whole number without leading zeros: below 10^4, below 10^8. */
+/* Write a number without leading zeros: below 10^4, below 10^8. */
 static inline char *put_up_to_four(char *p, uint32_t number) {
     uint32_t high = number / 100;
     if (high >= 10) {
@@ -295,7 +294,7 @@ static inline char *put_up_to_eight(char *p, uint32_t number) {
     return p + 4;
 }
 
-/* Writes an integer within +-10^18. */
+/* Write an integer within +-10^18. */
 static inline char *put_integer(char *p, int64_t number) {
     uint64_t left = (uint64_t)(number < 0 ? -number : number);
     if (number < 0)

@@ -1,15 +1,15 @@
-/* Doubles of JSON, to bytes: the shortest digits that read back as the same number.
+/* Write doubles as JSON: the shortest digits that are read back as the same number.
 
-   The method is Raffaello Giulietti's: "The Schubfach way to render doubles" (2020), in the names
-   of that paper. `test_json_write.py` holds the result to `float.__repr__`. */
+   The algorithm is from Raffaello Giulietti, "The Schubfach way to render doubles" (2020); names
+   follow the paper. `test_json_write.py` compares the result with `float.__repr__`. */
 
 #ifndef FAKTORY_FLOATS_H
 #define FAKTORY_FLOATS_H
 
 #include "_chars.h"
 
-/* A power of ten: its leading 128 bits, rounded up. They cannot be written down in a table of a
-   size to be read; `_proto.pyx` computes them when the first number needs one. */
+/* A power of ten: its leading 128 bits, rounded up. A table in the source would be too long to
+   read, so `_proto.pyx` computes the powers when the first float is written. */
 typedef struct {
     uint64_t high, low;
 } power_t;
@@ -18,7 +18,7 @@ typedef struct {
 #define MOST_POWER 324
 static power_t powers[MOST_POWER - LEAST_POWER + 1];
 
-/* floor(log2(10^e)), right for |e| up to 1233. */
+/* Return floor(log2(10^e)); exact for |e| up to 1233. */
 static inline int log2_of_ten(int e) {
     return (e * 1741647) >> 19;
 }
@@ -39,7 +39,7 @@ static inline uint64_t multiply(uint64_t a, uint64_t b, uint64_t *low) {
 }
 #endif
 
-/* The upper part of power * c; its last bit is set if anything was lost below. */
+/* Return the upper part of power * c; its last bit is set if bits were lost below it. */
 static inline uint64_t round_to_odd(power_t power, uint64_t c) {
     uint64_t low, ignored;
     uint64_t carry = multiply(power.low, c, &ignored);
@@ -49,8 +49,8 @@ static inline uint64_t round_to_odd(power_t power, uint64_t c) {
     return upper | (low > 1);
 }
 
-/* The shortest decimal digits within the interval that rounds to the double, those closest to it
-   among the shortest; as a whole number, with the power of ten in *exponent. */
+/* Return the shortest decimal digits that round to the double, and among these the closest ones, as
+   an integer with the power of ten in *exponent. */
 static inline uint64_t shortest(uint64_t fraction, int biased, int *exponent) {
     uint64_t c = biased ? fraction | UINT64_C(1) << 52 : fraction;
     int q = (biased ? biased : 1) - 1075;
@@ -76,13 +76,13 @@ static inline uint64_t shortest(uint64_t fraction, int biased, int *exponent) {
     return s + (v > 4 * s + 2 || (v == 4 * s + 2 && (s & 1)));
 }
 
-/* Writes digits * 10^exponent as Python does: plain, or with an exponent where that is long. */
+/* Write digits * 10^exponent like Python: plain, or with an exponent for long numbers. */
 static inline char *put_decimal(char *p, uint64_t digits, int exponent) {
     for (; digits % 16 == 0 && digits % 10000 == 0; digits /= 10000)
         exponent += 4;
     for (; digits % 2 == 0 && digits % 10 == 0; digits /= 10)
         exponent++;
-    char *first = p + 1;  /* with room for the point, or the first digit, before it */
+    char *first = p + 1;  /* leaves room before it for the point or the first digit */
     char *end = put_integer(first, (int64_t)digits);
     int count = (int)(end - first), point = count + exponent;
     if (point > 16 || point <= -4) {
@@ -102,7 +102,7 @@ static inline char *put_decimal(char *p, uint64_t digits, int exponent) {
         *p++ = (char)('0' + point % 10);
         return p;
     }
-    char all[40];  /* moved as a whole, which costs less than to move what is there */
+    char all[40];  /* moving a fixed size is faster than moving the actual digits */
     memcpy(all, first, 24);
     memset(all + 24, 0, 16);
     if (point <= 0) {
@@ -121,7 +121,7 @@ static inline char *put_decimal(char *p, uint64_t digits, int exponent) {
     return p + point + 2;
 }
 
-/* Writes a finite double, which takes 24 bytes at most, within 48; `powers` is filled. */
+/* Write a finite double, at most 24 bytes, with 48 bytes of room; `powers` must be filled. */
 static inline char *put_double(char *p, double number) {
     uint64_t bits, fraction;
     int exponent;
@@ -134,8 +134,8 @@ static inline char *put_double(char *p, double number) {
     }
     double size = number < 0 ? -number : number;
     if (EXACT_QUOTIENT && size < 1e12) {
-        /* Up to three decimals. Of the numbers with 15 digits at most no other one is read as this
-           double, and without its trailing zeros it is the shortest. */
+        /* Up to three decimals: no other number of at most 15 digits is read as this double, so
+           without trailing zeros this one is the shortest. */
         double thousandfold = size * 1000;
         int64_t digits = (int64_t)thousandfold;
         if ((double)digits == thousandfold && digits && (double)digits / 1000 == size)

@@ -1,13 +1,13 @@
-"""JSON read and written step by step: the reference that both implementations fall back on.
+"""Read and write JSON step by step: the reference that both twins fall back on.
 
-Their fast paths only know that something is not plain. This module then goes through the value
-or the bytes again and either gives the result all the same (a subclass, an interpreter with a
-low recursion limit) or says what is refused, where, and what to do. So every text of refusal
-stands here once.
+The fast paths of the twins only detect that a value is irregular. This module then processes the
+value or the bytes again, and either returns the result (for a subclass, or an interpreter with a
+low recursion limit) or raises an error that says what is wrong, where, and what to do. So each
+error message exists once.
 
 Rules: no recursion, so no input can exhaust the stack; offsets are bytes; digits are ASCII.
-Reading has the meaning of `json.loads`, NaN and infinities aside. Writing refuses what the
-server would change silently (it keeps numbers as doubles and text as UTF-8).
+Reading has the semantics of `json.loads`, except for NaN and infinities. Writing rejects values
+that the server would change silently (it stores numbers as doubles and text as UTF-8).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Final, NoReturn, TypeGuard, TypeVar
 from .exceptions import FaktoryJSONError, FaktoryPayloadError
 
 MAX_DEPTH: Final = 512
-"""Containers inside one another, both ways: half of what the standard library manages with the
-interpreter's default recursion limit."""
+"""Maximum nesting of containers, for reading and writing: half of what the standard library
+supports with the interpreter's default recursion limit."""
 
 MAX_INTEGER: Final = 2**53
 """The largest integer, either sign, that the server's doubles keep exactly."""
 
-_SHOWN: Final = 60
-"""Characters of a refused value that its error shows."""
+_MAX_SHOWN: Final = 60
+"""Maximum characters of a value in an error message."""
 
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _NUMBER = re.compile(rb"(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -44,19 +44,19 @@ _ESCAPES = {
     ord("t"): "\t",
 }
 _WORDS = ((b"true", True), (b"false", False), (b"null", None))
-_NO_JSON = (b"NaN", b"Infinity", b"-Infinity")
+_CONSTANTS = (b"NaN", b"Infinity", b"-Infinity")
 
 
 def read(data: bytes) -> object:
     """Decode UTF-8 JSON; raise FaktoryJSONError with the offset and what was expected there."""
-    stack: list[tuple[object, str]] = []  # the open containers, each with the key it waits for
+    stack: list[tuple[object, str]] = []  # the open containers, each with the key of its next value
     here: object = None  # the innermost of them
     key = ""
     pos = _space(data, 0)
     while True:
         if pos < len(data) and data[pos] in b"[{":
             if len(stack) == MAX_DEPTH:
-                raise _broken(pos, f"nested deeper than {MAX_DEPTH} levels")
+                raise _invalid(pos, f"nested deeper than {MAX_DEPTH} levels")
             value: object = [] if data[pos] == ord("[") else {}
             pos = _space(data, pos + 1)
             if data[pos : pos + 1] != (b"]" if type(value) is list else b"}"):
@@ -117,21 +117,21 @@ def _scalar(data: bytes, pos: int) -> tuple[object, int]:
     for word, value in _WORDS:
         if data.startswith(word, pos):
             return value, pos + len(word)
-    for name in _NO_JSON:
+    for name in _CONSTANTS:
         if data.startswith(name, pos):
-            raise _broken(pos, f"{name.decode()} is no JSON number")
+            raise _invalid(pos, f"{name.decode()} is not a JSON number")
     match = _NUMBER.match(data, pos)
     if not match:
         raise _unexpected(data, pos, "a value")
     if match[2] is None and match[3] is None:
         try:
             return int(match[0]), match.end()
-        except ValueError:  # the interpreter's own limit (sys.set_int_max_str_digits)
+        except ValueError:  # the interpreter's limit (sys.set_int_max_str_digits)
             digits = len(match[0].lstrip(b"-"))
-            raise _broken(pos, f"an integer of {digits} digits is too long") from None
+            raise _invalid(pos, f"an integer of {digits} digits is too long") from None
     number = float(match[0])
     if number - number != 0:
-        raise _broken(pos, "the number is too large for a double")
+        raise _invalid(pos, "the number is too large for a double")
     return number, match.end()
 
 
@@ -145,15 +145,15 @@ def _text(data: bytes, pos: int) -> tuple[str, int]:
         try:
             pieces.append(match[0].decode())
         except UnicodeDecodeError as error:
-            raise _broken(pos + error.start, "invalid UTF-8") from None
+            raise _invalid(pos + error.start, "invalid UTF-8") from None
         pos = match.end()
         following = data[pos : pos + 1]
         if following == b'"':
             return "".join(pieces), pos + 1
         if not following:
-            raise _broken(start, "a string without an end")
+            raise _invalid(start, "an unterminated string")
         if following != b"\\":
-            raise _broken(pos, f"the control character {following!r} inside a string")
+            raise _invalid(pos, f"the control character {following!r} inside a string")
         character, pos = _escape(data, pos)
         pieces.append(character)
 
@@ -162,7 +162,7 @@ def _escape(data: bytes, pos: int) -> tuple[str, int]:
     letter = data[pos + 1 : pos + 2]
     if letter != b"u":
         if not letter or letter[0] not in _ESCAPES:
-            raise _broken(pos, "an escape that JSON does not know")
+            raise _invalid(pos, "an invalid escape")
         return _ESCAPES[letter[0]], pos + 2
     code = _hex4(data, pos)
     if 0xD800 <= code < 0xDC00 and data[pos + 6 : pos + 8] == b"\\u":
@@ -175,16 +175,16 @@ def _escape(data: bytes, pos: int) -> tuple[str, int]:
 def _hex4(data: bytes, pos: int) -> int:
     match = _HEX4.match(data, pos + 2)
     if not match:
-        raise _broken(pos, "a \\u escape needs four hex digits")
+        raise _invalid(pos, "a \\u escape needs four hex digits")
     return int(match[0], 16)
 
 
 def _unexpected(data: bytes, pos: int, expected: str) -> FaktoryJSONError:
     got = f"byte {data[pos : pos + 1]!r}" if pos < len(data) else "the end"
-    return _broken(pos, f"expected {expected}, got {got}")
+    return _invalid(pos, f"expected {expected}, got {got}")
 
 
-def _broken(pos: int, reason: str) -> FaktoryJSONError:
+def _invalid(pos: int, reason: str) -> FaktoryJSONError:
     return FaktoryJSONError(f"invalid JSON at byte {pos}: {reason}")
 
 
@@ -195,7 +195,7 @@ _Segment = str | int
 def write(value: object, root: Sequence[_Segment] = ()) -> bytes:
     """Encode as compact UTF-8 JSON, or raise FaktoryPayloadError with path and remedy.
 
-    `root` is where the value stands in what the caller passed in: the path begins with it.
+    `root` is the path to the value in the caller's argument.
     """
     out: list[str] = []
     path: list[_Segment] = list(root)
@@ -236,7 +236,7 @@ def _write_one(
     elif is_a(value, int):
         integer = int.__int__(value)
         if not -MAX_INTEGER <= integer <= MAX_INTEGER:
-            _refuse(
+            _reject(
                 path,
                 f"is an integer beyond +-2^53 ({_show(integer)}), which the server would change",
                 "Send text: str(value).",
@@ -245,11 +245,11 @@ def _write_one(
     elif is_a(value, float):
         number = float.__float__(value)
         if number - number != 0:
-            _refuse(path, f"is {float.__repr__(number)}, which JSON lacks", "Send None or text.")
+            _reject(path, f"is {float.__repr__(number)}, which JSON lacks", "Send None or text.")
         out.append(float.__repr__(number))
     elif is_a(value, dict) or is_a(value, list) or is_a(value, tuple):
         if len(stack) == MAX_DEPTH:
-            _refuse(
+            _reject(
                 path[:3],
                 f"is nested deeper than {MAX_DEPTH} levels, or contains itself",
                 "Send a flatter value.",
@@ -264,7 +264,7 @@ def _write_one(
             out.append("[")
             stack.append((enumerate(tuple.__iter__(value)), "]"))
     else:
-        _refuse(
+        _reject(
             path,
             f"is {kind(value)} ({_show(value)}); a job's arguments must be JSON",
             _remedy(value),
@@ -274,7 +274,7 @@ def _write_one(
 def _members(value: dict[object, object], path: list[_Segment]) -> Iterator[tuple[str, object]]:
     for key, child in value.items():
         if not is_a(key, str):
-            _refuse(
+            _reject(
                 path,
                 f"has a key that is {kind(key)} ({_show(key)}); JSON keys are text",
                 "Send str(key).",
@@ -287,7 +287,7 @@ def _string(value: str, path: Sequence[_Segment]) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        _refuse(
+        _reject(
             path,
             f"holds the lone surrogate U+{ord(text[error.start]):04X} at index {error.start}, "
             "which the server would change",
@@ -296,12 +296,12 @@ def _string(value: str, path: Sequence[_Segment]) -> str:
     return _quote(text)
 
 
-def _refuse(path: Sequence[_Segment], fault: str, remedy: str) -> NoReturn:
-    raise FaktoryPayloadError(f"{_place(path)} {fault}. {remedy}")
+def _reject(path: Sequence[_Segment], fault: str, remedy: str) -> NoReturn:
+    raise FaktoryPayloadError(f"{_format_path(path)} {fault}. {remedy}")
 
 
-def _place(path: Sequence[_Segment]) -> str:
-    """`args[1]["items"][3]`: the first name bare, what follows as Python would write it."""
+def _format_path(path: Sequence[_Segment]) -> str:
+    """Format a path like `args[1]["items"][3]`: the first name, then subscripts as in Python."""
     if not path:
         return "the value"
     first, *rest = path
@@ -313,19 +313,20 @@ def _place(path: Sequence[_Segment]) -> str:
 
 
 def is_a(value: object, base: type[_T]) -> TypeGuard[_T]:
-    """Tell by the type of a value, not by what it says of itself: a proxy of text is no text."""
+    """Check the type of a value, not its `__class__`: a proxy of a str is not a str."""
     return issubclass(type(value), base)
 
 
 def kind(value: object) -> str:
+    """Return the name of a value's type with its article."""
     name = type(value).__name__
     return f"{'an' if name[:1] in 'aeiouAEIO' else 'a'} {name}"
 
 
 def _show(value: object) -> str:
-    """The value as text, clipped; never fails, whatever its class does."""
+    """Return the value as text, clipped; never raises, whatever its class does."""
     try:
-        if isinstance(value, int) and value.bit_length() > 4 * _SHOWN:
+        if isinstance(value, int) and value.bit_length() > 4 * _MAX_SHOWN:
             return f"{value.bit_length()} bits"
         return _clip(str(value))
     except Exception:
@@ -333,12 +334,12 @@ def _show(value: object) -> str:
 
 
 def _clip(text: str) -> str:
-    text = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    text = text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _remedy(value: object) -> str:
-    """What to send instead, told by the names of the type and its bases: nothing is imported."""
+    """Return the remedy by the names of the type and its bases, which are not imported."""
     for cls in type(value).__mro__:
         match cls.__name__:
             case "datetime" | "date" | "time":

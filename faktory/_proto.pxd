@@ -1,7 +1,7 @@
-"""What `_proto.pyx` uses of C: our own headers and the C API of Python.
+"""C declarations for `_proto.pyx`: our own headers and Python's C API.
 
-Objects stand here as bare pointers, of which nobody counts the references but us: `OWNED` hands
-one that is ours to Cython, everything else is borrowed unless its function makes something new.
+Objects are bare pointers here, so that Cython does not count their references: `OWNED` passes an
+owned reference to Cython; all other references are borrowed, except those to new objects.
 """
 
 from cpython.object cimport PyObject

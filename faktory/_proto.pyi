@@ -1,4 +1,4 @@
-"""The typed contract of the protocol core, which both implementations keep."""
+"""The types of the protocol core, for both implementations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum

@@ -1,15 +1,17 @@
 # cython: language_level=3, cdivision=True
-"""The protocol core, compiled: replies in, command lines and job JSON out and in, jids.
+"""The protocol core, compiled: parse replies, encode command lines and job JSON, make jids.
 
-The twin of `_proto_py.py`, where it can be read what each part means: same names, same order,
-same errors, same bytes consumed; a change to one lands in the other in the same commit.
+The twin of `_proto_py.py`, which is easier to read: same names, same order, same errors, same
+bytes consumed. Both change in the same commit.
 
-Rules, beside those of the twin: the fast paths take regular JSON and exact builtin types and give
-up on the rest, by NULL; `_json` then goes through it again and has the result or the error.
-Nothing recurses. A pointer into an object lives inside one function, which runs no Python code
-meanwhile or holds the object. The GIL keeps what is shared (jids, keys) consistent.
+Rules, beside those of the twin: the fast paths accept regular JSON and exact builtin types, and
+return NULL for the rest; `_json` then processes the value again and returns the result or raises
+the error. No function recurses. A pointer into an object is used in one function only, which
+meanwhile runs no Python code or holds a reference to the object. The GIL protects shared state
+(jids, keys).
 
-Whoever writes to an `_Out` finds _ROOM bytes behind its position and asks before it needs more.
+A function that writes to an `_Out` may write _ROOM bytes behind its position; before it writes
+more, it checks the room.
 """
 
 cimport cython
@@ -26,34 +28,34 @@ from enum import Enum
 from .exceptions import FaktoryPayloadError, FaktoryProtocolError, FaktoryServerError
 
 MAX_BULK = 512 * 1024 * 1024
-"""Bytes of a bulk reply: what Redis, which keeps the server's jobs, stores in a value at most."""
+"""Limit of a bulk reply in bytes: the largest value of Redis, which stores the server's jobs."""
 
 MAX_LINE = 1024 * 1024
-"""Bytes of any other reply: an error may echo the command that it refuses."""
+"""Limit of any other reply in bytes: an error can repeat the rejected command."""
 
 cdef enum:
-    _SPARE = 64 * 1024  # room that a parser offers, and may buffer beyond one reply of full size
-    _KEPT = 1024 * 1024  # buffer that a parser keeps at most while nothing is in it
-    _MAX_DIGITS = 19  # of a number in a reply: those of a signed 64-bit integer
-    _JIDS = 256  # job ids made from one read of the system's random source
+    _MIN_ROOM = 64 * 1024  # of a view, and how much a parser buffers beyond one reply of full size
+    _MAX_IDLE = 1024 * 1024  # bytes of an empty buffer; a larger one is replaced
+    _MAX_DIGITS = 19  # of a number in a reply: a signed 64-bit integer
+    _JIDS = 256  # number of job ids from one read of the system's random source
     _MAX_DEPTH = 512  # as in `_json`
-    _ROOM = 64  # what may be written without a look at the room: any number, a few marks
-    _SCRATCH = 2048  # output that needs no object before it is complete
-    _KEYS = 1024  # keys that are kept, a power of two
-    _MAX_KEY = 16  # characters of a key that is kept
+    _ROOM = 64  # bytes that can be written without a check: any number, some punctuation
+    _SCRATCH = 2048  # bytes of output before a bytes object is allocated
+    _KEYS = 1024  # cached keys, a power of two
+    _MAX_KEY = 16  # characters of a cached key
 
 cdef int64_t _MAX_INTEGER = 1 << 53  # as in `_json`
 
 cdef struct _Out:
-    PyObject *whole  # the bytes object that the output moved to when it outgrew `scratch`
+    PyObject *buffer  # the bytes object with the output once it exceeds `scratch`, or NULL
     char *start
     char *limit
     char[_SCRATCH] scratch
 
-cdef struct _Open:
+cdef struct _Parent:
     PyObject *container
-    Py_ssize_t pos  # how far it is written
-    Py_ssize_t left  # how many items are left
+    Py_ssize_t pos  # position of the next item
+    Py_ssize_t left  # number of items left
 
 cdef struct _Key:
     PyObject *text
@@ -66,7 +68,7 @@ cdef int _jids_left = 0
 
 
 class NeedData(Enum):
-    """The type of NEED_DATA, by which type checkers tell it from a reply."""
+    """The type of NEED_DATA, so that type checkers can distinguish it from a reply."""
 
     NEED_DATA = "no whole reply yet"
 
@@ -79,30 +81,30 @@ cdef str _ok = "OK"
 @cython.final
 @cython.auto_pickle(False)
 cdef class ReplyParser:
-    """Cut a byte stream into replies.
+    """Split a byte stream into replies.
 
-    Give it bytes by `feed`, or let a socket write into `get_buffer` and say how many by
-    `buffer_updated`; take replies by `next` or `next_json` until NEED_DATA comes. `max_bulk`
-    and `max_line` are bytes without the framing. Bytes that are no reply raise
-    FaktoryProtocolError as soon as the first wrong one is there.
+    Pass received bytes to `feed`, or let a socket write into `get_buffer` and pass the count to
+    `buffer_updated`; then call `next` or `next_json` until it returns NEED_DATA. `max_bulk` and
+    `max_line` are limits in bytes without the framing. The first byte that cannot be part of a
+    reply raises FaktoryProtocolError.
     """
 
     cdef bytearray _buffer
     cdef Py_ssize_t _start  # where the next reply begins
     cdef Py_ssize_t _end  # how far the buffer is filled
-    cdef Py_ssize_t _scanned  # how far a line was already searched for its end
+    cdef Py_ssize_t _scanned  # how far the line was already searched for its end
     cdef Py_ssize_t _max_bulk, _max_line, _max_waiting
     cdef str _failure
 
     def __cinit__(self, max_bulk=MAX_BULK, max_line=MAX_LINE):
         self._max_bulk = max_bulk
         self._max_line = max_line
-        self._max_waiting = min(max_bulk + max_line + _SPARE, PY_SSIZE_T_MAX)
-        self._buffer = bytearray(_SPARE)
+        self._max_waiting = min(max_bulk + max_line + _MIN_ROOM, PY_SSIZE_T_MAX)
+        self._buffer = bytearray(_MIN_ROOM)
         self._failure = ""
 
     def feed(self, data):
-        """Add received bytes, split anywhere."""
+        """Add received bytes, which may be split anywhere."""
         cdef const char *source
         cdef Py_ssize_t size
         holder = _contiguous(data, &source, &size)
@@ -112,15 +114,15 @@ cdef class ReplyParser:
         self._add(size)
 
     def get_buffer(self, Py_ssize_t sizehint=-1):
-        """Lend writable room for `sizehint` bytes or more, until the next call of any method."""
-        self._make_room(max(sizehint, _SPARE))
+        """Return a writable view of at least `sizehint` bytes, valid until the next method call."""
+        self._make_room(max(sizehint, _MIN_ROOM))
         return memoryview(self._buffer)[self._end :]
 
     def buffer_updated(self, Py_ssize_t nbytes):
-        """Say how many bytes were written into what `get_buffer` lent."""
-        self._refuse_if_failed()
+        """Add the first `nbytes` bytes of the view from `get_buffer`."""
+        self._check_usable()
         if not 0 <= nbytes <= PyByteArray_GET_SIZE(self._buffer) - self._end:
-            raise ValueError(f"{nbytes} bytes are not within what get_buffer lent")
+            raise ValueError(f"{nbytes} bytes do not fit into the view from get_buffer")
         self._add(nbytes)
 
     cdef int _add(self, Py_ssize_t size) except -1:
@@ -130,26 +132,26 @@ cdef class ReplyParser:
         return 0
 
     def next(self):
-        """Take the next reply, or NEED_DATA.
+        """Remove and return the next reply, or return NEED_DATA.
 
         `+` gives a str, `$` bytes, `$-1` None, `:` an int, `-` a FaktoryServerError.
         """
         return self._next(False)
 
     def next_json(self):
-        """Take the next reply as `next` does, but a bulk reply comes decoded from JSON.
+        """Remove and return the next reply like `next`, but decode a bulk reply from JSON.
 
-        FaktoryJSONError where it is none; that reply is consumed.
+        Invalid JSON raises FaktoryJSONError; that reply is consumed.
         """
         return self._next(True)
 
     cdef object _next(self, bint decode):
         if self._start == self._end:
-            self._refuse_if_failed()  # one that failed holds nothing
+            self._check_usable()  # a failed parser has an empty buffer
             return _need_data
         cdef const char *data = PyByteArray_AS_STRING(self._buffer) + self._start
         if self._end - self._start >= 5 and memcmp(data, b"+OK\r\n", 5) == 0 < self._max_line - 1:
-            self._consume(self._start + 5)  # the usual answer needs no new object
+            self._consume(self._start + 5)  # the most common reply needs no new object
             return _ok
         cdef unsigned char kind = data[0]
         if kind == b"$":
@@ -175,7 +177,7 @@ cdef class ReplyParser:
             raise self._fail(f"the length of a bulk reply is {size}")
         if self._end - begin <= size:
             return _need_data
-        cdef bytearray buffer = self._buffer  # held: consumed before it is read
+        cdef bytearray buffer = self._buffer  # a reference, because it is read after _consume
         cdef const char *data = PyByteArray_AS_STRING(buffer)
         cdef Py_ssize_t pos
         for pos in range(begin + size, begin + size + 2):
@@ -195,7 +197,7 @@ cdef class ReplyParser:
         return value
 
     cdef Py_ssize_t _number(self, str what, int64_t limit, int64_t *number) except -1:
-        """Read the number behind the type byte; return where its line ends, 0 if not there yet."""
+        """Read the number after the type byte; return the end of its line, or 0 if incomplete."""
         cdef const unsigned char *data = <unsigned char *> PyByteArray_AS_STRING(self._buffer)
         cdef Py_ssize_t pos = self._start + 1
         cdef bint negative = pos < self._end and data[pos] == b"-"
@@ -223,9 +225,9 @@ cdef class ReplyParser:
         return 0
 
     cdef str _line(self):
-        """Take a line without its type byte and end.
+        """Remove and return a line without its type byte and line end.
 
-        The server cuts error texts by bytes, so a character may be broken: it is replaced.
+        The server truncates errors by bytes, so a character can be incomplete: it is replaced.
         """
         cdef const char *data = PyByteArray_AS_STRING(self._buffer)
         cdef Py_ssize_t begin = self._start + 1
@@ -250,16 +252,16 @@ cdef class ReplyParser:
         self._scanned = 0
         if end == self._end:
             self._start = self._end = 0
-            if PyByteArray_GET_SIZE(self._buffer) > _KEPT:
-                self._buffer = bytearray(_SPARE)
+            if PyByteArray_GET_SIZE(self._buffer) > _MAX_IDLE:
+                self._buffer = bytearray(_MIN_ROOM)
         return 0
 
     cdef int _make_room(self, Py_ssize_t size) except -1:
-        """See that `size` bytes fit behind the data; a buffer of which a view is out stays whole.
+        """Ensure that `size` bytes fit behind the data, without resizing a buffer that has views.
 
-        Moving is paid for by what was read since, growing by what has arrived.
+        The cost is amortized: moving by the bytes read since, growing by the bytes received.
         """
-        self._refuse_if_failed()
+        self._check_usable()
         cdef Py_ssize_t all_room = PyByteArray_GET_SIZE(self._buffer)
         if all_room - self._end >= size:
             return 0
@@ -285,17 +287,17 @@ cdef class ReplyParser:
         self._start = self._end = 0
         return FaktoryProtocolError(self._failure)
 
-    cdef int _refuse_if_failed(self) except -1:
+    cdef int _check_usable(self) except -1:
         if self._failure:
             raise FaktoryProtocolError(self._failure)
         return 0
 
 
 def load_json(data):
-    """Decode UTF-8 JSON with the meaning of `json.loads`.
+    """Decode UTF-8 JSON like `json.loads`.
 
-    FaktoryJSONError, with the offset in bytes, for what is none, for NaN, infinities and numbers
-    that overflow to one, and for more than 512 containers inside one another.
+    Raises FaktoryJSONError, with the offset in bytes, for invalid JSON, for NaN, infinities and
+    numbers that overflow to one, and for more than 512 nested containers.
     """
     cdef const char *source
     cdef Py_ssize_t size
@@ -306,19 +308,19 @@ def load_json(data):
 def dump_json(value):
     """Encode as compact UTF-8 JSON.
 
-    FaktoryPayloadError, with the path to the value and what to do, for what the server would
-    change: integers beyond +-2^53, NaN and infinities, lone surrogates, keys that are no text,
-    types that JSON lacks, more than 512 containers inside one another. Subclasses of `int`,
-    `str`, `float`, `dict`, `list` and `tuple` go as their base.
+    Raises FaktoryPayloadError, with the path to the value and the remedy, for values that the
+    server would change or that JSON lacks: integers beyond +-2^53, NaN and infinities, lone
+    surrogates, keys that are not text, other types, more than 512 nested containers. Subclasses
+    of `int`, `str`, `float`, `dict`, `list` and `tuple` are encoded as their base.
     """
     return _encode(b"", value, b"")
 
 
 def encode_command(verb, *words, json=None):
-    """Encode a command line: verb, words, and `json` behind them unless it is None.
+    """Encode a command line: verb, words, and then `json` unless it is None.
 
-    FaktoryPayloadError for a word that is empty or holds a space, a line end or any other
-    character that cannot be shown: the server splits the line at those.
+    Raises FaktoryPayloadError for a word that is empty or contains a space, a line end or another
+    unprintable character: the server splits the line at these.
     """
     for word in (verb, *words):
         if not isinstance(word, str) or not word.isprintable() or word == "" or " " in word:
@@ -335,14 +337,14 @@ def encode_command(verb, *words, json=None):
 
 
 def encode_push(job):
-    """Encode the PUSH of a job; see `dump_json` for what is refused."""
+    """Encode the PUSH of a job; raises FaktoryPayloadError like `dump_json`."""
     if not isinstance(job, dict):
-        raise _no_job(job, "the job")
+        raise _not_a_dict(job, "the job")
     return _encode(b"PUSH ", job, b"\r\n")
 
 
 def encode_push_bulk(jobs):
-    """Encode the PUSHB of many jobs; a refusal's path begins with the job's index."""
+    """Encode the PUSHB of many jobs; the path in an error begins with the job's index."""
     cdef Py_ssize_t index = 0
     cdef _Out out
     cdef char *p = _open(&out)
@@ -350,22 +352,22 @@ def encode_push_bulk(jobs):
         p = _put(p, b"PUSHB [", 7)
         for job in jobs:
             if not isinstance(job, dict):
-                raise _no_job(job, f"jobs[{index}]")
+                raise _not_a_dict(job, f"jobs[{index}]")
             if index:
                 p = _put(p, b",", 1)
             p = _dump(&out, p, job, "jobs", index)
             index += 1
         return _close(&out, _put(p, b"]\r\n", 3))
     finally:
-        Py_XDECREF(out.whole)
+        Py_XDECREF(out.buffer)
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class JobTemplate:
-    """A job type and its options, rendered once, for pushing many of it.
+    """A job type and its options, encoded once, to push many jobs.
 
-    `options` are fields of the job on the wire (`queue`, `retry`, `custom`...).
+    `options` are fields of the job's wire dict (`queue`, `retry`, `custom`...).
     """
 
     cdef bytes _head
@@ -377,9 +379,9 @@ cdef class JobTemplate:
         self._head = dump_json({"jobtype": jobtype, **options})[:-1] + b',"jid":"'
 
     def encode_bulk(self, rows, Py_ssize_t least=0, most=None):
-        """Encode one PUSHB with a job for each row of arguments; return it and the jids made.
+        """Encode one PUSHB with a job for each row of arguments; return it and the new jids.
 
-        FaktoryPayloadError, too, for a row of less than `least` or more than `most` arguments.
+        A row of less than `least` or more than `most` arguments raises FaktoryPayloadError.
         """
         cdef Py_ssize_t limit = PY_SSIZE_T_MAX if most is None else most
         cdef list jids = []
@@ -404,14 +406,14 @@ cdef class JobTemplate:
                 p = _put(p, b"}", 1)
             return _close(&out, _put(p, b"]\r\n", 3)), jids
         finally:
-            Py_XDECREF(out.whole)
+            Py_XDECREF(out.buffer)
 
 
 cpdef str new_jid():
-    """Make a job id: 24 random hex digits. Safe in threads and after fork."""
+    """Return a new job id: 24 random hex digits. Safe in threads and after fork."""
     global _jids_left
     if not _jids_left:
-        block = os.urandom(12 * _JIDS)  # other threads may do the same meanwhile: no harm
+        block = os.urandom(12 * _JIDS)  # other threads may do the same meanwhile, harmlessly
         memcpy(_random, PyBytes_AS_STRING(block), 12 * _JIDS)
         _jids_left = _JIDS
     _jids_left -= 1
@@ -420,17 +422,17 @@ cpdef str new_jid():
     return jid
 
 
-def _forget_jids():
+def _reset_after_fork():
     global _jids_left
     _jids_left = 0
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_jids)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 cdef object _contiguous(data, const char **start, Py_ssize_t *size):
-    """Tell where the bytes of an object are, for as long as what is returned is held."""
+    """Set `start` and `size` to an object's bytes, valid while the result is referenced."""
     if type(data) is bytes:
         start[0] = PyBytes_AS_STRING(data)
         size[0] = PyBytes_GET_SIZE(data)
@@ -442,7 +444,7 @@ cdef object _contiguous(data, const char **start, Py_ssize_t *size):
     return view
 
 
-cdef object _no_job(job, str name):
+cdef object _not_a_dict(job, str name):
     from . import _json
     return FaktoryPayloadError(
         f"{name} is {_json.kind(job)}; a job is a dict with at least 'jobtype' and 'args'."
@@ -459,14 +461,14 @@ cdef object _load(const char *data, Py_ssize_t size):
 
 
 cdef PyObject *_read(const char *p, const char *end) noexcept:
-    """Decode one value that fills all bytes, or return NULL.
+    """Decode one value from all bytes, or return NULL.
 
-    A container joins its parent as it opens, so that the first one owns all.
+    A container is added to its parent when it opens, so that the outermost one owns all others.
     """
     cdef (PyObject *)[_MAX_DEPTH] parents
     cdef PyObject *root = NULL
     cdef PyObject *here = NULL  # the innermost open container
-    cdef PyObject *key = NULL  # owned, while `here` is a dict that waits for its value
+    cdef PyObject *key = NULL  # owned, while `here` is a dict without the value of this key
     cdef PyObject *value = NULL
     cdef int depth = 0, failed = 0
     cdef char opening, closing = 0
@@ -517,7 +519,7 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
             if skip_space(p, end) != end:
                 break
             return root
-        if here != value:  # else it has just been opened
+        if here != value:  # otherwise it was just opened
             if p == end or p[0] != b",":
                 break
             p = skip_space(p + 1, end)
@@ -533,9 +535,9 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
 cdef inline const char *_read_text(
     const char *p, const char *end, PyObject **value, bint repeats
 ) noexcept:
-    """Decode text from behind its opening quote; return the position behind the closing one.
+    """Decode text after its opening quote; return the position after the closing one.
 
-    Short text that `repeats` is kept like keys: a job's queue and type, right inside of it.
+    Short text that `repeats` is cached like keys: a job's queue and type, at the top level.
     """
     cdef int wide = 0
     cdef const char *stop = find_stop(p, end, &wide)
@@ -555,9 +557,9 @@ cdef inline const char *_read_text(
 cdef const char *_read_escaped(
     const char *p, const char *stop, const char *end, int wide, PyObject **value
 ) noexcept:
-    """Decode text whose first stop is no quote.
+    """Decode text whose first stop is not a quote.
 
-    Lone surrogates are taken among ASCII only: "surrogatepass" would let raw ones pass, too.
+    Lone surrogates are accepted among ASCII only: "surrogatepass" would also accept raw ones.
     """
     cdef char *start
     cdef char *to
@@ -578,7 +580,7 @@ cdef const char *_read_escaped(
 
 
 cdef inline const char *_read_key(const char *p, const char *end, PyObject **key) noexcept:
-    """Decode a key and its colon; return the position behind it."""
+    """Decode a key and its colon; return the position after it."""
     cdef int wide = 0
     cdef const char *stop
     if p == end or p[0] != b'"':
@@ -599,22 +601,22 @@ cdef inline const char *_read_key(const char *p, const char *end, PyObject **key
 
 
 cdef inline PyObject *_short_key(const char *p, Py_ssize_t size) noexcept:
-    """Return a key of ASCII: those of jobs repeat, so they are kept, with their hashes."""
+    """Return a short ASCII key; jobs repeat their keys, so they are cached with their hashes."""
     cdef uint64_t head, tail, mixed
-    cdef _Key *kept
+    cdef _Key *cached
     cdef PyObject *text
     both_ends(p, size, &head, &tail)
     mixed = (head + tail * 31 + <uint64_t> size) * <uint64_t> 0x9E3779B97F4A7C15
-    kept = &_keys[(mixed >> 40) % _KEYS]
-    text = kept.text
-    if text is NULL or kept.head != head or kept.tail != tail or kept.size != size:
+    cached = &_keys[(mixed >> 40) % _KEYS]
+    text = cached.text
+    if text is NULL or cached.head != head or cached.tail != tail or cached.size != size:
         text = PyUnicode_New(size, 127)
         if text is NULL:
             return NULL
         memcpy(ASCII_DATA(text), p, size)
         PyObject_Hash(text)
-        Py_XDECREF(kept.text)
-        kept[0] = _Key(text, head, tail, size)
+        Py_XDECREF(cached.text)
+        cached[0] = _Key(text, head, tail, size)
     Py_INCREF(text)
     return text
 
@@ -658,7 +660,7 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
         p = read_digits(first, end, &number)
         if p == first:
             return NULL
-    if p == end:  # the conversion needs to see something behind it
+    if p == end:  # the conversion needs a byte that ends the number
         return NULL
     result = PyOS_string_to_double(start, <char **> &start, NULL)
     if start != p or result - result != 0:
@@ -684,33 +686,33 @@ cdef inline const char *_read_word(const char *p, const char *end, PyObject **va
 
 
 cdef inline char *_open(_Out *out) noexcept:
-    out.whole = NULL
+    out.buffer = NULL
     out.start = out.scratch
     out.limit = out.scratch + _SCRATCH
     return out.start
 
 
 cdef char *_grow(_Out *out, char *p, Py_ssize_t room) except NULL:
-    """Find room for that many bytes; return where `p` has moved to."""
+    """Make room for that many bytes; return the new position."""
     cdef Py_ssize_t size = p - out.start
     cdef Py_ssize_t all_room = max(2 * (out.limit - out.start), size + room)
-    if out.whole is NULL:
-        out.whole = new_bytes(NULL, all_room)
-        memcpy(bytes_data(out.whole), out.scratch, size)
+    if out.buffer is NULL:
+        out.buffer = new_bytes(NULL, all_room)
+        memcpy(bytes_data(out.buffer), out.scratch, size)
     else:
-        _PyBytes_Resize(&out.whole, all_room)
-    out.start = bytes_data(out.whole)
+        _PyBytes_Resize(&out.buffer, all_room)
+    out.start = bytes_data(out.buffer)
     out.limit = out.start + all_room
     return out.start + size
 
 
 cdef bytes _close(_Out *out, char *p):
-    """Make bytes of what was written up to `p`."""
+    """Return the output up to `p` as bytes."""
     cdef Py_ssize_t size = p - out.start
-    if out.whole is NULL:
+    if out.buffer is NULL:
         return PyBytes_FromStringAndSize(out.scratch, size)
-    _PyBytes_Resize(&out.whole, size)
-    return <bytes> out.whole
+    _PyBytes_Resize(&out.buffer, size)
+    return <bytes> out.buffer
 
 
 cdef inline char *_put(char *p, const char *data, Py_ssize_t size) noexcept:
@@ -733,11 +735,11 @@ cdef bytes _encode(bytes before, value, bytes after):
         p = _dump(&out, p, value, "", 0)
         return _close(&out, _put_bytes(&out, p, after))
     finally:
-        Py_XDECREF(out.whole)
+        Py_XDECREF(out.buffer)
 
 
 cdef char *_dump(_Out *out, char *p, value, str name, Py_ssize_t index) except NULL:
-    """Write JSON; what is refused stands at `name[index]`, or alone where the name is empty."""
+    """Encode JSON; an error's path begins with `name[index]`, unless the name is empty."""
     cdef Py_ssize_t before = p - out.start
     p = _write(out, p, <PyObject *> value)
     if p is NULL:
@@ -748,11 +750,11 @@ cdef char *_dump(_Out *out, char *p, value, str name, Py_ssize_t index) except N
 
 
 cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
-    """Write a value of exact builtin types, or return NULL."""
-    cdef _Open[_MAX_DEPTH] parents
+    """Encode a value of exact builtin types, or return NULL."""
+    cdef _Parent[_MAX_DEPTH] parents
     cdef PyObject *here = NULL  # the innermost open container
-    cdef Py_ssize_t pos = 0  # how far it is written
-    cdef Py_ssize_t left = 0  # how many items are left
+    cdef Py_ssize_t pos = 0  # position of its next item
+    cdef Py_ssize_t left = 0  # number of its items left
     cdef PyObject *key
     cdef PyObject *kind
     cdef int64_t number
@@ -771,7 +773,7 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
         elif kind == <PyObject *> dict or kind == <PyObject *> list or kind == <PyObject *> tuple:
             if depth == _MAX_DEPTH:
                 return NULL
-            parents[depth] = _Open(here, pos, left)
+            parents[depth] = _Parent(here, pos, left)
             depth += 1
             here = value
             pos = 0
@@ -815,7 +817,7 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
 
 
 cdef inline char *_put_text(_Out *out, char *p, PyObject *text) except? NULL:
-    """Write exact text, or return NULL at a lone surrogate."""
+    """Encode an exact str, or return NULL at a lone surrogate."""
     cdef Py_ssize_t size, done
     if not PyUnicode_IS_COMPACT_ASCII(text):
         return _put_wide(out, p, text)
@@ -834,7 +836,7 @@ cdef inline char *_put_text(_Out *out, char *p, PyObject *text) except? NULL:
 
 
 cdef char *_put_escaped(_Out *out, char *p, const char *s, Py_ssize_t size) except NULL:
-    """Write what begins with a character that JSON has escaped."""
+    """Encode text that begins with a character to escape."""
     cdef Py_ssize_t done
     while size:
         p = put_escape(p, s[0])
@@ -850,7 +852,7 @@ cdef char *_put_escaped(_Out *out, char *p, const char *s, Py_ssize_t size) exce
 
 
 cdef char *_put_wide(_Out *out, char *p, PyObject *text) except? NULL:
-    """Write text that is not all ASCII, or return NULL at a lone surrogate."""
+    """Encode text that is not ASCII, or return NULL at a lone surrogate."""
     cdef PyObject *utf8 = PyUnicode_AsUTF8String(text)
     cdef Py_ssize_t size, done
     if utf8 is NULL:
@@ -870,7 +872,7 @@ cdef char *_put_wide(_Out *out, char *p, PyObject *text) except? NULL:
 
 
 cdef char *_put_float(char *p, double number) except? NULL:
-    """Write what `float.__repr__` does, or return NULL where it is not finite."""
+    """Encode a float like `float.__repr__`, or return NULL if it is not finite."""
     if number - number != 0:
         return NULL
     if not powers[0].high:
@@ -879,10 +881,10 @@ cdef char *_put_float(char *p, double number) except? NULL:
 
 
 cdef int _fill_powers() except -1:
-    """Compute the powers of ten for `put_double`: 128 bits of each, rounded up."""
+    """Compute the powers of ten for `put_double`: their leading 128 bits, rounded up."""
     cdef int exponent
     cdef object one = 1, ten = 10
-    for exponent in range(MOST_POWER, LEAST_POWER - 1, -1):  # the first one last, when all are there
+    for exponent in range(MOST_POWER, LEAST_POWER - 1, -1):  # powers[0] last, as a completion mark
         power = ten ** <object> abs(exponent)
         size = power.bit_length()
         if exponent < 0:

@@ -1,15 +1,15 @@
-"""The protocol core in pure Python: replies in, command lines and job JSON out and in, jids.
+"""The protocol core in pure Python: parse replies, encode command lines and job JSON, make jids.
 
-The twin of `_proto.pyx` and its readable specification: same names, same order, same errors; a
-change to one lands in the other in the same commit.
+The twin of `_proto.pyx` and its readable specification: same names, same order, same errors. Both
+change in the same commit.
 
-Rules: no I/O. Error replies are returned, not raised; only broken framing raises, and a parser
-that raised refuses further calls. Broken JSON in a well-framed reply consumes that reply and
-leaves the parser alive. What a peer can make large has a limit, checked before it is believed.
-What the fast path cannot take as it is goes to `_json`, which knows every case and every text.
+Rules: no I/O. Error replies are returned, not raised; only broken framing raises, and then the
+parser cannot be used any more. Broken JSON in a well-framed reply consumes only that reply. Sizes
+that a peer sends are checked against a limit before memory is allocated. The fast paths pass
+irregular values to `_json`, which has all cases and all error messages.
 
-A `ReplyParser` belongs to one connection, and to one thread at a time. The functions may be
-called from any thread.
+A `ReplyParser` belongs to one connection, and can be used by one thread at a time. The functions
+can be called from any thread.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from . import _json
 from .exceptions import FaktoryPayloadError, FaktoryProtocolError, FaktoryServerError
 
 MAX_BULK: Final = 512 * 1024 * 1024
-"""Bytes of a bulk reply: what Redis, which keeps the server's jobs, stores in a value at most."""
+"""Limit of a bulk reply in bytes: the largest value of Redis, which stores the server's jobs."""
 
 MAX_LINE: Final = 1024 * 1024
-"""Bytes of any other reply: an error may echo the command that it refuses."""
+"""Limit of any other reply in bytes: an error can repeat the rejected command."""
 
-_SPARE: Final = 64 * 1024
-"""Bytes of room that a parser offers at least, and may buffer beyond one reply of full size."""
+_MIN_ROOM: Final = 64 * 1024
+"""Minimum bytes of a view, and how many a parser buffers beyond one reply of full size."""
 
-_KEPT: Final = 1024 * 1024
-"""Bytes of buffer that a parser keeps at most while nothing is in it."""
+_MAX_IDLE: Final = 1024 * 1024
+"""Maximum bytes of an empty buffer; a larger one is replaced."""
 
 _MAX_DIGITS: Final = 19
-"""Digits of a number in a reply: those of a signed 64-bit integer."""
+"""Maximum digits of a number in a reply: a signed 64-bit integer."""
 
 _JIDS: Final = 256
-"""Job ids made from one read of the system's random source."""
+"""Number of job ids from one read of the system's random source."""
 
 
 class NeedData(Enum):
-    """The type of NEED_DATA, by which type checkers tell it from a reply."""
+    """The type of NEED_DATA, so that type checkers can distinguish it from a reply."""
 
     NEED_DATA = "no whole reply yet"
 
@@ -54,12 +54,12 @@ NEED_DATA: Final = NeedData.NEED_DATA
 
 
 class ReplyParser:
-    """Cut a byte stream into replies.
+    """Split a byte stream into replies.
 
-    Give it bytes by `feed`, or let a socket write into `get_buffer` and say how many by
-    `buffer_updated`; take replies by `next` or `next_json` until NEED_DATA comes. `max_bulk`
-    and `max_line` are bytes without the framing. Bytes that are no reply raise
-    FaktoryProtocolError as soon as the first wrong one is there.
+    Pass received bytes to `feed`, or let a socket write into `get_buffer` and pass the count to
+    `buffer_updated`; then call `next` or `next_json` until it returns NEED_DATA. `max_bulk` and
+    `max_line` are limits in bytes without the framing. The first byte that cannot be part of a
+    reply raises FaktoryProtocolError.
     """
 
     __slots__ = ("_buffer", "_end", "_failure", "_max_bulk", "_max_line", "_scanned", "_start")
@@ -67,14 +67,14 @@ class ReplyParser:
     def __init__(self, max_bulk: int = MAX_BULK, max_line: int = MAX_LINE) -> None:
         self._max_bulk = max_bulk
         self._max_line = max_line
-        self._buffer = bytearray(_SPARE)
+        self._buffer = bytearray(_MIN_ROOM)
         self._start = 0  # where the next reply begins
         self._end = 0  # how far the buffer is filled
-        self._scanned = 0  # how far a line was already searched for its end
+        self._scanned = 0  # how far the line was already searched for its end
         self._failure = ""
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Add received bytes, split anywhere."""
+        """Add received bytes, which may be split anywhere."""
         view = data if type(data) is bytes else _contiguous(data)
         size = len(view)
         self._make_room(size)
@@ -82,39 +82,39 @@ class ReplyParser:
         self._add(size)
 
     def get_buffer(self, sizehint: int = -1) -> memoryview:
-        """Lend writable room for `sizehint` bytes or more, until the next call of any method."""
-        self._make_room(max(sizehint, _SPARE))
+        """Return a writable view of at least `sizehint` bytes, valid until the next method call."""
+        self._make_room(max(sizehint, _MIN_ROOM))
         return memoryview(self._buffer)[self._end :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Say how many bytes were written into what `get_buffer` lent."""
-        self._refuse_if_failed()
+        """Add the first `nbytes` bytes of the view from `get_buffer`."""
+        self._check_usable()
         if not 0 <= nbytes <= len(self._buffer) - self._end:
-            raise ValueError(f"{nbytes} bytes are not within what get_buffer lent")
+            raise ValueError(f"{nbytes} bytes do not fit into the view from get_buffer")
         self._add(nbytes)
 
     def _add(self, size: int) -> None:
         self._end += size
-        if self._end - self._start > self._max_bulk + self._max_line + _SPARE:
+        if self._end - self._start > self._max_bulk + self._max_line + _MIN_ROOM:
             raise self._fail(f"{self._end - self._start} bytes wait unread, which is too many")
 
     def next(self) -> str | bytes | int | None | FaktoryServerError | NeedData:
-        """Take the next reply, or NEED_DATA.
+        """Remove and return the next reply, or return NEED_DATA.
 
         `+` gives a str, `$` bytes, `$-1` None, `:` an int, `-` a FaktoryServerError.
         """
         return self._next(bytes)  # type: ignore[return-value]
 
     def next_json(self) -> object:
-        """Take the next reply as `next` does, but a bulk reply comes decoded from JSON.
+        """Remove and return the next reply like `next`, but decode a bulk reply from JSON.
 
-        FaktoryJSONError where it is none; that reply is consumed.
+        Invalid JSON raises FaktoryJSONError; that reply is consumed.
         """
         return self._next(_load)
 
     def _next(self, decode: Callable[[bytearray], object]) -> object:
         if self._start == self._end:
-            self._refuse_if_failed()  # one that failed holds nothing
+            self._check_usable()  # a failed parser has an empty buffer
             return NEED_DATA
         kind = self._buffer[self._start]
         if kind == ord("$"):
@@ -149,7 +149,7 @@ class ReplyParser:
         return decode(data)
 
     def _length(self) -> tuple[int, int] | None:
-        """Read the length of a bulk reply where it is there and as it should be."""
+        """Read the length of a bulk reply if it is complete and regular, as a fast path."""
         end = self._buffer.find(b"\r\n", self._start, self._start + 12)
         digits = self._buffer[self._start + 1 : end]
         if end < 0 or end + 2 > self._end or not digits.isdigit():
@@ -166,7 +166,7 @@ class ReplyParser:
         return value
 
     def _number(self, what: str, limit: int) -> tuple[int, int] | None:
-        """Read the number behind the type byte: its value and where its line ends."""
+        """Read the number after the type byte; return its value and the end of its line."""
         pos = self._start + 1
         negative = pos < self._end and self._buffer[pos] == ord("-")
         pos += negative
@@ -190,9 +190,9 @@ class ReplyParser:
         return None
 
     def _line(self) -> str | None:
-        """Take a line without its type byte and end.
+        """Remove and return a line without its type byte and line end.
 
-        The server cuts error texts by bytes, so a character may be broken: it is replaced.
+        The server truncates errors by bytes, so a character can be incomplete: it is replaced.
         """
         begin = self._start + 1
         scan = max(begin, self._scanned)
@@ -217,15 +217,15 @@ class ReplyParser:
         self._scanned = 0
         if end == self._end:
             self._start = self._end = 0
-            if len(self._buffer) > _KEPT:
-                self._buffer = bytearray(_SPARE)
+            if len(self._buffer) > _MAX_IDLE:
+                self._buffer = bytearray(_MIN_ROOM)
 
     def _make_room(self, size: int) -> None:
-        """See that `size` bytes fit behind the data; a buffer of which a view is out stays whole.
+        """Ensure that `size` bytes fit behind the data, without resizing a buffer that has views.
 
-        Moving is paid for by what was read since, growing by what has arrived.
+        The cost is amortized: moving by the bytes read since, growing by the bytes received.
         """
-        self._refuse_if_failed()
+        self._check_usable()
         if len(self._buffer) - self._end >= size:
             return
         data = self._buffer[self._start : self._end]
@@ -245,16 +245,16 @@ class ReplyParser:
         self._start = self._end = 0
         return FaktoryProtocolError(self._failure)
 
-    def _refuse_if_failed(self) -> None:
+    def _check_usable(self) -> None:
         if self._failure:
             raise FaktoryProtocolError(self._failure)
 
 
 def load_json(data: bytes | bytearray | memoryview) -> Any:
-    """Decode UTF-8 JSON with the meaning of `json.loads`.
+    """Decode UTF-8 JSON like `json.loads`.
 
-    FaktoryJSONError, with the offset in bytes, for what is none, for NaN, infinities and numbers
-    that overflow to one, and for more than 512 containers inside one another.
+    Raises FaktoryJSONError, with the offset in bytes, for invalid JSON, for NaN, infinities and
+    numbers that overflow to one, and for more than 512 nested containers.
     """
     return _load(_contiguous(data))
 
@@ -276,19 +276,19 @@ def _load(data: bytes | bytearray | memoryview) -> Any:
 def dump_json(value: object) -> bytes:
     """Encode as compact UTF-8 JSON.
 
-    FaktoryPayloadError, with the path to the value and what to do, for what the server would
-    change: integers beyond +-2^53, NaN and infinities, lone surrogates, keys that are no text,
-    types that JSON lacks, more than 512 containers inside one another. Subclasses of `int`,
-    `str`, `float`, `dict`, `list` and `tuple` go as their base.
+    Raises FaktoryPayloadError, with the path to the value and the remedy, for values that the
+    server would change or that JSON lacks: integers beyond +-2^53, NaN and infinities, lone
+    surrogates, keys that are not text, other types, more than 512 nested containers. Subclasses
+    of `int`, `str`, `float`, `dict`, `list` and `tuple` are encoded as their base.
     """
     return _dump(value, ())
 
 
 def encode_command(verb: str, *words: str, json: object = None) -> bytes:
-    """Encode a command line: verb, words, and `json` behind them unless it is None.
+    """Encode a command line: verb, words, and then `json` unless it is None.
 
-    FaktoryPayloadError for a word that is empty or holds a space, a line end or any other
-    character that cannot be shown: the server splits the line at those.
+    Raises FaktoryPayloadError for a word that is empty or contains a space, a line end or another
+    unprintable character: the server splits the line at these.
     """
     for word in (verb, *words):
         if not _json.is_a(word, str) or not word.isprintable() or word == "" or " " in word:
@@ -306,24 +306,26 @@ def encode_command(verb: str, *words: str, json: object = None) -> bytes:
 
 
 def encode_push(job: dict[str, Any]) -> bytes:
-    """Encode the PUSH of a job; see `dump_json` for what is refused."""
-    _require_dict(job, "the job")
+    """Encode the PUSH of a job; raises FaktoryPayloadError like `dump_json`."""
+    if not _json.is_a(job, dict):
+        raise _not_a_dict(job, "the job")
     return b"PUSH " + _dump(job, ()) + b"\r\n"
 
 
 def encode_push_bulk(jobs: Iterable[dict[str, Any]]) -> bytes:
-    """Encode the PUSHB of many jobs; a refusal's path begins with the job's index."""
+    """Encode the PUSHB of many jobs; the path in an error begins with the job's index."""
     pieces = []
     for index, job in enumerate(jobs):
-        _require_dict(job, f"jobs[{index}]")
+        if not _json.is_a(job, dict):
+            raise _not_a_dict(job, f"jobs[{index}]")
         pieces.append(_dump(job, ("jobs", index)))
     return b"PUSHB [" + b",".join(pieces) + b"]\r\n"
 
 
 class JobTemplate:
-    """A job type and its options, rendered once, for pushing many of it.
+    """A job type and its options, encoded once, to push many jobs.
 
-    `options` are fields of the job on the wire (`queue`, `retry`, `custom`...).
+    `options` are fields of the job's wire dict (`queue`, `retry`, `custom`...).
     """
 
     __slots__ = ("_head",)
@@ -337,9 +339,9 @@ class JobTemplate:
     def encode_bulk(
         self, rows: Iterable[Sequence[object]], least: int = 0, most: int | None = None
     ) -> tuple[bytes, list[str]]:
-        """Encode one PUSHB with a job for each row of arguments; return it and the jids made.
+        """Encode one PUSHB with a job for each row of arguments; return it and the new jids.
 
-        FaktoryPayloadError, too, for a row of less than `least` or more than `most` arguments.
+        A row of less than `least` or more than `most` arguments raises FaktoryPayloadError.
         """
         pieces = []
         jids = []
@@ -360,7 +362,7 @@ class JobTemplate:
 
 
 def new_jid() -> str:
-    """Make a job id: 24 random hex digits. Safe in threads and after fork."""
+    """Return a new job id: 24 random hex digits. Safe in threads and after fork."""
     try:
         return _jids.pop()
     except IndexError:
@@ -386,14 +388,14 @@ def _finite(text: str) -> float:
     return number
 
 
-def _no_json(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise ValueError(name)
 
 
-_decoder = JSONDecoder(parse_float=_finite, parse_constant=_no_json)
+_decoder = JSONDecoder(parse_float=_finite, parse_constant=_reject_constant)
 _decode = _decoder.decode
 _scan: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once  # type: ignore[attr-defined]
-_SPACES = " \t\n\r"  # around a value the server writes none, and `scan_once` takes none
+_SPACES = " \t\n\r"  # `scan_once` does not skip them; the server writes none around a value
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
@@ -401,11 +403,11 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
 def _may_be_too_deep(data: bytes | bytearray | memoryview, text: str) -> bool:
-    """Tell without recursion, and before any, whether containers may stand too deep.
+    """Return whether containers may be nested too deep, before a decoder recurses into them.
 
-    Most values have too few of them. Otherwise it counts up and down, which is right as far as
-    the text is JSON, and further nobody goes. The regular expression takes linear time on
-    anything: it never goes back.
+    Most values have too few containers. Otherwise count brackets up and down outside strings; the
+    result is exact up to the first byte that is not JSON, where decoding ends. The regular
+    expression does not backtrack, so it takes linear time on any input.
     """
     if text.count("[") + text.count("{") <= _json.MAX_DEPTH:
         return False
@@ -430,9 +432,10 @@ def _dump(value: object, root: Sequence[str | int]) -> bytes:
 
 
 def _is_plain(value: object) -> bool:
-    """Tell whether the standard encoder writes this value as we mean it, or refuses it itself.
+    """Return whether the standard encoder encodes this value correctly, or raises an error.
 
-    It takes keys that are no text and integers of any size, and calls itself for each level.
+    By itself, it accepts keys that are not text and integers of any size, and recurses for each
+    level.
     """
     stack = [iter((value,))]
     while stack:
@@ -461,8 +464,7 @@ def _is_plain(value: object) -> bool:
     return True
 
 
-def _require_dict(job: object, name: str) -> None:
-    if not _json.is_a(job, dict):
-        raise FaktoryPayloadError(
-            f"{name} is {_json.kind(job)}; a job is a dict with at least 'jobtype' and 'args'."
-        )
+def _not_a_dict(job: object, name: str) -> FaktoryPayloadError:
+    return FaktoryPayloadError(
+        f"{name} is {_json.kind(job)}; a job is a dict with at least 'jobtype' and 'args'."
+    )

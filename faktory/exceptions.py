@@ -1,26 +1,26 @@
-"""Everything this package raises on purpose, split by who is at fault.
+"""The exceptions of this package, split by who is at fault.
 
     FaktoryError(Exception)
-      FaktoryPayloadError(TypeError, ValueError)       ours to fix: nothing was sent
-      FaktoryConnectionError(ConnectionError)          the line
-        FaktoryHandshakeError                          the peer is no Faktory server that we know
+      FaktoryPayloadError(TypeError, ValueError)       the caller: nothing was sent
+      FaktoryConnectionError(ConnectionError)          the connection
+        FaktoryHandshakeError                          the peer is not a supported Faktory server
         FaktoryAuthenticationError                     password wrong or missing
         FaktoryConnectionResetError(ConnectionResetError)
-        FaktoryTimeout(TimeoutError)                   no answer in time; connection dropped
-        FaktoryOutcomeUnknown                          sent, no answer: it may have happened
-      FaktoryProtocolError                             the peer sent no RESP; connection closed
-      FaktoryServerError                               the server refused; connection fine
+        FaktoryTimeout(TimeoutError)                   no reply in time; connection closed
+        FaktoryOutcomeUnknown                          sent, not answered: it may have happened
+      FaktoryProtocolError                             the peer sent invalid RESP; connection closed
+      FaktoryServerError                               the server rejected it; connection fine
         FaktoryNotUnique
         FaktoryEnterpriseRequired
-      FaktoryJSONError(ValueError)                     no JSON where JSON should be
-      FaktoryBulkError                                 a bulk push of which some did not go through
+      FaktoryJSONError(ValueError)                     invalid JSON
+      FaktoryBulkError                                 some jobs of a bulk push failed
 
     Shutdown(BaseException)            )
-    TimeLimitExceeded(BaseException)   ) these steer a running job
+    TimeLimitExceeded(BaseException)   ) these control a running job
     Discard(Exception)                 )
 
-Each is made from its message alone, so that all survive pickle; what a program needs to decide
-on is an attribute, never a piece of the text.
+Each can be created from its message alone, so that all can be pickled. Data that a program decides
+by is an attribute, never a part of the message.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ __all__ = [
 
 
 class FaktoryError(Exception):
-    """The base of every error of this package."""
+    """Base class of this package's errors."""
 
 
 class FaktoryPayloadError(FaktoryError, TypeError, ValueError):
-    """A job or an argument that cannot be sent as it is; nothing was sent."""
+    """A job or an argument cannot be sent as it is; nothing was sent."""
 
 
 class FaktoryConnectionError(FaktoryError, ConnectionError):
-    """The line to the server could not be had, or broke."""
+    """The connection to the server could not be opened, or broke."""
 
 
 class FaktoryHandshakeError(FaktoryConnectionError):
-    """What answered does not greet as a Faktory server does, or does not speak TLS as we do."""
+    """The peer did not greet like a Faktory server, or only one side uses TLS."""
 
 
 class FaktoryAuthenticationError(FaktoryConnectionError):
-    """The server wants a password, and ours is wrong or missing."""
+    """The server requires a password, and ours is wrong or missing."""
 
 
 class FaktoryConnectionResetError(FaktoryConnectionError, ConnectionResetError):
@@ -73,16 +73,17 @@ class FaktoryConnectionResetError(FaktoryConnectionError, ConnectionResetError):
 
 
 class FaktoryTimeout(FaktoryConnectionError, TimeoutError):
-    """No answer in time; the connection was dropped, its late answer is nobody's.
+    """There was no reply in time; the connection was closed, so a late reply is discarded.
 
-    Also: no client of a pool came back in time, or a producer found no room, or did not finish.
+    Also raised when no client of a pool is released in time, when a producer stays full, and when
+    it does not finish in time.
     """
 
 
 class FaktoryOutcomeUnknown(FaktoryConnectionError):
-    """A command was sent and not answered: it may or may not have happened.
+    """A command was sent but not answered: it may or may not have happened.
 
-    `jids` names the jobs concerned.
+    `jids` are the ids of the affected jobs.
     """
 
     def __init__(self, message: str = "", jids: Sequence[str] = ()) -> None:
@@ -91,14 +92,14 @@ class FaktoryOutcomeUnknown(FaktoryConnectionError):
 
 
 class FaktoryProtocolError(FaktoryError):
-    """The peer sent bytes that are no reply of the protocol; the connection is closed."""
+    """The peer sent bytes that are not a reply; the connection is closed."""
 
 
 class FaktoryServerError(FaktoryError):
-    """The server refused a command; the connection is fine.
+    """The server rejected a command; the connection can still be used.
 
-    Made from the reply's line without its `-`. `code` is its first word where that is a code
-    (`ERR`, `NOTUNIQUE`), `message` what follows it.
+    Created from the reply's line without its `-`. `code` is the first word if that is a code
+    (`ERR`, `NOTUNIQUE`), `message` is the rest.
     """
 
     def __init__(self, line: str = "") -> None:
@@ -110,10 +111,10 @@ class FaktoryServerError(FaktoryError):
 
     @staticmethod
     def of(line: str) -> FaktoryServerError:
-        """Make the most telling error for an error reply (`server/connection.go: Error`).
+        """Return the most specific error for an error reply (`server/connection.go: Error`).
 
-        The text decides in one case only: the open-source server gives no code of its own to
-        the commands it lacks (`server/commands.go: track, batch`).
+        The message decides in one case only: the open-source server has no code for the commands
+        that it lacks (`server/commands.go: track, batch`).
         """
         if line.startswith("NOTUNIQUE"):
             return FaktoryNotUnique(line)
@@ -123,23 +124,23 @@ class FaktoryServerError(FaktoryError):
 
 
 class FaktoryNotUnique(FaktoryServerError):
-    """A job with the same type, arguments and queue is already there (`unique_for`)."""
+    """A job with the same type, arguments and queue already exists (`unique_for`)."""
 
 
 class FaktoryEnterpriseRequired(FaktoryServerError):
-    """A command exists in Faktory Enterprise only, or an option of a job that was not pushed."""
+    """A command or a job option requires Faktory Enterprise; such a job was not pushed."""
 
 
 class FaktoryJSONError(FaktoryError, ValueError):
-    """Bytes that should be JSON are not; a framed reply that held them is consumed."""
+    """Invalid JSON. If it was in a well-framed reply, that reply is consumed."""
 
 
 class FaktoryBulkError(FaktoryError):
-    """Some jobs of a bulk push did not go through.
+    """Some jobs of a bulk push failed.
 
-    `jids` are those that are queued (of `perform_bulk`; `push_bulk`, which may be given any
-    number, keeps none), `refused` maps a jid to the reason, `unknown` were sent and never
-    answered, `unsent` never left.
+    `jids` are the queued jobs (of `perform_bulk` only; `push_bulk` does not store them, because it
+    accepts any number), `refused` maps the jid of a rejected job to the reason, `unknown` are the
+    jobs that were sent but not answered, `unsent` those that were not sent.
     """
 
     def __init__(
@@ -158,18 +159,18 @@ class FaktoryBulkError(FaktoryError):
 
 
 class Shutdown(BaseException):
-    """Raised in a job that outlives the worker's grace period."""
+    """Raised in a job that is still running when the worker's grace period ends."""
 
     def __init__(self, message: str = "the worker stopped before the job was done") -> None:
         super().__init__(message)
 
 
 class TimeLimitExceeded(BaseException):
-    """Raised in a job that outlives its `time_limit`."""
+    """Raised in a job that runs longer than its `time_limit`."""
 
     def __init__(self, message: str = "the job took longer than its time limit") -> None:
         super().__init__(message)
 
 
 class Discard(Exception):
-    """Raised by a job to end itself without a retry."""
+    """Raised by a job to end without a retry."""

@@ -1,7 +1,7 @@
-"""Choose the implementation of the protocol core; the only module that knows there are two.
+"""Select the implementation of the protocol core; no other module depends on which one runs.
 
-`FAKTORY_IMPL` decides, once, at the first import: `cython`, `python`, or `auto` (the default:
-compiled where it was built, else pure Python; pure where Python runs without a GIL).
+`FAKTORY_IMPL` is read once, at the first import: `cython`, `python`, or `auto` (the default: the
+compiled core if it was built, else pure Python; pure Python if there is no GIL).
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ __all__ = [
 
 
 def _choose() -> tuple[str, str, str]:
-    """Return the implementation's name, its module, and why it is this one."""
+    """Return the implementation's name, its module, and the reason for it."""
     wanted = os.environ.get("FAKTORY_IMPL", "") or "auto"
     if wanted == "python":
         return "python", "faktory._proto_py", "FAKTORY_IMPL=python asks for it"
     if wanted not in ("auto", "cython"):
         raise ImportError(f"FAKTORY_IMPL is {wanted!r}. Set it to auto, cython or python.")
     if wanted == "auto" and not getattr(sys, "_is_gil_enabled", lambda: True)():
-        reason = "the compiled core would switch this Python's GIL on; FAKTORY_IMPL=cython does"
+        reason = "the compiled core would enable the GIL; FAKTORY_IMPL=cython selects it anyway"
         return "python", "faktory._proto_py", reason
     try:
         core = importlib.import_module("faktory._proto")
-        if not hasattr(core, "encode_push"):  # a file that the package faktory 1.0.0 left here
+        if not hasattr(core, "encode_push"):  # a file of the package faktory 1.0.0
             raise ImportError("faktory/_proto.py belongs to another package, `faktory`")
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == "faktory._proto"
@@ -70,9 +70,8 @@ def _choose() -> tuple[str, str, str]:
                 name="faktory._proto",
             ) from error
         return "python", "faktory._proto_py", f"no compiled core: {why}"
-    reason = (
-        "FAKTORY_IMPL=cython asks for it" if wanted == "cython" else "the compiled core is there"
-    )
+    asked = wanted == "cython"
+    reason = "FAKTORY_IMPL=cython asks for it" if asked else "the compiled core is available"
     return "cython", "faktory._proto", reason
 
 
@@ -83,7 +82,7 @@ implementation: Final = _name
 
 
 def implementation_info() -> dict[str, str]:
-    """Return `implementation`, the `reason` for it, and the `module` it is."""
+    """Return a dict with `implementation`, the `reason` for it, and its `module`."""
     return {"implementation": _name, "reason": _reason, "module": _module}
 
 

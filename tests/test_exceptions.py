@@ -50,13 +50,13 @@ from faktory.exceptions import (
         (Discard, {Exception}),
     ],
 )
-def test_the_tree_is_this(kind, bases):
+def test_an_exception_has_these_bases(kind, bases):
     assert set(kind.__bases__) == bases
     assert kind.__name__ in exceptions.__all__
     assert getattr(faktory, kind.__name__) is kind
 
 
-def test_the_tree_is_whole():
+def test_every_exception_is_exported_and_documented():
     kinds = {
         name
         for name, value in vars(exceptions).items()
@@ -67,7 +67,7 @@ def test_the_tree_is_whole():
         assert f" {name}" in exceptions.__doc__
 
 
-def test_what_steers_a_job_is_not_caught_as_an_error_of_its_own():
+def test_except_exception_does_not_catch_shutdown_and_the_time_limit():
     assert not issubclass(Shutdown, Exception)
     assert not issubclass(TimeLimitExceeded, Exception)
     assert str(Shutdown()) == "the worker stopped before the job was done"
@@ -134,13 +134,13 @@ def test_an_errors_text_is_its_message(name):
         ),
     ],
 )
-def test_a_refusal_tells_its_code_and_its_message(line, kind, code, message):
+def test_a_server_error_has_a_code_and_a_message(line, kind, code, message):
     error = FaktoryServerError.of(line)
     assert type(error) is kind
     assert (error.code, error.message, str(error)) == (code, message, line)
 
 
-def test_an_unknown_outcome_keeps_jids_of_its_own():
+def test_an_unknown_outcome_copies_its_jids():
     jids = ["a"]
     error = FaktoryOutcomeUnknown("text", jids)
     jids.append("b")
@@ -149,7 +149,7 @@ def test_an_unknown_outcome_keeps_jids_of_its_own():
     assert FaktoryOutcomeUnknown("text").jids == []
 
 
-def test_a_bulk_error_tells_four_fates_apart():
+def test_a_bulk_error_has_four_groups_of_jobs():
     error = FaktoryBulkError("text", ("a",), {"b": "why"}, ("c",), ("d",))
     assert (error.jids, error.refused, error.unknown, error.unsent) == (
         *(["a"], {"b": "why"}, ["c"], ["d"]),
@@ -158,7 +158,7 @@ def test_a_bulk_error_tells_four_fates_apart():
     assert (empty.jids, empty.refused, empty.unknown, empty.unsent) == ([], {}, [], [])
 
 
-def test_connection_errors_are_no_system_errors_with_a_number():
+def test_connection_errors_have_no_errno():
     assert FaktoryConnectionError("text").errno is None
     assert FaktoryOutcomeUnknown("text", ["a"]).errno is None
     assert FaktoryOutcomeUnknown("text", ["a"]).strerror is None

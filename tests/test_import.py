@@ -1,4 +1,4 @@
-"""What `import faktory` brings along: every web application that pushes a job pays for it."""
+"""The modules that `import faktory` loads; every web application that pushes a job imports them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ print(json.dumps(sorted(sys.modules)))
 
 
 def loaded_by(statements: str) -> set[str]:
-    """Return the modules that a fresh interpreter holds after `statements`.
+    """Return the modules that a fresh interpreter has loaded after `statements`.
 
-    Without site (-S) and without the environment (-I): a .pth file of some other package may
-    import anything.
+    Without site (-S) and the environment (-I), because .pth files of other packages can import
+    anything.
     """
     root = str(Path(faktory.__file__).parents[1])
     code = LOADED.format(statements)
@@ -41,12 +41,12 @@ def test_importing_the_package_loads_nothing_costly():
     assert loaded & COSTLY == set()
 
 
-def test_taking_the_client_loads_nothing_that_only_tls_passwords_and_asyncio_need():
+def test_using_the_client_loads_nothing_for_tls_passwords_and_asyncio():
     loaded = loaded_by("import faktory; faktory.Client")
     assert "faktory.client" in loaded
     assert loaded & {"asyncio", "hashlib", "ssl"} == set()
 
 
 @pytest.mark.parametrize("name", sorted(COSTLY))
-def test_a_costly_module_would_be_seen(name):
+def test_a_loaded_costly_module_is_detected(name):
     assert name in loaded_by(f"import faktory, {name}")

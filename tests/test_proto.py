@@ -1,4 +1,4 @@
-"""Which implementation of the core is chosen, in fresh interpreters: it is chosen once in each."""
+"""The choice of the core's implementation, in fresh interpreters, because each chooses once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ sys.meta_path.insert(0, Lacking())
 
 
 def choose(core: str, wanted: str | None, then: str = "proto.implementation_info()") -> str:
-    """Import `faktory.proto` where the compiled core is as `core` makes it; return what is said."""
+    """Import `faktory.proto` after running the code `core`; return the output."""
     root = str(Path(faktory.__file__).parents[1])
     environment = {name: value for name, value in os.environ.items() if name != "FAKTORY_IMPL"}
     if wanted is not None:
@@ -59,45 +59,45 @@ def info(implementation: str, reason: str) -> str:
 
 
 @pytest.mark.parametrize("wanted", [None, "", "auto"])
-def test_the_compiled_core_is_taken_where_it_is_there(wanted):
-    assert choose(PRESENT, wanted) == info("cython", "the compiled core is there")
+def test_the_compiled_core_is_used_if_it_is_available(wanted):
+    assert choose(PRESENT, wanted) == info("cython", "the compiled core is available")
 
 
 @pytest.mark.parametrize("wanted", [None, "auto"])
-def test_without_the_compiled_core_the_pure_one_is_taken(wanted):
+def test_without_the_compiled_core_the_pure_one_is_used(wanted):
     assert choose(ABSENT, wanted) == info("python", "no compiled core: it was not built")
 
 
 @pytest.mark.parametrize(
     ("wanted", "implementation", "reason"),
     [
-        (None, "python", "would switch this Python's GIL on; FAKTORY_IMPL=cython does"),
+        (None, "python", "would enable the GIL; FAKTORY_IMPL=cython selects it anyway"),
         ("cython", "cython", "FAKTORY_IMPL=cython asks for it"),
     ],
 )
-def test_no_gil_is_switched_on_without_being_asked_for(wanted, implementation, reason):
-    said = choose(PRESENT + "sys._is_gil_enabled = lambda: False", wanted)
-    assert f"'implementation': '{implementation}'" in said
-    assert reason in said
+def test_without_a_gil_the_pure_core_is_the_default(wanted, implementation, reason):
+    output = choose(PRESENT + "sys._is_gil_enabled = lambda: False", wanted)
+    assert f"'implementation': '{implementation}'" in output
+    assert reason in output
 
 
-def test_a_compiled_core_that_does_not_load_is_named_as_the_reason():
+def test_a_compiled_core_that_does_not_load_is_the_reason():
     assert choose(BROKEN, None) == info(
         "python", "no compiled core: it does not load: undefined symbol: PyWhatever"
     )
 
 
-def test_a_compiled_core_that_lacks_something_itself_is_there_and_does_not_load():
+def test_a_compiled_core_with_a_missing_import_counts_as_not_loading():
     assert "it does not load: No module named 'a_library_that_is_not_there'" in choose(
         LACKS_A_LIBRARY, "auto"
     )
 
 
-def test_python_is_taken_if_asked_for_though_the_compiled_core_is_there():
+def test_faktory_impl_python_uses_the_pure_core():
     assert choose(PRESENT, "python") == info("python", "FAKTORY_IMPL=python asks for it")
 
 
-def test_cython_is_taken_if_asked_for():
+def test_faktory_impl_cython_uses_the_compiled_core():
     assert choose(PRESENT, "cython") == info("cython", "FAKTORY_IMPL=cython asks for it")
 
 
@@ -105,26 +105,26 @@ def test_cython_is_taken_if_asked_for():
     ("core", "why"),
     [(ABSENT, "but it was not built."), (BROKEN, "but it does not load: undefined symbol")],
 )
-def test_cython_that_is_asked_for_and_missing_is_an_import_error_that_says_why(core, why):
-    said = choose(core, "cython")
-    assert said.startswith("FAKTORY_IMPL=cython asks for the compiled core, " + why)
-    assert "Install a wheel for this platform, or build with a C compiler" in said
+def test_faktory_impl_cython_without_the_compiled_core_raises_an_import_error(core, why):
+    output = choose(core, "cython")
+    assert output.startswith("FAKTORY_IMPL=cython asks for the compiled core, " + why)
+    assert "Install a wheel for this platform, or build with a C compiler" in output
 
 
 @pytest.mark.parametrize("wanted", ["Cython", "PYTHON", "c", "0", " python"])
-def test_any_other_value_is_refused(wanted):
+def test_any_other_value_is_rejected(wanted):
     assert choose(ABSENT, wanted) == (
         f"FAKTORY_IMPL is {wanted!r}. Set it to auto, cython or python."
     )
 
 
-def test_the_package_itself_can_be_imported_whatever_the_variable_says():
+def test_the_package_itself_can_be_imported_with_any_value():
     assert choose(f"{ABSENT}\nimport faktory; print(faktory.__version__)", "nonsense").startswith(
         faktory.__version__
     )
 
 
-def test_what_is_told_here_is_what_runs_here():
+def test_the_info_describes_the_running_implementation():
     assert proto.implementation_info()["implementation"] == proto.implementation
     assert faktory.implementation == proto.implementation
     module = importlib.import_module(proto.implementation_info()["module"])
@@ -132,6 +132,6 @@ def test_what_is_told_here_is_what_runs_here():
         assert getattr(proto, name) is getattr(module, name)
 
 
-def test_the_info_is_the_callers_to_change():
+def test_the_info_is_a_copy():
     proto.implementation_info()["reason"] = "changed"
     assert proto.implementation_info()["reason"] != "changed"

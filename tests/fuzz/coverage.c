@@ -1,7 +1,7 @@
-/* Tell libFuzzer which code of the compiled core ran.
+/* Report to libFuzzer which code of the compiled core ran.
 
-   gcc calls __sanitizer_cov_trace_pc at every branch; libFuzzer watches an array of counters. Where
-   the code stands, hashed, chooses the counter. */
+   gcc calls __sanitizer_cov_trace_pc at every branch; libFuzzer watches an array of counters. The
+   hash of the code's address selects the counter. */
 
 #include <stdint.h>
 
@@ -19,7 +19,7 @@ __attribute__((visibility("hidden"))) void __sanitizer_cov_trace_pc(void) {
     *counter += *counter != 255;
 }
 
-/* gcc's comparisons of floats, of which libFuzzer does not know. */
+/* gcc's comparisons of floats, which libFuzzer does not implement. */
 void __sanitizer_cov_trace_cmpf(float a, float b) { (void)a, (void)b; }
 void __sanitizer_cov_trace_cmpd(double a, double b) { (void)a, (void)b; }
 

@@ -1,13 +1,13 @@
-"""Fuzz the two implementations of the core against each other, guided by what they cover.
+"""Fuzz the two implementations of the core against each other, guided by coverage.
 
     python tests/fuzz/fuzz_core.py [-max_total_time=60] [other options of libFuzzer]
-    python tests/fuzz/fuzz_core.py crash-...       look once more at what was found
+    python tests/fuzz/fuzz_core.py crash-...       replay a stored crash
 
-Builds the compiled twin twice in build/fuzz: with coverage (see coverage.c) to search, then with
-AddressSanitizer and UndefinedBehaviorSanitizer to go once more through every input that the
-search has kept. What is found stands in a file crash-... Needs atheris, Cython and gcc.
+Builds the compiled twin twice in build/fuzz: with coverage (see coverage.c) for the search, then
+with AddressSanitizer and UndefinedBehaviorSanitizer to replay every input that the search has kept.
+A failing input is stored in a file crash-... Needs atheris, Cython and gcc.
 
-The first byte of an input says what the others are: JSON, a value, or a stream of replies.
+The first byte of an input selects the kind of the rest: JSON, a value, or a stream of replies.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
         lines = ("".join(f"\\x{byte:02x}" for byte in word.encode()) for word in WORDS)
         words.write_text("".join(f'"{line}"\n' for line in lines))
         options = [f"-dict={words}", "-max_len=4096", "-timeout=30", "-rss_limit_mb=4096"]
-        # What is compiled for coverage calls libFuzzer, which is inside of atheris.
+        # Code compiled for coverage calls libFuzzer, which is part of atheris.
         atheris = importlib.util.find_spec("atheris.core_with_libfuzzer")
         assert atheris is not None
         build("coverage", ["-fsanitize-coverage=trace-pc,trace-cmp"], "coverage.c", atheris.origin)
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def build(name: str, flags: list[str], source: str = "", library: str | None = None) -> None:
-    """Make build/fuzz/<name>/faktory, the package with a compiled twin of that kind."""
+    """Build build/fuzz/<name>/faktory: the package with a compiled twin with these flags."""
     package = BUILD / name / "faktory"
     package.mkdir(parents=True, exist_ok=True)
     for path in (*ROOT.glob("faktory/*.py"), *ROOT.glob("faktory/*.h")):
@@ -81,7 +81,7 @@ def build(name: str, flags: list[str], source: str = "", library: str | None = N
 
 
 def run(name: str, arguments: list[str], **environment: str) -> None:
-    """Start this file again with the package that build() made."""
+    """Run this file again with the package that build() made."""
     environment |= {"PYTHONPATH": str(BUILD / name), "FAKTORY_FUZZ": name}
     command = [sys.executable, __file__, *arguments]
     code = subprocess.run(command, env=os.environ | environment).returncode
@@ -143,18 +143,18 @@ def check_value(twins: list[Any], value: object) -> None:
         same(python, compiled)
 
 
-def made_of(data: bytes) -> object:
-    """Read bytes as instructions that put values on a stack, the last of which is the result."""
-    stack: list[tuple[object, int]] = []  # each with its size: shared parts count each time
+def build_value(data: bytes) -> object:
+    """Interpret bytes as instructions that push values onto a stack; return the top value."""
+    stack: list[tuple[object, int]] = []  # values with their sizes; shared parts count each time
     pos = 0
 
-    def take(size: int) -> bytes:
+    def read(size: int) -> bytes:
         nonlocal pos
         pos += size
         return data[pos - size : pos].ljust(size, b"\0")
 
     while pos < len(data):
-        code = take(1)[0]
+        code = read(1)[0]
         made: object = None
         size = 1
         match chr(code):
@@ -163,31 +163,31 @@ def made_of(data: bytes) -> object:
             case "T" | "F":
                 made = code == ord("T")
             case "I":
-                made = struct.unpack("<q", take(8))[0]
+                made = struct.unpack("<q", read(8))[0]
             case "i":
-                made = take(1)[0] - 128
+                made = read(1)[0] - 128
             case "R":
-                made = struct.unpack("<d", take(8))[0]
+                made = struct.unpack("<d", read(8))[0]
             case "r":
-                made = struct.unpack("<h", take(2))[0] / 100
+                made = struct.unpack("<h", read(2))[0] / 100
             case "B":
                 made = b"bytes"
             case "L" | "U" | "V" | "W":
-                piece = take(take(1)[0])
+                piece = read(read(1)[0])
                 encoding = {"L": "latin-1", "U": "utf-8", "V": "utf-16-le", "W": "utf-32-le"}
                 made = piece.decode(encoding[chr(code)], "ignore")
             case "S":
-                made = chr(0xD000 + take(1)[0] * 16) * 3
+                made = chr(0xD000 + read(1)[0] * 16) * 3
             case "X":
-                made = take(4).decode("latin-1") * (take(1)[0] * 4)
+                made = read(4).decode("latin-1") * (read(1)[0] * 4)
             case "n":  # deep
-                depth = take(1)[0] * 3
+                depth = read(1)[0] * 3
                 made, size = stack.pop() if stack else (1, 1)
                 for _ in range(depth):
                     made = [made]
                 size += depth
             case "p":  # wide
-                times = take(1)[0]
+                times = read(1)[0]
                 parts = stack[-2:]
                 size = 1 + times * sum(part[1] for part in parts)
                 if size > 5_000:
@@ -211,17 +211,17 @@ def made_of(data: bytes) -> object:
 def check_replies(twins: list[Any], how: int, size: int, stream: bytes) -> None:
     limits = [(), (), (30, 10), (100_000, 50)][how & 3]
     parsers = [core.ReplyParser(*limits) for core in twins]
-    lend, calls = how & 4, ["next_json", "next"] if how & 8 else ["next"]
+    by_view, calls = how & 4, ["next_json", "next"] if how & 8 else ["next"]
     size = size or len(stream) or 1
 
     def feed(parser: Any, piece: bytes) -> int:
-        if not lend:
+        if not by_view:
             parser.feed(piece)
             return 0
-        lent = parser.get_buffer(len(piece))
-        lent[: len(piece)] = piece
+        view = parser.get_buffer(len(piece))
+        view[: len(piece)] = piece
         parser.buffer_updated(len(piece))
-        return len(lent)
+        return len(view)
 
     for start in range(0, len(stream), size):
         piece = stream[start : start + size]
@@ -236,7 +236,7 @@ def check_replies(twins: list[Any], how: int, size: int, stream: bytes) -> None:
 def check(twins: list[Any], data: bytes) -> None:
     match data[:1]:
         case b"v":
-            check_value(twins, made_of(data[1:]))
+            check_value(twins, build_value(data[1:]))
         case b"r" if len(data) > 3:
             check_replies(twins, data[1], data[2], data[3:])
         case _:
@@ -254,7 +254,7 @@ def search() -> None:
     atheris.Fuzz()
 
 
-def go_through(paths: list[str]) -> None:
+def replay(paths: list[str]) -> None:
     from faktory import _proto, _proto_py
 
     for path in paths:
@@ -263,7 +263,7 @@ def go_through(paths: list[str]) -> None:
         except Exception as error:
             error.add_note(f"found in {path}")
             raise
-    print(f"{len(paths)} inputs went well under the sanitizers")
+    print(f"{len(paths)} inputs passed under the sanitizers")
 
 
 if __name__ == "__main__":
@@ -271,6 +271,6 @@ if __name__ == "__main__":
         case "coverage":
             search()
         case "sanitized":
-            go_through(sys.argv[1:])
+            replay(sys.argv[1:])
         case _:
             main()

@@ -1,4 +1,4 @@
-"""What the tests of the core share: both twins side by side, and how their results are compared."""
+"""Fixtures of the core's tests: both twins side by side, and the comparison of their results."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from faktory import _proto_py
 
 @pytest.fixture(scope="session")
 def twins() -> tuple[ModuleType, ModuleType]:
-    """The two implementations; that there are two is what the fixture `proto` insists on."""
+    """Return the two implementations; the fixture `proto` fails in CI if one is missing."""
     return _proto_py, pytest.importorskip("faktory._proto")
 
 
 @pytest.fixture(params=[2_000, pytest.param(100_000, marks=pytest.mark.soak)])
 def for_all(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`for_all(strategy, ..., check)`: call check with many examples, with more of them to soak."""
+    """Return `for_all(strategy, ..., check)`, which calls check with many examples; soak: more."""
 
     def run(*strategies_and_check: Any) -> None:
         *strategies, check = strategies_and_check
@@ -45,10 +45,10 @@ def for_all(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def error_for() -> Callable[..., tuple[str, ...]]:
-    """`outcome(function, *args)`: what came of a call, so that equal means equal to the last bit.
+def outcome() -> Callable[..., tuple[str, ...]]:
+    """Return `outcome(function, *args)`: the result or the error of a call, to be compared exactly.
 
-    The text of a value tells 1 from True and 1.0, 0.0 from -0.0, and the order of keys.
+    The repr of a value distinguishes 1 from True and 1.0, 0.0 from -0.0, and orders of keys.
     """
 
     def call(function: Callable[..., object], *args: object, **named: object) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def error_for() -> Callable[..., tuple[str, ...]]:
 
 @pytest.fixture(scope="session")
 def leaks() -> Callable[[Callable[[], object]], bool]:
-    """`leaks(function)`: whether memory grows with the number of calls."""
+    """Return `leaks(function)`, which returns whether memory grows with the number of calls."""
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         pytest.skip("a free-threaded build of Python frees memory later")
 
@@ -86,7 +86,7 @@ def leaks() -> Callable[[Callable[[], object]], bool]:
 
 @pytest.fixture
 def recursion_limit() -> Callable[[int], Any]:
-    """`with recursion_limit(n)`: n more calls than are open now."""
+    """Return `recursion_limit(n)`, a context that allows n more nested calls than now."""
 
     @contextmanager
     def limited(more: int) -> Iterator[None]:

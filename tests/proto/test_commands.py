@@ -1,4 +1,4 @@
-"""Command lines: their words, their JSON, and what is refused before it could break the line."""
+"""Command lines: words, JSON, and the rejection of words that would end the line."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Word(str):
     __slots__ = ()
 
 
-class NoText:
-    """Says that it is text, and is not."""
+class FalseText:
+    """Has the `__class__` str without being a str."""
 
     __class__ = str  # type: ignore[assignment]
 
@@ -34,11 +34,11 @@ class NoText:
         return False
 
     def __repr__(self) -> str:
-        return "NoText()"
+        return "FalseText()"
 
 
-class NoJob:
-    """Says that it is a dict, and is not."""
+class FalseJob:
+    """Has the `__class__` dict without being a dict."""
 
     __class__ = dict  # type: ignore[assignment]
 
@@ -59,7 +59,7 @@ class NoJob:
         (("!", "~", '"', "\\"), b'! ~ " \\\r\n'),
     ],
 )
-def test_words_stand_on_a_line(
+def test_words_are_joined_into_a_line(
     proto: ModuleType, words: tuple[str, ...], data: bytes | None
 ) -> None:
     assert proto.encode_command(*words) == (data or " ".join(words).encode() + b"\r\n")
@@ -77,7 +77,7 @@ def test_words_stand_on_a_line(
         ({"text": "with space\r\nand end"}, b'ACK {"text":"with space\\r\\nand end"}\r\n'),
     ],
 )
-def test_json_stands_behind_the_words_unless_it_is_none(
+def test_json_follows_the_words_unless_it_is_none(
     proto: ModuleType, value: object, data: bytes
 ) -> None:
     assert proto.encode_command("ACK", json=value) == data
@@ -94,12 +94,12 @@ def test_spaces_in_the_json_of_mutate_are_escaped(proto: ModuleType) -> None:
 BAD_WORDS = [
     *("", " ", "a b", "a\n", "\r\n", "a\rb", "a\tb", "\x00", "\x1f", "\x7f", "a\x80", "a\x85"),
     *("\u00a0", "\u2028", "\u2029", "\u3000", "\u200b", "\ufeff", "\ud800", "a\udfff", "\ue000"),
-    *(None, 1, b"bytes", ["list"], NoText(), Word(""), Word("a b")),
+    *(None, 1, b"bytes", ["list"], FalseText(), Word(""), Word("a b")),
 ]
 
 
 @pytest.mark.parametrize("word", BAD_WORDS, ids=range(len(BAD_WORDS)))
-def test_a_word_that_would_break_the_line_is_refused(proto: ModuleType, word: Any) -> None:
+def test_a_word_that_would_end_the_line_is_rejected(proto: ModuleType, word: Any) -> None:
     for words in ((word,), ("FETCH", word), ("FETCH", "x" * 3000, word, "default")):
         with pytest.raises(FaktoryPayloadError) as caught:
             proto.encode_command(*words, json={"a": 1})
@@ -109,7 +109,7 @@ def test_a_word_that_would_break_the_line_is_refused(proto: ModuleType, word: An
         )
 
 
-def test_every_character_of_a_word_is_looked_at(proto: ModuleType) -> None:
+def test_every_character_of_a_word_is_checked(proto: ModuleType) -> None:
     for code in range(0x100):
         character = chr(code)
         for word in (character, f"{'a' * 20}{character}", f"{character}{'é' * 20}"):
@@ -120,12 +120,12 @@ def test_every_character_of_a_word_is_looked_at(proto: ModuleType) -> None:
                     proto.encode_command("FETCH", word)
 
 
-def test_a_push_is_a_job_on_a_line(proto: ModuleType) -> None:
+def test_a_push_is_a_line_with_a_job(proto: ModuleType) -> None:
     assert proto.encode_push(JOB) == b"PUSH " + JOB_DATA + b"\r\n"
     assert proto.encode_push({}) == b"PUSH {}\r\n"
 
 
-def test_a_bulk_push_is_many_jobs_on_a_line(proto: ModuleType) -> None:
+def test_a_bulk_push_is_a_line_with_many_jobs(proto: ModuleType) -> None:
     assert proto.encode_push_bulk([]) == b"PUSHB []\r\n"
     assert proto.encode_push_bulk([JOB]) == b"PUSHB [" + JOB_DATA + b"]\r\n"
     many = [{**JOB, "args": [n, "x" * n]} for n in range(500)]
@@ -136,7 +136,7 @@ def test_a_bulk_push_is_many_jobs_on_a_line(proto: ModuleType) -> None:
         assert proto.encode_push_bulk(jobs) == data
 
 
-def test_jobs_that_are_no_plain_dicts_go_among_others(proto: ModuleType) -> None:
+def test_subclasses_of_dict_are_encoded_among_plain_dicts(proto: ModuleType) -> None:
     class Job(dict[str, Any]):
         pass
 
@@ -148,7 +148,7 @@ def test_jobs_that_are_no_plain_dicts_go_among_others(proto: ModuleType) -> None
     assert proto.encode_push(Job(JOB)) == b"PUSH " + JOB_DATA + b"\r\n"
 
 
-def test_a_refusal_says_where_in_the_job_it_is(proto: ModuleType) -> None:
+def test_an_error_names_the_place_in_the_job(proto: ModuleType) -> None:
     with pytest.raises(FaktoryPayloadError, match=r"^args\[0\] is a set "):
         proto.encode_push({"args": [set()]})
     with pytest.raises(FaktoryPayloadError, match=r'^jobs\[2\]\["args"\]\[0\] is a set '):
@@ -157,8 +157,8 @@ def test_a_refusal_says_where_in_the_job_it_is(proto: ModuleType) -> None:
         proto.encode_push_bulk([{1: 2}])
 
 
-@pytest.mark.parametrize("wrong", [None, [], "job", 1, [("jid", 1)], NoJob()], ids=range(6))
-def test_what_is_no_job_is_refused(proto: ModuleType, wrong: Any) -> None:
+@pytest.mark.parametrize("wrong", [None, [], "job", 1, [("jid", 1)], FalseJob()], ids=range(6))
+def test_a_job_must_be_a_dict(proto: ModuleType, wrong: Any) -> None:
     name = type(wrong).__name__
     named = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
     rest = "; a job is a dict with at least 'jobtype' and 'args'."
@@ -170,13 +170,13 @@ def test_what_is_no_job_is_refused(proto: ModuleType, wrong: Any) -> None:
     assert str(caught.value) == f"jobs[1] is {named}{rest}"
 
 
-def test_no_jobs_at_all_are_a_mistake_of_the_caller(proto: ModuleType) -> None:
+def test_a_bulk_push_of_no_iterable_raises_type_error(proto: ModuleType) -> None:
     for wrong in (None, 1):
         with pytest.raises(TypeError):
             proto.encode_push_bulk(wrong)
 
 
-def test_an_error_of_the_iterator_comes_out_as_it_is(proto: ModuleType) -> None:
+def test_an_error_of_the_iterator_is_raised_unchanged(proto: ModuleType) -> None:
     def jobs() -> Iterator[dict[str, Any]]:
         yield {"args": ["x" * 5000]}
         raise KeyError("mine")
@@ -185,7 +185,7 @@ def test_an_error_of_the_iterator_comes_out_as_it_is(proto: ModuleType) -> None:
         proto.encode_push_bulk(jobs())
 
 
-def test_a_list_that_changes_while_it_is_gone_through_crashes_nothing(proto: ModuleType) -> None:
+def test_a_list_that_changes_during_encoding_does_not_crash(proto: ModuleType) -> None:
     class Vandal(dict[str, Any]):
         def items(self) -> Any:
             jobs.clear()

@@ -1,4 +1,4 @@
-"""Job ids: random, of one form, and never the same twice, in threads and after fork as well."""
+"""Job ids: random, of one form, and unique, also in threads and after fork."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def test_every_digit_of_a_jid_is_random(proto: ModuleType) -> None:
 def test_jids_come_from_the_random_source_of_the_system(
     proto: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    counts: list[int] = []
 
     def source(count: int) -> bytes:
-        asked.append(count)
+        counts.append(count)
         return bytes(range(256)) * (count // 256)
 
     monkeypatch.setattr(os, "urandom", source)
     jids = {proto.new_jid() for _ in range(600)}
     monkeypatch.undo()
-    assert asked == [3072] * len(asked)
-    assert len(asked) in (2, 3)
+    assert counts == [3072] * len(counts)
+    assert len(counts) in (2, 3)
     assert "000102030405060708090a0b" in jids
     assert "f4f5f6f7f8f9fafbfcfdfeff" in jids
-    while proto.new_jid() in jids:  # what is left of them is for no other test
+    while proto.new_jid() in jids:  # use up these jids, so that no other test gets them
         pass
 
 
@@ -67,8 +67,8 @@ def test_threads_never_share_a_jid(proto: ModuleType) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_process_makes_jids_of_its_own(proto: ModuleType) -> None:
-    proto.new_jid()  # some are in stock now
+def test_a_forked_process_makes_its_own_jids(proto: ModuleType) -> None:
+    proto.new_jid()  # the parent has some in stock now
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""JSON decoded: what `json.loads` takes and means, and every trap of RFC 8259 beside it."""
+"""JSON decoding: the same results as `json.loads`, and the pitfalls of RFC 8259."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ GOOD = [
     r'"\ud800x"',
     r'"\ud800\n"',
     r'"\ud800\u0041"',
-    r'"\ud800é"',  # not plain for the compiled twin: a lone surrogate beside what is not ASCII
+    r'"\ud800é"',  # irregular for the compiled twin: a lone surrogate in text that is not ASCII
     r'["\udbff\udfff","\ud800","é\ud800"]',
     r'{"\ud800":"\udc00"}',
     '"é"',
@@ -112,7 +112,7 @@ GOOD = [
     json.dumps(
         {"".join(chr(97 + (i * k) % 26) for k in range(n)): n for n in range(20) for i in range(3)}
     ),
-    # keys whose beginning, end or length alone tells them apart
+    # keys that differ only at their beginning, at their end, or in length
     json.dumps({f"the same{n:08}": n for n in range(5000)}),
     json.dumps({f"{n:08}the same": n for n in range(5000)}),
     json.dumps({chr(code) * size: size for code in range(0x21, 0x7F) for size in range(20)}),
@@ -121,7 +121,7 @@ GOOD = [
     json.dumps(["x" * n + "\n" + "y" * (70 - n) for n in range(70)]),
     json.dumps(["x" * n + "é" for n in range(70)], ensure_ascii=False),
     json.dumps(["x" * n + "\\" for n in range(1000, 1010)]),
-    # many, and deep
+    # many values, and deep nesting
     json.dumps(list(range(-3000, 3000))),
     json.dumps({str(n): [n] for n in range(3000)}),
     "[" * 512 + "]" * 512,
@@ -132,7 +132,7 @@ GOOD = [
     r'["' + r"\"[" * 2000 + '"]',
 ]
 
-BAD = [  # bytes, and what is said of them
+BAD = [  # the bytes, and the error
     (b"", "at byte 0: expected a value, got the end"),
     (b"  ", "at byte 2: expected a value, got the end"),
     (b"\xef\xbb\xbf1", r"at byte 0: expected a value, got byte b'\xef'"),
@@ -152,9 +152,9 @@ BAD = [  # bytes, and what is said of them
     (b"falsE", "at byte 0: expected a value, got byte b'f'"),
     (b"True", "at byte 0: expected a value, got byte b'T'"),
     (b"NULL", "at byte 0: expected a value, got byte b'N'"),
-    (b"NaN", "at byte 0: NaN is no JSON number"),
-    (b"[1,-Infinity]", "at byte 3: -Infinity is no JSON number"),
-    (b"Infinity", "at byte 0: Infinity is no JSON number"),
+    (b"NaN", "at byte 0: NaN is not a JSON number"),
+    (b"[1,-Infinity]", "at byte 3: -Infinity is not a JSON number"),
+    (b"Infinity", "at byte 0: Infinity is not a JSON number"),
     (b"nan", "at byte 0: expected a value, got byte b'n'"),
     # numbers
     (b"-", "at byte 0: expected a value, got byte b'-'"),
@@ -193,20 +193,20 @@ BAD = [  # bytes, and what is said of them
     (b"[" + b"1" * 4301 + b"]", "at byte 1: an integer of 4301 digits is too long"),
     (b"-" + b"1" * 5000, "at byte 0: an integer of 5000 digits is too long"),
     # text
-    (b'"', "at byte 0: a string without an end"),
-    (b'"abc', "at byte 0: a string without an end"),
-    (b'["abc]', "at byte 1: a string without an end"),
-    (b'"abc\\"', "at byte 0: a string without an end"),
-    (b'"abc\\', "at byte 4: an escape that JSON does not know"),
+    (b'"', "at byte 0: an unterminated string"),
+    (b'"abc', "at byte 0: an unterminated string"),
+    (b'["abc]', "at byte 1: an unterminated string"),
+    (b'"abc\\"', "at byte 0: an unterminated string"),
+    (b'"abc\\', "at byte 4: an invalid escape"),
     (b"'a'", 'at byte 0: expected a value, got byte b"\'"'),
-    (b'"\\x41"', "at byte 1: an escape that JSON does not know"),
-    (b'"\\a"', "at byte 1: an escape that JSON does not know"),
-    (b'"\\\'"', "at byte 1: an escape that JSON does not know"),
-    (b'"\\U0041"', "at byte 1: an escape that JSON does not know"),
-    (b'"\\\n"', "at byte 1: an escape that JSON does not know"),
-    (b'"\\\x08"', "at byte 1: an escape that JSON does not know"),
-    (b'"\\\x00"', "at byte 1: an escape that JSON does not know"),
-    (b'"\\\xc3\xa9"', "at byte 1: an escape that JSON does not know"),
+    (b'"\\x41"', "at byte 1: an invalid escape"),
+    (b'"\\a"', "at byte 1: an invalid escape"),
+    (b'"\\\'"', "at byte 1: an invalid escape"),
+    (b'"\\U0041"', "at byte 1: an invalid escape"),
+    (b'"\\\n"', "at byte 1: an invalid escape"),
+    (b'"\\\x08"', "at byte 1: an invalid escape"),
+    (b'"\\\x00"', "at byte 1: an invalid escape"),
+    (b'"\\\xc3\xa9"', "at byte 1: an invalid escape"),
     (b'"\\u"', r"at byte 1: a \u escape needs four hex digits"),
     (b'"\\u12"', r"at byte 1: a \u escape needs four hex digits"),
     (b'"\\u123"', r"at byte 1: a \u escape needs four hex digits"),
@@ -219,12 +219,12 @@ BAD = [  # bytes, and what is said of them
     (b'"\\u\xef\xbc\x91234"', r"at byte 1: a \u escape needs four hex digits"),
     (b'"\\ud800\\u"', r"at byte 7: a \u escape needs four hex digits"),
     (b'"\\ud800\\uz000"', r"at byte 7: a \u escape needs four hex digits"),
-    (b'"\\ud800\\', "at byte 7: an escape that JSON does not know"),
+    (b'"\\ud800\\', "at byte 7: an invalid escape"),
     (b'"a\nb"', r"at byte 2: the control character b'\n' inside a string"),
     (b'"\x00"', r"at byte 1: the control character b'\x00' inside a string"),
     (b'"0123456789abcde\x1f"', r"at byte 16: the control character b'\x1f' inside a string"),
     (b'{"a\tb":1}', r"at byte 3: the control character b'\t' inside a string"),
-    # text that is no UTF-8
+    # text that is not UTF-8
     (b'"\xff"', "at byte 1: invalid UTF-8"),
     (b'"abc\x80"', "at byte 4: invalid UTF-8"),
     (b'"\xc3"', "at byte 1: invalid UTF-8"),
@@ -295,7 +295,7 @@ BAD = [  # bytes, and what is said of them
 
 
 @pytest.mark.parametrize("text", GOOD, ids=range(len(GOOD)))
-def test_json_reads_as_the_standard_library_reads_it(
+def test_json_is_decoded_like_in_the_standard_library(
     proto: ModuleType, outcome: Callable[..., Any], text: str
 ) -> None:
     data = text.encode("utf-8")
@@ -303,7 +303,7 @@ def test_json_reads_as_the_standard_library_reads_it(
 
 
 @pytest.mark.parametrize("text", GOOD, ids=range(len(GOOD)))
-def test_json_inside_a_reply_reads_the_same(
+def test_json_in_a_reply_is_decoded_the_same(
     proto: ModuleType, outcome: Callable[..., Any], text: str
 ) -> None:
     data = text.encode("utf-8")
@@ -312,7 +312,7 @@ def test_json_inside_a_reply_reads_the_same(
     assert outcome(parser.next_json) == outcome(json.loads, text)
 
 
-def test_good_json_needs_no_help_of_the_slow_reference(
+def test_regular_json_does_not_use_the_slow_reference(
     proto: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("faktory._json.read")
@@ -323,7 +323,7 @@ def test_good_json_needs_no_help_of_the_slow_reference(
 
 
 @pytest.mark.parametrize(("data", "reason"), BAD, ids=range(len(BAD)))
-def test_what_is_no_json_is_refused_with_place_and_reason(
+def test_invalid_json_is_rejected_with_place_and_reason(
     proto: ModuleType, data: bytes, reason: str
 ) -> None:
     with pytest.raises(FaktoryJSONError) as caught:
@@ -333,7 +333,7 @@ def test_what_is_no_json_is_refused_with_place_and_reason(
 
 
 @pytest.mark.parametrize("text", [text for text in GOOD if len(text) < 120])
-def test_every_beginning_of_a_text_is_refused_or_a_text_itself(
+def test_every_prefix_is_rejected_or_decoded_like_in_the_standard_library(
     proto: ModuleType, outcome: Callable[..., Any], text: str
 ) -> None:
     data = text.encode("utf-8")
@@ -350,7 +350,7 @@ def test_every_beginning_of_a_text_is_refused_or_a_text_itself(
             assert result == expected, beginning
 
 
-def test_an_integer_may_be_longer_where_the_interpreter_lets_it(proto: ModuleType) -> None:
+def test_a_longer_integer_is_decoded_if_the_interpreter_allows_it(proto: ModuleType) -> None:
     before = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
@@ -362,13 +362,15 @@ def test_an_integer_may_be_longer_where_the_interpreter_lets_it(proto: ModuleTyp
 @pytest.mark.parametrize(
     "container", [bytearray, memoryview, lambda data: memoryview(bytearray(data))]
 )
-def test_any_view_of_bytes_will_do(proto: ModuleType, container: Callable[[bytes], Any]) -> None:
+def test_load_json_accepts_any_bytes_like_object(
+    proto: ModuleType, container: Callable[[bytes], Any]
+) -> None:
     assert proto.load_json(container(b'{"a":[1.5]}')) == {"a": [1.5]}
     with pytest.raises(FaktoryJSONError, match="at byte 5: expected a value"):
         proto.load_json(container(b'{"a":'))
 
 
-def test_a_view_with_gaps_will_do(proto: ModuleType) -> None:
+def test_load_json_accepts_a_view_with_gaps(proto: ModuleType) -> None:
     assert proto.load_json(memoryview(b"[x1x,x2x]x")[::2]) == [1, 2]
     assert proto.load_json(memoryview(b"]2,1[")[::-1]) == [1, 2]
 
@@ -388,14 +390,12 @@ def test_only_the_bytes_of_a_view_are_read(proto: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["1", None, 1, [], object()])
-def test_text_and_other_objects_are_a_mistake_of_the_caller(
-    proto: ModuleType, wrong: object
-) -> None:
+def test_text_and_other_objects_raise_type_error(proto: ModuleType, wrong: object) -> None:
     with pytest.raises(TypeError):
         proto.load_json(wrong)
 
 
-def test_a_released_view_is_a_mistake_of_the_caller(proto: ModuleType) -> None:
+def test_a_released_view_raises_value_error(proto: ModuleType) -> None:
     view = memoryview(b"1")
     view.release()
     with pytest.raises(ValueError, match="released"):
@@ -403,13 +403,13 @@ def test_a_released_view_is_a_mistake_of_the_caller(proto: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("text", [b"[1]", b"[1", b'["\\ud800\xc3\xa9"]'])
-def test_a_bytearray_is_free_to_change_afterwards(proto: ModuleType, text: bytes) -> None:
+def test_a_bytearray_can_be_resized_afterwards(proto: ModuleType, text: bytes) -> None:
     data = bytearray(text)
     try:
         proto.load_json(data)
     except FaktoryJSONError as error:
         error.__traceback__ = None
-    data.clear()  # BufferError if something still looked at it
+    data.clear()  # raises BufferError if a view still exists
 
 
 def test_equal_keys_of_many_jobs_are_one_object(proto: ModuleType) -> None:
@@ -425,7 +425,7 @@ def test_values_never_share_containers(proto: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("more", [25, 100_000])
-def test_the_recursion_limit_is_no_matter(
+def test_the_recursion_limit_does_not_matter(
     proto: ModuleType, recursion_limit: Callable[[int], AbstractContextManager[None]], more: int
 ) -> None:
     deep = b"[" * 512 + b"]" * 512
@@ -435,7 +435,7 @@ def test_the_recursion_limit_is_no_matter(
         try:
             proto.load_json(deeper)
         except FaktoryJSONError as error:
-            refusal = str(error)
+            first = str(error)
         try:
             proto.load_json(b"[" * 1_000_000)
         except FaktoryJSONError as error:
@@ -443,11 +443,11 @@ def test_the_recursion_limit_is_no_matter(
     for _ in range(511):
         (value,) = value
     assert value == []
-    assert refusal == "invalid JSON at byte 2560: nested deeper than 512 levels"
+    assert first == "invalid JSON at byte 2560: nested deeper than 512 levels"
     assert second == "invalid JSON at byte 512: nested deeper than 512 levels"
 
 
-def test_threads_with_a_small_stack_read_what_is_deep(proto: ModuleType) -> None:
+def test_threads_with_a_small_stack_decode_deep_values(proto: ModuleType) -> None:
     results: list[object] = []
     before = threading.stack_size(256 * 1024)
     try:
@@ -461,7 +461,7 @@ def test_threads_with_a_small_stack_read_what_is_deep(proto: ModuleType) -> None
     assert len(results) == 1
 
 
-def test_threads_read_side_by_side(proto: ModuleType) -> None:
+def test_threads_decode_at_the_same_time(proto: ModuleType) -> None:
     texts = [json.dumps({f"key{n}{i}": [n, f"{i}"] for i in range(300)}) for n in range(8)]
     wrong: list[object] = []
 
@@ -478,19 +478,19 @@ def test_threads_read_side_by_side(proto: ModuleType) -> None:
     assert wrong == []
 
 
-def test_reading_leaks_nothing(
+def test_decoding_leaks_no_memory(
     proto: ModuleType, leaks: Callable[[Callable[[], object]], bool]
 ) -> None:
     texts = [text.encode("utf-8") for text in GOOD if len(text) < 2000]
     assert not leaks(lambda: [proto.load_json(text) for text in texts])
 
 
-def test_refusing_leaks_nothing(
+def test_rejecting_leaks_no_memory(
     proto: ModuleType, leaks: Callable[[Callable[[], object]], bool]
 ) -> None:
     befores = [
         b'[{"some key":1.5,"another":["text",12345678901234567890]},',
-        b'{"a key that nobody keeps":',
+        b'{"a key that is not cached":',
     ]
     texts = [data for data, _ in BAD if len(data) < 2000]
     texts += [before + data for before in befores for data in texts]
@@ -503,7 +503,7 @@ def test_refusing_leaks_nothing(
     assert not leaks(read)
 
 
-def test_singletons_keep_their_counts(proto: ModuleType) -> None:
+def test_singletons_keep_their_reference_counts(proto: ModuleType) -> None:
     def counts() -> list[int]:
         return [sys.getrefcount(value) for value in (None, True, False, "", 7)]
 

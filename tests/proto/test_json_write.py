@@ -1,4 +1,4 @@
-"""JSON encoded: byte for byte as the standard library does, or refused with place and remedy."""
+"""JSON encoding: the same bytes as the standard library, or an error with place and remedy."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Real(float):
         return "not this"
 
     def __sub__(self, other: object) -> float:
-        raise AssertionError("nobody's business")
+        raise AssertionError("must not be called")
 
 
 class Row(list[Any]):
@@ -80,7 +80,7 @@ class Item:
 
 
 class Proxy:
-    """Says it is what it stands for, as lazy objects of web frameworks do."""
+    """Has the `__class__` of its target, like the lazy objects of web frameworks."""
 
     def __init__(self, value: object) -> None:
         self.value = value
@@ -283,13 +283,11 @@ BAD: list[tuple[object, str, str]] = [
 
 
 @pytest.mark.parametrize("value", GOOD, ids=range(len(GOOD)))
-def test_a_value_is_written_as_the_standard_library_writes_it(
-    proto: ModuleType, value: object
-) -> None:
+def test_a_value_is_encoded_like_in_the_standard_library(proto: ModuleType, value: object) -> None:
     assert proto.dump_json(value) == standard(value)
 
 
-def test_plain_values_need_no_help_of_the_slow_reference(
+def test_plain_values_do_not_use_the_slow_reference(
     proto: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("faktory._json.write")
@@ -301,13 +299,13 @@ def test_plain_values_need_no_help_of_the_slow_reference(
 
 
 @pytest.mark.parametrize(("value", "data"), SUBCLASSES, ids=range(len(SUBCLASSES)))
-def test_a_subclass_goes_as_its_base(proto: ModuleType, value: object, data: bytes) -> None:
+def test_a_subclass_is_encoded_as_its_base(proto: ModuleType, value: object, data: bytes) -> None:
     assert proto.dump_json(value) == data
     assert proto.dump_json([1, value, {"k": value}]) == b'[1,%b,{"k":%b}]' % (data, data)
 
 
 @pytest.mark.parametrize(("value", "fault", "remedy"), BAD, ids=range(len(BAD)))
-def test_what_would_be_changed_is_refused_with_place_and_remedy(
+def test_a_value_that_would_change_is_rejected_with_place_and_remedy(
     proto: ModuleType, value: object, fault: str, remedy: str
 ) -> None:
     with pytest.raises(FaktoryPayloadError) as caught:
@@ -317,7 +315,7 @@ def test_what_would_be_changed_is_refused_with_place_and_remedy(
     assert isinstance(caught.value, ValueError)
 
 
-def test_a_coroutine_and_a_generator_are_refused(proto: ModuleType) -> None:
+def test_a_coroutine_and_a_generator_are_rejected(proto: ModuleType) -> None:
     async def later() -> None: ...
 
     coroutine = later()
@@ -336,7 +334,7 @@ def test_every_ascii_character_is_right_at_every_place_of_a_text(proto: ModuleTy
                 assert proto.dump_json({text: size}) == standard({text: size})
 
 
-def test_stops_are_right_at_every_place_among_each_other(proto: ModuleType) -> None:
+def test_two_stops_are_right_at_every_place(proto: ModuleType) -> None:
     for size in range(2, 36):
         for first in range(size):
             for second in range(size):
@@ -348,7 +346,7 @@ def test_stops_are_right_at_every_place_among_each_other(proto: ModuleType) -> N
 
 
 @pytest.mark.parametrize("around", [64, 2048, 4096, 8192, 65536])
-def test_the_output_is_right_around_every_size_at_which_it_may_move(
+def test_the_output_is_right_around_every_size_at_which_its_buffer_grows(
     proto: ModuleType, around: int
 ) -> None:
     for size in range(around - 80, around + 20):
@@ -372,7 +370,7 @@ def test_many_small_values_are_right_while_the_output_grows(proto: ModuleType) -
         assert proto.dump_json([[]] * count) == b"[" + b",".join([b"[]"] * count) + b"]"
 
 
-def test_any_double_is_written_as_the_interpreter_shows_it(
+def test_any_double_is_encoded_like_its_repr(
     proto: ModuleType, for_all: Callable[..., None]
 ) -> None:
     def check(bits: int) -> None:
@@ -385,7 +383,7 @@ def test_any_double_is_written_as_the_interpreter_shows_it(
     for_all(st.integers(0, 2**64 - 1), check)
 
 
-def test_a_decimal_becomes_the_nearest_double(
+def test_a_decimal_is_decoded_as_the_nearest_double(
     proto: ModuleType, for_all: Callable[..., None]
 ) -> None:
     def check(digits: int, places: int, exponent: int | None) -> None:
@@ -404,7 +402,7 @@ def test_a_decimal_becomes_the_nearest_double(
 
 
 @pytest.mark.parametrize("kind", [list, tuple, dict, Row, OrderedDict])
-def test_as_many_containers_as_may_stand_inside_one_another(proto: ModuleType, kind: type) -> None:
+def test_containers_can_be_nested_up_to_the_limit(proto: ModuleType, kind: type) -> None:
     def nest(levels: int) -> object:
         value: object = kind()
         for _ in range(levels - 1):
@@ -423,7 +421,7 @@ def test_as_many_containers_as_may_stand_inside_one_another(proto: ModuleType, k
         )
 
 
-def test_what_contains_itself_is_refused(proto: ModuleType) -> None:
+def test_a_container_that_contains_itself_is_rejected(proto: ModuleType) -> None:
     circle: list[object] = []
     circle.append(circle)
     ring: dict[str, object] = {}
@@ -433,13 +431,13 @@ def test_what_contains_itself_is_refused(proto: ModuleType) -> None:
             proto.dump_json(value)
 
 
-def test_the_same_container_twice_is_no_circle(proto: ModuleType) -> None:
+def test_a_shared_container_is_encoded_each_time(proto: ModuleType) -> None:
     shared = [1]
     assert proto.dump_json([shared, shared, {"a": shared}]) == b'[[1],[1],{"a":[1]}]'
 
 
 @pytest.mark.parametrize("more", [25, 100_000])
-def test_the_recursion_limit_is_no_matter(
+def test_the_recursion_limit_does_not_matter(
     proto: ModuleType, recursion_limit: Callable[[int], AbstractContextManager[None]], more: int
 ) -> None:
     deep: object = []
@@ -454,13 +452,13 @@ def test_the_recursion_limit_is_no_matter(
         try:
             proto.dump_json(deeper)
         except FaktoryPayloadError as error:
-            refusal = str(error)
+            message = str(error)
     assert data == b"[" * 512 + b"]" * 512
     assert mixed == b'[[1],{"a":["x"]}]'
-    assert "nested deeper than 512 levels" in refusal
+    assert "nested deeper than 512 levels" in message
 
 
-def test_threads_with_a_small_stack_write_what_is_deep(proto: ModuleType) -> None:
+def test_threads_with_a_small_stack_encode_deep_values(proto: ModuleType) -> None:
     deep: object = "x"
     for _ in range(256):
         deep = {"k": [deep]}
@@ -492,7 +490,7 @@ def test_a_value_that_another_thread_changes_gives_json_or_an_error(
             if n % 13 == 0:
                 shared["list"].clear()
                 shared["list"] = []
-            shared["dict"][n % 97] = n  # sometimes a key that JSON has not
+            shared["dict"][n % 97] = n  # sometimes a key that is not text
             shared["dict"] = {str(n): {"deep": [n]}}
 
     interval = sys.getswitchinterval()
@@ -503,7 +501,7 @@ def test_a_value_that_another_thread_changes_gives_json_or_an_error(
         written = 0
         deadline = time.monotonic() + 0.5
         while written == 0 or time.monotonic() < deadline:
-            # The interpreter's own complaint is one, too: a dict changed while it was gone through.
+            # The interpreter can also raise one: dictionary changed size during iteration.
             with suppress(FaktoryPayloadError, RuntimeError):
                 value = json.loads(proto.dump_json(shared))
                 assert value.keys() >= {"list", "dict"}
@@ -515,7 +513,9 @@ def test_a_value_that_another_thread_changes_gives_json_or_an_error(
         sys.setswitchinterval(interval)
 
 
-def test_a_class_that_changes_the_containers_around_it_crashes_nothing(proto: ModuleType) -> None:
+def test_a_class_that_changes_its_containers_during_encoding_does_not_crash(
+    proto: ModuleType,
+) -> None:
     class Vandal(dict[str, object]):
         def items(self) -> Any:
             around.clear()
@@ -529,7 +529,7 @@ def test_a_class_that_changes_the_containers_around_it_crashes_nothing(proto: Mo
             json.loads(proto.dump_json(outer))
 
 
-def test_what_a_class_raises_comes_out_as_it_is(proto: ModuleType) -> None:
+def test_an_error_of_a_class_is_raised_unchanged(proto: ModuleType) -> None:
     class Broken(dict[str, object]):
         def items(self) -> Any:
             raise KeyError("mine")
@@ -539,7 +539,7 @@ def test_what_a_class_raises_comes_out_as_it_is(proto: ModuleType) -> None:
             proto.dump_json(value)
 
 
-def test_writing_leaks_nothing(
+def test_encoding_leaks_no_memory(
     proto: ModuleType, leaks: Callable[[Callable[[], object]], bool]
 ) -> None:
     values = [value for value in GOOD if len(str(value)) < 10_000]
@@ -547,7 +547,7 @@ def test_writing_leaks_nothing(
     assert not leaks(lambda: [proto.dump_json(value) for value in values])
 
 
-def test_refusing_leaks_nothing(
+def test_rejecting_leaks_no_memory(
     proto: ModuleType, leaks: Callable[[Callable[[], object]], bool]
 ) -> None:
     values = [value for value, _, _ in BAD]
@@ -561,7 +561,7 @@ def test_refusing_leaks_nothing(
     assert not leaks(write)
 
 
-def test_what_is_written_keeps_no_hold_of_the_value(proto: ModuleType) -> None:
+def test_encoding_keeps_no_references_to_the_value(proto: ModuleType) -> None:
     items: list[object] = [Text("t"), "é€" * 9, 1e300, 2**50, [], {}, ("t",)]
     before = [sys.getrefcount(item) for item in items]
     for _ in range(100):

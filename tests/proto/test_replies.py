@@ -1,4 +1,4 @@
-"""Replies cut out of a byte stream: whole, split anywhere, broken, and larger than is believed."""
+"""Replies from a byte stream: complete, split anywhere, broken, and above the limits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ REPLIES = [
     (b":0000000000000000007\r\n", 7),
 ]
 
-BROKEN = [  # what comes before the first wrong byte, that byte, what is said of it
+BROKEN = [  # the bytes before the first wrong byte, that byte, the error
     (b"", b"x", "a reply begins with +, -, : or $, not with b'x'"),
     (b"", b"\n", "a reply begins with +, -, : or $, not with b'\\n'"),
     (b"", b"*", "a reply begins with +, -, : or $, not with b'*'"),
@@ -107,19 +107,19 @@ def by_feed(parser: Any, data: bytes) -> None:
 
 
 def by_buffer(parser: Any, data: bytes) -> None:
-    lent = parser.get_buffer(len(data))
-    lent[: len(data)] = data
+    view = parser.get_buffer(len(data))
+    view[: len(data)] = data
     parser.buffer_updated(len(data))
 
 
 @pytest.fixture(params=[by_feed, by_buffer])
 def give(request: pytest.FixtureRequest) -> Callable[[Any, bytes], None]:
-    """Both ways for bytes to reach a parser."""
+    """Return one of the two ways to pass bytes to a parser."""
     return request.param  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(("wire", "value"), REPLIES)
-def test_a_reply_comes_out_as_its_value(proto: ModuleType, wire: bytes, value: object) -> None:
+def test_a_reply_is_returned_as_its_value(proto: ModuleType, wire: bytes, value: object) -> None:
     parser = proto.ReplyParser()
     parser.feed(wire)
     reply = parser.next()
@@ -129,7 +129,7 @@ def test_a_reply_comes_out_as_its_value(proto: ModuleType, wire: bytes, value: o
 
 
 @pytest.mark.parametrize(("wire", "value"), REPLIES)
-def test_a_reply_comes_out_once_its_last_byte_is_there(
+def test_a_reply_is_returned_once_its_last_byte_has_arrived(
     proto: ModuleType, give: Callable[[Any, bytes], None], wire: bytes, value: object
 ) -> None:
     parser = proto.ReplyParser()
@@ -141,7 +141,7 @@ def test_a_reply_comes_out_once_its_last_byte_is_there(
     assert parser.next() is proto.NEED_DATA
 
 
-def test_replies_that_come_together_come_out_one_by_one(
+def test_replies_that_arrive_together_are_returned_one_by_one(
     proto: ModuleType, give: Callable[[Any, bytes], None]
 ) -> None:
     parser = proto.ReplyParser()
@@ -154,7 +154,7 @@ def test_replies_that_come_together_come_out_one_by_one(
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 65_535, 65_536, 65_537, 1_000_000, 3_000_000])
 @pytest.mark.parametrize("piece", [1_000, 65_536, 10_000_000])
-def test_a_bulk_reply_of_any_size_survives_the_growing_of_the_buffer(
+def test_a_bulk_reply_of_any_size_survives_the_growth_of_the_buffer(
     proto: ModuleType, give: Callable[[Any, bytes], None], size: int, piece: int
 ) -> None:
     body = bytes(range(256)) * (size // 256 + 1)
@@ -168,7 +168,7 @@ def test_a_bulk_reply_of_any_size_survives_the_growing_of_the_buffer(
     assert replies == ["before", body[:size], 7]
 
 
-def test_an_error_reply_is_returned_as_the_most_telling_error(proto: ModuleType) -> None:
+def test_an_error_reply_is_returned_as_the_most_specific_error(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
     parser.feed(
         b"-ERR unknown command\r\n-NOTUNIQUE Job not unique\r\n-SHUTDOWN\r\n-oops it broke\r\n"
@@ -188,14 +188,14 @@ def test_an_error_reply_is_returned_as_the_most_telling_error(proto: ModuleType)
     assert parser.next() == "OK"
 
 
-def test_a_character_that_the_server_cut_through_is_replaced(proto: ModuleType) -> None:
+def test_an_incomplete_character_is_replaced(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
     parser.feed(b"-ERR gr\xc3\r\n+\xff\xfe\r\n")
     assert str(parser.next()) == "ERR gr\ufffd"
     assert parser.next() == "\ufffd\ufffd"
 
 
-def test_next_json_decodes_bulk_replies_and_leaves_others_alone(proto: ModuleType) -> None:
+def test_next_json_decodes_bulk_replies_only(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
     parser.feed(b'$7\r\n{"a":1}\r\n$-1\r\n+OK\r\n:3\r\n$4\r\nnull\r\n')
     assert [parser.next_json() for _ in range(5)] == [{"a": 1}, None, "OK", 3, None]
@@ -203,7 +203,9 @@ def test_next_json_decodes_bulk_replies_and_leaves_others_alone(proto: ModuleTyp
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"a":}', b"nul", b"1,", b'"\xff"', b"[" * 600])
-def test_broken_json_is_consumed_and_the_parser_lives_on(proto: ModuleType, body: bytes) -> None:
+def test_broken_json_is_consumed_and_the_parser_stays_usable(
+    proto: ModuleType, body: bytes
+) -> None:
     parser = proto.ReplyParser()
     parser.feed(b"$%d\r\n%b\r\n+OK\r\n" % (len(body), body))
     with pytest.raises(FaktoryJSONError):
@@ -213,7 +215,7 @@ def test_broken_json_is_consumed_and_the_parser_lives_on(proto: ModuleType, body
 
 
 @pytest.mark.parametrize(("before", "wrong", "fault"), BROKEN)
-def test_the_first_wrong_byte_ends_the_conversation_with_one_clear_error(
+def test_the_first_wrong_byte_raises_a_protocol_error(
     proto: ModuleType,
     give: Callable[[Any, bytes], None],
     before: bytes,
@@ -229,7 +231,7 @@ def test_the_first_wrong_byte_ends_the_conversation_with_one_clear_error(
     assert str(caught.value) == f"the peer does not speak Faktory's protocol: {fault}"
 
 
-def test_a_parser_that_failed_refuses_all_further_calls(proto: ModuleType) -> None:
+def test_a_parser_that_failed_raises_on_all_further_calls(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
     parser.feed(b"HTTP/1.1 400 Bad Request\r\n+OK\r\n")
     with pytest.raises(FaktoryProtocolError, match="not with b'H'"):
@@ -254,7 +256,9 @@ def test_good_replies_before_a_broken_one_are_not_lost(proto: ModuleType) -> Non
         parser.next()
 
 
-def test_a_bulk_reply_above_the_limit_is_refused_before_its_bytes_come(proto: ModuleType) -> None:
+def test_a_bulk_reply_above_the_limit_is_rejected_before_its_bytes_arrive(
+    proto: ModuleType,
+) -> None:
     parser = proto.ReplyParser(max_bulk=99)
     parser.feed(b"$99\r\n" + b"x" * 99 + b"\r\n$10")
     assert parser.next() == b"x" * 99
@@ -265,7 +269,7 @@ def test_a_bulk_reply_above_the_limit_is_refused_before_its_bytes_come(proto: Mo
 
 
 @pytest.mark.parametrize("kind", [b"+", b"-"])
-def test_a_line_above_the_limit_is_refused_without_its_end(proto: ModuleType, kind: bytes) -> None:
+def test_a_line_above_the_limit_is_rejected_before_its_end(proto: ModuleType, kind: bytes) -> None:
     parser = proto.ReplyParser(max_line=10)
     parser.feed(kind + b"x" * 10 + b"\r\n" + kind + b"x" * 10)
     assert str(parser.next()) == "x" * 10
@@ -275,17 +279,17 @@ def test_a_line_above_the_limit_is_refused_without_its_end(proto: ModuleType, ki
         parser.next()
 
 
-def test_a_line_that_comes_in_many_pieces_is_searched_once(proto: ModuleType) -> None:
+def test_a_line_that_arrives_in_many_pieces_is_searched_once(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
     parser.feed(b"+")
     start = time.process_time()
     for _ in range(20_000):
         parser.feed(b"x" * 50)
         assert parser.next() is proto.NEED_DATA
-    assert time.process_time() - start < 1  # else 10 GB would be searched
+    assert time.process_time() - start < 1  # otherwise it would search 10 GB
 
 
-def test_what_waits_unread_has_a_limit(proto: ModuleType) -> None:
+def test_unread_bytes_have_a_limit(proto: ModuleType) -> None:
     parser = proto.ReplyParser(max_bulk=1000, max_line=1000)
     for _ in range(67):
         parser.feed(b"+" + b"x" * 997 + b"\r\n")
@@ -296,7 +300,9 @@ def test_what_waits_unread_has_a_limit(proto: ModuleType) -> None:
         parser.feed(b"x")
 
 
-def test_memory_follows_what_arrived_never_what_was_claimed(proto: ModuleType) -> None:
+def test_memory_grows_with_the_received_bytes_not_with_the_announced_length(
+    proto: ModuleType,
+) -> None:
     parser = proto.ReplyParser()
     tracemalloc.start()
     try:
@@ -310,7 +316,7 @@ def test_memory_follows_what_arrived_never_what_was_claimed(proto: ModuleType) -
     assert peak < 4_000_000
 
 
-def test_a_buffer_that_grew_large_is_given_back_once_it_is_empty(proto: ModuleType) -> None:
+def test_a_large_buffer_is_freed_once_it_is_empty(proto: ModuleType) -> None:
     tracemalloc.start()
     try:
         parser = proto.ReplyParser()
@@ -324,7 +330,7 @@ def test_a_buffer_that_grew_large_is_given_back_once_it_is_empty(proto: ModuleTy
         tracemalloc.stop()
 
 
-def test_a_parser_that_failed_holds_no_buffer(proto: ModuleType) -> None:
+def test_a_parser_that_failed_frees_its_buffer(proto: ModuleType) -> None:
     tracemalloc.start()
     try:
         parser = proto.ReplyParser()
@@ -336,7 +342,7 @@ def test_a_parser_that_failed_holds_no_buffer(proto: ModuleType) -> None:
         tracemalloc.stop()
 
 
-def test_the_buffer_lent_has_the_room_asked_for(proto: ModuleType) -> None:
+def test_get_buffer_returns_at_least_the_requested_size(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
     assert len(parser.get_buffer()) >= 65_536
     assert len(parser.get_buffer(-1)) >= 65_536
@@ -344,30 +350,30 @@ def test_the_buffer_lent_has_the_room_asked_for(proto: ModuleType) -> None:
     assert len(parser.get_buffer(300_000)) >= 300_000
 
 
-def test_more_than_was_lent_cannot_have_been_written(proto: ModuleType) -> None:
+def test_buffer_updated_checks_the_count(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
     room = len(parser.get_buffer())
     for count in (-1, room + 1, sys.maxsize):
-        with pytest.raises(ValueError, match="are not within what get_buffer lent"):
+        with pytest.raises(ValueError, match="do not fit into the view from get_buffer"):
             parser.buffer_updated(count)
     parser.get_buffer()[:5] = b"+OK\r\n"
     parser.buffer_updated(5)
     assert parser.next() == "OK"
 
 
-def test_a_view_that_is_still_out_hinders_nothing_and_stays_readable(proto: ModuleType) -> None:
+def test_an_old_view_stays_readable_while_the_parser_goes_on(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
-    lent = parser.get_buffer()
-    lent[:5] = b"$9\r\na"
+    view = parser.get_buffer()
+    view[:5] = b"$9\r\na"
     parser.buffer_updated(5)
     parser.feed(b"b" * 200_000)
-    assert bytes(lent[:5]) == b"$9\r\na"
+    assert bytes(view[:5]) == b"$9\r\na"
     with pytest.raises(FaktoryProtocolError):
         parser.next()
-    assert bytes(lent[:5]) == b"$9\r\na"
+    assert bytes(view[:5]) == b"$9\r\na"
 
 
-def test_what_is_fed_may_be_any_view_of_bytes(proto: ModuleType) -> None:
+def test_feed_accepts_any_bytes_like_object(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
     parser.feed(bytearray(b"+a\r\n"))
     parser.feed(memoryview(b"+b\r\n"))
@@ -382,13 +388,13 @@ def test_what_is_fed_may_be_any_view_of_bytes(proto: ModuleType) -> None:
     assert parser.next() is proto.NEED_DATA
 
 
-def test_feeding_a_bytearray_leaves_it_free_to_change(proto: ModuleType) -> None:
+def test_a_bytearray_can_be_resized_after_feed(proto: ModuleType) -> None:
     data = bytearray(b"+OK\r\n")
     proto.ReplyParser().feed(data)
-    data.clear()  # BufferError if something still looked at it
+    data.clear()  # raises BufferError if a view still exists
 
 
-def test_a_bulk_reply_is_a_copy_of_its_own(proto: ModuleType) -> None:
+def test_a_bulk_reply_is_a_separate_copy(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
     parser.feed(b"$3\r\nabc\r\n")
     reply = parser.next()
@@ -398,7 +404,7 @@ def test_a_bulk_reply_is_a_copy_of_its_own(proto: ModuleType) -> None:
 
 
 class Intruder:
-    """Garbage that uses a parser while the collector removes it."""
+    """Garbage whose finalizer uses a parser."""
 
     def __init__(self, parser: Any) -> None:
         self.parser = parser
@@ -409,7 +415,7 @@ class Intruder:
         self.parser.next()
 
 
-def test_a_finalizer_that_breaks_into_the_reading_crashes_nothing(proto: ModuleType) -> None:
+def test_a_finalizer_that_uses_the_parser_during_decoding_does_not_crash(proto: ModuleType) -> None:
     parser = proto.ReplyParser()
     body = b"[" + b",".join([b'{"a":[{},"text","\\u00e9",1.5]}'] * 2000) + b"]"
     threshold = gc.get_threshold()
@@ -418,7 +424,7 @@ def test_a_finalizer_that_breaks_into_the_reading_crashes_nothing(proto: ModuleT
         for _ in range(20):
             parser.feed(b"$%d\r\n%b\r\n" % (len(body), body))
             Intruder(parser)
-            with suppress(FaktoryJSONError):  # what it reads may be overwritten, or taken, no more
+            with suppress(FaktoryJSONError):  # its input may be overwritten or consumed
                 assert type(parser.next_json()) in (list, str)
             while parser.next() is not proto.NEED_DATA:
                 pass
@@ -429,7 +435,7 @@ def test_a_finalizer_that_breaks_into_the_reading_crashes_nothing(proto: ModuleT
 @pytest.mark.parametrize(
     "wire", [b"".join(wire for wire, _ in REPLIES), b"-ERR x\r\n", b"+" * 70_000]
 )
-def test_reading_replies_leaks_nothing(
+def test_reading_replies_leaks_no_memory(
     proto: ModuleType, leaks: Callable[[Callable[[], object]], bool], wire: bytes
 ) -> None:
     def read() -> None:
@@ -441,7 +447,7 @@ def test_reading_replies_leaks_nothing(
     assert not leaks(read)
 
 
-def test_refusing_broken_replies_leaks_nothing(
+def test_rejecting_broken_replies_leaks_no_memory(
     proto: ModuleType, leaks: Callable[[Callable[[], object]], bool]
 ) -> None:
     def read() -> None:
@@ -454,7 +460,7 @@ def test_refusing_broken_replies_leaks_nothing(
     assert not leaks(read)
 
 
-def test_broken_json_in_replies_leaks_nothing(
+def test_broken_json_in_replies_leaks_no_memory(
     proto: ModuleType, leaks: Callable[[Callable[[], object]], bool]
 ) -> None:
     parser = proto.ReplyParser()

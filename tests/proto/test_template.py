@@ -1,4 +1,4 @@
-"""Job templates: one type of job, many rows of arguments, one command."""
+"""Job templates: one job type, many rows of arguments, one command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def jobs_of(line: bytes) -> list[dict[str, Any]]:
     return jobs
 
 
-def test_each_row_becomes_a_job_with_a_jid_of_its_own(proto: ModuleType) -> None:
+def test_each_row_becomes_a_job_with_its_own_jid(proto: ModuleType) -> None:
     template = proto.JobTemplate("Send", {"queue": "mail", "retry": 3, "custom": {"a": [1]}})
     rows = [(n, "é" * n, {"k": None}) for n in range(300)]
     line, jids = template.encode_bulk(rows)
@@ -42,18 +42,18 @@ def test_each_row_becomes_a_job_with_a_jid_of_its_own(proto: ModuleType) -> None
     ]
 
 
-def test_the_line_is_the_same_to_the_last_byte(proto: ModuleType) -> None:
+def test_the_line_has_exactly_these_bytes(proto: ModuleType) -> None:
     line, (first, second) = proto.JobTemplate("Größe", {}).encode_bulk([[], (1, "a b")])
     head = '{"jobtype":"Größe","jid":"'
     jobs = [f'{head}{first}","args":[]}}', f'{head}{second}","args":[1,"a b"]}}']
     assert line == f"PUSHB [{','.join(jobs)}]\r\n".encode()
 
 
-def test_no_rows_are_no_jobs(proto: ModuleType) -> None:
+def test_no_rows_give_an_empty_bulk_push(proto: ModuleType) -> None:
     assert proto.JobTemplate("Send", {}).encode_bulk([]) == (b"PUSHB []\r\n", [])
 
 
-def test_rows_may_come_from_anything_that_gives_lists_or_tuples(proto: ModuleType) -> None:
+def test_rows_can_come_from_any_iterable_of_lists_or_tuples(proto: ModuleType) -> None:
     template = proto.JobTemplate("Send", {})
     rows = [Row(n, "x") for n in range(5)]
     for given in (rows, tuple(rows), iter(rows), (list(row) for row in rows)):
@@ -62,7 +62,7 @@ def test_rows_may_come_from_anything_that_gives_lists_or_tuples(proto: ModuleTyp
         ]
 
 
-def test_a_template_serves_many_calls_and_holds_none_of_its_options(proto: ModuleType) -> None:
+def test_a_template_can_be_reused_and_copies_its_options(proto: ModuleType) -> None:
     custom = {"a": 1}
     options = MappingProxyType({"custom": custom})
     template = proto.JobTemplate("Send", options)
@@ -72,7 +72,9 @@ def test_a_template_serves_many_calls_and_holds_none_of_its_options(proto: Modul
 
 
 @pytest.mark.parametrize("name", ["jid", "jobtype", "args"])
-def test_what_a_template_sets_itself_is_no_option(proto: ModuleType, name: str) -> None:
+def test_a_field_that_the_template_sets_is_rejected_as_an_option(
+    proto: ModuleType, name: str
+) -> None:
     with pytest.raises(FaktoryPayloadError) as caught:
         proto.JobTemplate("Send", {"queue": "a", name: "x"})
     assert str(caught.value) == f"the template sets {name!r} itself. Leave it out."
@@ -87,7 +89,7 @@ def test_what_a_template_sets_itself_is_no_option(proto: ModuleType, name: str) 
         ("\ud800", {}, "jobtype holds the lone surrogate "),
     ],
 )
-def test_a_template_is_refused_when_it_is_made(
+def test_an_invalid_template_is_rejected_when_it_is_created(
     proto: ModuleType, jobtype: Any, options: dict[str, Any], place: str
 ) -> None:
     with pytest.raises(FaktoryPayloadError) as caught:
@@ -95,7 +97,7 @@ def test_a_template_is_refused_when_it_is_made(
     assert str(caught.value).startswith(place)
 
 
-def test_a_refusal_says_in_which_row_it_is(proto: ModuleType) -> None:
+def test_an_error_names_the_row(proto: ModuleType) -> None:
     template = proto.JobTemplate("Send", {})
     with pytest.raises(FaktoryPayloadError, match=r"^rows\[2\]\[1\] is a set "):
         template.encode_bulk([(), (1,), (1, set()), (set(),)])
@@ -104,7 +106,7 @@ def test_a_refusal_says_in_which_row_it_is(proto: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["text", 1, None, {"a": 1}, {1}, range(3), b"ab"])
-def test_a_row_is_a_list_or_a_tuple(proto: ModuleType, wrong: Any) -> None:
+def test_a_row_must_be_a_list_or_a_tuple(proto: ModuleType, wrong: Any) -> None:
     name = type(wrong).__name__
     with pytest.raises(FaktoryPayloadError) as caught:
         proto.JobTemplate("Send", {}).encode_bulk([(1,), wrong])
@@ -114,7 +116,7 @@ def test_a_row_is_a_list_or_a_tuple(proto: ModuleType, wrong: Any) -> None:
     )
 
 
-def test_an_error_of_the_iterator_comes_out_as_it_is(proto: ModuleType) -> None:
+def test_an_error_of_the_iterator_is_raised_unchanged(proto: ModuleType) -> None:
     def rows() -> Iterator[tuple[object, ...]]:
         yield ("x" * 5000,)
         raise KeyError("mine")
@@ -123,17 +125,17 @@ def test_an_error_of_the_iterator_comes_out_as_it_is(proto: ModuleType) -> None:
         proto.JobTemplate("Send", {}).encode_bulk(rows())
 
 
-def test_subclasses_of_rows_and_arguments_go_as_their_base(proto: ModuleType) -> None:
+def test_subclasses_of_rows_and_arguments_are_encoded_as_their_base(proto: ModuleType) -> None:
     line, _ = proto.JobTemplate("Send", OrderedDict(queue="a")).encode_bulk(
         [Row(1, OrderedDict(b=True)), (2, [])]
     )
     assert [job["args"] for job in jobs_of(line)] == [[1, {"b": True}], [2, []]]
 
 
-def test_templates_leak_nothing(
+def test_templates_leak_no_memory(
     proto: ModuleType, leaks: Callable[[Callable[[], object]], bool]
 ) -> None:
-    def use() -> None:  # 256 jids in all, so that as many are in stock afterwards as before
+    def use() -> None:  # makes 256 jids in all, so that the stock of jids keeps its size
         template = proto.JobTemplate("Send", {"queue": "a" * 100})
         template.encode_bulk([(n, "é" * n, Row(1, 2)) for n in range(251)])
         for wrong in ("text", (set(),), ("\ud800",)):
@@ -145,13 +147,13 @@ def test_templates_leak_nothing(
     assert not leaks(use)
 
 
-def test_a_row_with_too_few_or_too_many_arguments_is_refused_by_its_number(
+def test_an_error_names_the_row_with_too_few_or_too_many_arguments(
     proto: ModuleType,
 ) -> None:
     template = proto.JobTemplate("A", {})
     rows = [(1,), (1, 2), (1, 2, 3)]
     assert len(template.encode_bulk(rows, 1, 3)[1]) == 3
     assert len(template.encode_bulk(rows, 1)[1]) == 3
-    for least, most, told in ((2, 3, r"rows\[0\] has 1 "), (0, 2, r"rows\[2\] has 3 ")):
-        with pytest.raises(FaktoryPayloadError, match=told):
+    for least, most, message in ((2, 3, r"rows\[0\] has 1 "), (0, 2, r"rows\[2\] has 3 ")):
+        with pytest.raises(FaktoryPayloadError, match=message):
             template.encode_bulk(rows, least, most)

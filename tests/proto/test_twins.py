@@ -1,7 +1,7 @@
-"""The two implementations side by side: whatever goes in, the same comes out of both.
+"""Compare the two implementations: the same input gives the same output.
 
-Equal are values and their types, exception types and texts, bytes consumed, the room lent, and
-what a parser does afterwards.
+Compared are values and their types, exception types and messages, bytes consumed, the size of
+views, and the behaviour of a parser afterwards.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PIECES = [
 
 
 class Maker(random.Random):
-    """Makes what goes into the core: mostly right, and at the edges of what is."""
+    """Makes input for the core: mostly valid, often at the limits."""
 
     def text(self) -> str:
         characters = self.choice(["ab", 'ab"\\\n\x00\x1f\x7f <', "aé€😀\uffff", 'a\ud800\udc00"é'])
@@ -89,7 +89,7 @@ class Maker(random.Random):
         return items if self.random() < 0.7 else tuple(items)
 
     def strange(self, depth: int = 3) -> Any:
-        """A value with something in it that is not plain, or is refused."""
+        """Make a value with a part that is irregular or rejected."""
         if depth == 0 or self.random() < 0.2:
             bases = [(str, Text), (bool, bool), (int, Whole), (float, Real), (list, Row)]
             leaf = self.leaf() if self.random() < 0.8 else self.choice([[1], b"bytes", {1}, 1j])
@@ -107,7 +107,7 @@ class Maker(random.Random):
         return {self.key(): self.any() for _ in range(self.randrange(5))}
 
     def json(self) -> bytes:
-        """JSON as others write it, whole or damaged, and what only resembles it."""
+        """Make JSON like other encoders, perhaps damaged, or text that only resembles JSON."""
         if self.random() < 0.2:
             return b"".join(self.choices(PIECES, k=self.randrange(12)))
         indent = 1 if self.random() < 0.2 else None
@@ -135,14 +135,14 @@ class Maker(random.Random):
         return f"{kind}{text}\r\n".encode("utf-8", "replace")
 
     def stream(self) -> list[bytes]:
-        """Replies in a row, perhaps damaged, cut anywhere."""
+        """Make a sequence of replies, perhaps damaged, split anywhere."""
         data = b"".join(self.reply() for _ in range(self.randrange(1, 6)))
         data = self.damaged(data, self.choice([0, 0, 0, 1]))
         cuts = sorted(self.randrange(len(data) + 1) for _ in range(self.randrange(6)))
         return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
-# Drawing each part from hypothesis costs twenty times as much.
+# Drawing each part from hypothesis takes twenty times as long.
 MAKERS = st.integers(0, 2**64 - 1).map(Maker)
 
 
@@ -151,13 +151,13 @@ def same(twins: Twins, outcome: Outcome, name: str, *args: object, **named: obje
     assert compiled == python
 
 
-def test_any_value_is_written_or_refused_the_same(
+def test_any_value_is_encoded_or_rejected_the_same(
     twins: Twins, outcome: Outcome, for_all: ForAll
 ) -> None:
     for_all(MAKERS, lambda make: same(twins, outcome, "dump_json", make.any()))
 
 
-def test_what_hypothesis_thinks_of_is_written_and_read_back_the_same(
+def test_values_from_hypothesis_are_encoded_and_decoded_the_same(
     twins: Twins, outcome: Outcome, for_all: ForAll
 ) -> None:
     def check(value: object) -> None:
@@ -172,7 +172,7 @@ def test_what_hypothesis_thinks_of_is_written_and_read_back_the_same(
     for_all(values, check)
 
 
-def test_any_bytes_are_read_or_refused_the_same(
+def test_any_bytes_are_decoded_or_rejected_the_same(
     twins: Twins, outcome: Outcome, for_all: ForAll
 ) -> None:
     def check(make: Maker, garbage: bytes) -> None:
@@ -183,7 +183,7 @@ def test_any_bytes_are_read_or_refused_the_same(
     for_all(MAKERS, st.binary(max_size=20), check)
 
 
-def test_what_is_read_is_what_the_standard_library_reads(
+def test_values_are_decoded_like_in_the_standard_library(
     twins: Twins, outcome: Outcome, for_all: ForAll
 ) -> None:
     def finite(text: str) -> float:
@@ -213,16 +213,20 @@ def test_what_is_read_is_what_the_standard_library_reads(
     for_all(MAKERS, check)
 
 
-def test_any_stream_cut_anywhere_is_understood_or_refused_the_same(
+def test_any_stream_split_anywhere_is_parsed_or_rejected_the_same(
     twins: Twins, outcome: Outcome, for_all: ForAll
 ) -> None:
     def run(
-        core: ModuleType, pieces: list[bytes], limits: tuple[int, ...], calls: list[str], lend: bool
+        core: ModuleType,
+        pieces: list[bytes],
+        limits: tuple[int, ...],
+        calls: list[str],
+        by_view: bool,
     ) -> list[tuple[str, ...]]:
         parser = core.ReplyParser(*limits)
         seen = []
         for piece in pieces:
-            if not lend:
+            if not by_view:
                 seen.append(outcome(parser.feed, piece))
             else:
                 seen.append(outcome(lambda size: len(parser.get_buffer(size)), len(piece)))
@@ -236,14 +240,16 @@ def test_any_stream_cut_anywhere_is_understood_or_refused_the_same(
         pieces = make.stream()
         limits = make.choice([(), (), (), (30,), (30, 5), (0, 0)])
         calls = make.choices(["next", "next_json", "next_json"], k=make.randrange(1, 7))
-        lend = make.random() < 0.5
-        python, compiled = (run(core, pieces, limits, calls, lend) for core in twins)
+        by_view = make.random() < 0.5
+        python, compiled = (run(core, pieces, limits, calls, by_view) for core in twins)
         assert compiled == python
 
     for_all(MAKERS, check)
 
 
-def test_any_bytes_at_all_end_the_same(twins: Twins, outcome: Outcome, for_all: ForAll) -> None:
+def test_random_bytes_are_parsed_or_rejected_the_same(
+    twins: Twins, outcome: Outcome, for_all: ForAll
+) -> None:
     def check(make: Maker, garbage: bytes) -> None:
         parsers = [core.ReplyParser() for core in twins]
         alphabet = b"+-:$0123456789\r\n\r\n\r\n\r\n x"
@@ -259,7 +265,7 @@ def test_any_bytes_at_all_end_the_same(twins: Twins, outcome: Outcome, for_all: 
     for_all(MAKERS, st.binary(max_size=10), check)
 
 
-def test_large_amounts_move_through_the_same_buffers(twins: Twins, outcome: Outcome) -> None:
+def test_large_replies_use_buffers_of_the_same_size(twins: Twins, outcome: Outcome) -> None:
     parsers = [core.ReplyParser() for core in twins]
     sizes = [0, 1, 100, 65_000, 65_536, 65_537, 131_072, 500_000, 1_048_576, 2_000_000]
     for index, size in enumerate(sizes * 3):
@@ -278,7 +284,7 @@ def test_large_amounts_move_through_the_same_buffers(twins: Twins, outcome: Outc
                 assert compiled == python
 
 
-def test_any_words_are_taken_or_refused_the_same(
+def test_any_words_are_accepted_or_rejected_the_same(
     twins: Twins, outcome: Outcome, for_all: ForAll
 ) -> None:
     def check(make: Maker, text: str) -> None:
@@ -292,7 +298,7 @@ def test_any_words_are_taken_or_refused_the_same(
     for_all(MAKERS, st.text(max_size=8), check)
 
 
-def test_any_jobs_are_taken_or_refused_the_same(
+def test_any_jobs_are_accepted_or_rejected_the_same(
     twins: Twins, outcome: Outcome, for_all: ForAll
 ) -> None:
     def check(make: Maker) -> None:
@@ -304,7 +310,7 @@ def test_any_jobs_are_taken_or_refused_the_same(
     for_all(MAKERS, check)
 
 
-def test_any_rows_are_taken_or_refused_the_same(
+def test_any_rows_are_accepted_or_rejected_the_same(
     twins: Twins, outcome: Outcome, for_all: ForAll
 ) -> None:
     def bulk(core: ModuleType, jobtype: str, options: dict[str, Any], rows: list[Any]) -> bytes:
@@ -327,7 +333,7 @@ def test_any_rows_are_taken_or_refused_the_same(
 
 
 def public(core: ModuleType) -> dict[str, Any]:
-    """What a module defines for others, and its classes' methods."""
+    """Return the public names that a module defines, and the methods of its classes."""
     own = {
         name: value
         for name, value in vars(core).items()
@@ -356,7 +362,7 @@ def test_limits_are_the_same(twins: Twins, name: str) -> None:
     assert getattr(compiled, name) == getattr(python, name)
 
 
-def test_constants_that_the_compiled_twin_repeats_are_those_of_the_reference(twins: Twins) -> None:
+def test_the_limits_of_the_compiled_twin_are_those_of_the_reference(twins: Twins) -> None:
     from faktory import _json
 
     _, compiled = twins
