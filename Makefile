@@ -1,5 +1,5 @@
-# One verb a task; `make` alone lists them. Each makes what it needs in $(VENV) by itself, and
-# shows pip's and the compiler's own output only when they fail.
+# One target per task; `make` alone lists them. Each target installs its requirements into $(VENV),
+# and shows the output of pip and the compiler only if they fail.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,11 +12,11 @@ PIP := $(RUN) -m pip install --disable-pip-version-check --no-input
 HAS_CORE := FAKTORY_IMPL=python $(RUN) -c \
 	'import sys; from importlib.util import find_spec; sys.exit(not find_spec("faktory._proto"))'
 
-# What decides how the core is built; a change of one of these builds it anew.
+# The variables that affect the build of the core; a change of one of them rebuilds it.
 BUILD := $(CC) $(CFLAGS) $(LDFLAGS) $(FAKTORY_NO_EXTENSIONS) $(FAKTORY_REQUIRE_EXTENSIONS)
 
-# $(call quietly,NAME): the command's output goes to a log that is shown if the command fails.
-# $(call notices,NAME): what our own setup.py has said in it.
+# $(call quietly,NAME): write the command's output to a log, which is shown if the command fails.
+# $(call notices,NAME): show the messages of our own setup.py in it.
 quietly = > $(VENV)/$(1).log 2>&1 || { cat $(VENV)/$(1).log; $(call notices,$(1)); exit 1; } >&2
 notices = sed -n 's/^ *\(error: \)*\(faktory-worker: \)/\2/p' $(VENV)/$(1).log
 
@@ -25,13 +25,13 @@ requirements = $(RUN) -c 'import sys, tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))$(1)["$(2)"], sep="\n")'
 
 .DELETE_ON_ERROR:
-# pip in two recipes at once would trip over itself; make does nothing else that takes long.
+# Two instances of pip must not run in one environment at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test check docs bench chart instructions wheel wheel-test soak asan annotate clean FORCE
 
-help: ## list the verbs
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  PYTHON=python3.12 chooses the interpreter, VENV=folder where, ARGS="-k name" goes to pytest'
+	@echo '  PYTHON=python3.12 selects the interpreter, VENV=folder the environment, ARGS="-k name" is passed to pytest'
 
 demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
 	@$(RUN) -m faktory demo
@@ -39,12 +39,12 @@ demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
 test: $(VENV)/core $(VENV)/test ## the tests, once for each implementation of the core
 	@$(call both,,$(if $(ARGS),,$(addprefix --ignore=,$(ONCE))))
 
-# tests/proto tests both cores in any run, and the others have to do with none: once is enough,
-# except where ARGS asks for them.
+# tests/proto tests both cores in each run, and the others do not depend on the core. They run once,
+# unless ARGS is set.
 ONCE := tests/proto tests/test_build.py tests/test_layers.py tests/jobs/test_typing_samples.py
 
-# $(call both,OPTIONS,OPTIONS OF THE SECOND RUN): it takes place even if the first one fails. If it
-# is the only one, it does without options of its own.
+# $(call both,OPTIONS,OPTIONS OF THE SECOND RUN): the second run starts even if the first one fails.
+# If it is the only run, its own options are not used.
 both = failed=0; second=; \
 	if $(HAS_CORE); then \
 		echo "The compiled core (FAKTORY_IMPL=cython):"; \
@@ -58,13 +58,13 @@ both = failed=0; second=; \
 	FAKTORY_IMPL=python $(RUN) -m pytest $(1) $$second $(ARGS) || failed=1; \
 	exit $$failed
 
-# Cython keeps the signature of a __cinit__ to itself, and adds a __test__ to every module.
+# Cython does not expose the signature of a __cinit__, and adds a __test__ to every module.
 STUBTEST_ALLOWS := 'faktory\._proto\.\w+\.__init__' 'faktory\._proto\.__test__'
 
-check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and who imports whom
+check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and the imports between rooms
 	@$(RUN) -m ruff check --quiet
 	@$(RUN) -m ruff format --check || \
-		{ echo "Not in our format. Run $(VENV)/bin/ruff format" >&2; exit 1; }
+		{ echo "These files are not formatted. Run $(VENV)/bin/ruff format" >&2; exit 1; }
 	@$(RUN) -m mypy --strict faktory
 	@if $(HAS_CORE); then \
 		printf '%s\n' $(STUBTEST_ALLOWS) > $(VENV)/stubtest.txt; \
@@ -75,7 +75,7 @@ check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and who i
 	fi
 	@$(RUN) -m pytest --quiet tests/test_layers.py tests/jobs/test_typing_samples.py
 
-docs: $(VENV)/core $(VENV)/docs ## build/docs, from the pages and the docstrings; a warning is an error
+docs: $(VENV)/core $(VENV)/docs ## build/docs from the pages and the docstrings; a warning is an error
 	@$(RUN) -m sphinx -W --keep-going -n -q -E docs build/docs
 	@echo build/docs/index.html
 
@@ -83,13 +83,13 @@ bench: $(VENV)/core $(VENV)/bench $(VENV)/installed-peers ## the benchmarks, bes
 	@$(RUN) -m pytest benchmarks --benchmark-only --benchmark-quiet -q -s --timeout=0 \
 		-o faulthandler_timeout=0 $(ARGS)
 
-chart: $(VENV)/bench ## what make bench found becomes the figures in the README
+chart: $(VENV)/bench ## update the figures in the README from the results of make bench
 	@$(RUN) -m benchmarks.chart build/bench/results.json
 
-instructions: $(VENV)/core $(VENV)/bench ## what the core's tasks take in instructions, which no other load changes
+instructions: $(VENV)/core $(VENV)/bench ## the instructions that the core's tasks take, independent of other load
 	@$(RUN) benchmarks/instructions.py
 
-wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure one for all others
+wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure wheel for all others
 	@rm -rf dist/faktory_worker-* build/lib* build/bdist*
 	@$(RUN) -m build $(call quietly,build)
 	@$(call notices,build)
@@ -101,10 +101,10 @@ wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure one 
 	done
 	@ls dist/faktory_worker-*
 
-wheel-test: ## wheels for $(PYTHONS) installed in fresh environments, and the suite against them
+wheel-test: ## install wheels for $(PYTHONS) into fresh environments and run the tests against them
 	@.ci/wheel-test $(PYTHONS)
 
-soak: $(VENV)/core $(VENV)/test $(VENV)/soak ## what takes minutes: long tests, then FUZZ=60 seconds of fuzzing
+soak: $(VENV)/core $(VENV)/test $(VENV)/soak ## the long tests, then FUZZ=60 seconds of fuzzing
 	@$(call both,-m soak -o faulthandler_timeout=600 --timeout=1800)
 	@if $(HAS_CORE); then \
 		$(RUN) tests/fuzz/fuzz_core.py -max_total_time=$(FUZZ); \
@@ -123,25 +123,25 @@ asan: ## the core's tests on a core built with AddressSanitizer and UndefinedBeh
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		FAKTORY_IMPL=cython .venv-asan/bin/pytest tests/proto --timeout=300 $(ARGS)
 
-annotate: $(VENV)/core ## the compiled core as a page whose yellow lines still go through Python
+annotate: $(VENV)/core ## the compiled core as a page whose yellow lines call Python
 	@mkdir -p build/annotate
 	@$(RUN) -m cython -a faktory/_proto.pyx -o build/annotate/_proto.c $(call quietly,annotate)
 	@echo build/annotate/_proto.html
 
-clean: ## remove what make and builds made
+clean: ## remove all files that make and builds created
 	@rm -rf $(VENV) .venv-asan build dist *.egg-info faktory/_proto*.so faktory/_proto*.pyd faktory/_proto.c
 	@rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find faktory tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# From here on stamps: an empty file in $(VENV) says that the step of its name was done.
+# The targets below are stamps: an empty file in $(VENV) marks a finished step.
 
 $(VENV)/env: pyproject.toml setup.py $(VENV)/.python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "faktory-worker needs Python 3.11 or newer, and $(PYTHON) is no such thing." \
-		"Name another one: make PYTHON=python3.12" >&2; exit 1; }
+		{ echo "faktory-worker needs Python 3.11 or newer; $(PYTHON) is older or missing." \
+		"Use another one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> $(VENV)/venv.log || \
-		{ echo "$(PYTHON) cannot make virtual environments: its modules venv and ensurepip are not" \
-		"there. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+		{ echo "$(PYTHON) cannot create virtual environments: its modules venv and ensurepip are" \
+		"missing. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Making $(VENV) with $$($(PYTHON) -V)"
 	@rm -rf $(VENV)/bin $(VENV)/lib $(VENV)/lib64 $(VENV)/include
 	@$(PYTHON) -m venv $(VENV) $(call quietly,venv)
@@ -154,7 +154,7 @@ $(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/_proto.pyx faktory/*
 	@$(call notices,core)
 	@touch $@
 
-# Of these none depends on the core: a changed core is no reason to ask pip again.
+# None of these depends on the core: a changed core does not run pip again.
 $(VENV)/test $(VENV)/wheel $(VENV)/docs: $(VENV)/env
 $(VENV)/check $(VENV)/bench $(VENV)/soak: $(VENV)/test
 $(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench $(VENV)/soak $(VENV)/wheel:
@@ -163,8 +163,8 @@ $(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench $(VENV)/soak $(VENV)/wheel
 	@$(PIP) -r $@.txt $(call quietly,$(@F))
 	@touch $@
 
-# Other clients, each in an environment of its own: one bears our import name. Where one cannot be
-# had, the benchmarks run without it.
+# Other clients, each in its own environment, because one has the same import name. If one cannot be
+# installed, the benchmarks run without it.
 PEERS := faktory==1.0.0 pyfaktory==0.2.13
 
 $(VENV)/installed-peers: $(VENV)/env
@@ -179,7 +179,7 @@ $(VENV)/installed-peers: $(VENV)/env
 	done
 	@touch $@
 
-# These two change only when what they hold does.
+# These two files change only when their content changes.
 $(VENV)/.python: FORCE
 	@mkdir -p $(VENV)
 	@echo '$(PYTHON)' | cmp -s - $@ || echo '$(PYTHON)' > $@

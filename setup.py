@@ -1,12 +1,12 @@
-"""The compiled core, and when to do without it; everything else is said in pyproject.toml.
+"""Build the compiled core, or the pure package; everything else is in pyproject.toml.
 
     FAKTORY_NO_EXTENSIONS=1        build the pure package
-    FAKTORY_REQUIRE_EXTENSIONS=1   fail where the core cannot be built
-    neither                        build the core where that works, else the pure package
+    FAKTORY_REQUIRE_EXTENSIONS=1   fail if the core cannot be built
+    neither                        build the core if possible, else the pure package
 
-A build that makes no core makes a wheel for every platform, and leaves no core of an earlier
-build in use. A .pyx that Cython refuses is an error always: that is our bug, not the absence
-of a compiler. The generated C goes to the build folder.
+A build without the core makes a wheel for every platform, and deletes the core of an earlier build.
+A Cython error in the .pyx always fails the build: it is a bug of ours, not a missing compiler. The
+generated C goes to the build folder.
 """
 
 import importlib.util
@@ -36,8 +36,8 @@ class build_py(_build_py):
         if not self.distribution.has_ext_modules():
             say("FAKTORY_NO_EXTENSIONS is set: this is the pure Python package.")
         if self.editable_mode:
-            # A core of an earlier build would hide that this one makes none; build_ext, which
-            # comes next, puts the new one in its place.
+            # A core of an earlier build would be imported even if this build makes none; build_ext,
+            # which runs next, replaces it.
             suffix = sysconfig.get_config_var("EXT_SUFFIX")
             Path(self.get_package_dir("faktory"), f"_proto{suffix}").unlink(missing_ok=True)
 
@@ -75,20 +75,20 @@ class build_ext(_build_ext):
         except Exception as error:
             if type(error).__module__ == "Cython.Compiler.Errors":
                 raise SetupError(
-                    "faktory-worker: Cython refuses faktory/_proto.pyx; it said why above."
+                    "faktory-worker: Cython cannot compile faktory/_proto.pyx: see above."
                 ) from None
             raise
 
     def become_pure(self):
         self.extensions = self.distribution.ext_modules = []
-        # It was decided before the build whether the wheel is for one platform.
+        # bdist_wheel decided before the build whether the wheel is for one platform.
         bdist_wheel = self.distribution.get_command_obj("bdist_wheel", create=False)
         if bdist_wheel is not None:
             bdist_wheel.root_is_pure = True
 
 
 def reason(error):
-    """Return what failed without the thirty flags that it was called with."""
+    """Return the cause of a build error, without the compiler's thirty flags."""
     cause = error
     while cause is not None:
         if isinstance(cause, subprocess.CalledProcessError):

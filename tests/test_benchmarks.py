@@ -1,4 +1,4 @@
-"""The benchmarks: that contests are told truly, the README shows the kept run, and programs run."""
+"""The benchmarks: correct tables, a README that shows the stored results, and runnable programs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Imports a module of the benchmarks."""
+    """Return a function that imports a module of the benchmarks."""
     monkeypatch.syspath_prepend(str(ROOT))
     return lambda name: import_module(f"benchmarks.{name}")
 
 
 class Benchmark:
-    """In the place of pytest-benchmark's fixture: runs what it is given."""
+    """A fake of pytest-benchmark's fixture that only runs the function."""
 
     group = ""
 
@@ -38,9 +38,9 @@ class Benchmark:
 
 
 def turns(*values: float) -> Callable[[], dict[str, float]]:
-    """A way that measures these, one a round; what it measures first does not count."""
-    left = iter((1e9, *values))
-    return lambda: {"jobs/s": next(left)}
+    """Return a way that measures these values, one per round, after a first value to ignore."""
+    remaining = iter((1e9, *values))
+    return lambda: {"jobs/s": next(remaining)}
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def record(module: Callable[[str], ModuleType]) -> Any:
     return module("contest").hold(Benchmark(), "client", "Pushing", ways, rounds=3)
 
 
-def test_ways_take_turns_and_the_first_round_does_not_count(module):
+def test_ways_take_turns_and_the_first_round_is_not_counted(module):
     happened = []
 
     def way(name):
@@ -88,17 +88,17 @@ def results() -> Any:
     return json.loads((ROOT / "benchmarks/results.json").read_text("utf-8"))
 
 
-def test_the_readme_shows_the_kept_results(module, results):
+def test_the_readme_shows_the_stored_results(module, results):
     text = (ROOT / "README.md").read_text("utf-8")
     assert module("chart").readme(text, results) == text
 
 
-def test_the_kept_tables_are_of_the_kept_results(module, results):
+def test_the_stored_tables_match_the_stored_results(module, results):
     kept = (ROOT / "benchmarks/results.txt").read_text("utf-8").rstrip("\n").split("\n\n")
     assert kept[1:] == [module("contest").table(record) for record in results["contests"]]
 
 
-def test_who_beats_us_is_in_bold_and_nobody_is_left_out(module, results):
+def test_faster_peers_are_bold_and_no_way_is_missing(module, results):
     chart = module("chart")
     lines = chart.table(results).split("\n")[2:]
     for row, line in zip(chart.ROWS, lines, strict=True):
@@ -110,7 +110,7 @@ def test_who_beats_us_is_in_bold_and_nobody_is_left_out(module, results):
             assert (f"**{chart.name(way)} " in line) == (better and not chart.is_ours(way))
 
 
-def test_the_kept_chart_is_of_the_kept_results(module, results):
+def test_the_stored_chart_matches_the_stored_results(module, results):
     chart = module("chart")
     drawn = (ROOT / "benchmarks/results.svg").read_text("utf-8")
     for row in chart.PANELS:
@@ -122,19 +122,19 @@ def test_the_kept_chart_is_of_the_kept_results(module, results):
     assert results["when"][:10] in drawn
 
 
-def test_a_variable_that_names_another_server_does_not_count():
+def test_faktory_provider_is_ignored():
     code = "import os; from benchmarks import conftest; print(os.environ['FAKTORY_PROVIDER'])"
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "FAKTORY_PROVIDER": "PRODUCTION_URL"},
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert said.stdout == "FAKTORY_URL\n", said.stderr
+    assert done.stdout == "FAKTORY_URL\n", done.stderr
 
 
-def test_results_without_a_contest_that_the_readme_shows_are_refused(module, results):
+def test_results_without_a_contest_of_the_readme_are_rejected(module, results):
     with pytest.raises(SystemExit, match=r"Not in these results: Core.*make bench without ARGS"):
         module("chart").table({**results, "contests": []})
 
@@ -156,13 +156,13 @@ def test_the_chart_is_drawn_from_the_results(module, results, tmp_path):
         ),
     ],
 )
-def test_a_program_that_pushes_does_each_of_its_works(program, works):
-    """1000 jobs by each; where a server is there, it has them all in the end."""
+def test_a_program_that_pushes_does_each_kind_of_work(program, works):
+    """Each kind of work pushes 1000 jobs; a server has them all at the end."""
     with EmbeddedServer() as server:
-        told = "".join(f"{work} 1000\n" for work in works.split())
+        orders = "".join(f"{work} 1000\n" for work in works.split())
         done = subprocess.run(
             [sys.executable, ROOT / "benchmarks/peers" / program, "bench"],
-            input=told,
+            input=orders,
             env={**os.environ, "FAKTORY_URL": server.url, "FAKTORY_PROVIDER": "FAKTORY_URL"},
             capture_output=True,
             text=True,

@@ -1,7 +1,7 @@
-"""What building makes: with a compiler, without one, and told to do without.
+"""Building the package: with a compiler, without one, and with each of the two variables.
 
-Built is a copy in which a few lines stand in for the compiled core: how a core is built is tested
-here, and that takes a second. The real one is built by the tests marked soak.
+Most tests build a copy with a tiny core instead of the real one: they test how a core is built, and
+so a build takes a second. The tests marked soak build the real one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 class Copy:
-    """A copy of the project, and what building it said and made."""
+    """A copy of the project, with the output of its last build."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,14 +42,14 @@ class Copy:
         leave = shutil.ignore_patterns("__pycache__", ".*", "build", "dist", "*.egg-info", "*.so")
         shutil.copytree(PROJECT, folder, ignore=leave)
 
-    def put_stand_in(self) -> None:
-        """Put a core that compiles fast in the place of the real one."""
+    def put_tiny_core(self) -> None:
+        """Replace the core by one that compiles fast."""
         for part in (*self.folder.glob("faktory/*.h"), *self.folder.glob("faktory/*.pxd")):
             part.unlink()
         (self.folder / "faktory/_proto.pyx").write_text("def new_jid():\n    return 'f' * 24\n")
 
     def build(self, what: str, **environment: str) -> Path | None:
-        """Build a `wheel`, `sdist` or `editable`; None if that failed."""
+        """Build a `wheel`, `sdist` or `editable`; return its path, or None if that failed."""
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
@@ -62,11 +62,11 @@ class Copy:
         return made
 
     def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-        outside = {name: value for name, value in os.environ.items() if name not in SWITCHES}
+        environ = {name: value for name, value in os.environ.items() if name not in SWITCHES}
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=outside | environment,
+            env=environ | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -82,7 +82,7 @@ class Copy:
 @pytest.fixture
 def copy(tmp_path: Path) -> Iterator[Copy]:
     copy = Copy(tmp_path / "project")
-    copy.put_stand_in()
+    copy.put_tiny_core()
     yield copy
     if copy.output:
         print(copy.output)  # pytest shows it with a failure
@@ -110,7 +110,7 @@ def test_a_compiler_gives_a_wheel_for_this_platform(copy):
 
 
 def test_no_compiler_gives_the_pure_wheel_and_one_plain_notice(copy):
-    # What a build before this one, with a compiler, has left behind.
+    # A file of an earlier build with a compiler.
     platform = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
     stale = copy.folder / f"build/lib.{platform}" / CORE
     stale.parent.mkdir(parents=True)
@@ -129,7 +129,7 @@ def test_no_compiler_gives_the_pure_wheel_and_one_plain_notice(copy):
     assert "Traceback" not in copy.output
 
 
-def test_told_to_do_without_the_core_no_compiler_is_called(copy):
+def test_with_no_extensions_no_compiler_is_called(copy):
     wheel = copy.build("wheel", FAKTORY_NO_EXTENSIONS="1", **NO_COMPILER)
     assert wheel.name.endswith(PURE)
     assert_only_what_is_used(names(wheel))
@@ -140,7 +140,7 @@ def test_told_to_do_without_the_core_no_compiler_is_called(copy):
     ]
 
 
-def test_told_to_require_the_core_the_build_fails_and_says_why(copy):
+def test_with_require_extensions_the_build_fails_and_says_why(copy):
     assert copy.build("wheel", FAKTORY_REQUIRE_EXTENSIONS="1", **NO_COMPILER) is None
     assert copy.notices == [
         "error: faktory-worker: the compiled core cannot be built (/bin/false failed with exit "
@@ -149,17 +149,17 @@ def test_told_to_require_the_core_the_build_fails_and_says_why(copy):
     assert "Traceback" not in copy.output
 
 
-def test_told_both_the_build_fails_and_says_why(copy):
+def test_with_both_variables_the_build_fails_and_says_why(copy):
     both = {"FAKTORY_NO_EXTENSIONS": "1", "FAKTORY_REQUIRE_EXTENSIONS": "1"}
     assert copy.build("wheel", **both) is None
     assert "are both set. Unset one of them." in copy.output
 
 
-def test_a_core_that_cython_refuses_fails_the_build_with_or_without_a_compiler(copy):
+def test_a_core_with_a_cython_error_always_fails_the_build(copy):
     (copy.folder / "faktory/_proto.pyx").write_text("def new_jid(:\n")
     assert copy.build("wheel", **NO_COMPILER) is None
     assert copy.notices == [
-        "error: faktory-worker: Cython refuses faktory/_proto.pyx; it said why above."
+        "error: faktory-worker: Cython cannot compile faktory/_proto.pyx: see above."
     ]
     assert "_proto.pyx:1:12: " in copy.output
     assert "Traceback" not in copy.output
@@ -194,8 +194,8 @@ def test_a_switch_is_off_when_it_is_0_false_or_empty(monkeypatch, value, on):
     assert (setup.extensions() == []) is on
 
 
-def test_the_sdist_holds_all_that_building_and_testing_need(copy):
-    # Even one made where the core is switched off.
+def test_the_sdist_contains_everything_for_building_and_testing(copy):
+    # Also if the core is switched off.
     sdist = copy.build("sdist", FAKTORY_NO_EXTENSIONS="1")
     with tarfile.open(sdist) as archive:
         members = {name.partition("/")[2] for name in archive.getnames()}
@@ -211,7 +211,7 @@ def test_the_sdist_holds_all_that_building_and_testing_need(copy):
 
 @needs_compiler
 @pytest.mark.soak
-def test_the_real_core_goes_from_sdist_to_wheel_to_a_fresh_environment(tmp_path):
+def test_the_sdist_with_the_real_core_installs_into_a_fresh_environment(tmp_path):
     copy = Copy(tmp_path / "project")
     sdist = copy.build("sdist")
     venv = tmp_path / "venv"

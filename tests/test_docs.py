@@ -1,19 +1,20 @@
-"""The pages and the README: every block of code is run, and what it is said to show is compared.
+"""Run every code block of the pages and the README, and compare the output that they show.
 
-How a block is run is said by its language.
+The language of a block selects how it runs.
 
-python    The blocks of a page are one program, in their order. `faktory` is imported, FAKTORY_URL
-          names an embedded server. `# -> 3` at the end of a line is what the line has to give,
-          `...` in it stands for anything.
-sh        Each command, or none if it is `make` or `pip`: then verb, package and extra must exist.
-          One that goes on, like a worker, does so until the page ends, and ends well by TERM.
-output    What the commands before it have said, in any order and among other things.
-toml      A file of `faktory-worker -C`, every table of it.
-ini, dockerfile, text   What is started there exists: flags of `faktory-worker`, files of the page.
-          Else they are only shown. There is no other language.
+python    The blocks of a page are one program, in their order. `faktory` is imported, and
+          FAKTORY_URL is the address of an embedded server. `# -> 3` at the end of a line is the
+          line's expected value, `...` in it matches anything.
+sh        Each command runs, except `make` and `pip`: then verb, package and extra must exist.
+          A command that does not end by itself, like a worker, runs until the end of the page,
+          where TERM must end it with code 0.
+output    The output of the commands before it, in any order and among other output.
+toml      A file for `faktory-worker -C`; every table must load.
+ini, dockerfile, text   The commands in it must exist: flags of `faktory-worker`, files of the page.
+          Otherwise they are only shown. No other languages are allowed.
 
-A block whose first line is the name of a file, `# jobs.py`, is that file and not part of the
-program; a later block has to use it. An unmarked block counts as sh.
+A block whose first line is a file name, `# jobs.py`, is that file and not part of the program; a
+later block must use it. A block without a language is sh.
 """
 
 from __future__ import annotations
@@ -49,26 +50,26 @@ PAGES = [
 LINKING = [*filter(Path.exists, (*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"))]
 LANGUAGES = {"python", "sh", "output", "toml", "ini", "dockerfile", "text"}
 
-GOES_ON = re.compile(
+KEEPS_RUNNING = re.compile(
     r"((?:\w+=\S* )*)(faktory-worker|python -m faktory server|python \w*worker\.py)\b"
 )
-"""Commands that do not end by themselves, after their variables."""
+"""Commands that do not end by themselves, with the variables before them."""
 
-SHOWN = re.compile(r"^(\s*)(\S.*?)\s+# -> (.*)$", re.M)
+EXPECTED = re.compile(r"^(\s*)(\S.*?)\s+# -> (.*)$", re.M)
 FILE = re.compile(r"# ([\w-]+\.(?:py|toml))\n")
 
 CHECK = """
 from doctest import ELLIPSIS, OutputChecker
 
-def gives(value, line, said):
-    assert OutputChecker().check_output(said + "\\n", repr(value) + "\\n", ELLIPSIS), (
-        f"line {line} gives {value!r}, not {said}"
+def check_value(value, line, expected):
+    assert OutputChecker().check_output(expected + "\\n", repr(value) + "\\n", ELLIPSIS), (
+        f"line {line} is {value!r}, not {expected}"
     )
 """
 
 
 class Block(NamedTuple):
-    """A block of code, and where it begins."""
+    """A code block, and the line where it begins."""
 
     language: str
     code: str
@@ -93,13 +94,13 @@ def is_file(block: Block) -> bool:
 
 
 def program_of(blocks: list[Block]) -> str:
-    """The python blocks of a page as one file, each line where the page has it."""
+    """Join the python blocks of a page into one file, with the page's line numbers."""
     lines = ["import faktory, check_page"]
     for block in blocks:
         if block.language == "python" and not is_file(block):
             lines += [""] * (block.line - 1 - len(lines))
-            code = SHOWN.sub(
-                lambda found: f"{found[1]}check_page.gives(({found[2]}), LINE, {found[3]!r})",
+            code = EXPECTED.sub(
+                lambda found: f"{found[1]}check_page.check_value(({found[2]}), LINE, {found[3]!r})",
                 block.code,
             )
             lines += [
@@ -111,7 +112,7 @@ def program_of(blocks: list[Block]) -> str:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
-    """A server whose FETCH, which a worker that stops waits for, takes 0.1 s, not 2."""
+    """Start a server whose FETCH takes 0.1 s, not 2: a worker that stops waits for it."""
     monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
     with EmbeddedServer(enterprise=True) as server:
         yield server
@@ -119,7 +120,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def environment(tmp_path: Path, server: EmbeddedServer) -> dict[str, str]:
-    """What a reader has: the two commands, and a server."""
+    """Return the environment of a reader: the two commands, and a server."""
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "check_page.py").write_text(CHECK)
@@ -139,7 +140,7 @@ def environment(tmp_path: Path, server: EmbeddedServer) -> dict[str, str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, page: Path) -> Path:
-    """Where the page's reader works: with the files that the page has him write."""
+    """Return the folder of a reader, with the files of the page."""
     folder = tmp_path / "work"
     folder.mkdir()
     for block in blocks_of(page):
@@ -151,13 +152,13 @@ def folder(tmp_path: Path, page: Path) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_is_of_a_kind_that_is_run_or_only_shown(page: Path) -> None:
+def test_every_block_has_a_known_language(page: Path) -> None:
     assert {block.language for block in blocks_of(page)} <= LANGUAGES
     assert page.read_text("utf-8").count("```") % 2 == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_file_that_a_page_shows_is_used_by_the_page(page: Path) -> None:
+def test_a_page_uses_the_files_that_it_shows(page: Path) -> None:
     blocks = blocks_of(page)
     for number, block in enumerate(blocks):
         if (found := FILE.match(block.code)) and block.language == "python":
@@ -167,7 +168,7 @@ def test_a_file_that_a_page_shows_is_used_by_the_page(page: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OWN_TESTS)
-def test_a_page_with_a_test_of_its_own_has_no_block_that_it_leaves_out(name: str) -> None:
+def test_a_page_with_its_own_test_has_python_blocks_only(name: str) -> None:
     assert {block.language for block in blocks_of(ROOT / "docs" / name)} == {"python"}
     assert name in (ROOT / OWN_TESTS[name]).read_text()
 
@@ -179,7 +180,7 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 
 @pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
-def test_what_a_page_beside_the_docs_leads_to_is_there(page: Path) -> None:
+def test_the_links_and_paths_of_a_page_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / link).exists(), link
@@ -187,7 +188,7 @@ def test_what_a_page_beside_the_docs_leads_to_is_there(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_the_architecture_names_every_module_in_its_room() -> None:
+def test_the_architecture_lists_every_module_in_its_room() -> None:
     tree = (ROOT / "ARCHITECTURE.md").read_text("utf-8").split("```")[1]
     first, *parts = re.split(r"^(?:  (\w+)/|\S+/) ", tree.partition("/\n")[2], flags=re.M)
     rooms = dict(zip(["", *parts[::2]], [first, *parts[1::2]], strict=True))
@@ -213,7 +214,7 @@ def test_the_python_of_a_page_runs(
     blocks = blocks_of(page)
     program = program_of(blocks)
     if "fork()" in program and not hasattr(os, "fork"):
-        pytest.skip("this page forks, which this system cannot")
+        pytest.skip("this page forks, and this system cannot")
     if "private-ca.pem" in program:
         certificate, _ = request.getfixturevalue("certificate")
         (folder / "private-ca.pem").write_bytes(certificate.read_bytes())
@@ -232,7 +233,7 @@ def test_the_python_of_a_page_runs(
 
 
 class Shell:
-    """Runs the commands of a page, one after another, with the reader's variables."""
+    """Runs the commands of a page one after another, in the reader's environment."""
 
     def __init__(
         self,
@@ -250,38 +251,38 @@ class Shell:
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._output.read_text()
 
     def run(self, command: str) -> None:
-        found = GOES_ON.match(command)
+        found = KEEPS_RUNNING.match(command)
         if found is None:
             code = self._start(f"set -e; {command}").wait(30)
-            assert code == 0, f"{command} ended with {code}\n{self.said}"
+            assert code == 0, f"{command} ended with {code}\n{self.output}"
             return
         variables, name = found.groups()
-        before, workers = len(self.said), self._workers()
-        if name.endswith("server"):  # the reader's port may be taken here
+        before, workers = len(self.output), self._workers()
+        if name.endswith("server"):  # the page's port may be in use here
             command = command.replace(name, f"{name} --bind 127.0.0.1:0")
         process = self._start(f"{variables}exec {command.removeprefix(variables)}")
         self._running.append((command, process))
         if name.endswith("server"):
-            said = self._wait_until(lambda: re.search(r"FAKTORY_URL=(\S+)\n", self.said[before:]))
-            assert isinstance(said, re.Match)
-            self._environment["FAKTORY_URL"] = said[1]
-        else:  # a TERM before it is ready would kill it
-            self._wait_until(lambda: self._workers() > workers or self._somebody_ended())
+            url = self._wait_until(lambda: re.search(r"FAKTORY_URL=(\S+)\n", self.output[before:]))
+            assert isinstance(url, re.Match)
+            self._environment["FAKTORY_URL"] = url[1]
+        else:  # before it is ready, a TERM would kill it
+            self._wait_until(lambda: self._workers() > workers or self._has_ended())
 
     def wait_for(self, line: str) -> None:
         pattern = ".*".join(re.escape(part) for part in line.split("..."))
-        self._wait_until(lambda: re.search(pattern, self.said) or self._somebody_ended())
-        assert re.search(pattern, self.said), f"nothing like {line!r} in:\n{self.said}"
+        self._wait_until(lambda: re.search(pattern, self.output) or self._has_ended())
+        assert re.search(pattern, self.output), f"nothing like {line!r} in:\n{self.output}"
 
     def end(self) -> None:
         for command, process in reversed(self._running):
             process.terminate()
             code = process.wait(20)
-            assert code == 0, f"{command} ended with {code}\n{self.said}"
+            assert code == 0, f"{command} ended with {code}\n{self.output}"
 
     def _start(self, script: str) -> subprocess.Popen[bytes]:
         with self._output.open("a") as output:
@@ -295,14 +296,14 @@ class Shell:
             )
 
     def _workers(self) -> int:
-        """How many workers there are; where that cannot be seen, how many connections."""
+        """Return the number of workers; for another server, the number of connections."""
         url = self._environment["FAKTORY_URL"]
         if url == self._server.url:
             return len(self._server.workers)
         with Client(url) as client:
             return int(client.info()["server"]["connections"])
 
-    def _somebody_ended(self) -> bool:
+    def _has_ended(self) -> bool:
         return any(process.poll() is not None for _, process in self._running)
 
     def kill(self) -> None:
@@ -316,7 +317,7 @@ def commands_of(block: Block) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the shell of these pages is a Unix one")
+@pytest.mark.skipif(sys.platform == "win32", reason="the pages use a Unix shell")
 @pytest.mark.parametrize("page", having("sh"), ids=lambda page: page.name)
 def test_the_commands_of_a_page_run(
     page: Path,
@@ -340,7 +341,7 @@ def test_the_commands_of_a_page_run(
 
 
 def is_known(command: str) -> bool:
-    """Whether a command is one that a test cannot run: but what it names must exist."""
+    """Check the names in a command that a test cannot run; return False for other commands."""
     words = shlex.split(command, comments=True)
     if words[0] == "make":
         if not (ROOT / "Makefile").exists():
@@ -360,7 +361,7 @@ def is_known(command: str) -> bool:
 
 
 def started_by(block: Block) -> list[list[str]]:
-    """The commands that a block has others start, as words, without the folder of the first."""
+    """Return the commands in a unit file or image as words, without the folder of the first."""
     if block.language == "dockerfile":
         lists = re.findall(r"^CMD \[(.*)\]$", block.code, re.M)
         return [re.findall(r'"(.*?)"', words) for words in lists]
@@ -378,13 +379,13 @@ def started_by(block: Block) -> list[list[str]]:
     sorted({*having("ini"), *having("dockerfile"), *having("text")}),
     ids=lambda page: page.name,
 )
-def test_what_others_are_to_start_exists(page: Path, folder: Path) -> None:
+def test_the_commands_of_unit_files_and_images_exist(page: Path, folder: Path) -> None:
     for block in blocks_of(page):
         if block.language not in ("ini", "dockerfile", "text"):
             continue
         commands = started_by(block)
         named = re.search(r"^(ExecStart|CMD)|bin/|faktory-worker -", block.code, re.M)
-        assert commands or not named, f"line {block.line}: what it starts cannot be read"
+        assert commands or not named, f"line {block.line}: its command cannot be parsed"
         for name, *words in commands:
             if name == "faktory-worker":
                 assert config.load(words, {}).require
@@ -394,7 +395,7 @@ def test_what_others_are_to_start_exists(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", having("toml"), ids=lambda page: page.name)
-def test_a_file_of_a_worker_can_be_read(page: Path, folder: Path) -> None:
+def test_a_configuration_file_of_a_worker_loads(page: Path, folder: Path) -> None:
     for block in blocks_of(page):
         if block.language == "toml":
             path = folder / "this.toml"

@@ -1,4 +1,4 @@
-"""Each example runs as it stands: against the embedded server, and a real one if there is one."""
+"""Each example runs unchanged: against the embedded server, and a real one if there is one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXPECTED = [
     "hello Ada, in English and français (",
     *(f"photo-{n}.png is now 50 pixels wide" for n in range(100)),
 ]
-"""What the jobs print, in any order: the threads of a worker take no turns on a terminal."""
+"""The output of the jobs, in any order, because a worker's threads run at the same time."""
 
 IMPORTED = [
     text
@@ -37,7 +37,7 @@ def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     if request.param == "real":
         yield request.getfixturevalue("real_server_url")
         return
-    # A worker that stops waits for its FETCH.
+    # A worker waits for its FETCH when it stops.
     monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
     with EmbeddedServer() as server:
         yield server.url
@@ -59,7 +59,7 @@ def start(url: str, *command: str) -> subprocess.Popen[str]:
     [["worker.py"], ["-m", "faktory.cli.worker", "-r", "jobs.py", "-q", "images", "-q", "mail"]],
     ids=["worker.py", "faktory-worker"],
 )
-def test_what_the_producer_pushes_the_worker_runs(url: str, worker: list[str]) -> None:
+def test_the_worker_runs_the_jobs_of_the_producer(url: str, worker: list[str]) -> None:
     with start(url, "producer.py") as producer:
         pushed, _ = producer.communicate(timeout=20)
     assert producer.returncode == 0, pushed
@@ -82,7 +82,7 @@ def test_what_the_producer_pushes_the_worker_runs(url: str, worker: list[str]) -
 
 
 @pytest.mark.parametrize(
-    ("example", "told"),
+    ("example", "expected"),
     [
         ("batch.py", ["pushed: today's files", *IMPORTED, "all files are imported"]),
         ("middleware.py", ["hello Ada", "bonjour Blaise", "greet took 0.", "stop took 0."]),
@@ -90,8 +90,8 @@ def test_what_the_producer_pushes_the_worker_runs(url: str, worker: list[str]) -
         ("progress.py", ["working: 50 %, half of metropolis.mkv"]),
     ],
 )
-def test_an_example_with_a_server_of_its_own_runs_to_its_end(example: str, told: list[str]) -> None:
+def test_an_example_with_its_own_server_runs_to_its_end(example: str, expected: list[str]) -> None:
     with start("tcp://127.0.0.1:1", example) as process:
-        said, _ = process.communicate(timeout=20)
-    assert process.returncode == 0, said
-    assert [text for text in told if text not in said] == []
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output
+    assert [text for text in expected if text not in output] == []
