@@ -35,7 +35,7 @@ def test_the_blocks_of_the_page_run_one_after_another(server: EmbeddedServer) ->
         "__name__": "page",
         "faktory": faktory,
         "language": ContextVar("language", default="en"),
-        "tell_all": faktory.external("tell_all"),
+        "notify_all": faktory.external("notify_all"),
         "import_rows": faktory.external("import_rows", lambda file, first: None),
     }
     for block in BLOCKS:
