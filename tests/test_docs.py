@@ -190,15 +190,18 @@ def test_the_links_and_paths_of_a_page_exist(page: Path) -> None:
 
 def test_the_architecture_lists_every_module_in_its_room() -> None:
     tree = (ROOT / "ARCHITECTURE.md").read_text("utf-8").split("```")[1]
-    first, *parts = re.split(r"^(?:  (\w+)/|\S+/) ", tree.partition("/\n")[2], flags=re.M)
-    rooms = dict(zip(["", *parts[::2]], [first, *parts[1::2]], strict=True))
     package = Path(faktory.__file__).parent
-    named = {
-        package / room / name
-        for room, text in rooms.items()
-        if room is not None  # the folders beside the package
-        for name in re.findall(r"\b\w+\.py\b", text)
-    }
+    named: set[Path] = set()
+    folders: list[tuple[int, Path]] = []
+    for line in tree.partition("\ntests/")[0].splitlines()[2:]:
+        indent = len(line) - len(line.lstrip())
+        while folders and folders[-1][0] >= indent:
+            folders.pop()
+        folder = folders[-1][1] if folders else package
+        if match := re.match(r" +(\w+)/ ", line):
+            folder /= match[1]
+            folders.append((indent, folder))
+        named |= {folder / name for name in re.findall(r"[\w/]+\.py\b", line)}
     there = {path for path in package.rglob("*.py") if path.name != "__init__.py"}
     assert named - {package / "__init__.py"} == there
 

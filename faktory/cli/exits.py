@@ -15,7 +15,7 @@ class Exit(IntEnum):
     USAGE = 2  # a flag, a variable, a key or an address that cannot be; no jobs to run
     IMPORT = 3  # a module of -r that is there and cannot be imported
     REFUSED = 4  # the server refuses the password
-    LEFT_BEHIND = 5  # stopped, with jobs that did not end in time, or reports not delivered
+    ABANDONED = 5  # stopped, with jobs that did not end in time, or reports not delivered
     CANNOT_START = 6  # the system gives too few threads for -c
     MISSING = 7  # -r names what is not there
     GAVE_UP = 8  # --processes: a worker ended five times running before it was ready

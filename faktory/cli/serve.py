@@ -52,7 +52,7 @@ def add_tools(tools: Any) -> None:
 
 def _server(options: argparse.Namespace) -> int:
     from ..server import EmbeddedServer
-    from ..worker.signals import answered
+    from ..worker.signals import handled
 
     stopped: SimpleQueue[None] = SimpleQueue()
     server = EmbeddedServer(
@@ -63,7 +63,7 @@ def _server(options: argparse.Namespace) -> int:
         enterprise=options.enterprise,
     )
     approximate = " Its Enterprise features are approximate." if options.enterprise else ""
-    with answered(dict.fromkeys(("SIGTERM", "SIGINT"), lambda: stopped.put(None))), server:
+    with handled(dict.fromkeys(("SIGTERM", "SIGINT"), lambda: stopped.put(None))), server:
         print(
             "An embedded Faktory server, in memory, for development and tests only "
             f"(production: https://contribsys.com/faktory).{approximate} FAKTORY_URL={server.url}",

@@ -18,18 +18,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from threading import Thread
 from time import sleep
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .. import __version__
 from ..exceptions import FaktoryAuthenticationError, FaktoryPayloadError
 from ..jobs import registry
 from ..proto import implementation, implementation_info
+from ..wire.address import find_url
 from ..worker import Worker
-from ..worker.crew import CannotStart
+from ..worker.manager import CannotStart
 from . import config, conflict, loading, logs, title
 from .exits import Exit
 from .flags import Wrong
 from .logs import complain
+
+if TYPE_CHECKING:
+    from .processes import WorkerChild
 
 __all__ = ["Exit", "main"]
 
@@ -53,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         complain(f"{error!r}: this is an error of faktory-worker itself, please report it", error)
         code = Exit.FAULT
-    if code == Exit.LEFT_BEHIND and argv is None:
+    if code == Exit.ABANDONED and argv is None:
         _leave(code)
     return code
 
@@ -87,11 +91,11 @@ def _run(argv: Sequence[str]) -> Exit:
     for warning in filter(None, (conflict.find(), *options.beware)):
         complain(warning, level=logging.WARNING)
     if not has_parent:
-        return _work(options, None)
+        return _work(options)
     if (code := _check(options)) is not None:
         return code
-    outcome = _be_parent(options)
-    return outcome if isinstance(outcome, Exit) else _work(options, outcome)
+    outcome = _supervise(options)
+    return outcome if isinstance(outcome, Exit) else _work(options, *outcome)
 
 
 def _check(options: Namespace) -> Exit | None:
@@ -120,10 +124,10 @@ def _check(options: Namespace) -> Exit | None:
     return None
 
 
-def _be_parent(options: Namespace) -> Exit | socket.socket:
+def _supervise(options: Namespace) -> Exit | tuple[WorkerChild, socket.socket]:
     """Return when all workers have ended; in each of them, at its beginning, with its channel."""
     from . import reload
-    from .parent import Parent
+    from .processes import WorkerChild, WorkerSupervisor
 
     count = options.processes or 1
     logs.share()
@@ -132,18 +136,27 @@ def _be_parent(options: Namespace) -> Exit | socket.socket:
         if options.reload:
             changes = stack.enter_context(reload.watched(options.require))
         title.show_parent(options.tag, count)
-        outcome = Parent(count, options.timeout, changes).run()
+        supervisor = WorkerSupervisor(
+            count, options.concurrency, options.timeout, find_url(os.environ), changes
+        )
+        if (born := supervisor.run()) is not None:
+            child, channel = born
+            assert isinstance(child, WorkerChild)
+            return child, channel
+    outcome = supervisor.code
     if outcome is Exit.STOPPED:
         log.info("stopped, every job answered")
-    elif outcome is Exit.LEFT_BEHIND:
+    elif outcome is Exit.ABANDONED:
         log.warning("stopped, some jobs left running or unreported")
     elif outcome is Exit.GAVE_UP:
         complain("gave up: workers could not begin, and have said above why")
     return outcome
 
 
-def _work(options: Namespace, channel: socket.socket | None) -> Exit:
-    """Be a worker, on one's own or at the other end of a parent's channel."""
+def _work(
+    options: Namespace, child: WorkerChild | None = None, channel: socket.socket | None = None
+) -> Exit:
+    """Be a worker, on one's own or as a supervisor's child."""
     if (code := loading.load(options.require)) is not None:
         return code
     try:
@@ -154,12 +167,12 @@ def _work(options: Namespace, channel: socket.socket | None) -> Exit:
         return _refuse_without_jobs()
     quota = None
     if channel is not None or options.max_jobs is not None:
-        from .retire import Quota, attach
+        from .processes import Quota, attach
 
         if options.max_jobs is not None:
             quota = Quota(worker, options.max_jobs)
-        if channel is not None:
-            attach(worker, channel)
+        if child is not None and channel is not None:
+            attach(worker, child, channel)
     _introduce(worker, "")
     try:
         with title.shown(worker, options.tag):
@@ -168,11 +181,11 @@ def _work(options: Namespace, channel: socket.socket | None) -> Exit:
         return _refuse(Exit.REFUSED, error)
     except CannotStart as error:
         return _refuse(Exit.CANNOT_START, f"-c {worker.concurrency}: {error}")
-    if worker.left_behind:
+    if worker.abandoned:
         log.warning(
-            "stopped, some jobs left running or unreported, on: %s", ", ".join(worker.left_behind)
+            "stopped, some jobs left running or unreported, on: %s", ", ".join(worker.abandoned)
         )
-        return Exit.LEFT_BEHIND
+        return Exit.ABANDONED
     after = f" after {options.max_jobs} jobs (--max-jobs)" if quota and quota.is_used_up else ""
     log.info("stopped%s, every job answered", after)
     return Exit.STOPPED

@@ -31,6 +31,9 @@ LEAST_RESERVE: Final = 60
 class JobContext:
     """The job that runs here, made from its payload as the server sent it."""
 
+    on_more_time: Callable[[float], None] | None = None
+    """Called when the reservation was extended, with its new end (`time.monotonic`)."""
+
     def __init__(self, payload: dict[str, Any], client: Client | None = None) -> None:
         self.payload = payload
         self._client = client
@@ -144,6 +147,8 @@ class JobContext:
         self._tell(int(percent), desc, until)
         if until is not None:
             self._ends = monotonic() + left
+            if self.on_more_time is not None:
+                self.on_more_time(self._ends)
 
     def _tell(self, percent: int, desc: str | None, until: datetime | None) -> None:
         if self._client is not None:  # the worker's own: it has nothing else to do meanwhile

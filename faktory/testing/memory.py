@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from contextvars import copy_context
 from itertools import count
 from threading import RLock, local
 from time import sleep, time_ns
@@ -25,8 +24,9 @@ from weakref import ref
 from ..client import fork, transport
 from ..exceptions import Discard, FaktoryError
 from ..jobs import registry
-from ..jobs.context import JobContext, run_in
+from ..jobs.context import JobContext
 from ..jobs.middleware import open_batch
+from ..jobs.runner import JobRunner, in_context
 from ..proto import load_json
 from ..server.dispatch import State, Wait, answer
 from ..server.enterprise import EnterpriseStore
@@ -38,7 +38,6 @@ from ..server.workers import Worker
 from ..wire import failure
 from ..wire.commands import Command
 from ..wire.session import Answer, ClientSession, encode_bulk, encode_simple
-from ..worker.executor import call, with_middleware
 
 T = TypeVar("T")
 
@@ -63,7 +62,7 @@ class MemoryServer(transport.Memory):
 
     def __init__(self, *, inline: bool = False, middleware: bool = False) -> None:
         self.inline = inline
-        self._middleware = middleware
+        self._runner = JobRunner(middleware=middleware)
         self._lock = RLock()
         self._failed = local()
         self._offset = 0
@@ -185,8 +184,7 @@ class MemoryServer(transport.Memory):
             return False
         jid = payload["jid"]
         try:
-            # In a context of its own, where no batch is open: that is so on a worker, too.
-            copy_context().run(self._run, JobContext(payload))
+            self._run(JobContext(payload))
         except Discard:
             pass
         except BaseException as error:
@@ -199,13 +197,12 @@ class MemoryServer(transport.Memory):
         self._and_run(lambda: self._store.acknowledge(jid))
         return True
 
-    def _run(self, context: JobContext) -> None:
-        job = registry.find(context.jobtype)
-        if job is None:
-            raise registry.unknown(context.jobtype, registry.names())
-        run = with_middleware(job.run) if self._middleware else job.run
-        open_batch.set(None)
-        run_in(context, lambda: call(context, run))
+    def _run(self, job: JobContext) -> None:
+        def run() -> None:
+            open_batch.set(None)  # as on a worker
+            self._runner.call(self._runner.find(job.jobtype), job)
+
+        in_context(job, run)
 
     def _and_run(self, action: Callable[[], T]) -> T:
         """Do something to the store; in inline mode run what it made runnable."""

@@ -15,7 +15,6 @@ from ..client import Client, defaults
 from ..jobs.context import JobContext
 from ..server import EmbeddedServer
 from ..worker import Worker
-from ..worker.executor import Slot, with_middleware
 from .memory import MOST_JOBS
 from .modes import disable
 
@@ -29,13 +28,14 @@ class DrainingWorker(Worker):
     def __init__(self, server: EmbeddedServer, **options: Any) -> None:
         super().__init__(server.url, **options)
         self.errors: list[BaseException] = []
+        self.error_handlers.append(lambda error, _: self.errors.append(error))
 
     def drain(self) -> int:
         """Run what waits in any queue, and what that pushes, until nothing does; return how many.
 
         Jobs that are scheduled, or wait to be retried, wait for the clock to be moved.
         """
-        slot = Slot(self.log, self._failed, lambda: None)
+        processor = self._manager.make_processor("drain")
         done = 0
         with Client(self.faktory.url) as client:
             most = MOST_JOBS + sum(_sizes(client).values())
@@ -46,17 +46,10 @@ class DrainingWorker(Worker):
                         "without end?"
                     )
                 done += 1
-                report = slot.run(
-                    JobContext(payload, client),
-                    lambda job: with_middleware(self._find(job.jobtype).run)(job),
-                )
+                report = processor.run_job(JobContext(payload, client))
                 assert report is not None
                 client.call(report)
         return done
-
-    def _failed(self, job: JobContext, error: BaseException) -> None:
-        self.errors.append(error)
-        super()._failed(job, error)
 
 
 class RealServer:

@@ -1,4 +1,4 @@
-"""Who runs jobs: threads that fetch, run and answer, and one that beats."""
+"""The worker: threads that fetch, run and report jobs, and one that sends heartbeats."""
 
 from .events import error_handlers, on
 from .task import Task

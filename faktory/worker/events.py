@@ -1,8 +1,8 @@
-"""What programs want to be told: a worker starts, gets quiet, stops, or has a job fail for good.
+"""Handlers of events: a worker starts, gets quiet, stops, or a job fails its last attempt.
 
-Rules: a handler that raises is logged and does no harm to what it was told of. What begins is
-told in the order of the handlers, what ends in the reverse. Handlers are for one worker, or for
-all workers of the process (`faktory.on`).
+Rules: a handler that raises is logged, and the worker goes on. Handlers of a beginning are called
+in their order, those of an end in reverse. They are for one worker, or for all workers of the
+process (`faktory.on`).
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class Events:
         self._handlers: list[tuple[str, Callable[..., Any]]] = []
 
     def on(self, event: Event, handler: H) -> H:
-        """Have `handler` called when that happens.
+        """Have `handler` called on an event; return it.
 
         "startup", before jobs are fetched, "quiet", when no more are, and "shutdown" call it
         without arguments. "exhausted" calls it in the job's thread with the job (as
-        `current_job()` gives it) and its exception, before the failure of its last attempt is
+        `current_job()` returns it) and its exception, before the failure of its last attempt is
         reported.
         """
         if event not in _EVENTS:
             close = get_close_matches(str(event), _EVENTS, 1) or _EVENTS
             raise ValueError(f"there is no event {event!r}: is it {' or '.join(close)}?")
         if not callable(handler):
-            raise TypeError(f"{handler!r} cannot be called, so it is told of nothing.")
+            raise TypeError(f"{handler!r} is not callable: pass a function.")
         if what := deferred(handler):
             raise TypeError(f"{handler!r} is {what}, and nothing awaits it: pass a plain function.")
         self._handlers.append((event, handler))

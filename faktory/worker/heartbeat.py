@@ -1,118 +1,116 @@
 """The heartbeat: a thread and a connection of its own, so that no job can delay it.
 
 Rules: the first beat goes out at once, and no error stops the next one but a wrong password, which
-ends the worker. A server that does not know the worker any more is greeted anew, at once.
+ends the worker. A server that does not know the worker any more is greeted again, at once.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Thread
 from time import monotonic
-from typing import Final
+from typing import Protocol
 
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, FaktoryServerError
 from ..wire.commands import State
 from .lifecycle import Lifecycle
+from .timing import Timing
 
-LATE: Final = 2.0
-"""Seconds after which a heartbeat is called late."""
+
+class BeatingWorker(Protocol):
+    """What a heartbeat needs of its worker; each method may be called from any thread."""
+
+    lifecycle: Lifecycle
+    log: logging.Logger
+
+    def on_beat(self, asked_at: float, state: str | None) -> None:
+        """The server answered a beat that was sent at `asked_at`, with the state that it wants."""
+
+    def on_beat_error(self, error: FaktoryError) -> None:
+        """A beat did not reach the server."""
+
+    def on_unknown_worker(self) -> None:
+        """The server does not know this worker any more."""
+
+    def running_jobs(self) -> list[str]:
+        """The running jobs."""
 
 
 class Heartbeat(Thread):
-    """Beats every `interval` seconds until stopped, and passes on what the server wants.
-
-    `trouble` hears of a line that broke, `reached` when the server was asked what it answered,
-    `unknown` that it has forgotten this worker; `running` names the jobs that run.
-    """
+    """Beats every `interval` seconds until stopped."""
 
     def __init__(
-        self,
-        client: Client,
-        interval: float,
-        lifecycle: Lifecycle,
-        wanted: Callable[[str], None],
-        trouble: Callable[[FaktoryError], None],
-        reached: Callable[[float], None],
-        unknown: Callable[[], None],
-        running: Callable[[], list[str]],
-        log: logging.Logger,
+        self, worker: BeatingWorker, client: Client, interval: float, timing: Timing
     ) -> None:
         super().__init__(name="faktory-heartbeat", daemon=True)
+        self._worker = worker
         self._client = client
         self._interval = interval
-        self._lifecycle = lifecycle
-        self._wanted = wanted
-        self._trouble = trouble
-        self._reached = reached
-        self._unknown = unknown
-        self._running = running
-        self._log = log
+        self._late_beat = timing.late_beat
+        self._log = worker.log
         self._stopped = Event()
 
     def run(self) -> None:
         """Beat until `stop` is called."""
         try:
             due = monotonic()
-            while self._tell_of_beat(due):
+            while self._beat_once(due):
                 due = monotonic() + self._interval
                 if self._stopped.wait(self._interval):
                     return
         finally:
             self._client.close()
 
-    def _tell_of_beat(self, due: float) -> bool:
-        """Beat, now or rather when it was due; tell whether there is any use in the next one."""
-        asked_at = monotonic()
-        try:
-            if (late := asked_at - due) > LATE:
-                self._log.warning(
-                    "a heartbeat is %.1f s late: does a job keep the interpreter to itself? "
-                    "After 60 s the server gives a worker up. Running: %s",
-                    late,
-                    ", ".join(self._running()) or "nothing",
-                )
-            state = self._beat()
-            self._reached(asked_at)
-            if state is not None:
-                self._wanted(state)
-        except FaktoryAuthenticationError as error:
-            self._trouble(error)
-            return False
-        except Exception as error:
-            with suppress(Exception):  # a log whose filter raises
-                self._tell_of_error(error)
-        return True
-
-    def _tell_of_error(self, error: Exception) -> None:
-        if isinstance(error, FaktoryServerError):
-            self._log.warning("the server refused a heartbeat: %s", error)
-        elif isinstance(error, FaktoryError):
-            self._trouble(error)
-        else:
-            self._log.exception("a heartbeat failed", exc_info=error)
-
-    def _beat(self) -> State | None:
-        try:
-            return self._client.beat(self._lifecycle.reported, rss_kb())
-        except FaktoryServerError as error:
-            # The server forgot this worker (`unknown worker`): HELLO makes it known again.
-            self._log.warning("the server refused a heartbeat: %s; connecting anew", error)
-            self._unknown()
-            self._client.disconnect()
-            return self._client.beat(self._lifecycle.reported, rss_kb())
-
     def stop(self) -> None:
         """Let the thread end."""
         self._stopped.set()
 
+    def _beat_once(self, due: float) -> bool:
+        """Send the beat that was due at `due`; return False if no other can follow."""
+        asked_at = monotonic()
+        try:
+            if (late := asked_at - due) > self._late_beat:
+                self._log.warning(
+                    "a heartbeat is %.1f s late: does a job keep the interpreter to itself? "
+                    "After 60 s the server gives a worker up. Running: %s",
+                    late,
+                    ", ".join(self._worker.running_jobs()) or "nothing",
+                )
+            state = self._beat()
+            self._worker.on_beat(asked_at, state)
+        except FaktoryAuthenticationError as error:
+            self._worker.on_beat_error(error)
+            return False
+        except Exception as error:
+            with suppress(Exception):  # a filter of the log may raise
+                self._on_error(error)
+        return True
+
+    def _on_error(self, error: Exception) -> None:
+        if isinstance(error, FaktoryServerError):
+            self._log.warning("the server refused a heartbeat: %s", error)
+        elif isinstance(error, FaktoryError):
+            self._worker.on_beat_error(error)
+        else:
+            self._log.exception("a heartbeat failed", exc_info=error)
+
+    def _beat(self) -> State | None:
+        state = self._worker.lifecycle.reported
+        try:
+            return self._client.beat(state, rss_kb())
+        except FaktoryServerError as error:
+            # The server forgot this worker (`unknown worker`): HELLO makes it known again.
+            self._log.warning("the server refused a heartbeat: %s; reconnecting", error)
+            self._worker.on_unknown_worker()
+            self._client.disconnect()
+            return self._client.beat(state, rss_kb())
+
 
 def rss_kb() -> int | None:
-    """Return this process's resident memory in KiB, where the system tells."""
+    """Return this process's resident memory in KiB, None where the system has no such number."""
     try:
         with open("/proc/self/statm") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024

@@ -1,68 +1,202 @@
-"""An exception raised in another thread, without leaving a lock taken behind it.
+"""How a running job is interrupted from another thread.
 
-Python raises it where that thread stands. If that is between the taking of a lock and the `try`
-that would give it back, everybody who wants the lock waits for ever: the log's, say, and then the
-worker itself never ends. So nothing is raised there, and the log's locks are looked after anyway.
-Since Python 3.14 a `with` has such a place too, and a thread goes on a little before it is struck.
+Rules: an interrupt is raised in the job that it is meant for and in no other code: it is raised
+while that job runs, and absorbed if it comes too late.
+
+Python raises it wherever the job's thread is. Between the acquiring of a lock and the `try` that
+would release it, that would leave the lock acquired for ever: the log's, say, and then the worker
+never ends. So nothing is raised there, and afterwards the log's locks are released in any case.
+Since Python 3.14 a `with` has such a place, too, and a thread runs on a little before the exception
+is raised in it.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from opcode import opmap
-from threading import RLock
-from time import sleep
+from threading import RLock, get_ident
+from time import monotonic, sleep
 from types import FrameType
 from typing import Final
 
-_AT_A_LOCK: Final = frozenset(
+from ..exceptions import TimeLimitExceeded
+from ..jobs.context import JobContext
+from .backends.base import Backend
+
+RETRY_INTERVAL: Final = 0.005
+"""Seconds until an interrupt is tried again that could have left a lock acquired."""
+
+_LOCK_FUNCTIONS: Final = frozenset(
     {"acquire", "release", "__enter__", "__exit__", "_acquireLock", "_releaseLock"}
 )
-"""Functions in Python that take a lock or give it back: of `logging`, `threading` and others."""
+"""Functions in Python that acquire or release a lock: of `logging`, `threading` and others."""
 
 _ENTERS_WITH: Final = (opmap.get("LOAD_SPECIAL"), opmap["CALL"])
-"""How a `with` calls `__enter__` since Python 3.14: struck there, it does not call `__exit__`."""
+"""How a `with` calls `__enter__` since Python 3.14: interrupted there, it skips `__exit__`."""
+
+
+class RunningJob:
+    """The job that a processor runs, and how other threads interrupt it or take its report over.
+
+    The processor calls `begin`, `set_time_limit` and `end`; other threads call the rest.
+    `on_time_limit` is called for a job that has one, so that `check` is called in time.
+    """
+
+    def __init__(self, on_time_limit: Callable[[], None], backend: Backend | None = None) -> None:
+        self._on_time_limit = on_time_limit
+        self._backend = backend
+        self._lock = RLock()  # a thread that is interrupted as it acquires this can do so again
+        self._thread = 0
+        self._raised = False
+        self._pending: type[BaseException] | None = None
+        self._closed: type[BaseException] | None = None
+        self.ending = False
+        """Set by the processor when the job has ended: it is interrupted no more."""
+        self.job: JobContext | None = None
+        """The job while it runs."""
+        self.failed: JobContext | None = None
+        """The job that has failed, while its error handlers run."""
+        self.since = 0.0
+        """When it began (`time.monotonic`)."""
+        self.due: float | None = None
+        """When to call `check`, if the job is to be interrupted (`time.monotonic`)."""
+        self.disowned = False
+        """Whether the report is not the processor's any more: it runs no other job after this."""
+
+    @property
+    def current(self) -> JobContext | None:
+        """The job that runs, or has failed and is not reported yet."""
+        return self.job or self.failed
+
+    def begin(self, job: JobContext) -> None:
+        """Let a job begin in this thread; after `close`, raise that exception instead."""
+        with self._lock:
+            self._thread = get_ident()
+            self.since = monotonic()
+            self.job = job
+        if self._closed is not None:
+            raise self._closed
+
+    def set_time_limit(self, seconds: float | None) -> None:
+        """Have the job interrupted after so many seconds."""
+        if seconds is not None:
+            with self._lock:
+                if self._pending is None:
+                    self.due = self.since + seconds
+            self._on_time_limit()
+
+    def end(self, failed: JobContext | None = None) -> None:
+        """Note that the job runs no more; one that `failed` stays current until it is reported."""
+        with self._lock:
+            self.failed = None if self.disowned else failed
+            self.job = None
+            self._pending = self.due = None
+            self.ending = False
+            raised = self._raised
+            if raised:
+                try:  # noqa: SIM105  `suppress` would be interrupted itself
+                    absorb()
+                except BaseException:
+                    pass
+                self._raised = False
+        if raised:
+            release_locks(self._lock)
+
+    def report(self) -> bool:
+        """End the handling of a failure; return whether the report is still the processor's."""
+        with self._lock:
+            self.failed = None
+        return not self.disowned
+
+    def check(self, now: float) -> None:
+        """Interrupt the job if that is due by now (`time.monotonic`)."""
+        with self._lock:
+            if self.due is not None and now >= self.due:
+                self._interrupt(self._pending or TimeLimitExceeded)
+
+    def interrupt(self, exception: type[BaseException]) -> bool:
+        """Raise an exception in the running job; return whether there is one.
+
+        It is raised at the thread's next step in Python: not inside a sleep or C code. Where it
+        could do harm it becomes `due` a little later.
+        """
+        with self._lock:
+            return self._interrupt(exception)
+
+    def close(self, exception: type[BaseException]) -> bool:
+        """Interrupt the running job; each job that comes later fails before it starts."""
+        self._closed = exception
+        return self.interrupt(exception)
+
+    def disown(self, only: JobContext | None = None) -> JobContext | None:
+        """Take over the report of the current job from the processor.
+
+        Returns the job, None if there is none or if it is not `only`.
+        """
+        with self._lock:
+            job = self.current
+            if job is None or (only is not None and job is not only):
+                return None
+            self.disowned = True
+            return job
+
+    def _interrupt(self, exception: type[BaseException]) -> bool:
+        if self.job is None or self.ending:
+            return False
+        if self._backend is not None:
+            self._pending = exception
+            self.due = self._backend.interrupt(exception)
+        elif raise_in(self._thread, exception):
+            self._raised = True
+            self._pending = self.due = None
+        else:
+            self._pending = exception
+            self.due = monotonic() + RETRY_INTERVAL
+        return True
 
 
 def raise_in(thread: int, exception: type[BaseException]) -> bool:
-    """Raise in another thread (C API: SetAsyncExc).
+    """Raise in another thread (C API: SetAsyncExc); return whether that was done.
 
-    Tell whether that was done: not where it could leave a lock taken, so try again later.
+    It is not where it could leave a lock acquired: try again later.
     """
     import ctypes  # costly, and few jobs are interrupted
 
     sleep(0)  # begin a turn of the interpreter, so that the thread stays where it is seen
     frame = sys._current_frames().get(thread)
-    if frame is not None and _at_a_lock(frame):
+    if frame is not None and _is_at_lock(frame):
         return False
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
     return True
 
 
-def _at_a_lock(frame: FrameType) -> bool:
+def _is_at_lock(frame: FrameType) -> bool:
     code, at = frame.f_code, frame.f_lasti
-    return code.co_name in _AT_A_LOCK or (code.co_code[at - 2], code.co_code[at]) == _ENTERS_WITH
+    return code.co_name in _LOCK_FUNCTIONS or (code.co_code[at - 2], code.co_code[at]) == (
+        _ENTERS_WITH
+    )
 
 
-def let_strike() -> None:
-    """Be where an exception strikes that was raised in this thread and has not struck yet.
+def absorb() -> None:
+    """Be where Python raises an exception that was set for this thread and not raised yet.
 
     Python looks for one where a function begins. To take it back, as SetAsyncExc can, would make
     3.11 look for it for ever, at every step: it gets slow, and under a profiler it hangs.
     """
 
 
-def let_go(*locks: RLock) -> None:
-    """Give back these locks and the log's, as far as this thread holds them: it should hold none.
+def release_locks(*locks: RLock) -> None:
+    """Release these locks and the log's, as far as this thread holds them: it should hold none.
 
-    For a thread that did not stay where it was seen, or stood at a lock that shows in no frame.
+    For a thread that ran on after it was looked at, or stood at a lock that shows in no frame.
     """
     loggers = [logging.root, *logging.root.manager.loggerDict.copy().values()]
     handlers = {handler for logger in loggers for handler in getattr(logger, "handlers", ())}
     for lock in (*locks, *(handler.lock for handler in handlers)):
         if lock is not None:
-            with suppress(RuntimeError):  # it is not ours
+            with suppress(RuntimeError):  # another thread's
                 while True:
                     lock.release()

@@ -1,7 +1,7 @@
-"""The states of a worker: running, quiet, terminate. Pure; threads and signals drive it.
+"""The states of a worker: running, quiet, terminate. Pure; threads and signals change them.
 
-Rules: the state moves forward only. A quiet worker fetches no more and runs what it has; a
-terminating one also leaves when that is done, or its grace period is over.
+Rules: the state moves forward only. A quiet worker fetches no more and finishes its jobs; a
+terminating one also ends when they are done, or when its grace period is over.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Lifecycle:
         self.state = State.RUNNING
 
     def advance(self, state: State) -> bool:
-        """Move to a later state; tell whether that changed anything."""
+        """Move to a later state; return whether that changed anything."""
         if state <= self.state:
             return False
         self.state = state
@@ -37,5 +37,5 @@ class Lifecycle:
 
     @property
     def reported(self) -> str | None:
-        """What a beat says of the state (`server/workers.go: heartbeat`)."""
+        """The state as a heartbeat reports it (`server/workers.go: heartbeat`)."""
         return None if self.state is State.RUNNING else self.state.name.lower()

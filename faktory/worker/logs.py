@@ -1,4 +1,4 @@
-"""Log records that know the job that they were made in."""
+"""Log records with the job that they were made in."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..jobs.context import current_job
 class JobFilter(logging.Filter):
     """Gives every record `jid` and `jobtype`, empty outside a job; added to a handler.
 
-    `job` is both and a space, for the beginning of a line, where the message does not name the job
-    itself, as this package's own do.
+    `job` is both and a space, for the beginning of a line; it is empty for this package's own
+    records, whose messages name the job.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

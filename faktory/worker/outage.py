@@ -1,4 +1,4 @@
-"""Trouble with the line, told once for all threads: when it begins, and when it is over."""
+"""Whether the server can be reached: logged once for all threads, when that changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from time import monotonic
 
 
 class Outage:
-    """Whether the server can be reached. Safe to use from any thread."""
+    """A time in which the server cannot be reached. Safe to use from any thread."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
@@ -16,7 +16,7 @@ class Outage:
         self._since: float | None = None
 
     def begins(self, error: BaseException) -> None:
-        """Report that the server could not be reached; only the first report is logged."""
+        """Note that the server could not be reached; the first time it is logged."""
         with self._lock:
             if self._since is not None:
                 return
@@ -24,9 +24,9 @@ class Outage:
         self._log.warning("lost the server, trying until it is back: %s", error)
 
     def ends(self, asked_at: float) -> None:
-        """Report that the server answered what it was asked at `asked_at` (`time.monotonic`).
+        """Note that the server answered a command that was sent at `asked_at` (`time.monotonic`).
 
-        An answer to what was asked before the outage began, and read after, does not end it.
+        An answer to a command from before the outage, read later, does not end it.
         """
         if self._since is None:
             return

@@ -1,4 +1,4 @@
-"""Which queues a worker asks, and in which order: strictly as given, or by weight."""
+"""The queues of a worker, and their order for each FETCH: as given, or by weight."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..wire.validate import check_queue
 class Queues:
     """The queues of a worker.
 
-    A list is strict: a later queue is served when the earlier ones are empty. A mapping gives
-    weights: a queue of weight 3 is asked first three times as often as one of weight 1.
+    A list is strict: a queue is served when the earlier ones are empty. A mapping gives weights: a
+    queue of weight 3 comes first three times as often as one of weight 1.
     """
 
     def __init__(self, queues: Sequence[str] | Mapping[str, int]) -> None:
         if isinstance(queues, str):
             raise ValueError(f"queues is the text {queues!r}: pass a list, [{queues!r}].")
         if not queues:
-            raise ValueError("a worker needs a queue at least.")
+            raise ValueError("queues is empty: a worker needs one queue or more.")
         self.names = [check_queue("the queue", name) for name in dict.fromkeys(queues)]
         self.weights = dict(queues) if isinstance(queues, Mapping) else None
         for name, weight in (self.weights or {}).items():
@@ -34,8 +34,8 @@ class Queues:
     def order(self) -> list[str]:
         """Return the names for one FETCH.
 
-        By weight: each name draws random()**(1/weight), the highest comes first; so every queue
-        is asked, and first as often as its weight says (Efraimidis and Spirakis, 2006).
+        By weight: each name draws random()**(1/weight), and the highest comes first; so a queue
+        comes first as often as its weight says (Efraimidis and Spirakis, 2006).
         """
         weights = self.weights
         if weights is None:

@@ -1,4 +1,4 @@
-"""Where threads stand: what the log shows of a job that does not end."""
+"""The stacks of threads, for the log: where a job that does not end is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from threading import Thread
 
 
 def stack(thread: Thread) -> str:
-    """Return where a thread stands, as a traceback has it, the innermost call last."""
+    """Return the stack of a thread as a traceback shows it, the innermost call last."""
     frame = sys._current_frames().get(thread.ident or 0)
     if frame is None:
         return "  (it runs no Python code)"

@@ -17,18 +17,18 @@ class Task(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """What it is in a message."""
+        """Its name in a message."""
         return f"{self.name} of a worker"
 
     @property
     def time_limit(self) -> float | None:
-        """None: it may take as long as it likes."""
+        """None: it has no limit."""
         return None
 
-    def takes(self, job: JobContext) -> list[object]:
-        """Return what the function is called with for a job."""
+    def arguments(self, job: JobContext) -> list[object]:
+        """Return the arguments of the function for a job."""
         return [job.jid, *job.args] if self.bind else job.args
 
     def run(self, job: JobContext) -> object:
         """Call the function with a job's arguments."""
-        return self.func(job.jid, *job.args) if self.bind else self.func(*job.args)
+        return self.func(*self.arguments(job))

@@ -1,9 +1,9 @@
-"""The worker: job threads, a heartbeat, and one thread that watches over them.
+"""The worker: processors, a heartbeat, and one thread that manages them.
 
-Rules: `run` does everything in the thread that calls it, told what to do by messages in one
-inbox, which signal handlers may write to at any moment. A fetched job is always answered: by its
-thread, or, when the grace period is over and the job does not end, by `run`. What the threads do
-is looked after in `crew`; here is when.
+Rules: `run` does everything in the thread that calls it, as functions that others put into one
+inbox; signal handlers may do so at any moment. A fetched job is always reported: by its processor,
+or, when the grace period is over and the job does not end, by `run`. `manager` has what is done
+with processors; this module decides when.
 """
 
 from __future__ import annotations
@@ -20,40 +20,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError
-from ..jobs import registry
-from ..jobs.context import JobContext
+from ..jobs.runner import JobRunner
 from ..wire.validate import check_duration
-from . import events
-from .crew import CannotStart, Crew
+from . import events, timing
+from .backends.base import Backends, check_can_fork
 from .events import Event, Events
 from .heartbeat import Heartbeat
-from .jobthread import JobThread
 from .lifecycle import Lifecycle, State
-from .outage import Outage
-from .outside import check_can_fork
+from .manager import CannotStart, JobTable, Manager
 from .queues import Queues
-from .signals import answered
+from .signals import handled
 from .task import Task
+from .timing import Timing
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
     from ssl import SSLContext
-
-    from .foreign import Foreign
-    from .processes import Processes
-
-LOOK_EVERY = 1.0
-"""Seconds between two looks at the jobs that run; a reservation lasts 60 at least."""
-
-LAST_WORDS = 1.0
-"""Seconds that jobs have to end, and reports to go out, after the grace period."""
-
-LAST_BEAT = 0.5
-"""Seconds that a beat which is under way has to be answered when all else has ended."""
-
-FETCH_PATIENCE = 5.0
-"""Seconds after the worker was told to stop in which a FETCH that is under way may still bring a
-job: the server gives itself as long for a command (`server/server.go: processLines`)."""
 
 
 class Worker:
@@ -67,9 +49,9 @@ class Worker:
     Jobs run on threads; with `use_threads=False` on processes, forked when `run` begins: what is
     declared or registered until then is known there. `executor`, which wins over that, is a class
     of executors, called with `max_workers=concurrency`, whose `submit` runs the jobs. In both,
-    error handlers and "exhausted" are told in the worker.
+    handlers of errors and of "exhausted" are called in the worker's own process.
 
-    `buffer_size` is accepted, as in faktory 1.0.0, and has no effect.
+    `buffer_size` is accepted, as in faktory 1.0.0, and has no effect. `timing` is for tests.
     """
 
     send_heartbeat_every: float = 15
@@ -90,6 +72,7 @@ class Worker:
         use_threads: bool | None = None,
         executor: Callable[..., Executor] | None = None,
         ssl_context: SSLContext | None = None,
+        timing: Timing = timing.DEFAULT,
     ) -> None:
         if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
             raise ValueError(
@@ -111,23 +94,31 @@ class Worker:
             "ssl_context": ssl_context,
             **({} if timeout is None else {"timeout": timeout}),
         }
-        self._begin_outside = self._how_outside(use_threads, executor)
+        self._make_backends = self._choose_backends(use_threads, executor)
         self._own_client = Client(faktory, **self._client_options)
         self.faktory = self._own_client.faktory
         self._tasks: dict[str, Task] = {}
         self._events = Events(events.of_process)
         self.on = self._events.on
         self.error_handlers = self._events.error_handlers
-        self._lifecycle = Lifecycle()
-        self._outage = Outage(self.log)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._crew = Crew(self._make_thread, self._failed, self.log)
-        self._outside: Processes | Foreign | None = None
+        self._timing = timing
+        self._manager = Manager(
+            JobRunner(self._tasks),
+            self.get_queues,
+            self._make_client,
+            self._events,
+            self._inbox.put,
+            self._give_up,
+            self.log,
+            timing,
+        )
+        self.lifecycle: Lifecycle = self._manager.lifecycle
         self._stopped_at = 0.0
         self._deadline: float | None = None
         self._fatal: BaseException | None = None
         self._started = False
-        self.left_behind: list[str] = []
+        self.abandoned: list[str] = []
         """The threads whose job did not end in time, or whose report was not delivered."""
 
     def register(self, name: str, func: Callable[..., object], bind: bool = False) -> None:
@@ -160,22 +151,26 @@ class Worker:
     @property
     def is_quiet(self) -> bool:
         """Whether it fetches no more."""
-        return not self._lifecycle.fetches
+        return not self.lifecycle.fetches
 
     @property
     def is_disconnecting(self) -> bool:
         """Whether it stops, or has stopped."""
-        return self._lifecycle.state is State.TERMINATE
+        return self.lifecycle.state is State.TERMINATE
 
     @property
     def busy(self) -> int:
         """How many jobs run."""
-        return self._crew.busy
+        return self._manager.busy
 
     @property
     def replaced(self) -> int:
-        """How many threads were replaced, since their job outlived its reservation."""
-        return self._crew.replaced
+        """How many threads were replaced, because their job was past its reservation."""
+        return self._manager.replaced
+
+    def record_jobs(self, table: JobTable) -> None:
+        """Write the ids of the running jobs into a table that a supervisor reads."""
+        self._manager.job_table = table
 
     def quiet(self) -> None:
         """Fetch no more; running jobs go on, and the worker stays. From any thread."""
@@ -192,34 +187,33 @@ class Worker:
         """
         grace = 0.0 if force else check_duration("wait", wait)
 
-        def leave() -> None:
+        def disconnect() -> None:
             if self._deadline is None:
                 self.disconnect_wait = grace
             else:
                 self._deadline = min(self._deadline, monotonic() + grace)
             self._terminate()
 
-        self._inbox.put(leave)
+        self._inbox.put(disconnect)
 
     def run(self) -> None:
         """Work until stopped: by `stop`, by TERM or INT in the main thread, or by the server.
 
         Waits for a server that cannot be reached. Raises FaktoryAuthenticationError where the
         password is wrong, CannotStart where the system has too few threads. Returns when every
-        job is answered; threads whose jobs would not end within the grace period are left behind,
-        and named in the log.
+        job is reported; threads whose jobs do not end within the grace period are abandoned, and
+        named in the log.
         """
         if self._started:
             raise RuntimeError("a worker runs once: make a new one.")
         self._started = True
-        if self._begin_outside is not None:
-            self._outside = self._begin_outside()
+        backends = self._manager.backends = self._make_backends()
         try:
             self._run()
         finally:
-            if self._outside is not None:
-                self._outside.close()
-        self.left_behind += [thread.name for thread in self._crew.outlived]
+            if backends is not None:
+                backends.close()
+        self.abandoned += [processor.name for processor in self._manager.overdue]
         if self._fatal is not None:
             raise self._fatal
 
@@ -227,38 +221,28 @@ class Worker:
         overridden = getattr(self.get_queues, "__func__", None) is not Worker.get_queues
         self.log.info("Queues: %s", "as get_queues() says" if overridden else self._queues)
         self.log.info("Labels: %s", ", ".join(self.labels))
-        heartbeat = Heartbeat(
-            Client(self.faktory.url, **self._client_options),
-            self.send_heartbeat_every,
-            self._lifecycle,
-            self._server_wants,
-            self._heartbeat_fails,
-            self._outage.ends,
-            self._crew.connect_anew,
-            self._crew.running,
-            self.log,
-        )
+        heartbeat = Heartbeat(self, self._make_client(), self.send_heartbeat_every, self._timing)
         signals = {
-            "SIGTERM": self._interrupted,
-            "SIGINT": self._interrupted,
+            "SIGTERM": self._on_stop_signal,
+            "SIGINT": self._on_stop_signal,
             "SIGTSTP": self._become_quiet,
-            "SIGTTIN": self._crew.show,
+            "SIGTTIN": self._manager.log_threads,
         }
-        with answered({name: partial(self._inbox.put, do) for name, do in signals.items()}):
-            self._tell("startup")
+        with handled({name: partial(self._inbox.put, do) for name, do in signals.items()}):
+            self._fire("startup")
             try:
                 self._start_threads(heartbeat)
-                self._watch()
+                self._manage()
             finally:
-                self._lifecycle.advance(State.TERMINATE)  # if by an error: nobody fetches more
-                self._crew.stop()
+                self.lifecycle.advance(State.TERMINATE)  # if by an error: nobody fetches more
+                self._manager.stop()
                 heartbeat.stop()
                 if heartbeat.is_alive():
-                    heartbeat.join(LAST_BEAT)
+                    heartbeat.join(self._timing.beat_grace)
                 self._own_client.close()
 
     def _start_threads(self, heartbeat: Heartbeat) -> None:
-        starts = [heartbeat.start, *[self._crew.start_one] * self.concurrency]
+        starts = [heartbeat.start, *[self._manager.start_processor] * self.concurrency]
         for start in starts:
             while not self._inbox.empty():  # a TERM need not wait until all have started
                 self._step(None)
@@ -266,133 +250,116 @@ class Worker:
                 return
             try:
                 start()
-            except RuntimeError as error:  # no more threads to be had
-                started = len(self._crew.threads)
+            except RuntimeError as error:  # the system gives no more threads
+                started = len(self._manager.processors)
                 self._give_up(CannotStart(started, self.concurrency, error))
 
-    def _watch(self) -> None:
-        """Do what is asked for until every thread has ended, or the grace period has."""
-        while not (self.is_disconnecting and not self._crew.threads):
-            self._step(self._next_look())
-            self._look_after_jobs()
+    def _manage(self) -> None:
+        """Do what is in the inbox until every processor has ended, or the grace period has."""
+        while not (self.is_disconnecting and not self._manager.processors):
+            self._step(self._next_check())
+            self._manager.check_jobs()
             if self._deadline is not None and monotonic() >= self._deadline:
                 self._end_jobs()
                 return
-        self._crew.interrupt()  # whose job outlived its reservation is not waited for
+        self._manager.interrupt_jobs()  # those that are overdue are not waited for
 
-    def _make_thread(self, name: str) -> JobThread:
-        return JobThread(
-            name,
-            Client(self.faktory.url, **self._client_options),
-            self._lifecycle,
-            self.get_queues,
-            self._find,
-            self._outage,
-            self._failed,
-            partial(self._inbox.put, self._look_after_jobs),
-            lambda thread, error: self._inbox.put(lambda: self._ended(thread, error)),
-            self.log,
-            None if self._outside is None else self._outside.make(),
-        )
+    def _make_client(self) -> Client:
+        return Client(self.faktory.url, **self._client_options)
 
-    def _how_outside(
+    def _choose_backends(
         self, use_threads: bool | None, executor: Callable[..., Executor] | None
-    ) -> Callable[[], Processes | Foreign] | None:
-        """Return what begins the place where jobs run, None if that is the job threads."""
+    ) -> Callable[[], Backends | None]:
+        """Return what makes the backends when the worker runs; None where jobs run on threads."""
         if executor is not None:
-            from .foreign import begin
+            from .backends import futures
 
-            return begin(executor, self.concurrency, self.log)
+            return futures.backends(executor, self.concurrency, self.log)
         if use_threads is None or use_threads:
-            return None
+            return lambda: None
         check_can_fork()
-        from . import processes
+        from .backends import children
 
         options = {k: v for k, v in self._client_options.items() if k in ("timeout", "ssl_context")}
-        return lambda: processes.Processes(
-            self._find,
-            {name: self._find(name) for name in {*self._tasks, *registry.names()}},
+        return lambda: children.ProcessBackends(
+            self._manager.runner,
             lambda: Client(self.faktory.url, **options),
             lambda error: self._inbox.put(lambda: self._give_up(error)),
             self.log,
+            self._timing,
         )
 
-    def _find(self, jobtype: str) -> registry.Runnable:
-        job = self._tasks.get(jobtype) or registry.find(jobtype)
-        if job is None:
-            raise registry.unknown(jobtype, sorted({*self._tasks, *registry.names()}))
-        return job
-
     def _step(self, deadline: float | None) -> None:
-        """Do what the next message says, or nothing if none comes before the deadline."""
+        """Do the next thing in the inbox; nothing if it stays empty until the deadline."""
         timeout = None
         if deadline is not None:
             timeout = min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)
         try:
-            message = self._inbox.get(timeout=timeout)
+            function = self._inbox.get(timeout=timeout)
         except Empty:
             return
-        message()
+        function()
 
     def _become_quiet(self) -> None:
-        if self._lifecycle.advance(State.QUIET):
+        if self.lifecycle.advance(State.QUIET):
             self.log.warning("quiet: no more jobs are fetched")
-            self._tell("quiet")
+            self._fire("quiet")
 
     def _terminate(self) -> None:
         was_quiet = self.is_quiet
-        if not self._lifecycle.advance(State.TERMINATE):
+        if not self.lifecycle.advance(State.TERMINATE):
             return
         self._stopped_at = monotonic()
         self._deadline = self._stopped_at + self.disconnect_wait
-        running = self._crew.running()
+        running = self._manager.running()
         self.log.info(
             "Shutdown: waiting up to %g seconds for %d jobs to finish%s",
             self.disconnect_wait,
             len(running),
             ": " + ", ".join(running) if running else "",
         )
-        self._crew.stop()
+        self._manager.stop()
         if not was_quiet:
-            self._tell("quiet")
-        self._tell("shutdown")
+            self._fire("quiet")
+        self._fire("shutdown")
 
-    def _next_look(self) -> float:
-        """When to look after the jobs again, or to stop waiting for them (`time.monotonic`)."""
-        look = monotonic() + LOOK_EVERY
-        return min(at for at in (look, self._deadline, self._crew.next_due()) if at is not None)
+    def _next_check(self) -> float:
+        """When to check the jobs again, or to stop waiting for them (`time.monotonic`)."""
+        check = monotonic() + self._timing.check_interval
+        times = (check, self._deadline, self._manager.next_due())
+        return min(at for at in times if at is not None)
 
-    def _look_after_jobs(self) -> None:
-        self._crew.look_after(replace=not self.is_quiet)
-
-    def _tell(self, event: Event, *args: object) -> None:
+    def _fire(self, event: Event, *args: object) -> None:
         self._events.fire(self.log, event, *args)
 
-    def _failed(self, job: JobContext, error: BaseException) -> None:
-        """A job raised, in its own thread, or does not end; this is not reported yet."""
-        self._events.report(self.log, error, job.payload)
-        if job.failures_left == 0:
-            self._tell("exhausted", job, error)
-
-    def _interrupted(self) -> None:
-        """A signal to stop; the second one means at once."""
+    def _on_stop_signal(self) -> None:
+        """Stop; the second signal ends the grace period."""
         if self.is_disconnecting:
             self._deadline = monotonic()
         self._terminate()
 
-    def _server_wants(self, state: str) -> None:
-        self._inbox.put(self._become_quiet if state == "quiet" else self._terminate)
+    # Called by the heartbeat, in its thread.
 
-    def _heartbeat_fails(self, error: FaktoryError) -> None:
+    def on_beat(self, asked_at: float, state: str | None) -> None:
+        """The server answered a heartbeat, with the state that it wants if not this one."""
+        self._manager.outage.ends(asked_at)
+        if state is not None:
+            self._inbox.put(self._become_quiet if state == "quiet" else self._terminate)
+
+    def on_beat_error(self, error: FaktoryError) -> None:
+        """A heartbeat did not reach the server."""
         if isinstance(error, FaktoryAuthenticationError):
             self._inbox.put(lambda: self._give_up(error))
         else:
-            self._outage.begins(error)
+            self._manager.outage.begins(error)
 
-    def _ended(self, thread: JobThread, error: BaseException | None) -> None:
-        self._crew.ended(thread)
-        if error is not None:
-            self._give_up(error)
+    def on_unknown_worker(self) -> None:
+        """The server does not know this worker any more."""
+        self._manager.reconnect()
+
+    def running_jobs(self) -> list[str]:
+        """The running jobs, with how long they have run."""
+        return self._manager.running()
 
     def _give_up(self, error: BaseException) -> None:
         if self._fatal is None:
@@ -400,21 +367,21 @@ class Worker:
         self._terminate()
 
     def _end_jobs(self) -> None:
-        """Interrupt what still runs, wait for what may still come, and answer for the rest."""
-        if running := self._crew.running():
+        """Interrupt the running jobs, wait a little longer, then report those that go on."""
+        if running := self._manager.running():
             self.log.warning(
                 "the grace period is over: interrupting %d jobs, which fail by that and use up an "
                 "attempt (one with retry 0 is dropped): %s",
                 len(running),
                 ", ".join(running),
             )
-        self._crew.interrupt()
-        last_words = monotonic() + LAST_WORDS
-        self._deadline = max(last_words, self._stopped_at + FETCH_PATIENCE)
-        while (threads := self._crew.threads) and (now := monotonic()) < self._deadline:
-            if now >= last_words and all(thread.slot.job for thread in threads):
+        self._manager.interrupt_jobs()
+        jobs_until = monotonic() + self._timing.shutdown_grace
+        self._deadline = max(jobs_until, self._stopped_at + self._timing.fetch_grace)
+        while (left := self._manager.processors) and (now := monotonic()) < self._deadline:
+            if now >= jobs_until and all(processor.running.current for processor in left):
                 break  # no FETCH is under way, and no report
-            self._step(min(last_words if now < last_words else self._deadline, self._next_look()))
-            self._look_after_jobs()
+            self._step(min(jobs_until if now < jobs_until else self._deadline, self._next_check()))
+            self._manager.check_jobs()
         message = f"the worker stopped and the job did not end within {self.disconnect_wait:g} s"
-        self.left_behind += self._crew.leave_behind(self._own_client, message)
+        self.abandoned += self._manager.abandon(self._own_client, message)

@@ -168,8 +168,10 @@ def test_a_parent_that_gives_up_says_objects_too(
 ) -> None:
     (folder / "broken.py").write_text("1 / 0")
     (folder / "quick.py").write_text(
-        "import sys\nfrom faktory.cli import parent, worker\n"
-        "parent.backoff = lambda *_: 0.01\nsys.exit(worker.main())\n"
+        "import sys\nfrom functools import partial\nfrom faktory.cli import processes, worker\n"
+        "processes.WorkerSupervisor = partial(\n"
+        "    processes.WorkerSupervisor, backoff=lambda *_: 0.01\n"
+        ")\nsys.exit(worker.main())\n"
     )
     parent = run("quick", "-r", "broken", "--log-format", "json", "--processes", "1")
     assert parent.wait() == Exit.GAVE_UP

@@ -12,7 +12,7 @@ from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 
 from .conftest import Process
-from .test_parent import alive, pids, ready
+from .test_processes import alive, pids, ready
 
 Run = Callable[..., Process]
 WaitUntil = Callable[..., object]

@@ -24,14 +24,14 @@ WORKER = "faktory.cli.worker"
 
 SHORT_OF_THREADS = """
 from jobs import *
-from faktory.worker.jobthread import JobThread
+from faktory.worker.processor import Processor
 
-def start(thread, real=JobThread.start):
+def start(thread, real=Processor.start):
     if thread.name == "faktory-3":
         raise RuntimeError("can't start new thread")
     real(thread)
 
-JobThread.start = start
+Processor.start = start
 """
 
 OUT_OF_THREADS = """
@@ -181,9 +181,9 @@ def test_a_second_signal_does_not_wait_and_a_stuck_job_shows_in_the_exit_code(
     worker.send(signal.SIGTERM)
     wait_until(lambda: "Shutdown: waiting up to 1000 seconds for 1 jobs to finish" in worker.said)
     worker.send(signal.SIGINT)
-    assert worker.wait() == Exit.LEFT_BEHIND == 5
+    assert worker.wait() == Exit.ABANDONED == 5
     assert reports(server, jid) == ["FAIL"]
-    assert f"stuck {jid} does not end: left behind" in worker.said
+    assert f"stuck {jid} does not end: abandoned" in worker.said
     assert "every job answered" not in worker.said
     assert re.search(
         r"stopped, some jobs left running or unreported, on: faktory-\d+$",
@@ -221,7 +221,7 @@ def test_ten_jobs_of_all_kinds_are_accounted_for_soon_after_the_grace_period(
         wait_until(lambda: client.info()["faktory"]["sets"]["working"] == 10)
         worker.send(signal.SIGTERM)
         began = time.monotonic()
-        assert worker.wait() == Exit.LEFT_BEHIND
+        assert worker.wait() == Exit.ABANDONED
         took = time.monotonic() - began
         info = client.info()["faktory"]
     assert took < 1 + 2 + 1  # a second for a machine that has other work, too
@@ -252,7 +252,7 @@ def test_a_thread_that_a_job_started_does_not_keep_the_process(
     push(server, "starts_a_thread")
     wait_until(lambda: server.working)
     worker.send(signal.SIGTERM)
-    assert worker.wait(5) == Exit.LEFT_BEHIND
+    assert worker.wait(5) == Exit.ABANDONED
     assert "some jobs left running" in worker.said
 
 
@@ -363,8 +363,9 @@ def test_more_threads_than_the_system_gives_are_told_in_one_message(
     worker = run(WORKER, "-r", "short", "-c", "5", url=server.url)
     assert worker.wait() == Exit.CANNOT_START == 6
     assert worker.said.splitlines()[-1] == (
-        "faktory-worker: -c 5: only 2 of 5 job threads could be started: can't start new thread. "
-        "Use a lower concurrency, or more processes with fewer threads each."
+        "faktory-worker: -c 5: only 2 of 5 threads for jobs could be started: "
+        "can't start new thread. Use a lower concurrency, or more processes with fewer threads "
+        "each."
     )
     assert "Traceback" not in worker.said
 
@@ -375,7 +376,7 @@ def test_no_thread_even_for_the_heartbeat_is_told_in_one_message(
     (folder / "short.py").write_text(OUT_OF_THREADS)
     worker = run(WORKER, "-r", "short", "-c", "5", url=server.url)
     assert worker.wait() == Exit.CANNOT_START
-    assert "-c 5: only 0 of 5 job threads could be started" in worker.said.splitlines()[-1]
+    assert "-c 5: only 0 of 5 threads for jobs could be started" in worker.said.splitlines()[-1]
     assert "Traceback" not in worker.said
 
 

@@ -10,8 +10,8 @@ import faktory
 from faktory.jobs import registry
 from faktory.jobs.context import JobContext
 from faktory.jobs.middleware import Next, worker_middleware
+from faktory.jobs.runner import JobRunner
 from faktory.wire.failure import describe
-from faktory.worker.executor import call, with_middleware
 
 
 def load() -> None:
@@ -35,7 +35,7 @@ def test_the_cause_of_a_failure_is_told_with_middleware_around_the_job() -> None
     context = JobContext({"jid": "12345678", "jobtype": "import_rows", "args": []})
     try:
         with pytest.raises(ValueError, match="bad input") as caught:
-            call(context, with_middleware(found.run))
+            JobRunner().call(found, context)
     finally:
         worker_middleware.remove(timed)
     error = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ from faktory.server import EmbeddedServer
 from faktory.server import connection as server_connection
 
 # What makes processes cannot be imported on a system that has no fork.
-collect_ignore = [] if hasattr(os, "fork") else ["test_nursery.py", "test_processes.py"]
+collect_ignore = [] if hasattr(os, "fork") else ["test_fork_server.py", "test_children.py"]
 
 Push = Callable[..., str]
 Start = Callable[[Worker], "Running"]

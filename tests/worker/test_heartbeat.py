@@ -12,15 +12,15 @@ from faktory.exceptions import (
     FaktoryError,
     FaktoryServerError,
 )
-from faktory.worker import heartbeat
 from faktory.worker.heartbeat import Heartbeat, rss_kb
 from faktory.worker.lifecycle import Lifecycle, State
+from faktory.worker.timing import DEFAULT, Timing
 
 LOG = logging.getLogger("test.heartbeat")
 UNKNOWN = FaktoryServerError("ERR unknown worker 123")
 
 
-class StandIn:
+class FakeClient:
     """Takes the place of a client: answers beats from a list, then always with OK."""
 
     def __init__(self, answers: list[Any]) -> None:
@@ -44,26 +44,32 @@ class StandIn:
 
 
 class Beating:
-    """A heartbeat over a stand-in, and what it passed on."""
+    """A heartbeat with a fake client, of a worker that notes what it is called with."""
 
-    def __init__(self, answers: list[Any], interval: float) -> None:
-        self.client = StandIn(answers)
+    log = LOG
+
+    def __init__(self, answers: list[Any], interval: float, timing: Timing) -> None:
+        self.client = FakeClient(answers)
         self.lifecycle = Lifecycle()
         self.wanted: list[str] = []
         self.trouble: list[FaktoryError] = []
         self.reached: list[float] = []
         self.unknown: list[bool] = []
-        self.thread = Heartbeat(
-            self.client,  # type: ignore[arg-type]
-            interval,
-            self.lifecycle,
-            self.wanted.append,
-            self.trouble.append,
-            self.reached.append,
-            lambda: self.unknown.append(True),
-            lambda: ["Resize 12345678 (3 s)"],
-            LOG,
-        )
+        self.thread = Heartbeat(self, self.client, interval, timing)  # type: ignore[arg-type]
+
+    def on_beat(self, asked_at: float, state: str | None) -> None:
+        self.reached.append(asked_at)
+        if state is not None:
+            self.wanted.append(state)
+
+    def on_beat_error(self, error: FaktoryError) -> None:
+        self.trouble.append(error)
+
+    def on_unknown_worker(self) -> None:
+        self.unknown.append(True)
+
+    def running_jobs(self) -> list[str]:
+        return ["Resize 12345678 (3 s)"]
 
 
 @pytest.fixture
@@ -71,8 +77,8 @@ def beat() -> Iterator[Callable[..., Beating]]:
     """`beat(*answers, interval=0.001)`: start a heartbeat; it is stopped after the test."""
     started: list[Beating] = []
 
-    def beat(*answers: Any, interval: float = 0.001) -> Beating:
-        beating = Beating(list(answers), interval)
+    def beat(*answers: Any, interval: float = 0.001, timing: Timing = DEFAULT) -> Beating:
+        beating = Beating(list(answers), interval, timing)
         started.append(beating)
         beating.thread.start()
         return beating
@@ -141,7 +147,7 @@ def test_an_error_does_not_stop_the_next_beat(
     assert beating.trouble == ([error, error] if isinstance(error, FaktoryError) else [])
 
 
-def test_a_server_that_forgot_the_worker_is_greeted_anew_at_once(
+def test_a_server_that_forgot_the_worker_is_greeted_again_at_once(
     beat: Callable[..., Beating], wait_until: Callable[..., object]
 ) -> None:
     beating = beat(UNKNOWN, "quiet", interval=1000)
@@ -182,11 +188,9 @@ def test_stop_does_not_wait_for_the_next_beat(
 def test_a_late_beat_is_told_with_the_jobs_that_run(
     beat: Callable[..., Beating],
     wait_until: Callable[..., object],
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(heartbeat, "LATE", -1.0)  # every beat is late
-    beating = beat()
+    beating = beat(timing=Timing(late_beat=-1.0))  # every beat is late
     wait_until(lambda: len(beating.client.beats) > 1)
     assert "s late: does a job keep the interpreter to itself?" in caplog.messages[0]
     assert caplog.messages[0].endswith("Running: Resize 12345678 (3 s)")

@@ -76,7 +76,7 @@ def test_an_exception_is_raised_in_another_thread(wait_until: WaitUntil) -> None
     assert thread.ended_by is Shutdown
 
 
-def test_a_thread_that_takes_a_lock_is_left_alone(wait_until: WaitUntil) -> None:
+def test_a_thread_that_acquires_a_lock_is_not_interrupted(wait_until: WaitUntil) -> None:
     gate = Gate()
     thread = Thread(gate.acquire)
     wait_until(lambda: gate.waits)
@@ -86,8 +86,10 @@ def test_a_thread_that_takes_a_lock_is_left_alone(wait_until: WaitUntil) -> None
     assert thread.ended_by is None
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="before 3.14 nothing strikes there")
-def test_a_thread_that_waits_for_the_lock_of_a_with_is_left_alone(wait_until: WaitUntil) -> None:
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="before 3.14 nothing is raised there")
+def test_a_thread_that_waits_for_the_lock_of_a_with_is_not_interrupted(
+    wait_until: WaitUntil,
+) -> None:
     lock = threading.Lock()
     lock.acquire()
 
@@ -103,25 +105,25 @@ def test_a_thread_that_waits_for_the_lock_of_a_with_is_left_alone(wait_until: Wa
     assert (thread.ended_by, lock.locked()) == (None, False)
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="since 3.14 it does strike there")
-def test_what_has_not_struck_yet_can_be_made_to(wait_until: WaitUntil) -> None:
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="since 3.14 it is raised there")
+def test_an_exception_that_was_not_raised_yet_can_be_raised(wait_until: WaitUntil) -> None:
     lock = threading.Lock()
     lock.acquire()
-    struck: list[bool] = []
+    raised: list[bool] = []
 
     def wait() -> None:
         with lock:  # Python 3.11 to 3.13 look for nothing here
             try:
-                interrupts.let_strike()
+                interrupts.absorb()
             except Shutdown:
-                struck.append(True)
+                raised.append(True)
 
     thread = Thread(wait)
     wait_until(lambda: at(thread.thread) == "wait")
     assert thread.interrupt()
     lock.release()
     thread.thread.join(10)
-    assert (struck, thread.ended_by, lock.locked()) == ([True], None, False)
+    assert (raised, thread.ended_by, lock.locked()) == ([True], None, False)
     sys.setprofile(lambda *_: None)  # Python 3.11 hangs here if it still looks for an exception
     try:
         assert threading.get_ident()
@@ -130,16 +132,16 @@ def test_what_has_not_struck_yet_can_be_made_to(wait_until: WaitUntil) -> None:
         sys.setprofile(None)
 
 
-def test_the_logs_locks_are_given_back_by_the_thread_that_holds_them(
+def test_the_logs_locks_are_released_by_the_thread_that_holds_them(
     handler: logging.Handler,
 ) -> None:
     assert handler.lock is not None
     handler.acquire()
     handler.acquire()
-    interrupts.let_go()
+    interrupts.release_locks()
     other = Thread(lambda: handler.acquire())
     other.thread.join(10)
     assert not other.thread.is_alive()
     assert other.ended_by is None
-    interrupts.let_go()  # it is the other one's now, and stays so
+    interrupts.release_locks()  # it is the other one's now, and stays so
     assert not handler.lock.acquire(blocking=False)

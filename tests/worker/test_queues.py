@@ -47,7 +47,7 @@ def test_a_weight_that_is_none_is_refused_by_name(weight: Any) -> None:
 
 @pytest.mark.parametrize("none", [[], {}, ()])
 def test_a_worker_without_a_queue_is_refused(none: Any) -> None:
-    with pytest.raises(ValueError, match="a queue at least"):
+    with pytest.raises(ValueError, match="one queue or more"):
         Queues(none)
 
 

@@ -13,7 +13,8 @@ import faktory
 from faktory import Client, FaktoryAuthenticationError, Worker
 from faktory.server import EmbeddedServer
 from faktory.worker import Task
-from faktory.worker import worker as worker_module
+from faktory.worker.manager import CannotStart
+from faktory.worker.processor import Processor
 
 from .conftest import Push, Start, WaitUntil, reports, spin, threads_left
 
@@ -187,7 +188,7 @@ def test_queues_are_asked_in_order_or_as_a_subclass_says(
         ({"labels": "abc"}, r"labels is the text 'abc': pass a list, \['abc'\]"),
         ({"disconnect_wait": -1}, "disconnect_wait is -1"),
         ({"disconnect_wait": float("nan")}, "disconnect_wait is nan"),
-        ({"queues": []}, "a queue at least"),
+        ({"queues": []}, "one queue or more"),
         ({"queues": ["a b"]}, "the queue is 'a b'"),
         ({"faktory": "localhost"}, "no Faktory address"),
     ],
@@ -307,9 +308,9 @@ def test_a_system_that_is_out_of_threads_ends_the_worker_with_what_went_wrong(
         started.append(thread.name)
         real(thread)
 
-    monkeypatch.setattr(worker_module.JobThread, "start", start)
-    told = "only 2 of 5 job threads could be started: can't start new thread"
-    with pytest.raises(worker_module.CannotStart, match=told) as caught:
+    monkeypatch.setattr(Processor, "start", start)
+    told = "only 2 of 5 threads for jobs could be started: can't start new thread"
+    with pytest.raises(CannotStart, match=told) as caught:
         Worker(server.url, concurrency=5).run()
     assert caught.value.started == 2
     assert started == ["faktory-1", "faktory-2"]

@@ -18,7 +18,7 @@ from faktory.server import EmbeddedServer
 from faktory.server import connection as server_connection
 from faktory.wire.commands import Command
 from faktory.worker.heartbeat import Heartbeat
-from faktory.worker.jobthread import JobThread
+from faktory.worker.processor import Processor
 
 from ..client.proxy import Fault, Proxy, Way
 from .conftest import Start, WaitUntil
@@ -113,13 +113,13 @@ def test_a_cut_at_any_byte_loses_no_job_and_strands_only_what_was_in_the_air(
 def test_a_worker_that_dropped_an_unanswered_report_would_be_found_out(
     server: Server, start: Start, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = JobThread._next_commands
+    real = Processor._next_commands
 
-    def drop(thread: JobThread) -> list[Command[Any]]:
-        if thread._reported_before:
+    def drop(thread: Processor) -> list[Command[Any]]:
+        if thread._resent:
             thread._report = None
         return real(thread)
 
-    monkeypatch.setattr(JobThread, "_next_commands", drop)
+    monkeypatch.setattr(Processor, "_next_commands", drop)
     monkeypatch.setattr("faktory.wire.recovery.may_resend", lambda *_: False)
     assert cut_everywhere(server, start, wait_until, fails=False) != []

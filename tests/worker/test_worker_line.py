@@ -12,7 +12,7 @@ import pytest
 import faktory
 from faktory import Client, Worker
 from faktory.server import EmbeddedServer
-from faktory.worker import worker as worker_module
+from faktory.worker.timing import Timing
 
 from .conftest import Push, Start, WaitUntil, messages, reports
 
@@ -73,11 +73,9 @@ def test_an_error_in_place_of_a_job_does_not_end_the_worker(
     start: Start,
     push: Push,
     wait_until: WaitUntil,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("faktory.worker.jobthread._PAUSE_AFTER_REFUSAL", 0.0)
     server.answer_error("FETCH", "internal error", 3)
-    worker = Worker(server.url)
+    worker = Worker(server.url, timing=Timing(refused_fetch_interval=0.0))
     worker.register("work", lambda: None)
     push("work")
     start(worker)
@@ -154,7 +152,7 @@ def test_a_worker_that_waits_for_a_server_can_be_stopped(
     running = start(Worker(server.url, concurrency=3))
     wait_until(lambda: messages(caplog, "lost the server"))
     running.stop()
-    assert running.worker.left_behind == []
+    assert running.worker.abandoned == []
 
 
 def test_a_report_that_cannot_be_delivered_is_told(
@@ -163,12 +161,11 @@ def test_a_report_that_cannot_be_delivered_is_told(
     push: Push,
     wait_until: WaitUntil,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_module, "LAST_WORDS", 0.1)
-    monkeypatch.setattr(worker_module, "FETCH_PATIENCE", 0.0)
     go_on = threading.Event()
-    worker = Worker(server.url, disconnect_wait=0.1)
+    worker = Worker(
+        server.url, disconnect_wait=0.1, timing=Timing(shutdown_grace=0.1, fetch_grace=0.0)
+    )
     worker.register("work", lambda: go_on.wait(10))
     jid = push("work")
     running = start(worker)
@@ -177,4 +174,4 @@ def test_a_report_that_cannot_be_delivered_is_told(
     go_on.set()
     running.stop()
     assert messages(caplog, f"ACK of {jid} could not be delivered: nothing listens")
-    assert worker.left_behind == ["faktory-1"]
+    assert worker.abandoned == ["faktory-1"]

@@ -11,9 +11,8 @@ import pytest
 
 from faktory import Client, Worker
 from faktory.server import EmbeddedServer
-from faktory.worker import crew
-from faktory.worker import worker as worker_module
-from faktory.worker.jobthread import JobThread
+from faktory.worker.processor import Processor
+from faktory.worker.timing import Timing
 
 from .conftest import Push, Start, WaitUntil, messages, reports, spin, threads_left
 
@@ -118,7 +117,7 @@ def test_stop_waits_for_running_jobs(
     running.join()
     assert [reports(server, jid) for jid in jids] == [["ACK"]] * 3
     assert len(server.queues["default"]) == 1
-    assert worker.left_behind == []
+    assert worker.abandoned == []
 
 
 def test_stop_before_run_and_twice_is_a_stop(server: EmbeddedServer) -> None:
@@ -172,7 +171,7 @@ def test_a_python_loop_that_outlives_the_grace_period_is_interrupted_and_failed(
     running.stop()
     assert reports(server, jid) == ["FAIL"]
     assert server.retries[0]["failure"]["errtype"] == "Shutdown"
-    assert worker.left_behind == []
+    assert worker.abandoned == []
     assert messages(caplog, "interrupting") == [
         "the grace period is over: interrupting 1 jobs, which fail by that and use up an attempt "
         f"(one with retry 0 is dropped): spin {jid} (0 s)",
@@ -184,12 +183,12 @@ def test_a_job_that_does_not_end_is_failed_from_outside_and_reported_once(
     start: Start,
     push: Push,
     wait_until: WaitUntil,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(worker_module, "LAST_WORDS", 0.1)
     go_on = threading.Event()
-    worker = Worker(server.url, concurrency=3, disconnect_wait=0.05)
+    worker = Worker(
+        server.url, concurrency=3, disconnect_wait=0.05, timing=Timing(shutdown_grace=0.1)
+    )
     worker.register("stuck", lambda: go_on.wait(10))  # one call into C: no interrupt gets in there
     worker.register("well", lambda: None)
     jids = [push("stuck"), push("stuck")]
@@ -200,10 +199,10 @@ def test_a_job_that_does_not_end_is_failed_from_outside_and_reported_once(
     failure = server.retries[0]["failure"]
     assert failure["errtype"] == "Shutdown"
     assert "did not end within 0.05 s" in failure["message"]
-    assert len(worker.left_behind) == 2
-    assert set(worker.left_behind) < {"faktory-1", "faktory-2", "faktory-3"}
+    assert len(worker.abandoned) == 2
+    assert set(worker.abandoned) < {"faktory-1", "faktory-2", "faktory-3"}
     for jid in jids:
-        assert messages(caplog, f"stuck {jid} does not end: left behind")
+        assert messages(caplog, f"stuck {jid} does not end: abandoned")
     go_on.set()
     wait_until(lambda: threads_left() == [])
     assert [reports(server, jid) for jid in jids] == [["FAIL"], ["FAIL"]]
@@ -268,7 +267,7 @@ def test_what_a_fetch_under_way_brings_is_run_before_it_stops(
     server.release("FETCH")
     running.join()
     assert reports(server, jid) == ["ACK"]
-    assert worker.left_behind == []
+    assert worker.abandoned == []
 
 
 def test_what_a_fetch_under_way_brings_after_the_grace_period_is_failed_not_lost(
@@ -276,38 +275,37 @@ def test_what_a_fetch_under_way_brings_after_the_grace_period_is_failed_not_lost
     start: Start,
     push: Push,
     wait_until: WaitUntil,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_module, "LAST_WORDS", 0.05)
     ran: list[object] = []
     server.hold("FETCH")
-    worker = Worker(server.url, disconnect_wait=0)
+    worker = Worker(server.url, disconnect_wait=0, timing=Timing(shutdown_grace=0.05))
     worker.register("work", lambda: ran.append(1))
     jid = push("work")
     running = start(worker)
     wait_until(lambda: any(verb == "FETCH" for verb, _ in server.commands))
     worker.stop()
-    wait_until(lambda: all(thread.slot._closed for thread in worker._crew.threads))
+    wait_until(lambda: all(thread.running._closed for thread in worker._manager.processors))
     server.release("FETCH")
     running.join()
     assert reports(server, jid) == ["FAIL"]
     assert server.retries[0]["failure"]["errtype"] == "Shutdown"
     assert ran == []
-    assert worker.left_behind == []
+    assert worker.abandoned == []
 
 
 def test_a_server_that_never_answers_a_fetch_does_not_keep_it(
-    server: EmbeddedServer, start: Start, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, start: Start, wait_until: WaitUntil
 ) -> None:
-    monkeypatch.setattr(worker_module, "LAST_WORDS", 0.05)
-    monkeypatch.setattr(worker_module, "FETCH_PATIENCE", 0.1)
-    monkeypatch.setattr(crew, "LAST_TRY", 0.05)
     server.hold("FETCH")
-    worker = Worker(server.url, disconnect_wait=0)
+    worker = Worker(
+        server.url,
+        disconnect_wait=0,
+        timing=Timing(shutdown_grace=0.05, fetch_grace=0.1, report_grace=0.05),
+    )
     running = start(worker)
     wait_until(lambda: any(verb == "FETCH" for verb, _ in server.commands))
     running.stop()
-    assert worker.left_behind == ["faktory-1"]
+    assert worker.abandoned == ["faktory-1"]
     server.release("FETCH")
     wait_until(lambda: threads_left() == [])
 
@@ -316,16 +314,16 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_starts_no_more_threads(
     server: EmbeddedServer,
 ) -> None:
     worker = Worker(server.url, concurrency=50)
-    start = JobThread.start
+    start = Processor.start
     started = []
 
-    def start_and_stop(thread: JobThread) -> None:
+    def start_and_stop(thread: Processor) -> None:
         start(thread)
         started.append(thread)
         if len(started) == 3:
             worker.stop()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JobThread, "start", start_and_stop)
+        patch.setattr(Processor, "start", start_and_stop)
         worker.run()
     assert len(started) == 3

@@ -1,4 +1,4 @@
-"""The nursery, in a program without threads."""
+"""The fork server, in a program without threads."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 HEAD = """
 import os, signal, time
-from faktory.worker.nursery import Nursery, NurseryGone, ended
+from faktory.worker.backends import children
+from faktory.worker.backends.children import ForkServerClient, ForkServerDied
 
-def child(ends):
-    os.write(ends[0], str(sorted(map(int, os.listdir("/proc/self/fd")))).encode())
-    command = os.read(ends[1], 100).decode()
-    exec(command)
+def child(jobs, interrupts):
+    jobs.send_bytes(str(sorted(map(int, os.listdir("/proc/self/fd")))).encode())
+    exec(jobs.recv_bytes().decode())
     os._exit(0)
 
 class Born:
     def __init__(self):
-        self.says, says = os.pipe()
-        commands, self.commands = os.pipe()
-        self.obituary, obituary = os.pipe()
-        try:
-            self.pid = nursery.fork((says, commands), obituary)
-        finally:
-            for descriptor in (says, commands, obituary):
-                os.close(descriptor)
-        self.open = eval(os.read(self.says, 1000))
+        self.pid, self.channel = server.fork()
+        self.open = eval(self.channel.recv_bytes())
 
     def does(self, command):
-        os.write(self.commands, command.encode())
+        self.channel.send_bytes(command.encode())
 
-nursery = Nursery(child)
+    @property
+    def ended(self):
+        try:
+            message = self.channel.recv_bytes()
+        except EOFError:
+            return None
+        return children._NUMBER.unpack(message[1:])[0]
+
+server = ForkServerClient(child)
 """
 
 
@@ -57,10 +58,10 @@ def test_it_tells_how_each_child_ended() -> None:
         borns = [Born() for _ in range(4)]
         borns[0].does("os._exit(7)")
         borns[1].does("os.kill(os.getpid(), signal.SIGSEGV)")
-        nursery.signal(borns[2].pid, signal.SIGKILL)
+        server.order(children._KILL, borns[2].pid, 0)
         borns[3].does("pass")
-        print([ended(born.obituary) for born in borns])
-        nursery.close()
+        print([born.ended for born in borns])
+        server.close()
         """
     )
     assert said == "[7, -11, -9, 0]\n"
@@ -71,7 +72,7 @@ def test_a_child_has_no_descriptors_of_its_siblings() -> None:
         """
         borns = [Born() for _ in range(4)]
         print([len(born.open) for born in borns])
-        nursery.close()
+        server.close()
         """
     )
     assert len(set(said.strip("[]\n").split(", "))) == 1
@@ -81,11 +82,11 @@ def test_nothing_is_left_when_it_is_closed() -> None:
     said = run(
         """
         borns = [Born() for _ in range(3)]
-        nursery.close()
-        print([os.path.exists(f"/proc/{pid}") for pid in (nursery.pid, *(b.pid for b in borns))])
+        server.close()
+        print([os.path.exists(f"/proc/{pid}") for pid in (server.pid, *(b.pid for b in borns))])
         """
     )
-    # Children were reaped by the nursery, the nursery by its parent.
+    # Children were reaped by the server, the server by its parent.
     assert said == f"{[False] * 4}\n"
 
 
@@ -93,17 +94,17 @@ def test_a_child_whose_end_nobody_waits_for_does_no_harm() -> None:
     said = run(
         """
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        nursery.close()
-        nursery = Nursery(child)
+        server.close()
+        server = ForkServerClient(child)
         born = Born()
-        os.close(born.obituary)
-        born.does("pass")
+        born.does("time.sleep(0.05)")
+        born.channel.close()
         while os.path.exists(f"/proc/{born.pid}"):
             time.sleep(0.001)
         other = Born()
         other.does("os._exit(5)")
-        print(ended(other.obituary))
-        nursery.close()
+        print(other.ended)
+        server.close()
         """
     )
     assert said == "5\n"
@@ -113,15 +114,15 @@ def test_one_that_was_killed_says_so() -> None:
     said = run(
         """
         born = Born()
-        os.kill(nursery.pid, signal.SIGKILL)
-        os.waitpid(nursery.pid, 0)
+        os.kill(server.pid, signal.SIGKILL)
+        os.waitpid(server.pid, 0)
         try:
             Born()
-        except NurseryGone as error:
+        except ForkServerDied as error:
             print(error)
-        nursery.signal(born.pid, signal.SIGKILL)
-        print(ended(born.obituary))
-        nursery.close()
+        server.order(children._KILL, born.pid, 0)
+        print(born.ended)
+        server.close()
         """
     )
     assert "Start the worker again" in said
@@ -131,7 +132,7 @@ def test_one_that_was_killed_says_so() -> None:
 def test_a_system_without_more_processes_is_an_os_error_and_it_goes_on() -> None:
     said = run(
         """
-        nursery.close()
+        server.close()
         fork, home = os.fork, os.getpid()
         failures = [OSError(11, "no more")]
         def once():
@@ -139,15 +140,15 @@ def test_a_system_without_more_processes_is_an_os_error_and_it_goes_on() -> None
                 raise failures.pop()
             return fork()
         os.fork = once
-        nursery = Nursery(child)
+        server = ForkServerClient(child)
         try:
             Born()
         except OSError as error:
             print(error.errno)
         born = Born()
         born.does("pass")
-        print(ended(born.obituary))
-        nursery.close()
+        print(born.ended)
+        server.close()
         """
     )
     assert said == "11\n0\n"

@@ -18,7 +18,7 @@ from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 
 from .conftest import Process
-from .test_parent import pids
+from .test_processes import pids
 
 Run = Callable[..., Process]
 WaitUntil = Callable[..., object]

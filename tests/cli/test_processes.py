@@ -21,14 +21,16 @@ WORKER = "faktory.cli.worker"
 
 QUICK = """
 import sys
-from faktory.cli import parent
+from functools import partial
+from faktory.cli import processes
 from faktory.cli.worker import main
 
-parent.backoff = lambda attempt, random: 0.01
-parent.PATIENCE = 0.2
+processes.WorkerSupervisor = partial(
+    processes.WorkerSupervisor, stop_grace=0.2, backoff=lambda attempt, random: 0.01
+)
 sys.exit(main())
 """
-"""The command with less patience; the parent has this alone of what the folder holds."""
+"""The command with short pauses; the supervisor imports this alone of what the folder holds."""
 
 SLOW = """
 import os
@@ -59,9 +61,9 @@ def programs(folder: Path) -> None:
     (folder / "slow.py").write_text(SLOW)
 
 
-def push(server: EmbeddedServer, jobtype: str, *args: object) -> str:
+def push(server: EmbeddedServer, jobtype: str, *args: object, retry: int = 0) -> str:
     with Client(server.url) as client:
-        return client.push({"jobtype": jobtype, "args": list(args), "retry": 0})
+        return client.push({"jobtype": jobtype, "args": list(args), "retry": retry})
 
 
 def reports(server: EmbeddedServer, jid: str) -> list[str]:
@@ -143,16 +145,16 @@ def test_the_second_signal_does_not_wait(
     assert reports(server, jid) == ["FAIL"]
 
 
-def test_jobs_left_behind_by_one_worker_show_in_the_exit_code(
+def test_jobs_abandoned_by_one_worker_show_in_the_exit_code(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
     parent = run(WORKER, "-r", "jobs", "--processes", "2", "-t", "0.1", url=server.url)
     jid = push(server, "stuck")
     wait_until(lambda: f"stuck {jid} start" in parent.said)
     parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.LEFT_BEHIND
+    assert parent.wait() == Exit.ABANDONED
     assert reports(server, jid) == ["FAIL"]
-    assert "ended with exit code 5 (LEFT_BEHIND)" in parent.said
+    assert "ended with exit code 5 (ABANDONED)" in parent.said
 
 
 def test_a_worker_that_does_not_answer_is_killed_after_the_grace_period(
@@ -163,7 +165,7 @@ def test_a_worker_that_does_not_answer_is_killed_after_the_grace_period(
     wait_until(lambda: ready(parent) == 2)
     os.kill(pids(parent)[0], signal.SIGSTOP)
     parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.LEFT_BEHIND
+    assert parent.wait() == Exit.ABANDONED
     assert f"worker 1 (process {pids(parent)[0]}) does not end, and is killed" in parent.said
     assert "was killed by SIGKILL" in parent.said
 
@@ -193,7 +195,7 @@ def test_workers_stop_when_their_parent_is_gone(
     parent.process.wait()
     wait_until(lambda: not any(map(alive, pids(parent))))
     wait_until(lambda: parent.silent)
-    assert parent.said.count("the parent of this worker is gone, so it stops") == 2
+    assert parent.said.count("the supervisor of this worker is gone, so it stops") == 2
     assert parent.said.count("stopped, every job answered") == 2
 
 
@@ -236,8 +238,8 @@ def test_a_worker_that_is_killed_or_ends_is_replaced_and_its_sibling_left_alone(
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("1 / 0", "ended with exit code 3 (IMPORT), the 5th worker running"),
-        ("import os; os._exit(0)", "ended with exit code 0 (STOPPED), the 5th worker running"),
+        ("1 / 0", "ended with exit code 3 (IMPORT), the 5th worker in a row"),
+        ("import os; os._exit(0)", "ended with exit code 0 (STOPPED), the 5th worker in a row"),
     ],
 )
 def test_five_workers_running_that_end_before_they_are_ready_end_the_parent(
@@ -258,7 +260,7 @@ def test_a_wrong_password_ends_the_parent_too(run: Run) -> None:
             "quick", "-r", "jobs", "--processes", "1", url=f"tcp://:wrong@{server.address.place}"
         )
         assert parent.wait() == Exit.GAVE_UP
-    assert "ended with exit code 4 (REFUSED), the 5th worker running" in parent.said
+    assert "ended with exit code 4 (REFUSED), the 5th worker in a row" in parent.said
 
 
 def test_workers_that_are_killed_before_they_are_ready_never_end_the_parent(
@@ -293,6 +295,86 @@ def test_what_would_be_wrong_in_each_worker_is_told_once(
     assert parent.wait() == Exit.USAGE
     assert parent.said.startswith(f"faktory-worker: {told}")
     assert parent.said.count("\n") == 1
+
+
+# The jobs of a worker that died
+
+
+def failures(server: EmbeddedServer) -> dict[str, tuple[str, str]]:
+    """What the server knows of jobs that failed: type and message, by jid."""
+    return {
+        job["jid"]: (job["failure"]["errtype"], job["failure"]["message"])
+        for job in (*server.retries, *server.dead)
+    }
+
+
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [
+        (signal.SIGKILL, "was killed by SIGKILL before the job was done: by the system"),
+        (signal.SIGSEGV, "was killed by SIGSEGV before the job was done"),
+        (signal.SIGRTMIN + 5, f"was killed by signal {signal.SIGRTMIN + 5} before the job"),
+    ],
+)
+def test_the_jobs_of_a_worker_that_is_killed_fail_at_once_with_how_it_died(
+    server: EmbeddedServer,
+    run: Run,
+    folder: Path,
+    wait_until: WaitUntil,
+    number: int,
+    how: str,
+) -> None:
+    supervisor = run("quick", "-r", "slow", "--processes", "1", "-c", "3", "-v", url=server.url)
+    with Client(server.url) as client:
+        jobs = [{"jobtype": "slow", "args": [str(folder / name)]} for name in ("one", "two")]
+        jids = {client.push(job) for job in jobs}
+    wait_until(lambda: (folder / "one").exists() and (folder / "two").exists())
+    worker_id = server.working[0]["wid"]
+    server.clear_commands()
+    os.kill(pids(supervisor)[0], number)
+    wait_until(lambda: failures(server).keys() == jids)
+    assert {errtype for errtype, _ in failures(server).values()} == {"ProcessDied"}
+    assert all(how in message for _, message in failures(server).values())
+    greetings = [text for verb, text in server.commands if verb == "HELLO"]
+    assert any(worker_id in text for text in greetings)
+    assert all(jid in supervisor.said for jid in jids)
+    wait_until(lambda: ready(supervisor) == 2)
+    supervisor.send(signal.SIGTERM)
+    assert supervisor.wait() == Exit.STOPPED
+
+
+def test_the_jobs_of_a_worker_that_died_are_reported_when_the_server_is_back(
+    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+) -> None:
+    supervisor = run("quick", "-r", "slow", "--processes", "1", "-c", "1", url=server.url)
+    jid = push(server, "slow", str(folder / "began"), retry=1)
+    wait_until((folder / "began").exists)
+    server.refuse_connections()
+    server.disconnect()
+    os.kill(pids(supervisor)[0], signal.SIGKILL)
+    wait_until(lambda: "was killed by SIGKILL with jobs" in supervisor.said)
+    assert failures(server) == {}
+    server.accept_connections()
+    wait_until(lambda: jid in failures(server))
+    supervisor.send(signal.SIGTERM)
+    assert supervisor.wait() == Exit.STOPPED
+
+
+def test_a_worker_that_dies_without_a_job_fails_none(
+    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+) -> None:
+    supervisor = run("quick", "-r", "slow", "--processes", "1", "-c", "1", "-v", url=server.url)
+    jid = push(server, "tells", str(folder / "told"))
+    wait_until(lambda: reports(server, jid) == ["ACK"])
+    wait_until(lambda: ready(supervisor) == 1)
+    server.clear_commands()
+    wait_until(lambda: [verb for verb, _ in server.commands].count("FETCH") > 1)
+    os.kill(pids(supervisor)[0], signal.SIGKILL)
+    wait_until(lambda: ready(supervisor) == 2)
+    assert "had not reported" not in supervisor.said
+    supervisor.send(signal.SIGTERM)
+    assert supervisor.wait() == Exit.STOPPED
+    assert reports(server, jid) == []
 
 
 # A real server

@@ -16,11 +16,12 @@ from faktory import Client, Worker
 from faktory.exceptions import Shutdown, TimeLimitExceeded
 from faktory.jobs import context
 from faktory.server import EmbeddedServer
-from faktory.worker import crew
-from faktory.worker import worker as worker_module
-from faktory.worker.jobthread import JobThread
+from faktory.worker.processor import Processor
+from faktory.worker.timing import Timing
 
 from .conftest import Push, Start, WaitUntil, messages, reports, spin, threads_left
+
+QUICK = Timing(check_interval=0.02)
 
 
 @pytest.fixture
@@ -28,7 +29,6 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker takes a reservation to last 0.1 s, the server as ever."""
     monkeypatch.setattr(context, "LEAST_RESERVE", 0.1)
     monkeypatch.setattr(context, "DEFAULT_RESERVE", 0.1)
-    monkeypatch.setattr(worker_module, "LOOK_EVERY", 0.02)
 
 
 # Time limits
@@ -94,7 +94,7 @@ def test_many_limits_that_end_as_their_jobs_do_never_hurt_a_thread(
     running = start(worker)
     wait_until(lambda: server.processed == 300)
     running.stop()
-    assert (server.working, worker.left_behind) == ([], [])
+    assert (server.working, worker.abandoned) == ([], [])
     assert 0 < server.failures < 300
 
 
@@ -150,7 +150,7 @@ def test_a_job_that_outlives_its_reservation_is_replaced_and_never_reported(
         if outcome == "raises":
             raise KeyError("late")
 
-    worker = Worker(server.url)
+    worker = Worker(server.url, timing=QUICK)
     worker.register("stuck", stuck)
     worker.register("work", lambda: None)
     worker.error_handlers.append(lambda error, about: heard.append(error))
@@ -160,17 +160,17 @@ def test_a_job_that_outlives_its_reservation_is_replaced_and_never_reported(
     second = push("work")
     wait_until(lambda: reports(server, second) == ["ACK"])
     assert worker.busy == 0
-    (told,) = messages(caplog, "has outlived its reservation")
-    assert told.startswith(f"stuck {first} has outlived its reservation on thread faktory-1")
+    (told,) = messages(caplog, "is overdue")
+    assert told.startswith(f"stuck {first} is overdue on thread faktory-1")
     assert "in hold_on" in told
     go_on.set()
     wait_until(lambda: messages(caplog, f"stuck {first} ended, too late to be reported"))
-    wait_until(lambda: not worker._crew.outlived)
+    wait_until(lambda: not worker._manager.overdue)
     third = push("work")
     wait_until(lambda: reports(server, third) == ["ACK"])
     running.stop()
     assert reports(server, first) == []
-    assert (heard, worker.left_behind) == ([], [])
+    assert (heard, worker.abandoned) == ([], [])
 
 
 def test_a_thread_that_hangs_at_the_end_is_named_and_interrupted(
@@ -186,13 +186,13 @@ def test_a_thread_that_hangs_at_the_end_is_named_and_interrupted(
             ended_by.append(type(error))
             raise
 
-    worker = Worker(server.url)
+    worker = Worker(server.url, timing=QUICK)
     worker.register("stuck", stuck)
     jid = push("stuck")
     running = start(worker)
     wait_until(lambda: worker.replaced == 1)
     running.stop()
-    assert worker.left_behind == ["faktory-1"]
+    assert worker.abandoned == ["faktory-1"]
     go_on.set()
     wait_until(lambda: threads_left() == [])
     assert ended_by == [Shutdown]
@@ -210,8 +210,8 @@ def test_a_job_taken_out_of_its_threads_hands_is_the_last_one_there(
     push("stuck")
     start(worker)
     wait_until(lambda: worker.busy)
-    (thread,) = worker._crew.threads
-    assert thread.slot.disown()
+    (thread,) = worker._manager.processors
+    assert thread.running.disown()
     go_on.set()
     thread.join(5)
     assert not thread.is_alive()
@@ -228,19 +228,19 @@ def test_a_replacement_that_cannot_be_started_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    real = JobThread.start
+    real = Processor.start
     refusals = 3
 
-    def refuse(thread: JobThread) -> None:
+    def refuse(thread: Processor) -> None:
         nonlocal refusals
         if thread.name != "faktory-1" and refusals:
             refusals -= 1
             raise RuntimeError("can't start new thread")
         real(thread)
 
-    monkeypatch.setattr(JobThread, "start", refuse)
+    monkeypatch.setattr(Processor, "start", refuse)
     go_on = threading.Event()
-    worker = Worker(server.url)
+    worker = Worker(server.url, timing=QUICK)
     worker.register("stuck", lambda: hold_on(go_on))
     worker.register("work", lambda: None)
     push("stuck")
@@ -257,16 +257,16 @@ def test_a_quiet_worker_replaces_no_thread(
     server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil, short: None
 ) -> None:
     go_on = threading.Event()
-    worker = Worker(server.url)
+    worker = Worker(server.url, timing=QUICK)
     worker.register("stuck", lambda: hold_on(go_on))
     push("stuck")
     running = start(worker)
     wait_until(lambda: worker.busy)
     worker.quiet()
     wait_until(lambda: worker.replaced == 1)
-    assert worker._crew.threads == []
+    assert worker._manager.processors == []
     go_on.set()
-    wait_until(lambda: not worker._crew.outlived)
+    wait_until(lambda: not worker._manager.overdue)
     running.stop()
 
 
@@ -287,7 +287,7 @@ def test_more_time_asked_for_is_more_time_before_the_thread_is_replaced(
         left.append(job.remaining())
         time.sleep(0.3)
 
-    worker = Worker(server.url)
+    worker = Worker(server.url, timing=QUICK)
     worker.register("longer", longer)
     jid = push("longer")
     start(worker)
@@ -312,7 +312,7 @@ def test_the_threads_are_shown_with_their_jobs(
     jid = push("stuck")
     start(worker)
     wait_until(lambda: worker.busy)
-    worker._crew.show()
+    worker._manager.log_threads()
     (told,) = messages(caplog, f"thread faktory-1, running stuck {jid}:")
     assert "in hold_on" in told
     assert messages(caplog, "thread MainThread:")
@@ -357,10 +357,7 @@ def test_a_handler_that_hangs_does_not_keep_the_worker(
     start: Start,
     push: Push,
     wait_until: WaitUntil,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_module, "LAST_WORDS", 0.05)
-    monkeypatch.setattr(crew, "LAST_TRY", 0.05)
     go_on = threading.Event()
     inside = threading.Event()
 
@@ -368,14 +365,16 @@ def test_a_handler_that_hangs_does_not_keep_the_worker(
         inside.set()
         go_on.wait(10)
 
-    worker = Worker(server.url, disconnect_wait=0.05)
+    worker = Worker(
+        server.url, disconnect_wait=0.05, timing=Timing(shutdown_grace=0.05, report_grace=0.05)
+    )
     worker.error_handlers.append(hang)
     worker.register("fail", fail)
     jid = push("fail")
     running = start(worker)
     wait_until(inside.is_set)
     running.stop()
-    assert worker.left_behind == ["faktory-1"]
+    assert worker.abandoned == ["faktory-1"]
     go_on.set()
     wait_until(lambda: threads_left() == [])
     assert reports(server, jid) == ["FAIL"]
@@ -395,15 +394,13 @@ def test_an_error_whose_text_takes_for_ever_is_answered_for(
     start: Start,
     push: Push,
     wait_until: WaitUntil,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_module, "LAST_WORDS", 0.05)
     Silent.asked, Silent.go_on = threading.Event(), threading.Event()
 
     def silent() -> None:
         raise Silent
 
-    worker = Worker(server.url, disconnect_wait=0.05)
+    worker = Worker(server.url, disconnect_wait=0.05, timing=Timing(shutdown_grace=0.05))
     worker.register("silent", silent)
     jid = push("silent")
     running = start(worker)

@@ -14,25 +14,30 @@ from faktory.exceptions import (
     FaktoryServerError,
     Shutdown,
 )
-from faktory.jobs.context import JobContext
+from faktory.jobs.runner import JobRunner
 from faktory.wire.commands import Command
 from faktory.wire.session import Answer
-from faktory.worker import Task, jobthread
-from faktory.worker.jobthread import JobThread
+from faktory.worker import Task
+from faktory.worker.events import Events
 from faktory.worker.lifecycle import Lifecycle, State
-from faktory.worker.outage import Outage
+from faktory.worker.manager import Manager
+from faktory.worker.processor import Processor
+from faktory.worker.timing import Timing
 
-LOG = logging.getLogger("test.jobthread")
+LOG = logging.getLogger("test.processor")
 NOTHING = object()
 LOST = FaktoryConnectionError("nothing listens")
-CUT = FaktoryOutcomeUnknown("the line broke")
+CUT = FaktoryOutcomeUnknown("the connection broke")
+QUICK = Timing(backoff=lambda attempt, random: 0.0, refused_fetch_interval=0.0)
+"""No pauses between attempts."""
+SLOW = Timing(backoff=lambda attempt, random: 1000.0, report_interval=0.001)
 
 
 def job(number: int, **fields: Any) -> dict[str, Any]:
     return {"jid": f"jid-{number:04}", "jobtype": "work", "args": [number], **fields}
 
 
-class StandIn:
+class FakeClient:
     """Takes the place of a client: a script says what each exchange ends with.
 
     An error is raised; else it is what FETCH brings. After the script the worker is told to stop.
@@ -70,26 +75,31 @@ def _said(command: Command[Any]) -> str:
 
 
 class Working:
-    """A job thread over a stand-in, and what became of it."""
+    """A processor with a fake client, and what became of it."""
 
-    def __init__(self, script: Sequence[Any], func: Callable[[int], object]) -> None:
-        self.lifecycle = Lifecycle()
-        self.client = StandIn(script, self.lifecycle)
+    def __init__(
+        self, script: Sequence[Any], func: Callable[[int], object], timing: Timing = QUICK
+    ) -> None:
         self.queues: Callable[[], Sequence[str]] = lambda: ["default"]
-        self.failed: list[tuple[str, BaseException]] = []
         self.ended: list[BaseException | None] = []
-        self.thread = JobThread(
-            "faktory-1",
-            self.client,  # type: ignore[arg-type]
-            self.lifecycle,
+        self.tasks = {"work": Task("work", func, False)}
+        manager = Manager(
+            JobRunner(self.tasks),
             lambda: self.queues(),
-            lambda jobtype: Task(jobtype, func, False),
-            Outage(LOG),
-            lambda job, error: self.failed.append((job.jid, error)),
-            lambda: None,
-            lambda thread, error: self.ended.append(error),
+            lambda: self.client,  # type: ignore[arg-type, return-value]
+            Events(),
+            lambda function: None,
+            lambda error: None,
             LOG,
+            timing,
         )
+        manager.on_exit = self._on_exit  # type: ignore[method-assign]
+        self.lifecycle = manager.lifecycle
+        self.client = FakeClient(script, self.lifecycle)
+        self.thread = manager.make_processor("faktory-1")
+
+    def _on_exit(self, processor: Processor, error: BaseException | None) -> None:
+        self.ended.append(error)
 
     def run(self) -> list[list[str]]:
         """Work in this thread until the script is over; return what was sent."""
@@ -98,14 +108,16 @@ class Working:
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Working]]:
-    """`work(script, func)`: a thread, not started, that waits for nothing between attempts."""
+def work() -> Iterator[Callable[..., Working]]:
+    """`work(script, func, timing)`: a processor, not started."""
     made: list[Working] = []
-    monkeypatch.setattr(jobthread.recovery, "backoff", lambda attempt, random: 0.0)
-    monkeypatch.setattr(jobthread, "_PAUSE_AFTER_REFUSAL", 0.0)
 
-    def work(script: Sequence[Any], func: Callable[[int], object] = lambda number: None) -> Working:
-        working = Working(script, func)
+    def work(
+        script: Sequence[Any],
+        func: Callable[[int], object] = lambda number: None,
+        timing: Timing = QUICK,
+    ) -> Working:
+        working = Working(script, func, timing)
         made.append(working)
         return working
 
@@ -152,7 +164,7 @@ def test_a_job_that_comes_after_the_grace_period_is_failed_and_not_run(
 ) -> None:
     ran: list[int] = []
     working = work([job(1)], ran.append)
-    working.thread.slot.close(Shutdown)
+    working.thread.running.close(Shutdown)
     working.thread.giving_up.set()
     assert working.run() == [["FETCH default"], ["FAIL jid-0001"]]
     assert ran == []
@@ -231,7 +243,7 @@ def test_a_lost_server_is_told_once(
 
 
 def test_attempts_are_spaced_and_the_first_one_is_at_once(
-    work: Callable[..., Working], monkeypatch: pytest.MonkeyPatch
+    work: Callable[..., Working],
 ) -> None:
     asked: list[int] = []
 
@@ -240,18 +252,16 @@ def test_attempts_are_spaced_and_the_first_one_is_at_once(
         asked.append(attempt)
         return 0.0
 
-    monkeypatch.setattr(jobthread.recovery, "backoff", backoff)
-    work([CUT, LOST, LOST, LOST, NOTHING, CUT, LOST, NOTHING]).run()
+    script = [CUT, LOST, LOST, LOST, NOTHING, CUT, LOST, NOTHING]
+    work(script, timing=Timing(backoff=backoff)).run()
     assert asked == [1, 2, 3, 1]
 
 
 def test_stop_ends_the_wait_for_a_lost_server(
     work: Callable[..., Working],
-    monkeypatch: pytest.MonkeyPatch,
     wait_until: Callable[..., object],
 ) -> None:
-    monkeypatch.setattr(jobthread.recovery, "backoff", lambda attempt, random: 1000.0)
-    working = work([LOST, LOST, NOTHING, NOTHING])
+    working = work([LOST, LOST, NOTHING, NOTHING], timing=SLOW)
     working.thread.start()
     wait_until(lambda: len(working.client.sent) == 2)
     working.lifecycle.advance(State.TERMINATE)
@@ -263,13 +273,10 @@ def test_stop_ends_the_wait_for_a_lost_server(
 
 def test_stop_has_a_report_tried_often_until_it_is_given_up(
     work: Callable[..., Working],
-    monkeypatch: pytest.MonkeyPatch,
     wait_until: Callable[..., object],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(jobthread.recovery, "backoff", lambda attempt, random: 1000.0)
-    monkeypatch.setattr(jobthread, "_LONGEST_PAUSE_STOPPING", 0.001)
-    working = work([job(1), *[LOST] * 100_000])
+    working = work([job(1), *[LOST] * 100_000], timing=SLOW)
     working.thread.start()
     wait_until(lambda: len(working.client.sent) == 3)
     working.lifecycle.advance(State.TERMINATE)
@@ -341,7 +348,7 @@ def test_queues_that_cannot_be_had_end_the_thread_after_its_report(
 
 def test_a_disowned_job_is_not_reported(work: Callable[..., Working]) -> None:
     def disown(number: int) -> None:
-        assert working.thread.slot.disown() is not None
+        assert working.thread.running.disown() is not None
         working.lifecycle.advance(State.TERMINATE)
 
     working = work([job(1), NOTHING], disown)
@@ -350,9 +357,5 @@ def test_a_disowned_job_is_not_reported(work: Callable[..., Working]) -> None:
 
 def test_a_job_that_nobody_registered_fails_with_what_find_says() -> None:
     working = Working([job(1)], lambda number: None)
-
-    def find(jobtype: str) -> Callable[[JobContext], object]:
-        raise LookupError(jobtype)
-
-    working.thread._find = find
+    working.tasks.clear()
     assert working.run() == [["FETCH default"], ["FAIL jid-0001"]]

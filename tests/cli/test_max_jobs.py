@@ -10,7 +10,7 @@ from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 
 from .conftest import Process
-from .test_parent import SLOW, pids, push, reports
+from .test_processes import SLOW, pids, push, reports
 
 Run = Callable[..., Process]
 WaitUntil = Callable[..., object]

@@ -17,22 +17,47 @@ import pytest
 
 from faktory.exceptions import Discard, Shutdown
 from faktory.jobs.context import JobContext, current_job
+from faktory.jobs.runner import JobRunner
 from faktory.wire.commands import Command
-from faktory.worker import executor
-from faktory.worker.executor import Slot
+from faktory.worker import interrupts
+from faktory.worker.events import Events
+from faktory.worker.interrupts import RunningJob
+from faktory.worker.manager import Manager
+from faktory.worker.processor import Processor
+from faktory.worker.timing import Timing
 
 Runner = Callable[[JobContext], object]
-LOG = logging.getLogger("test.executor")
-SILENT = logging.getLogger("test.executor.silent")
-SILENT.disabled = True
+LOG = logging.getLogger("test.processors")
+SILENT = logging.getLogger("test.silent_processors")
+SILENT.getChild("job").disabled = True
 
 
-def unheard(job: JobContext, error: BaseException) -> None:
-    """Hear of a job that raised."""
+class Runs:
+    """What is registered: runs jobs by a function of the job, one function after the other."""
+
+    origin = "a test"
+    time_limit = None
+
+    def __init__(self, *functions: Runner) -> None:
+        self.functions = list(functions)
+
+    def run(self, job: JobContext) -> object:
+        return self.functions.pop(0)(job)
 
 
-def unlimited() -> None:
-    """Hear of a job that has a time limit."""
+def processor(*functions: Runner, log: logging.Logger = LOG) -> Processor:
+    """A processor, not started, whose jobs are run by these functions."""
+    manager = Manager(
+        JobRunner({"work": Runs(*functions)}),
+        list,
+        lambda: None,  # type: ignore[arg-type, return-value]
+        Events(),
+        lambda function: None,
+        lambda error: None,
+        log,
+        Timing(),
+    )
+    return manager.make_processor("faktory-1")
 
 
 def payload(**fields: Any) -> JobContext:
@@ -41,7 +66,7 @@ def payload(**fields: Any) -> JobContext:
 
 def run(runner: Runner, **fields: Any) -> tuple[str, dict[str, Any]]:
     """Run one job; return the verb and the content of its report."""
-    return said(Slot(LOG, unheard, unlimited).run(payload(**fields), runner))
+    return said(processor(runner).run_job(payload(**fields)))
 
 
 def said(command: Command[None] | None) -> tuple[str, dict[str, Any]]:
@@ -176,20 +201,20 @@ def test_start_and_end_are_logged_with_type_and_jid(caplog: pytest.LogCaptureFix
 def test_a_level_that_changes_while_jobs_run_counts_from_then_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    slot = Slot(LOG, unheard, unlimited)
+    works = processor(*[lambda context: None] * 3)
     for level in (logging.WARNING, logging.INFO, logging.WARNING):
         caplog.set_level(level)
-        slot.run(payload(), lambda context: None)
+        works.run_job(payload())
     assert len(caplog.records) == 2
 
 
 def test_what_is_logged_says_where_it_comes_from(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     run(lambda context: None)
-    lines, first = inspect.getsourcelines(Slot._say)
+    lines, first = inspect.getsourcelines(Processor._log_job)
     for record in caplog.records:
-        assert (record.name, record.filename) == (LOG.name, "executor.py")
-        assert record.funcName == "_say"
+        assert (record.name, record.filename) == (f"{LOG.name}.job", "processor.py")
+        assert record.funcName == "_log_job"
         assert first <= record.lineno < first + len(lines)
 
 
@@ -217,7 +242,7 @@ def test_a_failed_jobs_variables_are_let_go_at_once() -> None:
 
     gc.disable()
     try:
-        Slot(SILENT, unheard, unlimited).run(payload(backtrace=5), runner)
+        processor(runner, log=SILENT).run_job(payload(backtrace=5))
         assert alive[0]() is None
     finally:
         gc.enable()
@@ -227,20 +252,22 @@ def test_a_failed_jobs_variables_are_let_go_at_once() -> None:
 
 
 class Running:
-    """A slot in a thread of its own that runs jobs one after the other."""
+    """A processor's job in a thread of its own, one after the other."""
 
     def __init__(self, *runners: Runner, log: logging.Logger = LOG) -> None:
-        self.slot = Slot(log, unheard, unlimited)
+        self.processor = processor(*runners, log=log)
+        self.job: RunningJob = self.processor.running
         self.reports: list[tuple[str, dict[str, Any]] | None] = []
         self.escaped: list[BaseException] = []
-        self.thread = Thread(target=self._run, args=runners)
+        self.thread = Thread(target=self._run, args=(len(runners),))
         self.thread.start()
 
-    def _run(self, *runners: Runner) -> None:
+    def _run(self, count: int) -> None:
         try:
-            for number, runner in enumerate(runners):
-                command = self.slot.run(payload(jid=f"{number:08}", args=[number % 50]), runner)
-                assert self.slot.context is None
+            for number in range(count):
+                job = payload(jid=f"{number:08}", args=[number % 50])
+                command = self.processor.run_job(job)
+                assert self.job.job is None
                 self.reports.append(None if command is None else said(command))
         except BaseException as error:
             self.escaped.append(error)
@@ -260,8 +287,8 @@ def test_an_interrupt_hits_the_job_that_runs_and_no_later_one(
     wait_until: Callable[..., object],
 ) -> None:
     running = Running(spin, lambda context: "well")
-    wait_until(lambda: running.slot.context)
-    assert running.slot.interrupt(Shutdown)
+    wait_until(lambda: running.job.job)
+    assert running.job.interrupt(Shutdown)
     running.join()
     first, second = running.reports
     assert first is not None
@@ -271,11 +298,11 @@ def test_an_interrupt_hits_the_job_that_runs_and_no_later_one(
 
 
 def test_without_a_job_there_is_nothing_to_interrupt() -> None:
-    slot = Slot(LOG, unheard, unlimited)
-    assert not slot.interrupt(Shutdown)
-    assert slot.disown() is None
-    assert said(slot.run(payload(), lambda context: None))[0] == "ACK"
-    assert not slot.interrupt(Shutdown)
+    works = processor(lambda context: None)
+    assert not works.running.interrupt(Shutdown)
+    assert works.running.disown() is None
+    assert said(works.run_job(payload()))[0] == "ACK"
+    assert not works.running.interrupt(Shutdown)
 
 
 def test_an_interrupt_that_comes_as_the_job_ends_is_taken_back(
@@ -283,48 +310,47 @@ def test_an_interrupt_that_comes_as_the_job_ends_is_taken_back(
 ) -> None:
     go_on = Event()
     running = Running(lambda context: go_on.wait(10), lambda context: None)
-    slot = running.slot
-    wait_until(lambda: slot.context)
-    with slot._lock:  # the job's end has to wait for what `interrupt` does under this lock
+    job = running.job
+    wait_until(lambda: job.job)
+    with job._lock:  # the job's end has to wait for what `interrupt` does under this lock
         go_on.set()
-        wait_until(lambda: slot._ending)
-        slot._interrupted = True
-        executor.raise_in(slot._thread, Shutdown)
+        wait_until(lambda: job.ending)
+        job._raised = True
+        interrupts.raise_in(job._thread, Shutdown)
     running.join()
     assert [report and report[0] for report in running.reports] == ["ACK", "ACK"]
 
 
-def test_a_lock_that_an_interrupt_left_taken_is_given_back() -> None:
-    slot = Slot(LOG, unheard, unlimited)
-
+def test_a_lock_that_an_interrupt_left_acquired_is_released() -> None:
     def job(context: JobContext) -> object:
-        slot._interrupted = True
-        slot._lock.acquire()  # as if struck between this and what would give it back
+        works.running._raised = True
+        works.running._lock.acquire()  # as if interrupted between this and its release
         raise Shutdown
 
-    assert said(slot.run(payload(), job))[1]["errtype"] == "Shutdown"
-    other = threading.Thread(target=slot.interrupt, args=(Shutdown,), daemon=True)
+    works = processor(job)
+    assert said(works.run_job(payload()))[1]["errtype"] == "Shutdown"
+    other = threading.Thread(target=works.running.interrupt, args=(Shutdown,), daemon=True)
     other.start()
     other.join(10)
     assert not other.is_alive()
 
 
 def test_an_interrupt_that_cuts_the_end_of_a_job_short_leaves_nothing_behind() -> None:
-    slot = Slot(LOG, unheard, unlimited)
+    works = processor(lambda context: None)
 
     def cut(frame: FrameType, event: str, arg: object) -> None:
         """Raise where an interrupt would: at the first step of a function."""
-        if event == "call" and frame.f_code is Slot._leave.__code__:
+        if event == "call" and frame.f_code is RunningJob.end.__code__:
             raise Shutdown  # Python takes the profiler away then
 
     sys.setprofile(cut)
     try:
-        report = slot.run(payload(), lambda context: None)
+        report = works.run_job(payload())
         assert sys.getprofile() is None
     finally:
         sys.setprofile(None)
     assert said(report)[0] == "ACK"
-    assert slot.context is None
+    assert works.running.job is None
 
 
 def test_interrupts_at_any_moment_never_leave_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +367,7 @@ def test_interrupts_at_any_moment_never_leave_the_job(monkeypatch: pytest.Monkey
         running = Running(*[give_way] * 2000, log=SILENT)
         hits = 0
         while running.thread.is_alive():
-            hits += running.slot.interrupt(Shutdown)
+            hits += running.job.interrupt(Shutdown)
     finally:
         sys.setswitchinterval(interval)
     running.join()
@@ -358,25 +384,25 @@ def test_a_job_may_catch_an_interrupt_and_end_well(wait_until: Callable[..., obj
             return "tidied up"
 
     running = Running(tidy)
-    wait_until(lambda: running.slot.context)
-    running.slot.interrupt(Shutdown)
+    wait_until(lambda: running.job.job)
+    running.job.interrupt(Shutdown)
     running.join()
     assert running.reports == [("ACK", {"jid": "00000000"})]
 
 
-def test_a_closed_slot_fails_the_job_that_comes_too_late() -> None:
-    slot = Slot(LOG, unheard, unlimited)
-    assert not slot.close(Shutdown)
+def test_after_close_a_job_that_comes_too_late_fails() -> None:
     ran: list[object] = []
-    verb, failure = said(slot.run(payload(), ran.append))
+    works = processor(ran.append)
+    assert not works.running.close(Shutdown)
+    verb, failure = said(works.run_job(payload()))
     assert (verb, failure["errtype"]) == ("FAIL", "Shutdown")
     assert ran == []
 
 
-def test_closing_a_slot_interrupts_the_job_that_runs(wait_until: Callable[..., object]) -> None:
+def test_close_interrupts_the_running_job(wait_until: Callable[..., object]) -> None:
     running = Running(spin, lambda context: None)
-    wait_until(lambda: running.slot.context)
-    assert running.slot.close(Shutdown)
+    wait_until(lambda: running.job.job)
+    assert running.job.close(Shutdown)
     running.join()
     assert [report and report[0] for report in running.reports] == ["FAIL", "FAIL"]
 
@@ -386,8 +412,8 @@ def test_a_disowned_job_is_reported_by_nobody_else(
 ) -> None:
     go_on = Event()
     running = Running(lambda context: go_on.wait(10))
-    wait_until(lambda: running.slot.context)
-    job = running.slot.disown()
+    wait_until(lambda: running.job.job)
+    job = running.job.disown()
     assert job is not None
     assert job.jid == "00000000"
     go_on.set()
@@ -399,5 +425,5 @@ def test_a_disowned_job_is_reported_by_nobody_else(
 def test_nothing_is_imported_for_jobs_that_are_not_interrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(executor, "raise_in", lambda *_: pytest.fail("nobody asked for that"))
+    monkeypatch.setattr(interrupts, "raise_in", lambda *_: pytest.fail("nobody asked for that"))
     assert run(lambda context: None)[0] == "ACK"

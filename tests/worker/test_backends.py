@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import pickle
 import subprocess
 import sys
@@ -10,32 +9,36 @@ import pytest
 
 from faktory.exceptions import Discard, Shutdown, TimeLimitExceeded
 from faktory.jobs.context import JobContext
-from faktory.worker.executor import Slot
-from faktory.worker.outside import StandIn, stand_in
+from faktory.worker.backends.base import RemoteError, make_remote_error
+from faktory.worker.interrupts import RunningJob
+
+from .test_running_job import processor
 
 TEXT = "Traceback (most recent call last):\n  in the job\nValueError: wrong\n"
 
 
-def test_a_stand_in_has_the_name_the_text_and_the_traceback_of_an_error() -> None:
-    error = stand_in(("ValueError", "wrong", []), None, TEXT)
+def test_a_remote_error_has_the_name_the_text_and_the_traceback_of_an_error() -> None:
+    error = make_remote_error(("ValueError", "wrong", []), None, TEXT)
     assert isinstance(error, Exception)
     assert not isinstance(error, ValueError)
     assert (type(error).__name__, str(error)) == ("ValueError", "wrong")
     assert "in the job" in "".join(traceback.format_exception(error))
-    assert type(error) is type(stand_in(("ValueError", "other", []), None, ""))
+    assert type(error) is type(make_remote_error(("ValueError", "other", []), None, ""))
 
 
 @pytest.mark.parametrize("own", [Discard, Shutdown, TimeLimitExceeded])
-def test_what_steers_a_job_is_what_it_stands_for(own: type[BaseException]) -> None:
-    error = stand_in(("Mine", "enough", []), own.__name__, "")
+def test_a_remote_error_of_an_exception_that_steers_a_job_is_one_of_these(
+    own: type[BaseException],
+) -> None:
+    error = make_remote_error(("Mine", "enough", []), own.__name__, "")
     assert isinstance(error, own)
     assert isinstance(error, Exception) is issubclass(own, Exception)
     assert (type(error).__name__, str(error)) == ("Mine", "enough")
 
 
 @pytest.mark.parametrize("own", [None, "Shutdown"])
-def test_a_stand_in_survives_pickle(own: str | None) -> None:
-    error = stand_in(("ValueError", "wrong", ["a line"]), own, TEXT)
+def test_a_remote_error_survives_pickle(own: str | None) -> None:
+    error = make_remote_error(("ValueError", "wrong", ["a line"]), own, TEXT)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert (again.report, str(again), str(again.__cause__)) == (
@@ -45,14 +48,14 @@ def test_a_stand_in_survives_pickle(own: str | None) -> None:
     )
 
 
-class Elsewhere:
-    """Fails each job with a stand-in."""
+class FailingBackend:
+    """Fails each job with a remote error."""
 
-    def __init__(self, error: StandIn) -> None:
+    def __init__(self, error: RemoteError) -> None:
         self.error = error
         self.interrupts: list[type[BaseException]] = []
 
-    def run(self, context: JobContext, job: object) -> object:
+    def run(self, task: object, job: JobContext) -> None:
         raise self.error
 
     def interrupt(self, exception: type[BaseException]) -> float | None:
@@ -68,32 +71,30 @@ class Elsewhere:
 def test_a_job_fails_with_the_report_that_was_made_elsewhere(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    elsewhere = Elsewhere(stand_in(("ValueError", "wrong", ["a line"]), None, TEXT))
-    slot = Slot(logging.getLogger("test.outside"), lambda *_: None, lambda: None)
-    slot.outside = elsewhere
-    context = JobContext({"jid": "12345678", "jobtype": "work", "args": [], "backtrace": 5})
-    report = slot.run(context, lambda context: elsewhere.run(context, None))
+    works = processor(lambda job: None)
+    works.backend = FailingBackend(
+        make_remote_error(("ValueError", "wrong", ["a line"]), None, TEXT)
+    )
+    job = JobContext({"jid": "12345678", "jobtype": "work", "args": [], "backtrace": 5})
+    report = works.run_job(job)
     assert report is not None
     assert b'"backtrace":["a line"]' in report.data
     assert caplog.records[-1].exc_text is not None
     assert "in the job" in caplog.records[-1].exc_text
-    assert "executor.py" not in caplog.records[-1].exc_text
+    assert "processor.py" not in caplog.records[-1].exc_text
 
 
 def test_an_interrupt_is_repeated_when_the_job_does_not_end() -> None:
-    elsewhere = Elsewhere(stand_in(("Shutdown", "stop", []), "Shutdown", ""))
-    slot = Slot(logging.getLogger("test.outside"), lambda *_: None, lambda: None)
-    slot.outside = elsewhere
-
-    def work(context: JobContext) -> None:
-        assert slot.interrupt(Shutdown)
-        assert slot.due == 10.0
-        slot.enforce(9.9)
-        slot.enforce(10.0)
-        assert slot.due is None
-
-    slot.run(JobContext({"jid": "12345678", "jobtype": "work", "args": []}), work)
-    assert elsewhere.interrupts == [Shutdown, Shutdown]
+    backend = FailingBackend(make_remote_error(("Shutdown", "stop", []), "Shutdown", ""))
+    running = RunningJob(lambda: None, backend)
+    running.begin(JobContext({"jid": "12345678", "jobtype": "work", "args": []}))
+    assert running.interrupt(Shutdown)
+    assert running.due == 10.0
+    running.check(9.9)
+    running.check(10.0)
+    assert running.due is None
+    running.end()
+    assert backend.interrupts == [Shutdown, Shutdown]
 
 
 def test_a_system_that_cannot_fork_is_told_what_to_do() -> None:

@@ -1,4 +1,4 @@
-"""`Worker(use_threads=False)`: a process for each slot."""
+"""`Worker(use_threads=False)`: a process for each processor."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 Run = Callable[..., Program]
 
 JOBS = """
+from faktory.worker.timing import Timing
+
 def traced(function):
     @functools.wraps(function)
     def around(*args):
@@ -41,7 +43,7 @@ def limited(how):
     try:
         time.sleep(30)
     except faktory.TimeLimitExceeded:
-        note("struck")
+        note("interrupted")
         while how == "stubborn":
             time.sleep(30)
         raise
@@ -132,7 +134,9 @@ def test_decorated_functions_closures_and_bound_tasks_run_in_a_process_that_stay
     ]
 
 
-def test_each_slot_has_a_process_of_its_own(run: Run, push: Push, wait_until: WaitUntil) -> None:
+def test_each_processor_has_a_process_of_its_own(
+    run: Run, push: Push, wait_until: WaitUntil
+) -> None:
     push("slow", 0.5)
     push("slow", 0.5)
     program = run("work(concurrency=2).run()")
@@ -263,6 +267,94 @@ def test_a_stray_term_and_a_fork_do_a_job_no_harm(
     wait_until(lambda: [reports(server, each) for each in (jid, after)] == [["ACK"], ["ACK"]])
 
 
+def test_a_job_that_writes_into_its_channel_fails_and_the_next_one_is_reported_as_it_ended(
+    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+) -> None:
+    jids = [push("writes", text) for text in ("short", "x" * 100_000)]
+    after = [push("decorated", 1), push("fails", "mine")]
+    run(
+        """
+import stat
+@faktory.job
+def writes(text):
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                os.set_blocking(int(name), False)
+                os.write(int(name), text.encode())
+        except OSError:
+            pass
+    time.sleep(0.2)
+work().run()
+"""
+    )
+    wait_until(
+        lambda: (
+            [reports(server, jid) for jid in (*jids, *after)]
+            == [["FAIL"], ["FAIL"], ["ACK"], ["FAIL"]]
+        )
+    )
+    assert failure(server, jids[0])["errtype"] == "ProcessDied"
+    assert "wrote into the descriptor" in failure(server, jids[0])["message"]
+    assert failure(server, after[1])["errtype"] == "OfMine"
+
+
+def test_children_that_finish_no_job_come_later_each_time(
+    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+) -> None:
+    jids = [push("fails", "kill") for _ in range(4)]
+    program = run(
+        """
+def backoff(attempt, random):
+    note("attempt", attempt)
+    return 0.01
+work(timing=Timing(backoff=backoff)).run()
+"""
+    )
+    wait_until(lambda: [reports(server, jid) for jid in jids] == [["FAIL"]] * 4)
+    notes = [note for note in program.notes if note.startswith("attempt")]
+    assert notes == ["attempt 1", "attempt 2", "attempt 3"]
+    well = push("decorated", 1)
+    wait_until(lambda: reports(server, well) == ["ACK"])
+    again = push("fails", "kill")
+    wait_until(lambda: reports(server, again) == ["FAIL"])
+    after = push("decorated", 2)
+    wait_until(lambda: reports(server, after) == ["ACK"])
+    notes = [note for note in program.notes if note.startswith("attempt")]
+    assert notes == ["attempt 1", "attempt 2", "attempt 3", "attempt 4"]
+
+
+def test_a_job_waits_while_the_worker_has_no_descriptor_for_its_process(
+    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+) -> None:
+    jid = push("decorated", 1)
+    program = run(
+        """
+import resource
+worker = work(timing=Timing(backoff=lambda *_: 0.05))
+held = []
+def exhaust():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        while True: held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    for _ in range(2): os.close(held.pop())  # for the connections to the server
+    def release():
+        time.sleep(0.5)
+        while held: os.close(held.pop())
+    threading.Thread(target=release, daemon=True).start()
+worker.on("startup", exhaust)
+worker.run()
+"""
+    )
+    wait_until(lambda: reports(server, jid))
+    assert reports(server, jid) == ["ACK"]
+    assert "the system gives no process" in program.log
+    assert "Too many open files" in program.log
+
+
 def test_one_child_that_is_killed_takes_no_other_job_down(
     server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
 ) -> None:
@@ -296,7 +388,7 @@ def test_a_time_limit_strikes_in_a_sleep(
     program = run()
     wait_until(lambda: [reports(server, each) for each in (jid, after)] == [["FAIL"], ["ACK"]])
     assert failure(server, jid)["errtype"] == "TimeLimitExceeded"
-    assert program.notes.count("struck") == 1
+    assert program.notes.count("interrupted") == 1
     assert "killed" not in program.log
 
 
@@ -306,9 +398,7 @@ def test_a_job_that_goes_on_after_its_time_limit_is_killed(
     jid, after = push("limited", "stubborn"), push("decorated", 1)
     program = run(
         """
-from faktory.worker import processes
-processes.INSIST[faktory.TimeLimitExceeded] = 0.2
-work().run()
+work(timing=Timing(time_limit_grace=0.2)).run()
 """
     )
     wait_until(lambda: [reports(server, each) for each in (jid, after)] == [["FAIL"], ["ACK"]])
@@ -345,17 +435,15 @@ work(disconnect_wait=0.1).run()
     assert ("was killed" in said["message"]) is (how == "stubborn")
 
 
-def test_a_job_that_outlives_its_reservation_is_killed_not_left_behind(
+def test_a_job_that_outlives_its_reservation_is_killed_not_abandoned(
     server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
 ) -> None:
     push("slow", 60)
     program = run(
         """
 from faktory.jobs import context
-from faktory.worker import worker
 context.LEAST_RESERVE = context.DEFAULT_RESERVE = 0.5
-worker.LOOK_EVERY = 0.02
-work().run()
+work(timing=Timing(check_interval=0.02)).run()
 """
     )
     wait_until(lambda: "It is killed, unreported" in program.log)
@@ -387,15 +475,15 @@ def test_a_worker_that_is_killed_leaves_no_process(run: Run, push: Push, wait_un
     wait_until(lambda: not program.processes)
 
 
-def test_a_worker_whose_nursery_is_killed_fails_its_jobs_and_ends_with_an_error(
+def test_a_worker_whose_fork_server_is_killed_fails_its_jobs_and_ends_with_an_error(
     server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
 ) -> None:
     jid = push("slow", 1)
     program = run()
     wait_until(lambda: program.notes)
     child = int(program.notes[0].split()[1])
-    (nursery,) = set(program.processes) - {child}
-    os.kill(nursery, signal.SIGKILL)
+    (fork_server,) = set(program.processes) - {child}
+    os.kill(fork_server, signal.SIGKILL)
     wait_until(lambda: reports(server, jid))
     os.kill(child, signal.SIGKILL)
     after = push("slow", 0)
@@ -439,7 +527,7 @@ work().run()
 """
     )
     wait_until(lambda: reports(server, jid) == ["FAIL"])
-    assert len(program.processes) >= 3  # the nursery and what was left
+    assert len(program.processes) >= 3  # the fork_server and what was left
 
 
 def test_a_job_waits_until_the_system_gives_a_process(
@@ -448,14 +536,12 @@ def test_a_job_waits_until_the_system_gives_a_process(
     jid = push("decorated", 1)
     program = run(
         """
-from faktory.worker import nursery, processes
-processes.AGAIN = 0.01
-fork, failures = nursery.Nursery.fork, [OSError(11, "no more")] * 2
-def seldom(*args):
-    if failures: raise failures.pop()
-    return fork(*args)
-nursery.Nursery.fork = seldom
-work().run()
+fork, failures = os.fork, [OSError(11, "no more")] * 2
+def seldom():
+    if os.getpid() != MAIN and failures: raise failures.pop()
+    return fork()
+os.fork = seldom
+work(timing=Timing(backoff=lambda *_: 0.01)).run()
 """
     )
     wait_until(lambda: reports(server, jid) == ["ACK"])
@@ -496,7 +582,7 @@ work(concurrency=4).run()
         )
         dice = random.Random(1)
         wait_until(lambda: program.notes)
-        nursery = min(program.processes)
+        fork_server = min(program.processes)
 
         def totals() -> dict[str, Any]:
             found: dict[str, Any] = client.info()["faktory"]
@@ -507,7 +593,7 @@ work(concurrency=4).run()
         while totals()["total_processed"] + totals()["total_failures"] < count:
             assert time.monotonic() < end
             for pid in dice.sample(program.processes, 1):
-                if pid != nursery:
+                if pid != fork_server:
                     kills += 1
                     os.kill(pid, signal.SIGKILL)
             wait_until(lambda: len(program.processes) > 1)

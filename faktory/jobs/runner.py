@@ -1,0 +1,100 @@
+"""Find what runs a job, and run it: the one place where a payload becomes a call.
+
+Processors, the processes of `use_threads=False`, executors and the testing kit all run jobs here.
+
+Rules: a function registered on the worker wins over one that `faktory.job` declared. The worker's
+middleware runs around the job. What a job raises comes out as it is. A process that a job forks,
+and that comes back out of the job, ends there: the job is its parent's to report.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from typing import NoReturn, TypeVar
+
+from . import registry
+from .context import JobContext, run_in
+from .middleware import worker_middleware
+from .registry import Runnable
+
+T = TypeVar("T")
+
+
+class JobRunner:
+    """Runs jobs by their type; `tasks` holds what is registered on one worker.
+
+    Without `middleware` nothing runs around a job.
+    """
+
+    def __init__(
+        self, tasks: Mapping[str, Runnable] | None = None, *, middleware: bool = True
+    ) -> None:
+        self._tasks: Mapping[str, Runnable] = {} if tasks is None else tasks
+        self._middleware = middleware
+
+    @property
+    def jobtypes(self) -> list[str]:
+        """The job types that can be run here, sorted."""
+        return sorted({*self._tasks, *registry.names()})
+
+    def find(self, jobtype: str) -> Runnable:
+        """Return what runs this type; UnknownJob if nothing does."""
+        task = self._tasks.get(jobtype) or registry.find(jobtype)
+        if task is None:
+            raise registry.unknown(jobtype, self.jobtypes)
+        return task
+
+    def run(self, job: JobContext) -> None:
+        """Run a job, as the current job of a context of its own."""
+        in_context(job, lambda: self.call(self.find(job.jobtype), job))
+
+    def call(self, task: Runnable, job: JobContext) -> None:
+        """Run a job by `task`, in the context that is there."""
+        process = os.getpid()
+        try:
+            if self._middleware and worker_middleware:
+                result = worker_middleware.run(lambda *_: task.run(job), job, job.payload)
+            else:
+                result = task.run(job)
+            if result is not None:
+                refuse_awaitable(result)
+        except BaseException as error:
+            if os.getpid() != process:
+                _end_process(error)
+            raise
+        if os.getpid() != process:
+            _end_process(None)
+
+
+def in_context(job: JobContext, function: Callable[[], T]) -> T:
+    """Call a function where `job` is the current job.
+
+    It gets a copy of the thread's context, so that what a job sets there does not reach the next.
+    """
+    return copy_context().run(run_in, job, function)
+
+
+def refuse_awaitable(result: object) -> None:
+    """Raise TypeError for the result of an async function: nothing would run it."""
+    if not inspect.isawaitable(result):
+        return
+    if inspect.iscoroutine(result):
+        result.close()  # or Python would warn that it was never awaited
+    raise TypeError(
+        f"the job returned {type(result).__name__}, which nothing awaits here. "
+        "Run it inside the job: asyncio.run(...)."
+    )
+
+
+def _end_process(error: BaseException | None) -> NoReturn:
+    """End this process as `sys.exit` would in its main thread, which this may not be."""
+    code = error.code if isinstance(error, SystemExit) else int(error is not None)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code if isinstance(code, int) else int(code is not None))

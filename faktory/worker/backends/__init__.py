@@ -1,0 +1,1 @@
+"""Where jobs run if not on their processors' threads: executors, and processes of their own."""

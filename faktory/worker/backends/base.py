@@ -1,0 +1,110 @@
+"""Where a job runs if not on its processor's thread.
+
+Rules: the processor stays in charge of the job: it waits for the outcome, and reports it. An error
+that was raised elsewhere comes back as a RemoteError with its type's name, its text and its
+traceback, since the error itself might not survive pickle.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import lru_cache
+from typing import Any, Final, Protocol
+
+from ...exceptions import Discard, Shutdown, TimeLimitExceeded
+from ...jobs.context import JobContext
+from ...jobs.registry import Runnable
+
+Report = tuple[str, str, list[str]]
+"""Type, message and traceback lines of a failure, as FAIL has them."""
+
+CONTROL: Final[dict[str, type[BaseException]]] = {
+    kind.__name__: kind for kind in (Discard, Shutdown, TimeLimitExceeded)
+}
+"""The exceptions that steer a job: a RemoteError for one of these is one of these."""
+
+
+class Backend(Protocol):
+    """Runs the jobs of one processor, one at a time."""
+
+    def run(self, task: Runnable, job: JobContext) -> None:
+        """Run a job and wait for its end, in the processor's thread.
+
+        Raises RemoteError for what the job raised.
+        """
+
+    def interrupt(self, exception: type[BaseException]) -> float | None:
+        """Interrupt the running job; return when to call this again if it does not end.
+
+        From any thread (`time.monotonic`).
+        """
+
+    def kill(self) -> bool:
+        """End the running job by force; return whether that is possible. From any thread."""
+
+    def close(self) -> None:
+        """Release what the jobs ran in: no more will come."""
+
+
+class Backends(Protocol):
+    """The backends of a worker."""
+
+    def make(self) -> Backend:
+        """Make the backend of one processor."""
+
+    def close(self) -> None:
+        """Release what all of them share, at once."""
+
+
+class RemoteError(BaseException):
+    """An error that a job raised elsewhere: its `report`, and its traceback's text as the cause.
+
+    Its class has the name of the error's class, and is an Exception, or the one of `CONTROL` that
+    the error was. It has none of the error's attributes.
+    """
+
+    report: Report = ("", "", [])
+
+
+class RemoteTraceback(Exception):
+    """Shows where an error came from, in the traceback of its RemoteError."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{"".join(self.args)}"""'
+
+
+def make_remote_error(report: Report, control: str | None, text: str) -> RemoteError:
+    """Make the RemoteError of a report. It can be pickled.
+
+    `control` names the one of `CONTROL` that the error was, `text` is its traceback.
+    """
+    error = _class_of(report[0], control)(report[1])
+    error.report = report
+    error.__cause__ = RemoteTraceback(text) if text else None
+    return error
+
+
+def control_of(error: BaseException) -> str | None:
+    """Return which one of `CONTROL` an error is."""
+    return next((name for name, kind in CONTROL.items() if isinstance(error, kind)), None)
+
+
+@lru_cache(maxsize=500)
+def _class_of(name: str, control: str | None) -> type[RemoteError]:
+    base = Exception if control is None else CONTROL[control]
+    return type(name, (RemoteError, base), {"__module__": __name__, "__reduce__": _reduce})
+
+
+def _reduce(error: RemoteError) -> tuple[Any, ...]:
+    text = "".join(getattr(error.__cause__, "args", ()))
+    return make_remote_error, (error.report, control_of(error), text)
+
+
+def check_can_fork() -> None:
+    """Raise ValueError on a system without fork: the modules that fork would fail to import."""
+    if not hasattr(os, "fork") or not hasattr(socket, "send_fds"):
+        raise ValueError(
+            "use_threads=False needs a system that can fork, which this is not: leave it out, and "
+            "jobs run on threads. For more processes start more workers."
+        )

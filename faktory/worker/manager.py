@@ -1,0 +1,243 @@
+"""The processors of a worker: started, checked, replaced, interrupted, abandoned.
+
+Rules: the thread that runs the worker calls all of this but `busy`, `running`, `reconnect` and what
+processors call (`ProcessorManager`), which any thread may. A processor whose job is overdue, that
+is past its reservation, is replaced, and the late outcome is never reported: the server has failed
+that job, and may have given it out again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+from ..client import Client
+from ..exceptions import FaktoryError, Shutdown
+from ..jobs.context import JobContext
+from ..jobs.runner import JobRunner
+from ..wire import commands
+from .backends.base import Backends
+from .events import Events
+from .lifecycle import Lifecycle
+from .outage import Outage
+from .processor import Processor
+from .stacks import stack
+from .timing import Timing
+
+
+class CannotStart(RuntimeError):
+    """The system gives no more threads; `started` processors were started before."""
+
+    def __init__(self, started: int, concurrency: int, reason: object) -> None:
+        super().__init__(
+            f"only {started} of {concurrency} threads for jobs could be started: {reason}. "
+            "Use a lower concurrency, or more processes with fewer threads each."
+        )
+        self.started = started
+
+
+class JobTable(Protocol):
+    """Where the ids of the running jobs are written for the supervisor of this process."""
+
+    def write(self, owner: str, jid: str | None) -> None:
+        """Note which job `owner` has, None for none."""
+
+
+class Manager:
+    """`post` has a function called in the thread that runs the worker, from any thread."""
+
+    def __init__(
+        self,
+        runner: JobRunner,
+        get_queues: Callable[[], Sequence[str]],
+        make_client: Callable[[], Client],
+        events: Events,
+        post: Callable[[Callable[[], None]], None],
+        on_error: Callable[[BaseException], None],
+        log: logging.Logger,
+        timing: Timing,
+    ) -> None:
+        self.runner = runner
+        self.get_queues = get_queues
+        self.lifecycle = Lifecycle()
+        self.outage = Outage(log)
+        self.timing = timing
+        self.log = log
+        self.backends: Backends | None = None
+        self.job_table: JobTable | None = None
+        self._make_client = make_client
+        self._events = events
+        self._post = post
+        self._on_error = on_error
+        self._numbers = itertools.count(1)
+        self._missing = 0
+        self.processors: list[Processor] = []
+        self.overdue: list[Processor] = []
+        """Processors whose job is overdue, and goes on."""
+        self.replaced = 0
+
+    # From any thread
+
+    @property
+    def busy(self) -> int:
+        """How many jobs run."""
+        return sum(each.running.current is not None for each in self.processors.copy())
+
+    def running(self) -> list[str]:
+        """The running jobs, with how long they have run."""
+        now = monotonic()
+        jobs = [(each.running.current, each.running.since) for each in self.processors.copy()]
+        return [f"{job} ({now - since:.0f} s)" for job, since in jobs if job is not None]
+
+    def reconnect(self) -> None:
+        """Have every processor say HELLO again: the server does not know this worker any more."""
+        for processor in self.processors.copy():
+            processor.reconnect()
+
+    def record(self, processor: Processor, jid: str | None) -> None:
+        """Write into the job table, if there is one, which job a processor has."""
+        if self.job_table is not None and not processor.running.disowned:
+            self.job_table.write(processor.name, jid)
+
+    def on_time_limit(self) -> None:
+        """Have the worker's thread look when the next job is due to be interrupted."""
+        self._post(self.check_jobs)
+
+    def on_failure(self, job: JobContext, error: BaseException) -> None:
+        """Call the error handlers, and after the last attempt those of "exhausted"."""
+        self._events.report(self.log, error, job.payload)
+        if job.failures_left == 0:
+            self._events.fire(self.log, "exhausted", job, error)
+
+    def on_exit(self, processor: Processor, error: BaseException | None) -> None:
+        """Have a processor removed that ends."""
+        self._post(partial(self._remove, processor, error))
+
+    # From the thread that runs the worker
+
+    def make_processor(self, name: str) -> Processor:
+        """Make a processor with a connection, and where there are backends one of those."""
+        backend = None if self.backends is None else self.backends.make()
+        return Processor(name, self, self._make_client(), backend)
+
+    def start_processor(self) -> None:
+        """Start a processor; RuntimeError if the system gives no more threads."""
+        processor = self.make_processor(f"faktory-{next(self._numbers)}")
+        processor.start()
+        self.processors.append(processor)
+
+    def next_due(self) -> float | None:
+        """When a job is due to be interrupted next (`time.monotonic`)."""
+        due = [processor.running.due for processor in self.processors]
+        return min((at for at in due if at is not None), default=None)
+
+    def check_jobs(self) -> None:
+        """Interrupt jobs at their time limit, replace processors whose job is overdue."""
+        now = monotonic()
+        for processor in self.processors.copy():
+            processor.running.check(now)
+            job = processor.running.current
+            if job is not None and job.remaining() < 0 and processor.running.disown(job):
+                self._set_aside(processor, job)
+        while self.lifecycle.fetches and self._missing:
+            try:
+                self.start_processor()
+            except RuntimeError as error:
+                self.log.error("no thread in place of one that hangs, trying again: %s", error)
+                return
+            self._missing -= 1
+
+    def log_threads(self) -> None:
+        """Log the stack of every thread of the process, and its job."""
+        jobs = {each: each.running.current for each in (*self.processors, *self.overdue)}
+        for thread in threading.enumerate():
+            job = jobs.get(thread)  # type: ignore[call-overload]
+            runs = f", running {job}" if job is not None else ""
+            self.log.warning("thread %s%s:\n%s", thread.name, runs, stack(thread))
+
+    def stop(self) -> None:
+        """End the pauses of processors that wait for the server."""
+        for processor in self.processors:
+            processor.stopping.set()
+
+    def interrupt_jobs(self) -> None:
+        """Raise Shutdown in every job, and in each that comes from now on."""
+        for processor in (*self.processors, *self.overdue):
+            processor.running.close(Shutdown)
+
+    def abandon(self, client: Client, message: str) -> list[str]:
+        """Report the jobs that do not end as failed, in place of their processors.
+
+        Returns the names of the processors that have one, or could not deliver their report.
+        """
+        stuck: list[tuple[Processor, JobContext]] = []
+        names: list[str] = []
+        for processor in self.processors:
+            processor.giving_up.set()
+            job = processor.running.disown()
+            if job is None:
+                continue
+            stuck.append((processor, job))
+            names.append(processor.name)
+            self.log.warning(
+                "%s does not end: abandoned on thread %s and reported as failed",
+                job,
+                processor.name,
+            )
+            if processor.running.failed is not job:
+                self.on_failure(job, Shutdown(message))
+        if stuck:
+            self._fail(stuck, client, message)
+        until = monotonic() + self.timing.report_grace
+        for processor in self.processors:
+            if processor.name not in names:
+                processor.join(max(0.0, until - monotonic()))
+                if processor.is_alive() or processor.has_report:
+                    names.append(processor.name)
+        return names
+
+    def _remove(self, processor: Processor, error: BaseException | None) -> None:
+        processor.join()  # that it ends was its last call
+        (self.overdue if processor in self.overdue else self.processors).remove(processor)
+        if error is not None:
+            self._on_error(error)
+
+    def _set_aside(self, processor: Processor, job: JobContext) -> None:
+        self._missing += 1
+        self.replaced += 1
+        self.processors.remove(processor)
+        self.overdue.append(processor)
+        if self.job_table is not None:
+            self.job_table.write(processor.name, None)
+        killed = processor.backend is not None and processor.backend.kill()
+        self.log.error(
+            "%s is overdue on thread %s: its reservation is over, so the server has failed it and "
+            "may give it out again. It %s, unreported, and another thread takes its place "
+            "(replaced so far: %d). It stands at:\n%s",
+            job,
+            processor.name,
+            "is killed" if killed else "goes on",
+            self.replaced,
+            stack(processor),
+        )
+
+    def _fail(
+        self, stuck: list[tuple[Processor, JobContext]], client: Client, message: str
+    ) -> None:
+        try:
+            answers = client.exchange(
+                *[commands.fail(job.jid, "Shutdown", message, []) for _, job in stuck]
+            )
+            errors = [answer.error for answer in answers]
+        except FaktoryError as error:
+            errors = [error] * len(stuck)
+        for (processor, job), failed in zip(stuck, errors, strict=True):
+            if failed is not None:
+                self.log.error("%s could not be reported: %s", job, failed)
+            elif self.job_table is not None:
+                self.job_table.write(processor.name, None)
