@@ -1,6 +1,6 @@
-"""Jobs as users declare them: `@job` on a function, a class below `Job`, `external` for others'.
+"""Declaring jobs: `@job` on a function, a class below `Job`, `external` for another program's.
 
-All are pushed alike, by `push`. The parameters are seen by type checkers, too.
+All are pushed alike, see `push.py`. Type checkers see the parameters, too.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from typing import (
 
 from ..client.pool import Pool
 from . import options as job_options
-from . import refusals, registry
-from .batch import Batch
-from .context import JobContext, current_job
+from . import registry, validation
+from .context import JobContext, RunningJob, current_job
 from .options import Declared, Options
-from .push import AnyArguments, Duration, Instant, Push, Signature
+from .push import Duration, Instant, Push
+from .signature import AnyArguments, Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +48,7 @@ class FunctionJob(Push[P], Generic[P, R]):
         options: Mapping[str, Any],
         time_limit: float | None,
     ) -> None:
-        function = refusals.check_function(function, name)
+        function = validation.check_function(function, name)
         self.__wrapped__ = function
         self.__name__ = function.__name__
         self.__qualname__ = function.__qualname__
@@ -172,12 +172,11 @@ class _Jobs:
         return _push_of(owner).jobs
 
 
-class Job:
+class Job(RunningJob):
     """The base of jobs that are classes: define `perform`, and options in `faktory_options`.
 
     The job type is the class's name unless `faktory_options` has a `name`. Options are inherited,
-    a name is not; they are read once, where the class is defined. Each run has an instance of its
-    own.
+    a name is not; they are read once, where the class is defined. Each run has its own instance.
     """
 
     faktory_options: ClassVar[Mapping[str, Any]] = job_options.read_only({})
@@ -207,7 +206,7 @@ class Job:
         if perform is None or getattr(perform, "__isabstractmethod__", False):
             cls._push = None  # a base of other jobs, with options for them
             return
-        refusals.check_class(cls, perform)
+        validation.check_class(cls, perform)
         takes_self = inspect.isfunction(inspect.getattr_static(cls, "perform"))
         name = cls.__name__ if own.get("name") is None else own["name"]
         cls._push = Push(name, Signature(perform, method=takes_self), options)
@@ -234,36 +233,6 @@ class Job:
         _push_of(cls).perform_one()
 
     @property
-    def jid(self) -> str:
-        """The id of the job that runs."""
-        return self._running().jid
-
-    @property
-    def bid(self) -> str | None:
-        """The id of the batch that it belongs to."""
-        return self._running().bid
-
-    @property
-    def batch(self) -> Batch | None:
-        """The batch that it belongs to: `with self.batch.jobs():` adds jobs to it."""
-        return self._running().batch
-
-    @property
-    def parent_bid(self) -> str | None:
-        """The id of the batch around the one that it belongs to."""
-        return self._running().parent_bid
-
-    @property
-    def parent_batch(self) -> Batch | None:
-        """The batch around the one that it belongs to."""
-        return self._running().parent_batch
-
-    @property
-    def custom(self) -> dict[str, Any]:
-        """The custom values of the job that runs."""
-        return self._running().custom
-
-    @property
     def logger(self) -> logging.Logger:
         """A logger named after the job's type."""
         return logging.getLogger(f"faktory.job.{_push_of(type(self)).jobtype}")
@@ -275,8 +244,12 @@ class Job:
         *,
         reserve_until: datetime | str | float | None = None,
     ) -> None:
-        """Report how far the job is; see `JobContext.track_progress`."""
+        """Report the job's progress; see `JobContext.track_progress`."""
         self._running().track_progress(percent, desc, reserve_until=reserve_until)
+
+    @property
+    def _payload(self) -> dict[str, Any]:
+        return self._running().payload
 
     def _running(self) -> JobContext:
         return self._context or current_job()

@@ -92,7 +92,7 @@ def take_time_limit(options: dict[str, Any]) -> float | None:
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Lay options over others; nested dicts add up. What is returned shares nothing with either."""
-    merged = {name: copied(value) for name, value in base.items()}
+    merged = {name: copy_of(value) for name, value in base.items()}
     if over.keys() & EXPIRY:  # two ways to say the same
         merged = {name: value for name, value in merged.items() if name not in EXPIRY}
     for name, value in over.items():
@@ -100,13 +100,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(below, Mapping) and isinstance(value, Mapping):
             merged[name] = merge(below, value)
         else:
-            merged[name] = copied(value)
+            merged[name] = copy_of(value)
     return merged
 
 
 def to_wire(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a job's wire dict that the options make."""
-    fields = {name: copied(value) for name, value in options.items() if name not in ENTERPRISE}
+    fields = {name: copy_of(value) for name, value in options.items() if name not in ENTERPRISE}
     custom = enterprise(options)
     for name in ("unique_for", "expires_in"):
         if name in custom:
@@ -146,12 +146,12 @@ def enterprise(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None and value is not False}
 
 
-def copied(value: Any) -> Any:
+def copy_of(value: Any) -> Any:
     """Return the value, with dicts and lists of its own."""
     if isinstance(value, Mapping):
-        return {name: copied(item) for name, item in value.items()}
+        return {name: copy_of(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [copied(item) for item in value]
+        return [copy_of(item) for item in value]
     return value
 
 
@@ -159,7 +159,7 @@ def read_only(value: Any) -> Any:
     """Return the value: its dicts refuse to be changed, its lists are copies."""
     if isinstance(value, Mapping):
         return MappingProxyType({name: read_only(item) for name, item in value.items()})
-    return copied(value)
+    return copy_of(value)
 
 
 class Defaults(MutableMapping[str, Any]):
@@ -172,14 +172,14 @@ class Defaults(MutableMapping[str, Any]):
         if not isinstance(options, Mapping):
             raise TypeError(f"faktory.default_job_options is {options!r}: it must be a dict.")
         check(options, "faktory.default_job_options")
-        self._change(copied(options))
+        self._change(copy_of(options))
 
     def __getitem__(self, name: str) -> Any:
         return read_only(self._options[name])
 
     def __setitem__(self, name: str, value: Any) -> None:
         check({name: value}, "faktory.default_job_options")
-        self._change({**self._options, name: copied(value)})
+        self._change({**self._options, name: copy_of(value)})
 
     def __delitem__(self, name: str) -> None:
         rest = dict(self._options)

@@ -6,6 +6,8 @@ functions under one job type would run each other's work, which is refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Protocol
 
@@ -31,6 +33,21 @@ _jobs: dict[str, Runnable] = {}
 
 external: set[str] = set()
 """Job types that another program runs, as `faktory.external` declared them."""
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Begin with an empty registry, and restore this one at the end of the block: for tests."""
+    jobs, others = dict(_jobs), set(external)
+    _jobs.clear()
+    external.clear()
+    try:
+        yield
+    finally:
+        _jobs.clear()
+        _jobs.update(jobs)
+        external.clear()
+        external.update(others)
 
 
 class UnknownJob(LookupError):

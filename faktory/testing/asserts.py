@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from ..client import transport
-from ..jobs.push import declared
+from ..jobs.spec import spec_of
 from ..wire.validate import check_instant
 
 _SHOWN: Final = 10
@@ -72,10 +72,10 @@ def _look_for(
 def _jobtype(job: Any) -> str:
     if isinstance(job, str):
         return job
-    push = declared(job)
-    if push is None:
+    spec = spec_of(job)
+    if spec is None:
         raise TypeError(f"{job!r} is no declared job, nor the name of a job type.")
-    return push.jobtype
+    return spec.jobtype
 
 
 def _differences(job: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -25,8 +25,8 @@ from weakref import ref
 from ..client import fork, transport
 from ..exceptions import Discard, FaktoryError
 from ..jobs import registry
+from ..jobs.batch import open_batch
 from ..jobs.context import JobContext, run_in
-from ..jobs.middleware import open_batch
 from ..proto import load_json
 from ..server.dispatch import State, Wait, answer
 from ..server.enterprise import EnterpriseStore

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 import faktory
-from faktory.jobs import registry
+from faktory.jobs import Next, registry, worker_middleware
 from faktory.jobs.context import JobContext
-from faktory.jobs.middleware import Next, worker_middleware
 from faktory.wire.failure import describe
 from faktory.worker.executor import call, with_middleware
 

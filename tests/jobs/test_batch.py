@@ -16,9 +16,11 @@ from faktory.exceptions import (
     FaktoryPayloadError,
     FaktoryServerError,
 )
-from faktory.jobs.middleware import Next, client_middleware, open_batch
+from faktory.jobs.batch import open_batch
+from faktory.jobs.chain import Next
+from faktory.jobs.middleware import client_middleware
 
-from .conftest import Line
+from .support import FakeServer
 
 
 def takes(number: int) -> None: ...
@@ -33,48 +35,52 @@ def new(bid: str | None = None, **settings: Any) -> faktory.Batch:
     return faktory.Batch(bid, **settings)
 
 
-def made(line: Line) -> list[dict[str, Any]]:
+def made(server: FakeServer) -> list[dict[str, Any]]:
     """What the batches were made of."""
     verb = "BATCH NEW "
-    return [json.loads(said.removeprefix(verb)) for said in line.said if said.startswith(verb)]
+    return [
+        json.loads(said.removeprefix(verb))
+        for said in server.other_commands
+        if said.startswith(verb)
+    ]
 
 
-def bids(line: Line) -> list[str | None]:
+def bids(server: FakeServer) -> list[str | None]:
     """The batches that the jobs which were pushed belong to."""
-    return [(job.get("custom") or {}).get("bid") for job in line.jobs]
+    return [(job.get("custom") or {}).get("bid") for job in server.jobs]
 
 
-def verbs(line: Line) -> list[str]:
+def verbs(server: FakeServer) -> list[str]:
     """What was said of batches, without what they were made of."""
-    return [said.partition(" {")[0] for said in line.said]
+    return [said.partition(" {")[0] for said in server.other_commands]
 
 
 # The life of a batch
 
 
-def test_a_batch_is_made_takes_jobs_and_is_committed(line: Line) -> None:
+def test_a_batch_is_made_takes_jobs_and_is_committed(server: FakeServer) -> None:
     batch = faktory.Batch(description="images", success="done")
     assert batch.bid is None
-    assert repr(batch) == "<faktory.Batch not made yet>"
+    assert repr(batch) == "<faktory.Batch not created yet>"
     with batch.jobs() as same:
         assert same is batch
         assert batch.bid == "b-1"
-        assert verbs(line) == ["BATCH NEW"]
+        assert verbs(server) == ["BATCH NEW"]
         work.perform_async(1)
         work.perform_in(60, 2)
-        assert verbs(line) == ["BATCH NEW"]
+        assert verbs(server) == ["BATCH NEW"]
     work.perform_async(3)
-    assert verbs(line) == ["BATCH NEW", "BATCH COMMIT b-1"]
-    assert bids(line) == ["b-1", "b-1", None]
+    assert verbs(server) == ["BATCH NEW", "BATCH COMMIT b-1"]
+    assert bids(server) == ["b-1", "b-1", None]
     assert repr(batch) == "<faktory.Batch b-1>"
 
 
-def test_a_batch_says_what_it_is_and_no_more(line: Line) -> None:
+def test_a_batch_says_what_it_is_and_no_more(server: FakeServer) -> None:
     with faktory.Batch(description="images", success="done", complete=done).jobs():
         pass
     with faktory.Batch(complete="done").jobs():
         pass
-    first, second = made(line)
+    first, second = made(server)
     assert len({first["success"].pop("jid"), first["complete"].pop("jid")}) == 2
     assert first == {
         "description": "images",
@@ -91,12 +97,12 @@ def test_a_batch_says_what_it_is_and_no_more(line: Line) -> None:
     assert second == {"complete": {"jobtype": "done", "queue": "default", "args": [], "retry": 25}}
 
 
-def test_a_batch_is_opened_again_by_its_second_block(line: Line) -> None:
+def test_a_batch_is_opened_again_by_its_second_block(server: FakeServer) -> None:
     batch = faktory.Batch(success="done")
     for number in range(3):
         with batch.jobs():
             work.perform_async(number)
-    assert verbs(line) == [
+    assert verbs(server) == [
         "BATCH NEW",
         "BATCH COMMIT b-1",
         "BATCH OPEN b-1",
@@ -104,37 +110,37 @@ def test_a_batch_is_opened_again_by_its_second_block(line: Line) -> None:
         "BATCH OPEN b-1",
         "BATCH COMMIT b-1",
     ]
-    assert bids(line) == ["b-1"] * 3
+    assert bids(server) == ["b-1"] * 3
 
 
-def test_a_batch_that_there_is_is_opened_by_its_bid(line: Line) -> None:
+def test_a_batch_that_there_is_is_opened_by_its_bid(server: FakeServer) -> None:
     batch = faktory.Batch("b-77")
     assert batch.bid == "b-77"
     with batch.jobs():
         work.perform_async(1)
-    assert line.said == ["BATCH OPEN b-77", "BATCH COMMIT b-77"]
-    assert bids(line) == ["b-77"]
+    assert server.other_commands == ["BATCH OPEN b-77", "BATCH COMMIT b-77"]
+    assert bids(server) == ["b-77"]
 
 
-def test_a_batch_tells_how_far_it_is(line: Line) -> None:
+def test_a_batch_tells_how_far_it_is(server: FakeServer) -> None:
     assert faktory.Batch("b-77").status() == {"bid": "b-77", "total": 3, "pending": 1}
-    with pytest.raises(RuntimeError, match="the batch is not made yet"):
+    with pytest.raises(RuntimeError, match="the batch does not exist yet"):
         faktory.Batch(success="done").status()
-    assert line.said == ["BATCH STATUS b-77"]
+    assert server.other_commands == ["BATCH STATUS b-77"]
 
 
-def test_a_batch_goes_to_its_own_pool(line: Line) -> None:
+def test_a_batch_goes_to_its_own_pool(server: FakeServer) -> None:
     pool = Pool(lambda: faktory.Client("tcp://other:2"), size=1)
     batch = faktory.Batch(success="done", pool=pool)
     with batch.jobs():
         work.set(pool=pool).perform_async(1)  # the one client of the pool is free in here
     batch.status()
-    assert line.opened == ["other:2"]
+    assert server.opened == ["other:2"]
     pool.close()
 
 
-def test_a_server_without_batches_refuses_and_no_job_is_pushed(line: Line) -> None:
-    line.knows_batches = False
+def test_a_server_without_batches_refuses_and_no_job_is_pushed(server: FakeServer) -> None:
+    server.has_batches = False
     batch = faktory.Batch(success="done")
     for each in (batch, faktory.Batch("b-77")):
         with pytest.raises(FaktoryEnterpriseRequired), each.jobs():
@@ -172,31 +178,31 @@ class Done(faktory.Job):
 )
 @pytest.mark.parametrize("name", ["success", "complete"])
 def test_a_callback_may_be_said_in_many_ways(
-    line: Line, name: str, callback: Any, sent: dict[str, Any]
+    server: FakeServer, name: str, callback: Any, sent: dict[str, Any]
 ) -> None:
     batch = new(**{name: callback})
     with batch.jobs():
         pass
-    (told,) = made(line)
+    (told,) = made(server)
     assert list(told) == [name]
     assert {key: told[name][key] for key in sent} == sent
     assert told[name]["retry"] is not None
     assert len(told[name]["jid"]) >= 8
 
 
-def test_a_function_may_be_a_callback(line: Line) -> None:
+def test_a_function_may_be_a_callback(server: FakeServer) -> None:
     batch = faktory.Batch()
     batch.success = faktory.job(queue="low")(nothing)
     with batch.jobs():
         pass
-    told = made(line)[0]["success"]
+    told = made(server)[0]["success"]
     assert (told["jobtype"], told["queue"], told["args"]) == ("nothing", "low", [])
 
 
-def test_a_callback_is_no_member_of_the_batch_around_it(line: Line) -> None:
+def test_a_callback_is_no_member_of_the_batch_around_it(server: FakeServer) -> None:
     with faktory.Batch(success="outer").jobs(), faktory.Batch(success=done).jobs():
         pass
-    assert made(line)[1]["success"]["custom"] == {"a": 1}
+    assert made(server)[1]["success"]["custom"] == {"a": 1}
 
 
 def needs(a: int, b: int) -> None: ...
@@ -271,18 +277,18 @@ def test_a_setting_that_is_spelt_wrong_is_refused_and_an_attribute_of_a_subclass
             setattr(batch, wrong, "done")
 
 
-def test_a_batch_itself_is_no_block(line: Line) -> None:
+def test_a_batch_itself_is_no_block(server: FakeServer) -> None:
     batch: Any = faktory.Batch(success="done")
     with pytest.raises(TypeError, match=r"with batch\.jobs\(\):"), batch:
         pytest.fail("the block was entered")
-    assert line.opened == []
+    assert server.opened == []
 
 
-def test_a_batch_without_a_callback_is_refused(line: Line) -> None:
+def test_a_batch_without_a_callback_is_refused(server: FakeServer) -> None:
     batch = faktory.Batch(description="images")
     with pytest.raises(ValueError, match="needs a callback"), batch.jobs():
         pytest.fail("the block was entered")
-    assert line.said == []
+    assert server.other_commands == []
     batch.success = "done"
     with batch.jobs():
         pass
@@ -296,28 +302,28 @@ def test_a_batch_without_a_callback_is_refused(line: Line) -> None:
     ("name", "value"),
     [("description", "x"), ("success", "x"), ("complete", None), ("parent", "b-9")],
 )
-def test_a_batch_that_is_made_cannot_be_changed(line: Line, name: str, value: Any) -> None:
+def test_a_batch_that_is_made_cannot_be_changed(server: FakeServer, name: str, value: Any) -> None:
     batch = faktory.Batch(description="images", success="done")
     batch.description = "photos"
-    with batch.jobs(), pytest.raises(RuntimeError, match="the batch b-1 is made"):
+    with batch.jobs(), pytest.raises(RuntimeError, match="the batch b-1 exists"):
         setattr(batch, name, value)
     for each in (batch, faktory.Batch("b-1")):
-        with pytest.raises(RuntimeError, match="the batch b-1 is made"):
+        with pytest.raises(RuntimeError, match="the batch b-1 exists"):
             setattr(each, name, value)
-    assert made(line)[0]["description"] == "photos"
+    assert made(server)[0]["description"] == "photos"
     assert batch.description == "photos"
 
 
 @pytest.mark.parametrize("name", ["description", "success", "complete", "parent"])
 def test_a_batch_that_there_is_takes_no_settings(name: str) -> None:
-    with pytest.raises(RuntimeError, match=f"'b-77'.* made already .*no {name}=.* keywords only"):
+    with pytest.raises(RuntimeError, match=f"'b-77'.* existing batch .*no {name}=.* keywords only"):
         new("b-77", **{name: "x"})
 
 
 # Batches in batches
 
 
-def test_a_batch_may_have_a_parent(line: Line) -> None:
+def test_a_batch_may_have_a_parent(server: FakeServer) -> None:
     parent = faktory.Batch(success="outer")
     with parent.jobs():
         child = faktory.Batch(success="inner", parent=parent)
@@ -327,8 +333,8 @@ def test_a_batch_may_have_a_parent(line: Line) -> None:
         by_bid.parent = parent.bid
         with by_bid.jobs():
             pass
-    assert [batch.get("parent_bid") for batch in made(line)] == [None, "b-1", "b-1"]
-    assert verbs(line) == [
+    assert [batch.get("parent_bid") for batch in made(server)] == [None, "b-1", "b-1"]
+    assert verbs(server) == [
         "BATCH NEW",
         "BATCH NEW",
         "BATCH COMMIT b-2",
@@ -339,25 +345,27 @@ def test_a_batch_may_have_a_parent(line: Line) -> None:
 
 
 def test_a_parent_may_be_set_before_it_is_made_and_must_be_made_before_the_child(
-    line: Line,
+    server: FakeServer,
 ) -> None:
     parent = faktory.Batch(success="outer")
     child = faktory.Batch(success="inner", parent=parent)
-    with pytest.raises(RuntimeError, match="the parent is not made yet"), child.jobs():
+    with pytest.raises(RuntimeError, match="the parent does not exist yet"), child.jobs():
         pytest.fail("the block was entered")
-    assert line.said == []
+    assert server.other_commands == []
     with parent.jobs(), child.jobs():
         pass
-    assert made(line)[1]["parent_bid"] == "b-1"
+    assert made(server)[1]["parent_bid"] == "b-1"
 
 
-def test_a_block_in_a_block_has_no_parent_by_itself(line: Line) -> None:
+def test_a_block_in_a_block_has_no_parent_by_itself(server: FakeServer) -> None:
     with faktory.Batch(success="outer").jobs(), faktory.Batch(success="inner").jobs():
         pass
-    assert "parent_bid" not in made(line)[1]
+    assert "parent_bid" not in made(server)[1]
 
 
-def test_blocks_nest_and_the_outer_one_is_open_again_behind_the_inner(line: Line) -> None:
+def test_blocks_nest_and_the_outer_one_is_open_again_behind_the_inner(
+    server: FakeServer,
+) -> None:
     outer, inner = faktory.Batch(success="outer"), faktory.Batch(success="inner")
     with outer.jobs():
         work.perform_async(1)
@@ -368,7 +376,7 @@ def test_blocks_nest_and_the_outer_one_is_open_again_behind_the_inner(line: Line
             work.perform_async(4)
         work.perform_async(5)
     work.perform_async(6)
-    assert bids(line) == ["b-1", "b-2", "b-1", "b-2", "b-1", None]
+    assert bids(server) == ["b-1", "b-2", "b-1", "b-2", "b-1", None]
 
 
 # What goes wrong in a block
@@ -380,31 +388,33 @@ def push_and_raise(batch: faktory.Batch, error: BaseException) -> None:
         raise error
 
 
-def test_a_block_that_raises_does_not_commit_and_its_exception_comes_out(line: Line) -> None:
+def test_a_block_that_raises_does_not_commit_and_its_exception_comes_out(
+    server: FakeServer,
+) -> None:
     batch = faktory.Batch(success="done")
     for error in (KeyError("lost"), SystemExit(1)):
         with pytest.raises(type(error)) as caught:
             push_and_raise(batch, error)
         assert caught.value is error
     work.perform_async(2)
-    assert verbs(line) == ["BATCH NEW", "BATCH OPEN b-1"]
-    assert bids(line) == ["b-1", "b-1", None]
+    assert verbs(server) == ["BATCH NEW", "BATCH OPEN b-1"]
+    assert bids(server) == ["b-1", "b-1", None]
     with batch.jobs():
         pass
-    assert verbs(line)[2:] == ["BATCH OPEN b-1", "BATCH COMMIT b-1"]
+    assert verbs(server)[2:] == ["BATCH OPEN b-1", "BATCH COMMIT b-1"]
 
 
-def test_an_inner_block_that_raises_leaves_the_outer_one_open(line: Line) -> None:
+def test_an_inner_block_that_raises_leaves_the_outer_one_open(server: FakeServer) -> None:
     with faktory.Batch(success="outer").jobs():
         with pytest.raises(KeyError), faktory.Batch(success="inner").jobs():
             raise KeyError
         work.perform_async(1)
-    assert bids(line) == ["b-1"]
-    assert verbs(line) == ["BATCH NEW", "BATCH NEW", "BATCH COMMIT b-1"]
+    assert bids(server) == ["b-1"]
+    assert verbs(server) == ["BATCH NEW", "BATCH NEW", "BATCH COMMIT b-1"]
 
 
-def test_a_push_that_fails_in_a_block_comes_out_of_it(line: Line) -> None:
-    line.refuse = lambda job: "no more room"
+def test_a_push_that_fails_in_a_block_comes_out_of_it(server: FakeServer) -> None:
+    server.refuse = lambda job: "no more room"
     with (
         pytest.raises(FaktoryServerError, match="no more room"),
         faktory.Batch(success="done").jobs(),
@@ -412,12 +422,12 @@ def test_a_push_that_fails_in_a_block_comes_out_of_it(line: Line) -> None:
         work.perform_async(1)
     with pytest.raises(TypeError), faktory.Batch(success="done").jobs():
         work.perform_async()  # type: ignore[call-arg]
-    assert verbs(line) == ["BATCH NEW", "BATCH NEW"]
+    assert verbs(server) == ["BATCH NEW", "BATCH NEW"]
     assert open_batch.get() is None
 
 
 def test_a_batch_that_cannot_be_made_leaves_nothing_open(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise FaktoryConnectionError("nothing listens")
@@ -433,7 +443,9 @@ def test_a_batch_that_cannot_be_made_leaves_nothing_open(
 # Who sees the open batch
 
 
-def test_a_thread_does_not_see_the_open_batch_unless_its_context_is_a_copy(line: Line) -> None:
+def test_a_thread_does_not_see_the_open_batch_unless_its_context_is_a_copy(
+    server: FakeServer,
+) -> None:
     def in_thread(target: Callable[[], object]) -> None:
         thread = Thread(target=target)
         thread.start()
@@ -444,14 +456,14 @@ def test_a_thread_does_not_see_the_open_batch_unless_its_context_is_a_copy(line:
         copied = copy_context()
         in_thread(lambda: copied.run(work.perform_async, 2))
         work.perform_async(3)
-    assert [(job["args"], bid) for job, bid in zip(line.jobs, bids(line), strict=True)] == [
+    assert [(job["args"], bid) for job, bid in zip(server.jobs, bids(server), strict=True)] == [
         ([1], None),
         ([2], "b-1"),
         ([3], "b-1"),
     ]
 
 
-def test_a_batch_opened_in_a_thread_is_not_open_here(line: Line) -> None:
+def test_a_batch_opened_in_a_thread_is_not_open_here(server: FakeServer) -> None:
     def push() -> None:
         with faktory.Batch(success="done").jobs():
             work.perform_async(1)
@@ -460,23 +472,23 @@ def test_a_batch_opened_in_a_thread_is_not_open_here(line: Line) -> None:
     thread.start()
     thread.join()
     work.perform_async(2)
-    assert bids(line) == ["b-1", None]
+    assert bids(server) == ["b-1", None]
 
 
 # What joins
 
 
 @pytest.mark.parametrize("middleware", [False, True])
-def test_many_jobs_join_the_batch_too(line: Line, middleware: bool) -> None:
+def test_many_jobs_join_the_batch_too(server: FakeServer, middleware: bool) -> None:
     if middleware:
         client_middleware.add(lambda payload, call_next: call_next())
     with faktory.Batch(success="done").jobs():
         work.perform_bulk([(1,), (2,)])
     work.perform_bulk([(3,)])
-    assert bids(line) == ["b-1", "b-1", None]
+    assert bids(server) == ["b-1", "b-1", None]
 
 
-def test_custom_values_of_a_job_stay_beside_the_bid(line: Line) -> None:
+def test_custom_values_of_a_job_stay_beside_the_bid(server: FakeServer) -> None:
     job = work.set(custom={"tenant": 7})
     with faktory.Batch(success="done").jobs():
         job.perform_async(1)
@@ -484,7 +496,7 @@ def test_custom_values_of_a_job_stay_beside_the_bid(line: Line) -> None:
         job.set(custom={"bid": "mine"}).perform_async(3)
         done.perform_async()
     job.perform_async(4)
-    assert [job["custom"] for job in line.jobs] == [
+    assert [job["custom"] for job in server.jobs] == [
         {"tenant": 7, "bid": "b-1"},
         {"tenant": 7, "bid": "b-1"},
         {"tenant": 7, "bid": "b-1"},
@@ -493,7 +505,7 @@ def test_custom_values_of_a_job_stay_beside_the_bid(line: Line) -> None:
     ]
 
 
-def test_a_middleware_behind_the_built_in_one_sees_the_bid(line: Line) -> None:
+def test_a_middleware_behind_the_built_in_one_sees_the_bid(server: FakeServer) -> None:
     seen: list[Any] = []
 
     @client_middleware.add

@@ -10,10 +10,9 @@ import pytest
 
 import faktory
 from faktory.exceptions import FaktoryConnectionError, FaktoryPayloadError
-from faktory.jobs import context as context_module
 from faktory.jobs.context import JobContext, current_job, run_in
 
-from .conftest import Line
+from .support import FakeServer
 
 PAYLOAD: dict[str, Any] = {
     "jid": "12345678",
@@ -117,13 +116,13 @@ def test_a_job_in_no_batch_has_none(custom: object) -> None:
     assert (job.bid, job.parent_bid, job.batch, job.parent_batch) == (None, None, None, None)
 
 
-def test_a_job_may_add_others_to_its_batch(line: Line) -> None:
+def test_a_job_may_add_others_to_its_batch(server: FakeServer) -> None:
     batch = JobContext({**PAYLOAD, "custom": {"bid": "b-1"}}).batch
     assert batch is not None
     with batch.jobs():
         faktory.external("more").perform_async()
-    assert line.said == ["BATCH OPEN b-1", "BATCH COMMIT b-1"]
-    assert line.jobs[0]["custom"] == {"bid": "b-1"}
+    assert server.other_commands == ["BATCH OPEN b-1", "BATCH COMMIT b-1"]
+    assert server.jobs[0]["custom"] == {"bid": "b-1"}
 
 
 # Attempts and time
@@ -175,10 +174,13 @@ def check_remaining(job: JobContext, seconds: float) -> None:
     assert seconds - 5 < until <= seconds + 0.1
 
 
-def test_time_goes_by_and_goes_on_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_remaining_goes_below_zero_after_the_deadline() -> None:
     now = [1000.0]
-    monkeypatch.setattr(context_module, "monotonic", lambda: now[0])
-    job = JobContext({**PAYLOAD, "reserve_for": 100})
+
+    class Clocked(JobContext):
+        _now = staticmethod(lambda: now[0])
+
+    job = Clocked({**PAYLOAD, "reserve_for": 100})
     assert job.remaining() == 100
     now[0] += 99
     assert job.remaining() == 1
@@ -190,59 +192,63 @@ def test_time_goes_by_and_goes_on_when_it_is_over(monkeypatch: pytest.MonkeyPatc
 # Progress
 
 
-def progress(line: Line) -> list[dict[str, Any]]:
+def progress(server: FakeServer) -> list[dict[str, Any]]:
     """What was said of how far jobs are."""
     told = "TRACK SET "
-    return [json.loads(said.removeprefix(told)) for said in line.said if said.startswith(told)]
+    return [
+        json.loads(said.removeprefix(told))
+        for said in server.other_commands
+        if said.startswith(told)
+    ]
 
 
-def test_progress_goes_to_where_this_process_pushes_to(line: Line) -> None:
+def test_progress_goes_to_where_this_process_pushes_to(server: FakeServer) -> None:
     job = JobContext(PAYLOAD)
     job.track_progress(10)
     job.track_progress(55.9, "half way")
-    assert progress(line) == [
+    assert progress(server) == [
         {"jid": "12345678", "percent": 10, "desc": None},
         {"jid": "12345678", "percent": 55, "desc": "half way"},
     ]
-    assert all(type(said["percent"]) is int for said in progress(line))
-    assert line.opened == ["stand-in:1"]
+    assert all(type(said["percent"]) is int for said in progress(server))
+    assert server.opened == ["fake:1"]
 
 
-def test_a_worker_tells_progress_by_its_own_client(line: Line) -> None:
+def test_a_worker_tells_progress_by_its_own_client(server: FakeServer) -> None:
     with faktory.Client("tcp://of-the-worker:3") as client:
         JobContext(PAYLOAD, client).track_progress(100, "done")
-    assert line.opened == ["of-the-worker:3"]
-    assert progress(line) == [{"jid": "12345678", "percent": 100, "desc": "done"}]
+    assert server.opened == ["of-the-worker:3"]
+    assert progress(server) == [{"jid": "12345678", "percent": 100, "desc": "done"}]
 
 
 @pytest.mark.parametrize("percent", [-1, 101, 1000])
-def test_progress_beyond_all_bounds_is_refused(line: Line, percent: int) -> None:
+def test_progress_beyond_all_bounds_is_refused(server: FakeServer, percent: int) -> None:
     job = JobContext({**PAYLOAD, "reserve_for": 100})
     with pytest.raises(ValueError, match=f"percent is {percent}"):
         job.track_progress(percent, reserve_until=datetime.now(UTC) + timedelta(hours=1))
-    assert line.said == []
+    assert server.other_commands == []
     check_remaining(job, 100)
 
 
 @pytest.mark.parametrize("percent", ["half", "50", float("nan"), None])
-def test_progress_that_is_no_number_is_refused(line: Line, percent: Any) -> None:
+def test_progress_that_is_no_number_is_refused(server: FakeServer, percent: Any) -> None:
     with pytest.raises(FaktoryPayloadError, match=r"percent is .*a number from 0 to 100"):
         JobContext(PAYLOAD).track_progress(percent)
-    assert line.said == []
+    assert server.other_commands == []
 
 
-def test_a_description_of_progress_that_is_no_text_is_refused(line: Line) -> None:
+def test_a_description_of_progress_that_is_no_text_is_refused(server: FakeServer) -> None:
     desc: Any = 5
     with pytest.raises(FaktoryPayloadError, match="desc is 5: it must be text"):
         JobContext(PAYLOAD).track_progress(10, desc)
-    assert line.said == []
+    assert server.other_commands == []
 
 
-def test_progress_may_ask_for_more_time(line: Line) -> None:
+def test_progress_may_ask_for_more_time(server: FakeServer) -> None:
     job = JobContext({**PAYLOAD, "reserve_for": 100})
     until = datetime.now(timezone(timedelta(hours=2))) + timedelta(hours=1)
     job.track_progress(10, reserve_until=until)
-    (said,) = progress(line)
+    (said,) = progress(server)
     assert datetime.fromisoformat(said["reserve_until"]) == until
     assert said["reserve_until"].endswith("Z")
     check_remaining(job, 3600)
@@ -263,11 +269,13 @@ def test_progress_may_ask_for_more_time(line: Line) -> None:
         0,
     ],
 )
-def test_a_time_that_a_job_cannot_be_reserved_until_is_refused(line: Line, until: Any) -> None:
+def test_a_time_that_a_job_cannot_be_reserved_until_is_refused(
+    server: FakeServer, until: Any
+) -> None:
     job = JobContext({**PAYLOAD, "reserve_for": 100})
     with pytest.raises(ValueError, match="for 86400 seconds at most"):
         job.track_progress(10, reserve_until=until)
-    assert line.said == []
+    assert server.other_commands == []
     check_remaining(job, 100)
 
 
@@ -275,15 +283,15 @@ def test_a_time_that_a_job_cannot_be_reserved_until_is_refused(line: Line, until
     ("until", "remedy"), [(datetime.now(), "astimezone"), ("2100-01-02T03:04:05", "offset")]
 )
 def test_a_time_without_a_zone_is_refused_with_the_remedy(
-    line: Line, until: Any, remedy: str
+    server: FakeServer, until: Any, remedy: str
 ) -> None:
     with pytest.raises(ValueError, match=remedy):
         JobContext(PAYLOAD).track_progress(10, reserve_until=until)
-    assert line.said == []
+    assert server.other_commands == []
 
 
 def test_more_time_that_the_server_did_not_give_is_not_counted(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise FaktoryConnectionError("nothing listens")

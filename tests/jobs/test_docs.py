@@ -13,8 +13,7 @@ import pytest
 
 import faktory
 from faktory.client import defaults
-from faktory.jobs import registry
-from faktory.jobs.middleware import worker_middleware
+from faktory.jobs import registry, worker_middleware
 from faktory.server import EmbeddedServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text()

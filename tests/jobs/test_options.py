@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 import faktory
 from faktory.exceptions import FaktoryPayloadError
+from faktory.jobs import Next, registry
 from faktory.jobs import options as options_module
-from faktory.jobs import registry
-from faktory.jobs.middleware import Next
 from faktory.jobs.options import NAMES, Defaults, check, merge, to_wire
 
-from .conftest import Line
+from .support import FakeServer
 
 customs = st.recursive(
     st.integers() | st.text(max_size=3),
@@ -179,27 +178,27 @@ def test_a_job_expires_in_one_way_only() -> None:
 # Options of all jobs
 
 
-def fields(line: Line) -> dict[str, Any]:
+def fields(server: FakeServer) -> dict[str, Any]:
     """Push a job of which nothing is said; return what of it the defaults decide."""
     faktory.external("work").perform_async()
-    return {name: line.jobs[-1].get(name) for name in ("queue", "retry", "custom")}
+    return {name: server.jobs[-1].get(name) for name in ("queue", "retry", "custom")}
 
 
 PLAIN = {"queue": "default", "retry": 25, "custom": None}
 
 
-def test_defaults_count_for_jobs_that_do_not_say_otherwise(line: Line) -> None:
+def test_defaults_count_for_jobs_that_do_not_say_otherwise(server: FakeServer) -> None:
     faktory.default_job_options.update(queue="a", retry=1, reserve_for=60)
     declared = faktory.external("work", queue="b")
     faktory.external("work").perform_async()
     declared.perform_async()
     declared.set(queue="c").perform_async()
     declared.set(queue="c").perform_bulk([()])
-    assert [job["queue"] for job in line.jobs] == ["a", "b", "c", "c"]
-    assert {(job["retry"], job["reserve_for"]) for job in line.jobs} == {(1, 60)}
+    assert [job["queue"] for job in server.jobs] == ["a", "b", "c", "c"]
+    assert {(job["retry"], job["reserve_for"]) for job in server.jobs} == {(1, 60)}
 
 
-def test_defaults_add_to_the_options_of_a_class(line: Line) -> None:
+def test_defaults_add_to_the_options_of_a_class(server: FakeServer) -> None:
     class Base(faktory.Job):
         faktory_options = {"queue": "base"}
 
@@ -208,27 +207,31 @@ def test_defaults_add_to_the_options_of_a_class(line: Line) -> None:
 
     faktory.default_job_options.update(queue="a", retry=1)
     Work.perform_async()
-    assert (line.jobs[0]["queue"], line.jobs[0]["retry"]) == ("base", 1)
+    assert (server.jobs[0]["queue"], server.jobs[0]["retry"]) == ("base", 1)
 
 
-def test_custom_values_of_defaults_declaration_and_set_add_up_at_every_depth(line: Line) -> None:
+def test_custom_values_of_defaults_declaration_and_set_add_up_at_every_depth(
+    server: FakeServer,
+) -> None:
     faktory.default_job_options["custom"] = {"a": {"x": 0, "y": 0, "z": 0}, "b": 0}
     job = faktory.external("work", custom={"a": {"y": 1, "z": 1}})
     job.set(custom={"a": {"z": 2}, "c": 2}).perform_async()
     job.perform_async()
-    assert line.jobs[0]["custom"] == {"a": {"x": 0, "y": 1, "z": 2}, "b": 0, "c": 2}
-    assert line.jobs[1]["custom"] == {"a": {"x": 0, "y": 1, "z": 1}, "b": 0}
+    assert server.jobs[0]["custom"] == {"a": {"x": 0, "y": 1, "z": 2}, "b": 0, "c": 2}
+    assert server.jobs[1]["custom"] == {"a": {"x": 0, "y": 1, "z": 1}, "b": 0}
     assert faktory.default_job_options == {"custom": {"a": {"x": 0, "y": 0, "z": 0}, "b": 0}}
 
 
-def test_defaults_that_change_count_for_what_is_pushed_from_then_on(line: Line) -> None:
+def test_defaults_that_change_count_for_what_is_pushed_from_then_on(
+    server: FakeServer,
+) -> None:
     @faktory.job
     def work() -> None: ...
 
     def queues() -> tuple[str, str]:
         work.perform_async()
         work.perform_bulk([()])
-        return line.jobs[-2]["queue"], line.jobs[-1]["queue"]
+        return server.jobs[-2]["queue"], server.jobs[-1]["queue"]
 
     assert queues() == ("default", "default")
     faktory.default_job_options["queue"] = "a"
@@ -245,30 +248,30 @@ def test_defaults_that_change_count_for_what_is_pushed_from_then_on(line: Line) 
     assert queues() == ("default", "default")
 
 
-def test_defaults_may_be_assigned_and_replace_those_before(line: Line) -> None:
+def test_defaults_may_be_assigned_and_replace_those_before(server: FakeServer) -> None:
     faktory.default_job_options["retry"] = 1
     given = {"queue": "a", "custom": {"x": [1]}}
     faktory.default_job_options = given
     given["queue"] = "changed"
     given["custom"]["x"].append(2)  # type: ignore[index]
-    assert fields(line) == {"queue": "a", "retry": 25, "custom": {"x": [1]}}
+    assert fields(server) == {"queue": "a", "retry": 25, "custom": {"x": [1]}}
     assert isinstance(faktory.default_job_options, Defaults)
     assert faktory.default_job_options is options_module.default_job_options
 
 
-def test_defaults_that_were_patched_come_back(line: Line) -> None:
+def test_defaults_that_were_patched_come_back(server: FakeServer) -> None:
     faktory.default_job_options["queue"] = "a"
     before = faktory.default_job_options
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faktory, "default_job_options", {"queue": "patched"})
-        assert fields(line)["queue"] == "patched"
+        assert fields(server)["queue"] == "patched"
         patch.setitem(faktory.default_job_options, "retry", 7)
-        assert fields(line)["retry"] == 7
+        assert fields(server)["retry"] == 7
     assert faktory.default_job_options is before
-    assert fields(line) == {**PLAIN, "queue": "a"}
+    assert fields(server) == {**PLAIN, "queue": "a"}
 
 
-def test_an_unknown_default_is_refused_and_changes_nothing(line: Line) -> None:
+def test_an_unknown_default_is_refused_and_changes_nothing(server: FakeServer) -> None:
     defaults = faktory.default_job_options
     told = r"faktory\.default_job_options has no option 'retrys'\. Did you mean 'retry'\?"
     with pytest.raises(TypeError, match=told):
@@ -280,10 +283,10 @@ def test_an_unknown_default_is_refused_and_changes_nothing(line: Line) -> None:
     with pytest.raises(TypeError, match="has no option 'name'"):
         defaults["name"] = "work"
     assert faktory.default_job_options is defaults
-    assert fields(line) == PLAIN
+    assert fields(server) == PLAIN
 
 
-def test_what_is_read_of_the_defaults_cannot_be_changed_in_place(line: Line) -> None:
+def test_what_is_read_of_the_defaults_cannot_be_changed_in_place(server: FakeServer) -> None:
     custom = {"a": 1, "inner": {"b": 1}, "list": [1]}
     faktory.default_job_options["custom"] = custom
     read = faktory.default_job_options["custom"]
@@ -293,7 +296,7 @@ def test_what_is_read_of_the_defaults_cannot_be_changed_in_place(line: Line) -> 
         read["inner"]["b"] = 2
     read["list"].append(2)
     custom["inner"]["b"] = 3  # type: ignore[index]
-    assert fields(line)["custom"] == {"a": 1, "inner": {"b": 1}, "list": [1]}
+    assert fields(server)["custom"] == {"a": 1, "inner": {"b": 1}, "list": [1]}
 
 
 def test_defaults_read_like_a_dict() -> None:
@@ -308,14 +311,14 @@ def test_defaults_read_like_a_dict() -> None:
         del defaults["retry"]
 
 
-def test_a_default_may_be_undone_by_none(line: Line) -> None:
+def test_a_default_may_be_undone_by_none(server: FakeServer) -> None:
     faktory.default_job_options.update(unique_for=60, expires_in=60, track=True)
     job = faktory.external("work").set(unique_for=None, expires_in=None, track=False)
     job.perform_async()
-    assert "custom" not in line.jobs[0]
+    assert "custom" not in server.jobs[0]
 
 
-def test_a_default_that_cannot_be_is_refused_where_it_is_said(line: Line) -> None:
+def test_a_default_that_cannot_be_is_refused_where_it_is_said(server: FakeServer) -> None:
     faktory.default_job_options = {"queue": "a", "expires_in": 5}
     for name, value in (("queue", "a b"), ("retry", "3"), ("expires_at", "2100-01-02T03:04:05Z")):
         with pytest.raises(FaktoryPayloadError, match=f"faktory.default_job_options: .*{name}"):
@@ -360,7 +363,7 @@ class Worked:
     def perform(self) -> None: ...
 
 
-def test_an_option_that_is_none_is_one_that_nobody_gave(line: Line) -> None:
+def test_an_option_that_is_none_is_one_that_nobody_gave(server: FakeServer) -> None:
     @faktory.client_middleware.add
     def tenant(payload: dict[str, Any], call_next: Next) -> Any:
         payload.setdefault("custom", {})["tenant"] = 7
@@ -369,7 +372,7 @@ def test_an_option_that_is_none_is_one_that_nobody_gave(line: Line) -> None:
     job = faktory.external("work", queue="images", retry=3, custom={"a": 1}, reserve_for=60)
     nothing: dict[str, Any] = dict.fromkeys(NAMES)
     job.set(**nothing).perform_async()
-    (pushed,) = line.jobs
+    (pushed,) = server.jobs
     del pushed["jid"]
     assert pushed == {
         "jobtype": "work",

@@ -13,6 +13,8 @@ import faktory
 from faktory.jobs import registry
 from faktory.jobs.context import JobContext
 
+from .support import run
+
 SOURCE = """
 import faktory
 
@@ -32,12 +34,6 @@ class Fake:
 
     def run(self, context: JobContext) -> object:
         return self.origin
-
-
-def run(jobtype: str) -> object:
-    job = registry.find(jobtype)
-    assert job is not None
-    return job.run(JobContext({"jid": "12345678", "jobtype": jobtype, "args": []}))
 
 
 @pytest.fixture

@@ -10,16 +10,9 @@ import pytest
 import faktory
 from faktory.exceptions import FaktoryPayloadError
 from faktory.jobs import registry
-from faktory.jobs.context import JobContext
-from faktory.jobs.refusals import deferred
+from faktory.jobs.validation import deferred
 
-from .conftest import Line
-
-
-def run(jobtype: str, *args: object) -> object:
-    job = registry.find(jobtype)
-    assert job is not None
-    return job.run(JobContext({"jid": "12345678", "jobtype": jobtype, "args": list(args)}))
+from .support import FakeServer, run
 
 
 def generator() -> Iterator[int]:
@@ -110,7 +103,7 @@ def test_a_method_is_no_job() -> None:
     assert registry.names() == []
 
 
-def test_a_static_method_may_be_a_job(line: Line) -> None:
+def test_a_static_method_may_be_a_job(server: FakeServer) -> None:
     class Images:
         @staticmethod
         @faktory.job
@@ -125,11 +118,11 @@ def test_a_static_method_may_be_a_job(line: Line) -> None:
     for job in (Images.inside, Images().inside, Images.outside, Images().outside):
         assert job(1) == 1
         job.perform_async(2)
-    assert [job["args"] for job in line.jobs] == [[2]] * 4
+    assert [job["args"] for job in server.jobs] == [[2]] * 4
     assert (run("inside", 3), run("outside", 3)) == (3, 3)
 
 
-def test_a_function_outside_a_class_may_call_a_parameter_self(line: Line) -> None:
+def test_a_function_outside_a_class_may_call_a_parameter_self(server: FakeServer) -> None:
     @faktory.job
     def draw(self: int, x: int) -> int:
         return self + x
@@ -137,7 +130,7 @@ def test_a_function_outside_a_class_may_call_a_parameter_self(line: Line) -> Non
     assert draw(self=1, x=2) == 3
     draw.perform_async(self=1, x=2)
     draw.perform_in(60, self=1, x=2)
-    assert [job["args"] for job in line.jobs] == [[1, 2]] * 2
+    assert [job["args"] for job in server.jobs] == [[1, 2]] * 2
 
 
 # What has no name
@@ -146,7 +139,7 @@ def test_a_function_outside_a_class_may_call_a_parameter_self(line: Line) -> Non
 @pytest.mark.parametrize("name", [None, "named"])
 def test_an_object_that_can_be_called_is_no_function(name: str | None) -> None:
     for each in (functools.partial(plain), Callable()):
-        with pytest.raises(TypeError, match="is no function: declare one, by def"):
+        with pytest.raises(TypeError, match="is not a function: declare one, by def"):
             faktory.job(name=name)(each)
     assert registry.names() == []
 
@@ -227,7 +220,7 @@ def test_an_instance_may_have_defaults() -> None:
     assert (run("Report"), run("Summary")) == ("main", "main")
 
 
-def test_perform_takes_self(line: Line) -> None:
+def test_perform_takes_self(server: FakeServer) -> None:
     with pytest.raises(TypeError, match="plain takes no self, so no instance can run it"):
         type("Refused", (faktory.Job,), {"perform": plain})
 
@@ -236,7 +229,7 @@ def test_perform_takes_self(line: Line) -> None:
             return args[1:]
 
     Any.perform_async(1, 2)
-    assert line.jobs[0]["args"] == [1, 2]
+    assert server.jobs[0]["args"] == [1, 2]
     assert run("Any", 1, 2) == (1, 2)
 
 
