@@ -35,17 +35,25 @@ from .signature import AnyArguments, Signature
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_NOTHING: Final = object()
+
+class _NotGiven:
+    """The function of `@job(...)`, which comes with the next call; None is an error of the user."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_NOT_GIVEN: Final = _NotGiven()
 
 
 class FunctionJob(Push[P], Generic[P, R]):
-    """A function declared as a job: call it as ever, or push it."""
+    """A function declared as a job: call it as before, or push it."""
 
     def __init__(
         self,
         function: Callable[P, R],
         name: str | None,
-        options: Mapping[str, Any],
+        options: Mapping[str, object],
         time_limit: float | None,
     ) -> None:
         function = validation.check_function(function, name)
@@ -64,17 +72,17 @@ class FunctionJob(Push[P], Generic[P, R]):
         return self.__wrapped__(*args, **kwargs)
 
     def __get__(self, _: object, owner: type | None = None) -> FunctionJob[P, R]:
-        return self  # binds to no object; help() takes what has this for a function
+        return self  # not bound to an instance; help() needs the method to show a function
 
     def __reduce__(self) -> str:
-        return self.__qualname__  # pickled as the function is: by its module and name
+        return self.__qualname__  # pickled by module and name, as a function is
 
     def __repr__(self) -> str:
         return f"<faktory job {self._jobtype} of {self.origin}>"
 
     @property
     def origin(self) -> str:
-        """Where the function was defined."""
+        """The file and the qualified name of the function."""
         return _origin(self.__wrapped__)
 
     def run(self, context: JobContext) -> object:
@@ -93,16 +101,26 @@ def job(
 ) -> Callable[[Callable[P, R]], FunctionJob[P, R]]: ...
 
 
-def job(function: Any = _NOTHING, /, *, name: str | None = None, **options: Any) -> Any:
+def job(
+    function: Callable[P, R] | _NotGiven = _NOT_GIVEN,
+    /,
+    *,
+    name: str | None = None,
+    **options: Unpack[Declared],
+) -> FunctionJob[P, R] | Callable[[Callable[P, R]], FunctionJob[P, R]]:
     """Declare a function as a job, bare or with options: `@job` or `@job(queue="mail")`.
 
-    The job type is the function's name unless `name` says otherwise. See `Options` and `Declared`.
+    The job type is `name`, or else the function's name. For the options see `Options` and
+    `Declared`.
     """
-    time_limit = job_options.take_time_limit(options)
-    job_options.check(options, "@faktory.job")
-    if function is not _NOTHING:
-        return FunctionJob(function, name, options, time_limit)
-    return lambda function: FunctionJob(function, name, options, time_limit)
+    pushed: dict[str, object] = {**options}
+    time_limit = job_options.take_time_limit(pushed)
+    job_options.check(pushed, "@faktory.job")
+
+    def declare(function: Callable[P, R]) -> FunctionJob[P, R]:
+        return FunctionJob(function, name, pushed, time_limit)
+
+    return declare if isinstance(function, _NotGiven) else declare(function)
 
 
 @overload
@@ -110,33 +128,35 @@ def external(name: str, /, **options: Unpack[Options]) -> Push[...]: ...
 
 
 @overload
-def external(name: str, /, signature: Callable[P, Any], **options: Unpack[Options]) -> Push[P]: ...
+def external(
+    name: str, /, signature: Callable[P, object], **options: Unpack[Options]
+) -> Push[P]: ...
 
 
 def external(
-    name: str, /, signature: Callable[..., Any] | None = None, **options: Any
+    name: str, /, signature: Callable[..., object] | None = None, **options: Unpack[Options]
 ) -> Push[...]:
-    """Return a job that another program runs, in whatever language: something to push.
+    """Return a job that another program runs, in any language: it can only be pushed.
 
-    `signature` is a function that takes what the job takes; it is never called. Without one,
+    `signature` is a function with the parameters of the job; it is never called. Without one,
     arguments go by position and are not checked.
     """
     job_options.check(options, f"external({name!r})")
     if signature is not None and not callable(signature):
         raise TypeError(
-            f"the signature of {name} is {signature!r}: it is a function. Options go by keyword, "
-            'like queue="images".'
+            f"the signature of {name} is {signature!r}: it must be a function. Options go by "
+            'keyword, like queue="images".'
         )
-    takes = AnyArguments() if signature is None else Signature(signature)
-    push: Push[...] = Push(name, takes, job_options.merge({}, options))
+    parameters = AnyArguments() if signature is None else Signature(signature)
+    push: Push[...] = Push(name, parameters, job_options.merge({}, options))
     registry.external.add(name)
     return push
 
 
 class _Performs(Protocol[P]):
-    """A job class with this signature of `perform`."""
+    """A job class with these parameters of `perform`."""
 
-    def perform(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    def perform(self, *args: P.args, **kwargs: P.kwargs) -> object: ...
 
 
 class _PerformAsync:
@@ -179,7 +199,7 @@ class Job(RunningJob):
     a name is not; they are read once, where the class is defined. Each run has its own instance.
     """
 
-    faktory_options: ClassVar[Mapping[str, Any]] = job_options.read_only({})
+    faktory_options: ClassVar[Mapping[str, object]] = job_options.read_only({})
     _push: ClassVar[Push[Any] | None] = None
     _context: JobContext | None = None
 
@@ -189,7 +209,7 @@ class Job(RunningJob):
     set = _Set()
     jobs = _Jobs()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         own = vars(cls).get("faktory_options", {})
         if not isinstance(own, Mapping):
@@ -204,7 +224,7 @@ class Job(RunningJob):
         job_options.check(options, f"{cls.__name__}.faktory_options")
         perform: Any = getattr(cls, "perform", None)
         if perform is None or getattr(perform, "__isabstractmethod__", False):
-            cls._push = None  # a base of other jobs, with options for them
+            cls._push = None  # a base with options for other jobs
             return
         validation.check_class(cls, perform)
         takes_self = inspect.isfunction(inspect.getattr_static(cls, "perform"))
@@ -224,7 +244,7 @@ class Job(RunningJob):
 
     @classmethod
     def drain(cls) -> int:
-        """In a test mode: run the jobs of this type, and those that they push of it."""
+        """In a test mode: run the jobs of this type, and those of it that they push."""
         return _push_of(cls).drain()
 
     @classmethod
@@ -268,28 +288,28 @@ class _ClassJob:
 
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()
-        object.__setattr__(instance, "_context", context)  # a frozen dataclass has it, too
+        object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too
         return instance.perform(*context.args)
 
 
 def _push_of(owner: type) -> Push[Any]:
     push: Push[Any] | None = owner._push  # type: ignore[attr-defined]
     if push is None:
-        raise TypeError(f"{owner.__name__} has no perform method, so there is nothing to push.")
+        raise TypeError(f"{owner.__name__} has no perform method, so it cannot be pushed.")
     return push
 
 
 def _origin(definition: Any) -> str:
-    """Where a function or class was defined: in its own file, not in that of a decorator."""
+    """Return the file, not that of a decorator, and the qualified name of a function or class."""
     definition = inspect.unwrap(definition)
     module = definition.__module__
-    whole = getattr(sys.modules.get(module), "__file__", None)
+    module_file = getattr(sys.modules.get(module), "__file__", None)
     try:
         file: str | None = inspect.getfile(definition)
     except (TypeError, OSError):
         file = None
-    # What a prompt or `exec` runs belongs to the module that it runs in. So does a notebook, where
-    # each cell counts as a file, and each run as a new one.
-    if file is None or file.startswith("<") or (module == "__main__" and whole is None):
-        file = whole
+    # Code of a prompt or of `exec` belongs to the module that it runs in. So does a cell of a
+    # notebook, for which each run makes another file.
+    if file is None or file.startswith("<") or (module == "__main__" and module_file is None):
+        file = module_file
     return f"{os.path.realpath(file) if file else module}:{definition.__qualname__}"

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from ..client import transport
-from ..jobs.spec import spec_of
+from ..jobs.spec import DeclaredJob, spec_of
 from ..wire.validate import check_instant
 
 _SHOWN: Final = 10
@@ -16,7 +16,7 @@ _SHOWN: Final = 10
 
 
 def assert_enqueued(
-    job: Any,
+    job: DeclaredJob | str,
     *,
     args: Sequence[object] | None = None,
     queue: str | None = None,
@@ -39,7 +39,7 @@ def assert_enqueued(
 
 
 def assert_not_enqueued(
-    job: Any,
+    job: DeclaredJob | str,
     *,
     args: Sequence[object] | None = None,
     queue: str | None = None,
@@ -59,7 +59,7 @@ def _wanted(args: object, queue: object, at: object, fields: dict[str, object]) 
 
 
 def _look_for(
-    job: Any, wanted: dict[str, Any]
+    job: DeclaredJob | str, wanted: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the jobs of the type that are as wanted, and those that are not."""
     found: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ def _look_for(
     return found, others
 
 
-def _jobtype(job: Any) -> str:
+def _jobtype(job: DeclaredJob | str) -> str:
     if isinstance(job, str):
         return job
     spec = spec_of(job)
@@ -112,7 +112,7 @@ def _same_time(wanted: object, text: str | None) -> bool:
 
 
 def _told(
-    job: Any,
+    job: DeclaredJob | str,
     wanted: dict[str, Any],
     found: list[dict[str, Any]],
     others: list[dict[str, Any]],

@@ -114,7 +114,7 @@ def test_an_abstract_base_is_no_job(server: FakeServer) -> None:
 
     assert registry.names() == ["Concrete"]
     for abstract in (Base, AbstractAgain):
-        with pytest.raises(TypeError, match="nothing to push"):
+        with pytest.raises(TypeError, match="cannot be pushed"):
             abstract.perform_async(1)
     Concrete.perform_async(1)
     assert server.jobs[0]["queue"] == "a"
