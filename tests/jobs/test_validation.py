@@ -176,7 +176,9 @@ def plain_method(self: object) -> None: ...
 
 def test_the_signature_of_an_external_job_is_a_function() -> None:
     queue: Any = "images"
-    with pytest.raises(TypeError, match=r"is 'images': it must be a function\. Options go by keyword"):
+    with pytest.raises(
+        TypeError, match=r"is 'images': it must be a function\. Options go by keyword"
+    ):
         faktory.external("ResizeImage", queue)
 
 

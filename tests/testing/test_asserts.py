@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from time import time
 from typing import Any
@@ -11,15 +10,12 @@ import pytest
 
 import faktory
 from faktory import Client, testing
-from faktory.testing import MemoryServer, assert_enqueued, assert_not_enqueued
+from faktory.testing import assert_enqueued, assert_not_enqueued
 
 WHEN = datetime(2999, 1, 2, 3, 4, 5, 678_901, UTC)
 
 
-@pytest.fixture(autouse=True)
-def fake(no_sockets: None) -> Iterator[MemoryServer]:
-    with testing.fake() as memory:
-        yield memory
+pytestmark = pytest.mark.usefixtures("fake")
 
 
 @pytest.fixture
@@ -137,9 +133,9 @@ def test_a_class_is_a_job_too() -> None:
 
 @pytest.mark.parametrize("what", [print, None, 3])
 def test_what_is_no_job_is_told(what: object) -> None:
-    with pytest.raises(TypeError, match="no declared job"):
+    with pytest.raises(TypeError, match="neither a declared job nor"):
         assert_enqueued(what)
-    with pytest.raises(TypeError, match="no declared job"):
+    with pytest.raises(TypeError, match="neither a declared job nor"):
         assert_not_enqueued(what)
 
 

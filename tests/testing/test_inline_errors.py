@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
@@ -21,12 +21,6 @@ from faktory.server import EmbeddedServer
 from faktory.testing import MemoryServer
 
 JOB = {"jobtype": "work", "args": []}
-
-
-@pytest.fixture
-def inline(no_sockets: None) -> Iterator[MemoryServer]:
-    with testing.inline() as memory:
-        yield memory
 
 
 def by_producer() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from threading import Thread
 from time import time
@@ -17,12 +17,6 @@ from faktory.exceptions import FaktoryNotUnique, FaktoryPayloadError, FaktorySer
 from faktory.testing import MemoryServer
 
 NOBODY = "tcp://nobody.invalid:1"
-
-
-@pytest.fixture
-def fake(no_sockets: None) -> Iterator[MemoryServer]:
-    with testing.fake() as memory:
-        yield memory
 
 
 def args(jobs: list[dict[str, Any]]) -> list[Any]:
@@ -275,7 +269,7 @@ def test_time_passes_by_travel_alone(fake: MemoryServer, wait_until: Callable[..
     @faktory.job(queue="other")
     def work() -> None: ...
 
-    due = datetime.now(UTC) + timedelta(milliseconds=50)
+    due = datetime.now(UTC) + timedelta(seconds=0.5)
     work.perform_at(due)
     wait_until(lambda: datetime.now(UTC) > due)
     assert Client(NOBODY).fetch("other") is None

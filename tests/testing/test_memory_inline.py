@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import Thread, get_ident
 from time import process_time
 from typing import Any
@@ -13,12 +13,6 @@ import faktory
 from faktory import Client, Discard, Pool, current_job, testing
 from faktory.exceptions import FaktoryNotUnique, FaktoryServerError, FaktoryTimeout
 from faktory.testing import MemoryServer
-
-
-@pytest.fixture
-def inline(no_sockets: None) -> Iterator[MemoryServer]:
-    with testing.inline() as memory:
-        yield memory
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from threading import Thread
 from time import process_time
@@ -14,13 +14,7 @@ import pytest
 import faktory
 from faktory import Client, Discard, Worker, current_job, testing
 from faktory.exceptions import FaktoryNotUnique
-from faktory.testing import EmptyQueueError, MemoryServer, memory
-
-
-@pytest.fixture
-def fake(no_sockets: None) -> Iterator[MemoryServer]:
-    with testing.fake() as memory:
-        yield memory
+from faktory.testing import EmptyQueueError, MemoryServer
 
 
 @pytest.fixture
@@ -90,10 +84,10 @@ def test_jobs_that_were_pushed_by_jobs_are_drained_too(job: Declare, ran: list[A
     assert testing.drain_all() == 4
 
 
-def test_a_job_that_pushes_itself_without_end_is_told_so(
-    job: Declare, ran: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_drain_raises_for_a_job_that_pushes_itself_without_end(
+    fake: MemoryServer, job: Declare, ran: list[Any]
 ) -> None:
-    monkeypatch.setattr(memory, "MOST_JOBS", 10)
+    fake.drain_limit = 10
     a = job("a", lambda: a.perform_async())
     a.perform_async()
     with pytest.raises(RuntimeError, match=r"11 jobs .* without end"):
@@ -102,10 +96,10 @@ def test_a_job_that_pushes_itself_without_end_is_told_so(
     assert len(a.jobs) == 1
 
 
-def test_as_many_jobs_as_were_pushed_are_drained(
-    job: Declare, ran: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_the_jobs_that_wait_when_drain_begins_do_not_count_for_its_limit(
+    fake: MemoryServer, job: Declare, ran: list[Any]
 ) -> None:
-    monkeypatch.setattr(memory, "MOST_JOBS", 10)
+    fake.drain_limit = 10
     a = job("a", lambda number: a.perform_async(20) if number < 10 else None)
     a.perform_bulk([(number,) for number in range(20)])
     assert a.drain() == 30

@@ -10,17 +10,16 @@ import faktory
 from faktory import current_job, testing
 from faktory.client import defaults
 from faktory.server import EmbeddedServer
-from faktory.testing import real
-from faktory.testing.real import RealServer, pushed_to, served
+from faktory.testing.embedded import EmbeddedTestServer, pushed_to, served
 
 
 @pytest.fixture
-def server() -> Iterator[RealServer]:
+def server() -> Iterator[EmbeddedTestServer]:
     with served(enterprise=True) as server:
         yield server
 
 
-def test_drain_runs_jobs_of_all_queues_and_those_that_they_push(server: RealServer) -> None:
+def test_drain_runs_jobs_of_all_queues_and_those_that_they_push(server: EmbeddedTestServer) -> None:
     ran = []
 
     @faktory.job
@@ -39,7 +38,7 @@ def test_drain_runs_jobs_of_all_queues_and_those_that_they_push(server: RealServ
     assert server.drain() == 1
 
 
-def test_what_a_job_raises_is_reported_and_kept(server: RealServer) -> None:
+def test_what_a_job_raises_is_reported_and_kept(server: EmbeddedTestServer) -> None:
     error = ValueError("no")
 
     @faktory.job(retry=2)
@@ -61,13 +60,15 @@ def test_what_a_job_raises_is_reported_and_kept(server: RealServer) -> None:
     assert len(heard) == 2
 
 
-def test_a_job_that_nobody_declared_is_reported(server: RealServer) -> None:
+def test_a_job_that_nobody_declared_is_reported(server: EmbeddedTestServer) -> None:
     faktory.external("abroad").perform_async()
     assert server.drain() == 1
     assert server.server.retries[0]["failure"]["errtype"] == "UnknownJob"
 
 
-def test_worker_middleware_and_what_the_worker_itself_knows_count(server: RealServer) -> None:
+def test_worker_middleware_and_tasks_of_the_worker_are_used(
+    server: EmbeddedTestServer,
+) -> None:
     seen = []
 
     @faktory.worker_middleware.add
@@ -81,7 +82,7 @@ def test_worker_middleware_and_what_the_worker_itself_knows_count(server: RealSe
     assert seen == ["around", 1]
 
 
-def test_a_job_may_report_progress(server: RealServer) -> None:
+def test_a_job_may_report_progress(server: EmbeddedTestServer) -> None:
     @faktory.job(track=True)
     def work() -> None:
         current_job().track_progress(40)
@@ -92,10 +93,10 @@ def test_a_job_may_report_progress(server: RealServer) -> None:
         assert client.track_get(jid)["percent"] == 40
 
 
-def test_jobs_that_push_each_other_without_end_are_told_so(
-    server: RealServer, monkeypatch: pytest.MonkeyPatch
+def test_drain_raises_for_jobs_that_push_each_other_without_end(
+    server: EmbeddedTestServer,
 ) -> None:
-    monkeypatch.setattr(real, "MOST_JOBS", 5)
+    server.worker.drain_limit = 5
 
     @faktory.job
     def work() -> None:
@@ -106,10 +107,10 @@ def test_jobs_that_push_each_other_without_end_are_told_so(
         server.drain()
 
 
-def test_as_many_jobs_as_were_pushed_are_drained(
-    server: RealServer, monkeypatch: pytest.MonkeyPatch
+def test_the_jobs_that_wait_when_drain_begins_do_not_count_for_its_limit(
+    server: EmbeddedTestServer,
 ) -> None:
-    monkeypatch.setattr(real, "MOST_JOBS", 5)
+    server.worker.drain_limit = 5
     faktory.job(name="work")(lambda: None).perform_bulk([()] * 20)
     assert server.drain() == 20
 
