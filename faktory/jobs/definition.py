@@ -153,6 +153,10 @@ def external(
     return push
 
 
+class _HasNoPerform(TypeError, AttributeError):
+    """A base of jobs has none of a job's attributes: hasattr() and help() look for them."""
+
+
 class _Performs(Protocol[P]):
     """A job class with these parameters of `perform`."""
 
@@ -295,7 +299,7 @@ class _ClassJob:
 def _push_of(owner: type) -> Push[Any]:
     push: Push[Any] | None = owner._push  # type: ignore[attr-defined]
     if push is None:
-        raise TypeError(f"{owner.__name__} has no perform method, so it cannot be pushed.")
+        raise _HasNoPerform(f"{owner.__name__} has no perform method, so it cannot be pushed.")
     return push
 
 

@@ -1,9 +1,11 @@
-"""Jobs that are classes; what they share with functions is in test_definition.py."""
+"""Jobs that are classes; test_definition.py has the tests for functions and classes."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import pydoc
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,7 +72,7 @@ def test_options_are_inherited_and_a_name_is_not(server: FakeServer) -> None:
     assert {job["retry"] for job in server.jobs} == {1}
 
 
-def test_of_several_bases_the_first_one_that_says_something_wins(server: FakeServer) -> None:
+def test_options_of_the_first_base_win(server: FakeServer) -> None:
     class Base(faktory.Job):
         faktory_options = {"queue": "base", "retry": 1}
 
@@ -87,7 +89,7 @@ def test_of_several_bases_the_first_one_that_says_something_wins(server: FakeSer
     assert (server.jobs[0]["queue"], server.jobs[0]["retry"]) == ("right", 1)
 
 
-def test_a_base_without_perform_is_no_job() -> None:
+def test_a_base_without_perform_is_not_a_job() -> None:
     class Base(faktory.Job):
         faktory_options = {"queue": "a"}
 
@@ -98,7 +100,7 @@ def test_a_base_without_perform_is_no_job() -> None:
     assert registry.names() == []
 
 
-def test_an_abstract_base_is_no_job(server: FakeServer) -> None:
+def test_an_abstract_base_is_not_a_job(server: FakeServer) -> None:
     class Base(faktory.Job, ABC):
         faktory_options = {"queue": "a"}
 
@@ -120,7 +122,7 @@ def test_an_abstract_base_is_no_job(server: FakeServer) -> None:
     assert server.jobs[0]["queue"] == "a"
 
 
-def test_each_run_has_an_instance_of_its_own_that_knows_its_job() -> None:
+def test_each_run_has_its_own_instance_with_its_job() -> None:
     seen: list[Any] = []
 
     class Work(faktory.Job):
@@ -135,7 +137,7 @@ def test_each_run_has_an_instance_of_its_own_that_knows_its_job() -> None:
     assert (first.jid, second.jid) == ("12345678", "abcdefgh")
 
 
-def test_a_class_job_knows_its_batch_custom_values_and_logger() -> None:
+def test_an_instance_has_the_batch_custom_values_and_logger_of_its_job() -> None:
     class Work(faktory.Job):
         faktory_options = {"name": "work.of.ours"}
 
@@ -162,6 +164,17 @@ def test_perform_can_be_called_outside_a_worker_and_has_no_jid_there() -> None:
         _ = Work().jid
 
 
+def test_help_shows_the_properties_of_a_running_job() -> None:
+    class Work(faktory.Job):
+        def perform(self) -> None: ...
+
+    for cls in (Work, faktory.Job):
+        text = pydoc.render_doc(cls, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
+        for name in ("jid", "bid", "batch", "parent_bid", "parent_batch", "custom", "logger"):
+            assert re.search(rf"^ \|  {name}\n \|      \w+", text, re.M)
+    assert not hasattr(faktory.Job, "perform_async")
+
+
 def test_a_frozen_dataclass_may_be_a_job() -> None:
     @dataclass(frozen=True)
     class Frozen(faktory.Job):
@@ -173,7 +186,7 @@ def test_a_frozen_dataclass_may_be_a_job() -> None:
     assert run("Frozen") == "12345678 px"
 
 
-def test_options_cannot_be_changed_once_a_class_is_there(server: FakeServer) -> None:
+def test_options_of_a_class_are_read_only(server: FakeServer) -> None:
     class Resize(faktory.Job):
         faktory_options = {"queue": "images", "custom": {"a": 1}}
 
@@ -195,7 +208,7 @@ def test_options_cannot_be_changed_once_a_class_is_there(server: FakeServer) -> 
         of_all["queue"] = "low"
 
 
-def test_perform_may_be_static_or_of_the_class(server: FakeServer) -> None:
+def test_perform_may_be_a_static_or_a_class_method(server: FakeServer) -> None:
     class Static(faktory.Job):
         @staticmethod
         def perform(number: int) -> object:
