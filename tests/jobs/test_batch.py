@@ -35,30 +35,30 @@ def new(bid: str | None = None, **settings: Any) -> faktory.Batch:
     return faktory.Batch(bid, **settings)
 
 
-def made(server: FakeServer) -> list[dict[str, Any]]:
-    """What the batches were made of."""
+def definitions(server: FakeServer) -> list[dict[str, Any]]:
+    """Return the definitions of the new batches."""
     verb = "BATCH NEW "
     return [
-        json.loads(said.removeprefix(verb))
-        for said in server.other_commands
-        if said.startswith(verb)
+        json.loads(command.removeprefix(verb))
+        for command in server.other_commands
+        if command.startswith(verb)
     ]
 
 
 def bids(server: FakeServer) -> list[str | None]:
-    """The batches that the jobs which were pushed belong to."""
+    """Return the bids of the pushed jobs."""
     return [(job.get("custom") or {}).get("bid") for job in server.jobs]
 
 
 def verbs(server: FakeServer) -> list[str]:
-    """What was said of batches, without what they were made of."""
-    return [said.partition(" {")[0] for said in server.other_commands]
+    """Return the commands for batches, without definitions."""
+    return [command.partition(" {")[0] for command in server.other_commands]
 
 
 # The life of a batch
 
 
-def test_a_batch_is_made_takes_jobs_and_is_committed(server: FakeServer) -> None:
+def test_a_batch_is_created_filled_and_committed(server: FakeServer) -> None:
     batch = faktory.Batch(description="images", success="done")
     assert batch.bid is None
     assert repr(batch) == "<faktory.Batch not created yet>"
@@ -75,12 +75,12 @@ def test_a_batch_is_made_takes_jobs_and_is_committed(server: FakeServer) -> None
     assert repr(batch) == "<faktory.Batch b-1>"
 
 
-def test_a_batch_says_what_it_is_and_no_more(server: FakeServer) -> None:
+def test_a_batch_sends_only_its_settings(server: FakeServer) -> None:
     with faktory.Batch(description="images", success="done", complete=done).jobs():
         pass
     with faktory.Batch(complete="done").jobs():
         pass
-    first, second = made(server)
+    first, second = definitions(server)
     assert len({first["success"].pop("jid"), first["complete"].pop("jid")}) == 2
     assert first == {
         "description": "images",
@@ -113,7 +113,7 @@ def test_a_batch_is_opened_again_by_its_second_block(server: FakeServer) -> None
     assert bids(server) == ["b-1"] * 3
 
 
-def test_a_batch_that_there_is_is_opened_by_its_bid(server: FakeServer) -> None:
+def test_an_existing_batch_is_opened_by_its_bid(server: FakeServer) -> None:
     batch = faktory.Batch("b-77")
     assert batch.bid == "b-77"
     with batch.jobs():
@@ -122,14 +122,14 @@ def test_a_batch_that_there_is_is_opened_by_its_bid(server: FakeServer) -> None:
     assert bids(server) == ["b-77"]
 
 
-def test_a_batch_tells_how_far_it_is(server: FakeServer) -> None:
+def test_the_status_of_a_batch_comes_from_the_server(server: FakeServer) -> None:
     assert faktory.Batch("b-77").status() == {"bid": "b-77", "total": 3, "pending": 1}
     with pytest.raises(RuntimeError, match="the batch does not exist yet"):
         faktory.Batch(success="done").status()
     assert server.other_commands == ["BATCH STATUS b-77"]
 
 
-def test_a_batch_goes_to_its_own_pool(server: FakeServer) -> None:
+def test_a_batch_uses_its_own_pool(server: FakeServer) -> None:
     pool = Pool(lambda: faktory.Client("tcp://other:2"), size=1)
     batch = faktory.Batch(success="done", pool=pool)
     with batch.jobs():
@@ -147,14 +147,14 @@ def test_a_server_without_batches_refuses_and_no_job_is_pushed(server: FakeServe
             pytest.fail("the block was entered")
     assert batch.bid is None
     assert open_batch.get() is None
-    batch.success = "other"  # it is not made, so this can be changed
+    batch.success = "other"  # it was not created, so it can be changed
 
 
 # Callbacks
 
 
 class Done(faktory.Job):
-    """Registered under a name of its own before any test's registry."""
+    """Registered under its own name, before the registry of any test."""
 
     faktory_options = {"name": "tests.batch.done", "queue": "callbacks"}
 
@@ -177,17 +177,17 @@ class Done(faktory.Job):
     ],
 )
 @pytest.mark.parametrize("name", ["success", "complete"])
-def test_a_callback_may_be_said_in_many_ways(
+def test_a_callback_may_be_a_job_a_name_or_a_dict(
     server: FakeServer, name: str, callback: Any, sent: dict[str, Any]
 ) -> None:
     batch = new(**{name: callback})
     with batch.jobs():
         pass
-    (told,) = made(server)
-    assert list(told) == [name]
-    assert {key: told[name][key] for key in sent} == sent
-    assert told[name]["retry"] is not None
-    assert len(told[name]["jid"]) >= 8
+    (definition,) = definitions(server)
+    assert list(definition) == [name]
+    assert {key: definition[name][key] for key in sent} == sent
+    assert definition[name]["retry"] is not None
+    assert len(definition[name]["jid"]) >= 8
 
 
 def test_a_function_may_be_a_callback(server: FakeServer) -> None:
@@ -195,21 +195,21 @@ def test_a_function_may_be_a_callback(server: FakeServer) -> None:
     batch.success = faktory.job(queue="low")(nothing)
     with batch.jobs():
         pass
-    told = made(server)[0]["success"]
-    assert (told["jobtype"], told["queue"], told["args"]) == ("nothing", "low", [])
+    callback = definitions(server)[0]["success"]
+    assert (callback["jobtype"], callback["queue"], callback["args"]) == ("nothing", "low", [])
 
 
-def test_a_callback_is_no_member_of_the_batch_around_it(server: FakeServer) -> None:
+def test_a_callback_is_not_a_member_of_the_batch_around_it(server: FakeServer) -> None:
     with faktory.Batch(success="outer").jobs(), faktory.Batch(success=done).jobs():
         pass
-    assert made(server)[1]["success"]["custom"] == {"a": 1}
+    assert definitions(server)[1]["success"]["custom"] == {"a": 1}
 
 
 def needs(a: int, b: int) -> None: ...
 
 
 @pytest.mark.parametrize("name", ["success", "complete"])
-def test_a_job_that_needs_arguments_is_refused_where_it_is_set(name: str) -> None:
+def test_a_callback_that_needs_arguments_is_refused_where_it_is_set(name: str) -> None:
     batch = faktory.Batch()
     jobs: list[Any] = [work, work.set(queue="low"), faktory.job(needs)]
     for job in jobs:
@@ -221,13 +221,13 @@ def test_a_job_that_needs_arguments_is_refused_where_it_is_set(name: str) -> Non
 
 
 @pytest.mark.parametrize("callback", [5, ["done"], nothing, object(), faktory.Job, b"done"])
-def test_what_is_no_job_is_refused_where_it_is_set(callback: Any) -> None:
+def test_a_callback_that_is_not_a_job_is_refused_where_it_is_set(callback: Any) -> None:
     with pytest.raises(FaktoryPayloadError, match=r"success is .*pass a declared job"):
         faktory.Batch(success=callback)
 
 
 @pytest.mark.parametrize(
-    ("callback", "told"),
+    ("callback", "message"),
     [
         ("", "jobtype is ''"),
         ({}, "no 'jobtype'"),
@@ -236,18 +236,18 @@ def test_what_is_no_job_is_refused_where_it_is_set(callback: Any) -> None:
         ({"jobtype": "done", "nope": 1}, "'nope' is no field"),
     ],
 )
-def test_a_callback_that_the_server_would_not_have_is_refused_where_it_is_set(
-    callback: Any, told: str
+def test_a_callback_with_a_wrong_field_is_refused_where_it_is_set(
+    callback: Any, message: str
 ) -> None:
     batch = faktory.Batch(success="done")
     for name in ("success", "complete"):
-        with pytest.raises(FaktoryPayloadError, match=f"^{name}: .*{told}"):
+        with pytest.raises(FaktoryPayloadError, match=f"^{name}: .*{message}"):
             setattr(batch, name, callback)
     assert (batch.success, batch.complete) == ("done", None)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"description": 5}, "description is 5: it must be text"),
         ({"parent": 5}, "parent is 5: it must be a batch, or the bid of one"),
@@ -256,14 +256,14 @@ def test_a_callback_that_the_server_would_not_have_is_refused_where_it_is_set(
         ({"pool": "tcp://other:1"}, r"pool is of type str: .*faktory\.Pool"),
     ],
 )
-def test_what_a_batch_cannot_have_is_refused_where_it_is_said(
-    settings: dict[str, Any], told: str
+def test_a_wrong_setting_is_refused_where_it_is_given(
+    settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(TypeError, match=told):
+    with pytest.raises(TypeError, match=message):
         faktory.Batch(**settings)
 
 
-def test_a_setting_that_is_spelt_wrong_is_refused_and_an_attribute_of_a_subclass_is_not() -> None:
+def test_a_misspelt_setting_is_refused_and_an_attribute_of_a_subclass_is_not() -> None:
     class Import(faktory.Batch):
         def __init__(self, file: str) -> None:
             super().__init__(success="done")
@@ -277,7 +277,7 @@ def test_a_setting_that_is_spelt_wrong_is_refused_and_an_attribute_of_a_subclass
             setattr(batch, wrong, "done")
 
 
-def test_a_batch_itself_is_no_block(server: FakeServer) -> None:
+def test_a_batch_itself_is_not_a_context_manager(server: FakeServer) -> None:
     batch: Any = faktory.Batch(success="done")
     with pytest.raises(TypeError, match=r"with batch\.jobs\(\):"), batch:
         pytest.fail("the block was entered")
@@ -295,14 +295,14 @@ def test_a_batch_without_a_callback_is_refused(server: FakeServer) -> None:
     assert batch.bid == "b-1"
 
 
-# What cannot be changed
+# Settings after the batch was created
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("description", "x"), ("success", "x"), ("complete", None), ("parent", "b-9")],
 )
-def test_a_batch_that_is_made_cannot_be_changed(server: FakeServer, name: str, value: Any) -> None:
+def test_a_batch_that_exists_cannot_be_changed(server: FakeServer, name: str, value: Any) -> None:
     batch = faktory.Batch(description="images", success="done")
     batch.description = "photos"
     with batch.jobs(), pytest.raises(RuntimeError, match="the batch b-1 exists"):
@@ -310,12 +310,12 @@ def test_a_batch_that_is_made_cannot_be_changed(server: FakeServer, name: str, v
     for each in (batch, faktory.Batch("b-1")):
         with pytest.raises(RuntimeError, match="the batch b-1 exists"):
             setattr(each, name, value)
-    assert made(server)[0]["description"] == "photos"
+    assert definitions(server)[0]["description"] == "photos"
     assert batch.description == "photos"
 
 
 @pytest.mark.parametrize("name", ["description", "success", "complete", "parent"])
-def test_a_batch_that_there_is_takes_no_settings(name: str) -> None:
+def test_an_existing_batch_takes_no_settings(name: str) -> None:
     with pytest.raises(RuntimeError, match=f"'b-77'.* existing batch .*no {name}=.* keywords only"):
         new("b-77", **{name: "x"})
 
@@ -333,7 +333,7 @@ def test_a_batch_may_have_a_parent(server: FakeServer) -> None:
         by_bid.parent = parent.bid
         with by_bid.jobs():
             pass
-    assert [batch.get("parent_bid") for batch in made(server)] == [None, "b-1", "b-1"]
+    assert [batch.get("parent_bid") for batch in definitions(server)] == [None, "b-1", "b-1"]
     assert verbs(server) == [
         "BATCH NEW",
         "BATCH NEW",
@@ -344,7 +344,7 @@ def test_a_batch_may_have_a_parent(server: FakeServer) -> None:
     ]
 
 
-def test_a_parent_may_be_set_before_it_is_made_and_must_be_made_before_the_child(
+def test_a_parent_may_be_set_before_it_exists_and_must_exist_before_the_child(
     server: FakeServer,
 ) -> None:
     parent = faktory.Batch(success="outer")
@@ -354,16 +354,16 @@ def test_a_parent_may_be_set_before_it_is_made_and_must_be_made_before_the_child
     assert server.other_commands == []
     with parent.jobs(), child.jobs():
         pass
-    assert made(server)[1]["parent_bid"] == "b-1"
+    assert definitions(server)[1]["parent_bid"] == "b-1"
 
 
-def test_a_block_in_a_block_has_no_parent_by_itself(server: FakeServer) -> None:
+def test_a_batch_inside_a_block_has_no_parent_unless_it_is_given(server: FakeServer) -> None:
     with faktory.Batch(success="outer").jobs(), faktory.Batch(success="inner").jobs():
         pass
-    assert "parent_bid" not in made(server)[1]
+    assert "parent_bid" not in definitions(server)[1]
 
 
-def test_blocks_nest_and_the_outer_one_is_open_again_behind_the_inner(
+def test_blocks_nest_and_after_the_inner_one_the_outer_one_is_open_again(
     server: FakeServer,
 ) -> None:
     outer, inner = faktory.Batch(success="outer"), faktory.Batch(success="inner")
@@ -379,7 +379,7 @@ def test_blocks_nest_and_the_outer_one_is_open_again_behind_the_inner(
     assert bids(server) == ["b-1", "b-2", "b-1", "b-2", "b-1", None]
 
 
-# What goes wrong in a block
+# Errors in a block
 
 
 def push_and_raise(batch: faktory.Batch, error: BaseException) -> None:
@@ -426,7 +426,7 @@ def test_a_push_that_fails_in_a_block_comes_out_of_it(server: FakeServer) -> Non
     assert open_batch.get() is None
 
 
-def test_a_batch_that_cannot_be_made_leaves_nothing_open(
+def test_a_batch_that_cannot_be_created_is_not_open(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -440,7 +440,7 @@ def test_a_batch_that_cannot_be_made_leaves_nothing_open(
     assert open_batch.get() is None
 
 
-# Who sees the open batch
+# Threads and the open batch
 
 
 def test_a_thread_does_not_see_the_open_batch_unless_its_context_is_a_copy(
@@ -475,11 +475,11 @@ def test_a_batch_opened_in_a_thread_is_not_open_here(server: FakeServer) -> None
     assert bids(server) == ["b-1", None]
 
 
-# What joins
+# Jobs that join
 
 
 @pytest.mark.parametrize("middleware", [False, True])
-def test_many_jobs_join_the_batch_too(server: FakeServer, middleware: bool) -> None:
+def test_jobs_of_a_bulk_join_the_batch_too(server: FakeServer, middleware: bool) -> None:
     if middleware:
         client_middleware.add(lambda payload, call_next: call_next())
     with faktory.Batch(success="done").jobs():
@@ -505,7 +505,7 @@ def test_custom_values_of_a_job_stay_beside_the_bid(server: FakeServer) -> None:
     ]
 
 
-def test_a_middleware_behind_the_built_in_one_sees_the_bid(server: FakeServer) -> None:
+def test_a_middleware_after_the_built_in_one_sees_the_bid(server: FakeServer) -> None:
     seen: list[Any] = []
 
     @client_middleware.add

@@ -15,7 +15,7 @@ Middleware = Callable[[list[str], Next], Any]
 
 
 def named(name: str) -> Middleware:
-    """A middleware that writes down when it comes and goes."""
+    """Return a middleware that logs its begin and its end."""
 
     def middleware(log: list[str], call_next: Next) -> Any:
         log.append(f"{name}(")
@@ -56,7 +56,7 @@ def test_the_first_middleware_is_the_outermost() -> None:
     assert log == ["a(", "b(", "c(", "job", ")c", ")b", ")a"]
 
 
-def test_an_empty_chain_calls_what_it_is_around() -> None:
+def test_an_empty_chain_calls_only_the_innermost() -> None:
     assert Chain[Middleware]().run(job, []) == "result"
 
 
@@ -77,7 +77,7 @@ def test_an_empty_chain_calls_what_it_is_around() -> None:
         (lambda chain: chain.insert_after(d, a), "bca"),
         (lambda chain: chain.remove(b), "ac"),
         (lambda chain: chain.remove(d), "abc"),
-        (lambda chain: chain.clear(), ""),  # nothing is built in here
+        (lambda chain: chain.clear(), ""),  # without built-in middleware
     ],
 )
 def test_a_chain_can_be_changed_at_any_place(
@@ -115,7 +115,7 @@ def test_adding_works_as_a_decorator() -> None:
     assert list(chain) == [middleware]
 
 
-def test_methods_of_an_object_are_known_again() -> None:
+def test_a_bound_method_is_found_again() -> None:
     class Tenants:
         def around(self, log: list[str], call_next: Next) -> Any:
             log.append("tenant")
@@ -131,7 +131,7 @@ def test_methods_of_an_object_are_known_again() -> None:
 
 
 @pytest.mark.parametrize("method", ["add", "prepend", "insert_before", "insert_after"])
-def test_what_cannot_be_called_is_no_middleware(method: str) -> None:
+def test_a_middleware_must_be_callable(method: str) -> None:
     chain = chain_of(a)
     args = (a, "tenant") if method.startswith("insert") else ("tenant",)
     with pytest.raises(TypeError, match="'tenant' is not a middleware"):
@@ -157,7 +157,9 @@ class Waits:
     ("middleware", "what"),
     [(waits, "an async"), (Waits(), "an async"), (yields, "a generator")],
 )
-def test_what_would_not_go_on_is_no_middleware(method: str, middleware: Any, what: str) -> None:
+def test_an_async_or_generator_function_is_not_a_middleware(
+    method: str, middleware: Any, what: str
+) -> None:
     chain = chain_of(a)
     args = (a, middleware) if method.startswith("insert") else (middleware,)
     with pytest.raises(TypeError, match=f"is {what} function, and its call would not continue"):
@@ -165,28 +167,28 @@ def test_what_would_not_go_on_is_no_middleware(method: str, middleware: Any, wha
     assert list(chain) == [a]
 
 
-def test_a_middleware_may_change_what_it_is_called_with() -> None:
+def test_a_middleware_may_change_its_arguments() -> None:
     def change(log: list[str], call_next: Next) -> Any:
         log[:] = ["changed"]
         return call_next()
 
-    log = ["asked"]
+    log = ["first"]
     chain_of(change).run(job, log)
     assert log == ["changed", "job"]
 
 
-def test_a_middleware_that_does_not_go_on_stops_it_and_says_what_comes_of_it() -> None:
+def test_a_middleware_that_does_not_continue_stops_the_chain_and_returns_its_own_value() -> None:
     log: list[str] = []
     chain = chain_of(a, lambda log, call_next: "stopped", b)
     assert chain.run(job, log) == "stopped"
     assert log == ["a(", ")a"]
 
 
-def test_a_middleware_may_replace_what_is_returned() -> None:
+def test_a_middleware_may_replace_the_result() -> None:
     assert chain_of(lambda log, call_next: f"<{call_next()}>").run(job, []) == "<result>"
 
 
-def test_a_middleware_may_go_on_again() -> None:
+def test_a_middleware_may_continue_twice() -> None:
     def again(log: list[str], call_next: Next) -> Any:
         call_next()
         return call_next()
@@ -196,7 +198,7 @@ def test_a_middleware_may_go_on_again() -> None:
     assert log == ["a(", "job", ")a"] * 2
 
 
-def test_an_exception_passes_through_all() -> None:
+def test_an_exception_passes_through_all_middleware() -> None:
     log: list[str] = []
 
     def fail(log: list[str]) -> None:
@@ -207,7 +209,7 @@ def test_an_exception_passes_through_all() -> None:
     assert log == ["a(", "b(", ")b", ")a"]
 
 
-def test_a_middleware_may_catch_what_was_raised() -> None:
+def test_a_middleware_may_catch_an_exception() -> None:
     def catch(log: list[str], call_next: Next) -> Any:
         try:
             return call_next()
@@ -304,7 +306,7 @@ def test_a_chain_is_composed_when_it_changes_and_not_when_it_runs(
     assert composed == []
 
 
-def test_what_is_built_in_makes_no_chain_special() -> None:
+def test_a_chain_is_plain_with_built_in_middleware_only() -> None:
     chain = Chain([a])
     assert chain.is_plain
     chain.add(b)

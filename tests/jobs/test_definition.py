@@ -22,7 +22,7 @@ def rest(a: int, *more: int) -> None: ...
 def nothing() -> None: ...
 
 
-# What can be declared
+# Parameters
 
 
 def keyword_only(a: int, *, b: int = 1) -> None: ...
@@ -30,7 +30,7 @@ def any_keyword(a: int, **others: int) -> None: ...
 
 
 @pytest.mark.parametrize(("function", "what"), [(keyword_only, "b: "), (any_keyword, "others")])
-def test_keywords_that_cannot_be_positions_are_refused_where_the_job_is_declared(
+def test_keyword_only_parameters_are_refused_where_the_job_is_declared(
     function: Callable[..., None], what: str
 ) -> None:
     with pytest.raises(TypeError, match=f"{function.__name__} takes .*{what}.* by keyword only"):
@@ -43,7 +43,7 @@ def test_keywords_that_cannot_be_positions_are_refused_where_the_job_is_declared
 # Functions
 
 
-def test_a_job_is_called_as_ever(server: FakeServer) -> None:
+def test_a_declared_function_can_still_be_called(server: FakeServer) -> None:
     @faktory.job
     def add(a: int, b: int = 1) -> int:
         """Add."""
@@ -64,11 +64,11 @@ def test_help_shows_a_job_as_its_function(server: FakeServer) -> None:
     def resize(image: int, size: str = "thumb") -> None:
         """Resize an image."""
 
-    said = pydoc.render_doc(resize, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
+    text = pydoc.render_doc(resize, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
     signature = "resize(image: int, size: str = 'thumb') -> None"
-    assert signature in re.sub(r"'(int|str|None)'", r"\1", said)  # before 3.14, annotations as text
-    assert "Resize an image." in said
-    assert "perform_bulk" not in said
+    assert signature in re.sub(r"'(int|str|None)'", r"\1", text)  # before 3.14, annotations as text
+    assert "Resize an image." in text
+    assert "perform_bulk" not in text
 
 
 @faktory.job
@@ -87,7 +87,7 @@ def test_a_declared_function_is_pickled_by_its_name(server: FakeServer) -> None:
     assert server.jobs[0]["jobtype"] == "pickled"
 
 
-def test_a_job_with_other_options_is_pickled_without_what_was_made_of_the_defaults(
+def test_a_job_with_other_options_is_pickled_without_the_fields_made_of_the_defaults(
     server: FakeServer,
 ) -> None:
     faktory.default_job_options = {"retry": 1}
@@ -108,7 +108,7 @@ def test_a_job_with_a_pool_of_its_own_cannot_be_pickled() -> None:
         pickle.dumps(job)
 
 
-def test_an_unknown_option_is_refused_with_the_closest_name_in_all_places() -> None:
+def test_an_unknown_option_is_refused_with_the_closest_name_everywhere() -> None:
     job = faktory.job(nothing)
     for declare, where in (
         (lambda: faktory.job(retrys=1), "@faktory.job"),
@@ -152,13 +152,13 @@ def test_a_function_runs_with_the_arguments_of_its_payload() -> None:
     assert run("add", 1, 2) == 3
 
 
-# Jobs that others run
+# Jobs of other programs
 
 
 def takes(image: int, size: str = "thumb") -> None: ...
 
 
-def test_an_external_job_takes_any_positions_and_is_registered_nowhere(
+def test_an_external_job_takes_any_positions_and_is_not_registered(
     server: FakeServer,
 ) -> None:
     job = faktory.external("ResizeImage", queue="images", retry=3, custom={"a": 1})
@@ -181,7 +181,7 @@ def test_an_external_job_takes_any_positions_and_is_registered_nowhere(
     assert repr(job) == "<faktory job ResizeImage>"
 
 
-def test_keywords_of_an_external_job_nobody_described_are_refused(server: FakeServer) -> None:
+def test_an_external_job_without_a_signature_takes_no_keywords(server: FakeServer) -> None:
     job = faktory.external("ResizeImage")
     for push in (job.perform_async, job.set(retry=1).perform_async):
         with pytest.raises(
@@ -191,7 +191,7 @@ def test_keywords_of_an_external_job_nobody_described_are_refused(server: FakeSe
     assert server.opened == []
 
 
-def test_an_external_job_with_a_signature_is_checked_like_one_of_ours(
+def test_an_external_job_with_a_signature_checks_its_arguments(
     server: FakeServer,
 ) -> None:
     job = faktory.external("ResizeImage", takes, queue="images")

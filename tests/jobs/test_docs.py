@@ -1,4 +1,4 @@
-"""The page on jobs: each of its blocks of code, as it stands."""
+"""Each block of code on the page about jobs, run unchanged."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_thread_joins_the_batch_as_the_page_says(server: EmbeddedServer) -> No
     assert batch.status()["total"] == 1
 
 
-def test_a_push_that_fails_in_a_block_and_is_caught_is_no_member(server: EmbeddedServer) -> None:
+def test_a_job_whose_push_failed_in_a_block_is_not_a_member(server: EmbeddedServer) -> None:
     work = faktory.external("import_rows").set(unique_for=60)
     batch = faktory.Batch(success="done")
     with batch.jobs():

@@ -1,4 +1,4 @@
-"""What runs around each push of this process's jobs."""
+"""The client middleware around each push, and the two chains of the process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ resize = faktory.external("resize", takes, queue="images", retry=3, custom={"tag
 
 @pytest.fixture
 def seen() -> list[Payload]:
-    """The payloads that came to a middleware, as they were then."""
+    """The payloads that a middleware was called with, as they were then."""
     seen: list[Payload] = []
 
     @client_middleware.add
@@ -38,7 +38,7 @@ def seen() -> list[Payload]:
     return seen
 
 
-def test_a_middleware_sees_the_job_as_it_will_go_out(
+def test_a_middleware_sees_the_job_as_it_will_be_sent(
     server: FakeServer, seen: list[Payload]
 ) -> None:
     jid = resize.perform_async(1, size="full")
@@ -55,7 +55,9 @@ def test_a_middleware_sees_the_job_as_it_will_go_out(
     ]
 
 
-def test_a_middleware_sees_when_as_text(server: FakeServer, seen: list[Payload]) -> None:
+def test_a_middleware_sees_the_time_of_a_job_as_text(
+    server: FakeServer, seen: list[Payload]
+) -> None:
     when = datetime(2100, 1, 2, tzinfo=UTC)
     resize.perform_at(when, 1)
     resize.perform_in(timedelta(hours=1), 1)
@@ -91,7 +93,7 @@ def test_a_middleware_may_change_the_job(server: FakeServer) -> None:
     ]
 
 
-def test_what_a_middleware_changes_in_one_job_is_in_no_other(server: FakeServer) -> None:
+def test_a_change_by_a_middleware_is_in_one_job_only(server: FakeServer) -> None:
     row: Any = [1]
 
     @client_middleware.add
@@ -112,7 +114,7 @@ def test_what_a_middleware_changes_in_one_job_is_in_no_other(server: FakeServer)
     assert server.jobs[-1]["custom"] == {"tags": ["x"]}
 
 
-def test_a_push_that_is_stopped_returns_what_the_middleware_says(server: FakeServer) -> None:
+def test_a_stopped_push_returns_the_value_of_the_middleware(server: FakeServer) -> None:
     client_middleware.add(lambda payload, call_next: None)
     for push in (
         resize.perform_async,
@@ -135,7 +137,7 @@ def test_wrong_arguments_do_not_reach_the_middleware(
     assert seen == []
 
 
-def test_what_a_push_raises_passes_the_middleware(server: FakeServer) -> None:
+def test_an_error_of_a_push_passes_the_middleware(server: FakeServer) -> None:
     caught: list[Exception] = []
 
     @client_middleware.add
@@ -152,7 +154,7 @@ def test_what_a_push_raises_passes_the_middleware(server: FakeServer) -> None:
     assert len(caught) == 1
 
 
-def test_a_job_that_a_middleware_spoils_is_refused_by_its_field(server: FakeServer) -> None:
+def test_a_wrong_change_by_a_middleware_is_refused_by_field(server: FakeServer) -> None:
     @client_middleware.add
     def spoil(payload: Payload, call_next: Next) -> Any:
         payload["queue"] = "a b"
@@ -163,7 +165,9 @@ def test_a_job_that_a_middleware_spoils_is_refused_by_its_field(server: FakeServ
     assert server.opened == []
 
 
-def test_a_class_and_an_external_job_pass_too(server: FakeServer, seen: list[Payload]) -> None:
+def test_a_class_and_an_external_job_pass_the_middleware_too(
+    server: FakeServer, seen: list[Payload]
+) -> None:
     class Work(faktory.Job):
         def perform(self) -> None: ...
 
@@ -173,19 +177,17 @@ def test_a_class_and_an_external_job_pass_too(server: FakeServer, seen: list[Pay
     assert [payload["jobtype"] for payload in seen] == ["Work", "Work", "Other"]
 
 
-def test_what_a_client_pushes_by_itself_passes_no_middleware(
-    server: FakeServer, seen: list[Payload]
-) -> None:
+def test_a_push_by_a_client_passes_no_middleware(server: FakeServer, seen: list[Payload]) -> None:
     with faktory.Client("tcp://fake:1") as client:
         client.push({"jobtype": "resize", "args": []})
     assert len(server.jobs) == 1
     assert seen == []
 
 
-# Many at a time
+# Bulk pushes
 
 
-def test_each_of_many_jobs_passes(server: FakeServer, seen: list[Payload]) -> None:
+def test_each_job_of_a_bulk_passes_the_middleware(server: FakeServer, seen: list[Payload]) -> None:
     jids = resize.perform_bulk((number,) for number in range(BULK_CHUNK + 1))
     assert seen == server.jobs
     assert server.sizes == [BULK_CHUNK, 1]
@@ -193,7 +195,7 @@ def test_each_of_many_jobs_passes(server: FakeServer, seen: list[Payload]) -> No
     assert [payload["args"] for payload in seen] == [[n] for n in range(BULK_CHUNK + 1)]
 
 
-def test_of_many_jobs_each_may_be_changed(server: FakeServer) -> None:
+def test_each_job_of_a_bulk_may_be_changed(server: FakeServer) -> None:
     @client_middleware.add
     def change(payload: Payload, call_next: Next) -> Any:
         payload["jid"] = f"image-{payload['args'][0]:03}"
@@ -207,9 +209,7 @@ def test_of_many_jobs_each_may_be_changed(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_what_a_middleware_changes_behind_the_push_comes_too_late(
-    server: FakeServer, many: bool
-) -> None:
+def test_a_change_after_the_push_comes_too_late(server: FakeServer, many: bool) -> None:
     @client_middleware.add
     def for_the_push_alone(payload: Payload, call_next: Next) -> Any:
         payload["custom"]["trace"] = "now"
@@ -230,7 +230,7 @@ def test_what_a_middleware_changes_behind_the_push_comes_too_late(
     assert job["custom"] == {"tags": ["x"], "trace": "now"}
 
 
-def test_of_many_jobs_those_that_are_stopped_are_left_out(server: FakeServer) -> None:
+def test_stopped_jobs_of_a_bulk_are_left_out(server: FakeServer) -> None:
     @client_middleware.add
     def stop(payload: Payload, call_next: Next) -> Any:
         return call_next() if payload["args"][0] % 2 else None
@@ -240,14 +240,14 @@ def test_of_many_jobs_those_that_are_stopped_are_left_out(server: FakeServer) ->
     assert [job["jid"] for job in server.jobs] == jids
 
 
-def test_many_jobs_that_are_all_stopped_open_no_line(server: FakeServer) -> None:
+def test_a_bulk_whose_jobs_are_all_stopped_opens_no_connection(server: FakeServer) -> None:
     client_middleware.add(lambda payload, call_next: None)
     assert resize.perform_bulk((number,) for number in range(BULK_CHUNK + 5)) == []
     assert server.opened == []
 
 
 def spoil_one(number: int) -> None:
-    """Have a middleware put what is no JSON into one job."""
+    """Add a middleware that puts a value that is not JSON into one job."""
 
     @client_middleware.add
     def spoil(payload: Payload, call_next: Next) -> Any:
@@ -256,7 +256,7 @@ def spoil_one(number: int) -> None:
         return call_next()
 
 
-def test_a_spoilt_job_among_the_first_is_told_before_anything_is_sent(
+def test_a_wrong_value_in_the_first_chunk_is_raised_before_anything_is_sent(
     server: FakeServer,
 ) -> None:
     spoil_one(7)
@@ -265,7 +265,7 @@ def test_a_spoilt_job_among_the_first_is_told_before_anything_is_sent(
     assert server.opened == []
 
 
-def test_a_spoilt_field_among_the_first_is_told_before_anything_is_sent(
+def test_a_wrong_field_in_the_first_chunk_is_raised_before_anything_is_sent(
     server: FakeServer,
 ) -> None:
     @client_middleware.add
@@ -279,7 +279,9 @@ def test_a_spoilt_field_among_the_first_is_told_before_anything_is_sent(
     assert server.opened == []
 
 
-def test_a_spoilt_job_after_some_that_were_sent_tells_which_were(server: FakeServer) -> None:
+def test_a_wrong_value_in_a_later_chunk_is_raised_with_the_jids_that_were_sent(
+    server: FakeServer,
+) -> None:
     spoil_one(BULK_CHUNK + 7)
     with pytest.raises(FaktoryBulkError, match=r"custom.*when") as caught:
         resize.perform_bulk((number,) for number in range(BULK_CHUNK + 10))
@@ -289,7 +291,7 @@ def test_a_spoilt_job_after_some_that_were_sent_tells_which_were(server: FakeSer
     assert isinstance(caught.value.__cause__, FaktoryPayloadError)
 
 
-def test_what_a_middleware_raises_after_some_were_sent_loses_none_of_them(
+def test_an_error_of_a_middleware_in_a_later_chunk_has_the_jids_that_were_sent(
     server: FakeServer,
 ) -> None:
     @client_middleware.add
@@ -304,7 +306,7 @@ def test_what_a_middleware_raises_after_some_were_sent_loses_none_of_them(
     assert len(caught.value.jids) == BULK_CHUNK
 
 
-def test_rows_are_counted_with_those_that_were_stopped(server: FakeServer) -> None:
+def test_row_numbers_count_stopped_jobs_too(server: FakeServer) -> None:
     @client_middleware.add
     def stop(payload: Payload, call_next: Next) -> Any:
         return call_next() if payload["args"][0] >= 10 else None
@@ -315,7 +317,7 @@ def test_rows_are_counted_with_those_that_were_stopped(server: FakeServer) -> No
     assert len(caught.value.jids) == BULK_CHUNK - 10
 
 
-def test_with_what_is_built_in_alone_many_jobs_are_rendered_from_a_template(
+def test_without_added_middleware_a_bulk_is_rendered_from_a_template(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
@@ -337,6 +339,6 @@ def test_with_what_is_built_in_alone_many_jobs_are_rendered_from_a_template(
     assert same[:2] == same[2:4] == same[4:]
 
 
-def test_only_the_open_batch_is_joined_by_itself() -> None:
+def test_the_chains_begin_with_the_built_in_middleware_only() -> None:
     assert list(faktory.client_middleware) == [join_batch]
     assert list(faktory.worker_middleware) == []

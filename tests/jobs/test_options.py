@@ -25,7 +25,7 @@ customs = st.recursive(
 options = st.fixed_dictionaries({}, optional={"queue": st.text(), "custom": customs})
 
 
-def test_every_option_there_is_is_accepted() -> None:
+def test_every_option_is_accepted() -> None:
     check(dict.fromkeys(NAMES), "here")
 
 
@@ -39,7 +39,7 @@ def test_an_unknown_option_is_refused_with_the_closest_name(name: str, closest: 
     assert str(caught.value) == f"@faktory.job has no option {name!r}. Did you mean {closest!r}?"
 
 
-def test_an_unknown_option_like_no_other_is_refused_with_all_there_are() -> None:
+def test_an_unknown_option_unlike_any_other_is_refused_with_all_names() -> None:
     with pytest.raises(TypeError, match=r"no option 'xyzzy'\. There are \['backtrace', 'custom'"):
         check({"xyzzy": 1}, "@faktory.job")
 
@@ -48,7 +48,7 @@ def test_later_options_win() -> None:
     assert merge({"queue": "a", "retry": 1}, {"queue": "b"}) == {"queue": "b", "retry": 1}
 
 
-def test_custom_adds_up_at_every_depth() -> None:
+def test_custom_is_merged_at_every_depth() -> None:
     base = {"custom": {"a": {"x": 1, "y": [1]}, "b": 1}}
     over = {"custom": {"a": {"y": [2], "z": 3}, "c": 4}}
     assert merge(base, over) == {
@@ -56,7 +56,7 @@ def test_custom_adds_up_at_every_depth() -> None:
     }
 
 
-def test_what_is_no_dict_on_either_side_is_replaced() -> None:
+def test_values_that_are_not_dicts_are_replaced() -> None:
     assert merge({"custom": {"a": 1}}, {"custom": None}) == {"custom": None}
     assert merge({"custom": None}, {"custom": {"a": 1}}) == {"custom": {"a": 1}}
 
@@ -69,14 +69,14 @@ def test_any_mapping_becomes_a_dict() -> None:
 
 
 def containers(value: Any) -> set[int]:
-    """The identities of all that could be changed in place."""
+    """Return the identities of all dicts and lists in a value."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     own = {id(value)} if isinstance(value, (dict, list)) else set()
     return own.union(*map(containers, inner))
 
 
 @given(options, options)
-def test_what_is_merged_shares_nothing_with_what_it_was_made_of(
+def test_merged_options_share_nothing_with_their_sources(
     base: dict[str, Any], over: dict[str, Any]
 ) -> None:
     assert not containers(merge(base, over)) & (containers(base) | containers(over))
@@ -88,7 +88,7 @@ def test_each_jobs_fields_share_nothing_with_the_options(declared: dict[str, Any
     assert to_wire(declared) == declared
 
 
-def test_options_of_the_enterprise_server_travel_in_custom() -> None:
+def test_enterprise_options_are_sent_in_custom() -> None:
     declared = {
         "queue": "q",
         "custom": {"a": 1, "unique_for": 1},
@@ -109,7 +109,7 @@ def test_options_of_the_enterprise_server_travel_in_custom() -> None:
     }
 
 
-def test_no_custom_is_made_of_options_that_are_none() -> None:
+def test_options_that_are_none_make_no_custom() -> None:
     assert to_wire({"unique_for": None, "track": None}) == {}
 
 
@@ -125,12 +125,12 @@ def test_no_custom_is_made_of_options_that_are_none() -> None:
         ("unique_until", "end"),
     ],
 )
-def test_an_enterprise_option_that_cannot_be_is_refused_by_name(option: str, value: object) -> None:
+def test_a_wrong_enterprise_option_is_refused_by_name(option: str, value: object) -> None:
     with pytest.raises(FaktoryPayloadError, match=option):
         to_wire({option: value})
 
 
-def test_tracking_is_a_number_on_the_line_and_is_nothing_when_off() -> None:
+def test_track_is_sent_as_1_and_is_left_out_when_off() -> None:
     assert to_wire({"track": True}) == {"custom": {"track": 1}}
     assert to_wire({"track": False, "custom": {"a": 1}}) == {"custom": {"a": 1}}
     assert to_wire({"track": False}) == {}
@@ -164,7 +164,7 @@ def test_a_job_may_expire_at_a_point_in_time(when: Any) -> None:
         (float("nan"), "no time"),
     ],
 )
-def test_a_job_that_expires_at_no_point_in_time_is_refused(when: Any, remedy: str) -> None:
+def test_a_wrong_time_of_expiry_is_refused(when: Any, remedy: str) -> None:
     with pytest.raises(FaktoryPayloadError, match=f"expires_at is .*{remedy}"):
         to_wire({"expires_at": when})
 
@@ -175,11 +175,11 @@ def test_a_job_expires_in_one_way_only() -> None:
     assert to_wire({"expires_in": None, "expires_at": LATER})["custom"].keys() == {"expires_at"}
 
 
-# Options of all jobs
+# Default options
 
 
 def fields(server: FakeServer) -> dict[str, Any]:
-    """Push a job of which nothing is said; return what of it the defaults decide."""
+    """Push a job without options; return the fields that the defaults set."""
     faktory.external("work").perform_async()
     return {name: server.jobs[-1].get(name) for name in ("queue", "retry", "custom")}
 
@@ -187,7 +187,7 @@ def fields(server: FakeServer) -> dict[str, Any]:
 PLAIN = {"queue": "default", "retry": 25, "custom": None}
 
 
-def test_defaults_count_for_jobs_that_do_not_say_otherwise(server: FakeServer) -> None:
+def test_defaults_count_for_options_that_a_job_does_not_set(server: FakeServer) -> None:
     faktory.default_job_options.update(queue="a", retry=1, reserve_for=60)
     declared = faktory.external("work", queue="b")
     faktory.external("work").perform_async()
@@ -210,7 +210,7 @@ def test_defaults_add_to_the_options_of_a_class(server: FakeServer) -> None:
     assert (server.jobs[0]["queue"], server.jobs[0]["retry"]) == ("base", 1)
 
 
-def test_custom_values_of_defaults_declaration_and_set_add_up_at_every_depth(
+def test_custom_values_of_defaults_declaration_and_set_are_merged_at_every_depth(
     server: FakeServer,
 ) -> None:
     faktory.default_job_options["custom"] = {"a": {"x": 0, "y": 0, "z": 0}, "b": 0}
@@ -222,7 +222,7 @@ def test_custom_values_of_defaults_declaration_and_set_add_up_at_every_depth(
     assert faktory.default_job_options == {"custom": {"a": {"x": 0, "y": 0, "z": 0}, "b": 0}}
 
 
-def test_defaults_that_change_count_for_what_is_pushed_from_then_on(
+def test_changed_defaults_count_for_later_pushes(
     server: FakeServer,
 ) -> None:
     @faktory.job
@@ -259,7 +259,7 @@ def test_defaults_may_be_assigned_and_replace_those_before(server: FakeServer) -
     assert faktory.default_job_options is options_module.default_job_options
 
 
-def test_defaults_that_were_patched_come_back(server: FakeServer) -> None:
+def test_patched_defaults_are_restored(server: FakeServer) -> None:
     faktory.default_job_options["queue"] = "a"
     before = faktory.default_job_options
     with pytest.MonkeyPatch.context() as patch:
@@ -273,12 +273,12 @@ def test_defaults_that_were_patched_come_back(server: FakeServer) -> None:
 
 def test_an_unknown_default_is_refused_and_changes_nothing(server: FakeServer) -> None:
     defaults = faktory.default_job_options
-    told = r"faktory\.default_job_options has no option 'retrys'\. Did you mean 'retry'\?"
-    with pytest.raises(TypeError, match=told):
+    message = r"faktory\.default_job_options has no option 'retrys'\. Did you mean 'retry'\?"
+    with pytest.raises(TypeError, match=message):
         defaults["retrys"] = 1
-    with pytest.raises(TypeError, match=told):
+    with pytest.raises(TypeError, match=message):
         defaults.update(retrys=1)
-    with pytest.raises(TypeError, match=told):
+    with pytest.raises(TypeError, match=message):
         faktory.default_job_options = {"retrys": 1}
     with pytest.raises(TypeError, match="has no option 'name'"):
         defaults["name"] = "work"
@@ -286,7 +286,7 @@ def test_an_unknown_default_is_refused_and_changes_nothing(server: FakeServer) -
     assert fields(server) == PLAIN
 
 
-def test_what_is_read_of_the_defaults_cannot_be_changed_in_place(server: FakeServer) -> None:
+def test_values_read_from_the_defaults_cannot_be_changed_in_place(server: FakeServer) -> None:
     custom = {"a": 1, "inner": {"b": 1}, "list": [1]}
     faktory.default_job_options["custom"] = custom
     read = faktory.default_job_options["custom"]
@@ -318,7 +318,7 @@ def test_a_default_may_be_undone_by_none(server: FakeServer) -> None:
     assert "custom" not in server.jobs[0]
 
 
-def test_a_default_that_cannot_be_is_refused_where_it_is_said(server: FakeServer) -> None:
+def test_a_wrong_default_is_refused_where_it_is_set(server: FakeServer) -> None:
     faktory.default_job_options = {"queue": "a", "expires_in": 5}
     for name, value in (("queue", "a b"), ("retry", "3"), ("expires_at", "2100-01-02T03:04:05Z")):
         with pytest.raises(FaktoryPayloadError, match=f"faktory.default_job_options: .*{name}"):
@@ -331,7 +331,7 @@ def test_a_default_that_cannot_be_is_refused_where_it_is_said(server: FakeServer
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"retry": "3"}, "retry is '3'"),
         ({"queue": "a b"}, "queue is 'a b'"),
@@ -343,9 +343,7 @@ def test_a_default_that_cannot_be_is_refused_where_it_is_said(server: FakeServer
         ({"expires_in": 0}, "expires_in is 0"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused_where_it_is_said(
-    options: dict[str, Any], told: str
-) -> None:
+def test_a_wrong_option_is_refused_where_it_is_given(options: dict[str, Any], message: str) -> None:
     external = faktory.external("work")
     declare: list[Callable[[], object]] = [
         lambda: faktory.job(name="work", **options)(lambda: None),
@@ -354,7 +352,7 @@ def test_an_option_that_cannot_be_is_refused_where_it_is_said(
         lambda: type("work", (Worked, faktory.Job), {"faktory_options": options}),
     ]
     for each in declare:
-        with pytest.raises(FaktoryPayloadError, match=f"the job 'work': {told}"):
+        with pytest.raises(FaktoryPayloadError, match=f"the job 'work': {message}"):
             each()
     assert registry.names() == []
 
@@ -363,7 +361,7 @@ class Worked:
     def perform(self) -> None: ...
 
 
-def test_an_option_that_is_none_is_one_that_nobody_gave(server: FakeServer) -> None:
+def test_an_option_that_is_none_counts_as_not_given(server: FakeServer) -> None:
     @faktory.client_middleware.add
     def tenant(payload: dict[str, Any], call_next: Next) -> Any:
         payload.setdefault("custom", {})["tenant"] = 7

@@ -41,7 +41,7 @@ def test_wrong_arguments_fail_where_the_job_is_pushed(server: FakeServer) -> Non
     assert server.opened == []
 
 
-# One
+# One job
 
 
 def test_a_bare_job_has_the_defaults_of_every_client(server: FakeServer) -> None:
@@ -51,7 +51,7 @@ def test_a_bare_job_has_the_defaults_of_every_client(server: FakeServer) -> None
     ]
 
 
-def test_all_options_go_out_as_the_server_has_them(server: FakeServer) -> None:
+def test_all_options_are_sent_as_fields_of_the_server(server: FakeServer) -> None:
     job = faktory.job(
         name="Resize",
         queue="images",
@@ -87,7 +87,7 @@ def test_set_leaves_the_job_as_it_was(server: FakeServer) -> None:
     assert (second["queue"], second["retry"], second["custom"]) == ("a", 25, {"x": {"y": 1}})
 
 
-def test_a_job_that_cannot_be_json_is_refused_with_its_place(server: FakeServer) -> None:
+def test_an_argument_that_is_not_json_is_refused_with_its_path(server: FakeServer) -> None:
     with pytest.raises(FaktoryPayloadError, match=r"args\[1\]"):
         faktory.job(no_defaults).perform_async(1, datetime.now())  # type: ignore[arg-type]
     with pytest.raises(FaktoryPayloadError, match="queue is 'a b'"):
@@ -102,13 +102,13 @@ def test_a_job_that_the_server_refuses_raises(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("pool", ["tcp://other:1", faktory.Client("tcp://other:1")])
-def test_what_is_no_pool_is_refused_with_the_remedy(server: FakeServer, pool: Any) -> None:
+def test_a_pool_of_another_type_is_refused_with_the_remedy(server: FakeServer, pool: Any) -> None:
     with pytest.raises(TypeError, match=r'pool is of type .*: .* like faktory\.Pool\(.*"tcp:'):
         faktory.job(rest).set(pool=pool)
     assert server.opened == []
 
 
-def test_a_job_goes_to_the_pool_that_it_is_set_to(server: FakeServer) -> None:
+def test_a_job_is_pushed_through_the_pool_given_to_set(server: FakeServer) -> None:
     other = Pool(lambda: faktory.Client("tcp://other:2"), size=1)
     job = faktory.job(nothing)
     job.set(pool=other).perform_async()
@@ -118,10 +118,10 @@ def test_a_job_goes_to_the_pool_that_it_is_set_to(server: FakeServer) -> None:
     other.close()
 
 
-# Later
+# Scheduled jobs
 
 
-def test_perform_in_says_when_in_utc(server: FakeServer) -> None:
+def test_perform_in_sends_the_time_in_utc(server: FakeServer) -> None:
     job = faktory.job(rest)
     for delay in (90, 90.5, timedelta(seconds=90)):
         before = datetime.now(UTC)
@@ -142,7 +142,7 @@ def test_no_delay_means_now(server: FakeServer, delay: Any) -> None:
 @pytest.mark.parametrize(
     "delay", ["5", None, True, float("nan"), float("inf"), datetime.now(UTC), 1e12, 10**400]
 )
-def test_what_is_no_delay_is_refused(server: FakeServer, delay: Any) -> None:
+def test_a_wrong_delay_is_refused(server: FakeServer, delay: Any) -> None:
     with pytest.raises(FaktoryPayloadError, match="the delay is"):
         faktory.job(nothing).perform_in(delay)
     assert server.jobs == []
@@ -163,7 +163,7 @@ SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
     ],
     ids=["utc", "another zone", "text", "text with Z", "float", "int"],
 )
-def test_perform_at_takes_any_way_to_say_when(server: FakeServer, when: Any) -> None:
+def test_perform_at_takes_times_of_any_type(server: FakeServer, when: Any) -> None:
     faktory.job(nothing).perform_at(when)
     assert server.jobs[0]["at"] == SOON.isoformat().replace("+00:00", "Z")
 
@@ -171,7 +171,7 @@ def test_perform_at_takes_any_way_to_say_when(server: FakeServer, when: Any) -> 
 @pytest.mark.parametrize(
     "when", [datetime.now(UTC), 0, "2020-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00"]
 )
-def test_what_is_past_is_pushed_at_once(server: FakeServer, when: Any) -> None:
+def test_a_time_in_the_past_is_not_sent(server: FakeServer, when: Any) -> None:
     faktory.job(nothing).perform_at(when)
     assert "at" not in server.jobs[0]
 
@@ -189,7 +189,7 @@ def test_what_is_past_is_pushed_at_once(server: FakeServer, when: Any) -> None:
         (float("nan"), "no time"),
     ],
 )
-def test_what_is_no_instant_is_refused_with_the_remedy(
+def test_a_wrong_time_is_refused_with_the_remedy(
     server: FakeServer, when: Any, remedy: str
 ) -> None:
     with pytest.raises(FaktoryPayloadError, match=remedy):
@@ -197,7 +197,7 @@ def test_what_is_no_instant_is_refused_with_the_remedy(
     assert server.jobs == []
 
 
-# Many
+# Many jobs
 
 
 def test_rows_become_jobs(server: FakeServer) -> None:
@@ -217,19 +217,19 @@ def test_rows_become_jobs(server: FakeServer) -> None:
     ]
 
 
-def test_no_rows_are_no_jobs(server: FakeServer) -> None:
+def test_without_rows_nothing_is_pushed(server: FakeServer) -> None:
     assert faktory.job(nothing).perform_bulk([]) == []
     assert server.opened == []
 
 
-def test_many_rows_go_out_in_chunks(server: FakeServer) -> None:
+def test_many_rows_are_sent_in_chunks(server: FakeServer) -> None:
     jids = faktory.job(rest).perform_bulk((number,) for number in range(2 * BULK_CHUNK + 1))
     assert server.sizes == [BULK_CHUNK, BULK_CHUNK, 1]
     assert [job["jid"] for job in server.jobs] == jids
     assert [job["args"] for job in server.jobs] == [[n] for n in range(2 * BULK_CHUNK + 1)]
 
 
-def test_rows_are_taken_as_they_are_needed(server: FakeServer) -> None:
+def test_rows_are_read_chunk_by_chunk(server: FakeServer) -> None:
     def rows() -> Iterator[tuple[int]]:
         for number in range(3 * BULK_CHUNK):
             assert number - len(server.jobs) < BULK_CHUNK
@@ -239,7 +239,7 @@ def test_rows_are_taken_as_they_are_needed(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ((1,), r"rows\[1\]: no_defaults: missing .*'b'"),
         ((1, 2, 3), r"rows\[1\]: no_defaults: too many"),
@@ -249,14 +249,16 @@ def test_rows_are_taken_as_they_are_needed(server: FakeServer) -> None:
     ],
 )
 def test_a_wrong_row_is_refused_by_number_before_anything_is_sent(
-    server: FakeServer, row: Any, told: str
+    server: FakeServer, row: Any, message: str
 ) -> None:
-    with pytest.raises(TypeError, match=told):
+    with pytest.raises(TypeError, match=message):
         faktory.job(no_defaults).perform_bulk([(1, 2), row])
     assert server.opened == []
 
 
-def test_a_wrong_row_after_some_that_were_sent_tells_which_were(server: FakeServer) -> None:
+def test_a_wrong_row_in_a_later_chunk_is_raised_with_the_jids_that_were_sent(
+    server: FakeServer,
+) -> None:
     rows = [(number, 1) for number in range(BULK_CHUNK + 1)] + [(1, object())]
     with pytest.raises(FaktoryBulkError, match=r"from row 1000 on: rows\[1\]\[1\]") as caught:
         faktory.job(no_defaults).perform_bulk(rows)
@@ -265,7 +267,7 @@ def test_a_wrong_row_after_some_that_were_sent_tells_which_were(server: FakeServ
     assert caught.value.unknown == caught.value.unsent == []
 
 
-def test_rows_that_the_server_refuses_are_told_after_the_others_went_through(
+def test_refused_rows_are_raised_after_the_others_were_queued(
     server: FakeServer,
 ) -> None:
     server.refuse = lambda job: "NOTUNIQUE Job not unique" if job["args"] == [1] else None
@@ -275,7 +277,7 @@ def test_rows_that_the_server_refuses_are_told_after_the_others_went_through(
     assert list(caught.value.refused.values()) == ["NOTUNIQUE Job not unique"]
 
 
-def test_a_broken_line_tells_what_is_unknown(server: FakeServer) -> None:
+def test_a_broken_connection_is_raised_with_the_unknown_jids(server: FakeServer) -> None:
     server.break_after = 1
     with pytest.raises(FaktoryBulkError, match="500 jobs may or may not be queued") as caught:
         faktory.job(rest).perform_bulk((number,) for number in range(BULK_CHUNK + 500))
@@ -284,7 +286,7 @@ def test_a_broken_line_tells_what_is_unknown(server: FakeServer) -> None:
     assert caught.value.unsent == []
 
 
-def test_a_line_that_cannot_be_had_tells_what_was_never_sent(
+def test_a_connection_that_cannot_be_opened_is_raised_with_the_unsent_jids(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -297,30 +299,30 @@ def test_a_line_that_cannot_be_had_tells_what_was_never_sent(
     assert caught.value.unknown == []
 
 
-def test_a_client_that_cannot_be_had_later_on_tells_which_jobs_were_sent(
+def test_a_timeout_of_the_pool_in_a_later_chunk_has_the_jids_that_were_sent(
     server: FakeServer,
 ) -> None:
     pool = Pool(lambda: faktory.Client("tcp://fake:1"), size=1, timeout=0.01)
     job = faktory.job(rest).set(pool=pool)
 
-    def rows(lent: ExitStack) -> Iterator[tuple[int]]:
+    def rows(acquired: ExitStack) -> Iterator[tuple[int]]:
         for number in range(BULK_CHUNK + 5):
             if number == BULK_CHUNK:
-                lent.enter_context(pool.client())
+                acquired.enter_context(pool.client())
             yield (number,)
 
     with (
-        ExitStack() as lent,
+        ExitStack() as acquired,
         pytest.raises(FaktoryBulkError, match="5 jobs were not queued") as caught,
     ):
-        job.perform_bulk(rows(lent))
+        job.perform_bulk(rows(acquired))
     assert isinstance(caught.value.__cause__, FaktoryTimeout)
     assert caught.value.jids == [job["jid"] for job in server.jobs]
     assert (len(caught.value.jids), len(caught.value.unsent)) == (BULK_CHUNK, 5)
     pool.close()
 
 
-def test_with_no_client_to_be_had_at_all_nothing_was_sent(server: FakeServer) -> None:
+def test_a_timeout_of_the_pool_in_the_first_chunk_comes_out_as_it_is(server: FakeServer) -> None:
     pool = Pool(lambda: faktory.Client("tcp://fake:1"), size=1, timeout=0.01)
     with pool.client(), pytest.raises(FaktoryTimeout):
         faktory.job(rest).set(pool=pool).perform_bulk([(1,)])
@@ -328,7 +330,7 @@ def test_with_no_client_to_be_had_at_all_nothing_was_sent(server: FakeServer) ->
     pool.close()
 
 
-# What only Faktory Enterprise has
+# Enterprise options
 
 
 ENTERPRISE: list[dict[str, Any]] = [
@@ -341,31 +343,33 @@ ENTERPRISE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("asked", ENTERPRISE)
-def test_what_an_open_source_server_would_ignore_is_not_sent_to_it(
-    server: FakeServer, asked: dict[str, Any]
+@pytest.mark.parametrize("options", ENTERPRISE)
+def test_enterprise_options_are_not_sent_to_an_open_source_server(
+    server: FakeServer, options: dict[str, Any]
 ) -> None:
     server.description = "Faktory"
-    job = faktory.job(name="work", **asked)(rest)
+    job = faktory.job(name="work", **options)(rest)
     plain = faktory.job(name="plain")(rest)
-    name = next(iter(asked))
-    told = rf"the job work is not pushed: .* would ignore .*{name}.*set\({name}=None\)"
+    name = next(iter(options))
+    message = rf"the job work is not pushed: .* would ignore .*{name}.*set\({name}=None\)"
     for push in (
         job.perform_async,
         lambda number: job.perform_in(60, number),
         lambda number: job.perform_bulk([(number,)]),
-        plain.set(**asked).set(queue="low").perform_async,
+        plain.set(**options).set(queue="low").perform_async,
     ):
-        with pytest.raises(FaktoryEnterpriseRequired, match=told.replace("work", "(work|plain)")):
+        with pytest.raises(
+            FaktoryEnterpriseRequired, match=message.replace("work", "(work|plain)")
+        ):
             push(1)
     assert server.jobs == []
     plain.perform_async(1)
-    nothing_asked: dict[str, Any] = dict.fromkeys(asked)
-    job.set(**nothing_asked).perform_async(1)
+    none_of_them: dict[str, Any] = dict.fromkeys(options)
+    job.set(**none_of_them).perform_async(1)
     assert len(server.jobs) == 2
 
 
-def test_a_default_that_an_open_source_server_would_ignore_is_not_sent_to_it(
+def test_enterprise_options_among_the_defaults_are_not_sent_to_an_open_source_server(
     server: FakeServer,
 ) -> None:
     server.description = "Faktory"
@@ -378,7 +382,7 @@ def test_a_default_that_an_open_source_server_would_ignore_is_not_sent_to_it(
     assert "custom" not in server.jobs[0]
 
 
-def test_an_enterprise_server_is_asked_once_for_each_pool(server: FakeServer) -> None:
+def test_each_pool_asks_its_server_for_its_edition_once(server: FakeServer) -> None:
     other = Pool(lambda: faktory.Client("tcp://other:2"), size=1)
     job = faktory.job(unique_for=60)(rest)
     job.perform_async(1)
@@ -393,14 +397,14 @@ def test_an_enterprise_server_is_asked_once_for_each_pool(server: FakeServer) ->
     other.close()
 
 
-def test_a_plain_job_asks_no_server_what_it_is(server: FakeServer) -> None:
+def test_a_job_without_enterprise_options_does_not_ask_for_the_edition(server: FakeServer) -> None:
     faktory.job(custom={"a": 1})(rest).perform_async(1)
     faktory.job(name="untracked", track=False)(rest).perform_async(1)
     assert server.other_commands == []
     assert "custom" not in server.jobs[1]
 
 
-def test_a_server_that_became_enterprise_is_asked_again(server: FakeServer) -> None:
+def test_a_server_that_became_enterprise_is_noticed(server: FakeServer) -> None:
     server.description = "Faktory"
     job = faktory.job(track=True)(rest)
     with pytest.raises(FaktoryEnterpriseRequired):
@@ -411,7 +415,7 @@ def test_a_server_that_became_enterprise_is_asked_again(server: FakeServer) -> N
 
 
 @pytest.mark.parametrize("middleware", [False, True])
-def test_of_many_jobs_none_is_sent_to_a_server_that_would_ignore_what_is_asked(
+def test_a_bulk_with_enterprise_options_is_not_sent_to_an_open_source_server(
     server: FakeServer, middleware: bool
 ) -> None:
     if middleware:

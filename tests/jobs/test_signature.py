@@ -29,7 +29,7 @@ def nothing() -> None: ...
         (no_defaults, (1, 2), {}, (1, 2)),
         (no_defaults, (1,), {"b": 2}, (1, 2)),
         (no_defaults, (), {"b": 2, "a": 1}, (1, 2)),
-        # Defaults fill gaps, and no more: the worker's own are not shadowed by ours.
+        # Defaults fill gaps only, so that they do not replace those of the worker.
         (defaults, (1,), {}, (1,)),
         (defaults, (1,), {"c": 9}, (1, 2, 9)),
         (defaults, (1,), {"b": 9}, (1, 9)),
@@ -72,7 +72,7 @@ def test_wrong_arguments_are_a_type_error(
     with pytest.raises(TypeError):
         Signature(function).bind(args, kwargs)
     with pytest.raises(TypeError):
-        function(*args, **kwargs)  # as Python itself has it
+        function(*args, **kwargs)  # so does Python itself
 
 
 def gap(a: int, zone: object = UTC, n: int = 1) -> None: ...
@@ -95,12 +95,12 @@ def test_a_default_that_no_job_can_carry_is_named_where_it_fills_a_gap(
     st.lists(st.integers(10, 19), max_size=5),
     st.dictionaries(st.sampled_from("abcd"), st.integers(20, 29), max_size=3),
 )
-def test_positions_say_what_the_call_said(
+def test_positions_mean_the_same_as_the_call(
     function: Callable[..., None], args: list[int], kwargs: dict[str, int]
 ) -> None:
     taken = inspect.signature(function)
     try:
-        asked = taken.bind(*args, **kwargs)
+        called = taken.bind(*args, **kwargs)
     except TypeError:
         with pytest.raises(TypeError):
             Signature(function).bind(args, kwargs)
@@ -109,6 +109,6 @@ def test_positions_say_what_the_call_said(
     sent = taken.bind(*positions)
     assert positions[: len(args)] == args
     assert not positions or len(positions) == len(args) or positions[-1] in kwargs.values()
-    asked.apply_defaults()
+    called.apply_defaults()
     sent.apply_defaults()
-    assert sent == asked
+    assert sent == called

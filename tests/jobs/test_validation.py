@@ -37,11 +37,11 @@ class Waits:
     async def __call__(self) -> None: ...
 
 
-# What would be acknowledged and never run
+# Functions that would be acknowledged without having run
 
 
 @pytest.mark.parametrize("function", [coroutine, async_generator, generator])
-def test_what_runs_nothing_when_it_is_called_is_no_job(function: Any) -> None:
+def test_an_async_or_generator_function_is_not_a_job(function: Any) -> None:
     with pytest.raises(TypeError, match=f"{function.__name__} is an? .*a worker runs plain ones"):
         faktory.job(function)
     with pytest.raises(TypeError, match="a worker runs plain ones"):
@@ -66,7 +66,7 @@ def test_what_runs_nothing_when_it_is_called_is_no_job(function: Any) -> None:
         (5, None),
     ],
 )
-def test_it_is_known_by_its_kind(function: object, what: str | None) -> None:
+def test_deferred_returns_the_kind_of_a_callable(function: object, what: str | None) -> None:
     assert deferred(function) == what
 
 
@@ -85,7 +85,7 @@ def test_a_class_takes_no_decorator(options: dict[str, Any]) -> None:
 # Methods
 
 
-def test_a_method_is_no_job() -> None:
+def test_a_method_is_not_a_job() -> None:
     for decorate in (faktory.job, lambda method: faktory.job(classmethod(method))):
         with pytest.raises(TypeError, match=r"Images\.resize is a method.*@staticmethod"):
 
@@ -133,11 +133,11 @@ def test_a_function_outside_a_class_may_call_a_parameter_self(server: FakeServer
     assert [job["args"] for job in server.jobs] == [[1, 2]] * 2
 
 
-# What has no name
+# Callables without a name
 
 
 @pytest.mark.parametrize("name", [None, "named"])
-def test_an_object_that_can_be_called_is_no_function(name: str | None) -> None:
+def test_a_callable_object_is_not_a_function(name: str | None) -> None:
     for each in (functools.partial(plain), Callable()):
         with pytest.raises(TypeError, match="is not a function: declare one, by def"):
             faktory.job(name=name)(each)
@@ -152,7 +152,7 @@ def test_a_lambda_needs_a_name() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, 5, "mail"])
-def test_what_cannot_be_called_is_no_job(nothing: Any) -> None:
+def test_a_job_must_be_callable(nothing: Any) -> None:
     for declare in (faktory.job, faktory.job()):
         with pytest.raises(TypeError, match=f"{nothing!r} cannot be a job: options go by keyword"):
             declare(nothing)
@@ -182,7 +182,7 @@ def test_the_signature_of_an_external_job_is_a_function() -> None:
         faktory.external("ResizeImage", queue)
 
 
-# Classes that no worker could run
+# Classes
 
 
 def test_an_instance_is_made_without_arguments() -> None:
