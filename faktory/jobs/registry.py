@@ -1,7 +1,7 @@
-"""Which function runs which job type, for this process.
+"""The job types of this process, and what runs each of them.
 
-A module that is loaded again replaces its own jobs (notebooks, reload, `__main__`); two different
-functions under one job type would run each other's work, which is refused.
+Rules: a module that is loaded again replaces its own jobs (notebooks, reload, `__main__`). Two
+different functions under one job type are an error: each would run the other's jobs.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def isolated() -> Iterator[None]:
 
 
 class UnknownJob(LookupError):
-    """A job type came that nobody registered: the error type that its FAIL reports.
+    """The job type of a fetched job is not registered: the error type of its FAIL.
 
-    It is raised to nobody, so it stands outside the tree of errors.
+    A worker does not raise it in user code, so it is not in the tree of errors.
     """
 
 
