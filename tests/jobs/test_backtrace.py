@@ -32,11 +32,8 @@ def test_a_backtrace_has_the_cause_of_a_failure_with_middleware_around_the_job()
     found = registry.find("import_rows")
     assert found is not None
     context = JobContext({"jid": "12345678", "jobtype": "import_rows", "args": []})
-    try:
-        with pytest.raises(ValueError, match="bad input") as caught:
-            call(context, with_middleware(found.run))
-    finally:
-        worker_middleware.remove(timed)
+    with pytest.raises(ValueError, match="bad input") as caught:
+        call(context, with_middleware(found.run))
     error = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # type: ignore[union-attr]
     backtrace = describe(error, backtrace=20)[2]
     assert "KeyError: 'rows'" in backtrace

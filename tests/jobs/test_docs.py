@@ -13,7 +13,7 @@ import pytest
 
 import faktory
 from faktory.client import defaults
-from faktory.jobs import registry, worker_middleware
+from faktory.jobs import worker_middleware
 from faktory.server import EmbeddedServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text()
@@ -21,12 +21,9 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
-    monkeypatch.setattr(registry, "external", set())
+def server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer(enterprise=True) as server, defaults.configured(url=server.url):
         yield server
-    for middleware in list(worker_middleware):
-        worker_middleware.remove(middleware)
 
 
 def test_the_blocks_of_the_page_run_one_after_another(server: EmbeddedServer) -> None:

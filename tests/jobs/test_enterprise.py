@@ -20,11 +20,8 @@ WaitUntil = Callable[..., object]
 
 def serving(monkeypatch: pytest.MonkeyPatch, *, enterprise: bool) -> Iterator[EmbeddedServer]:
     monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
-    monkeypatch.setattr(defaults, "_settings", {})
-    with EmbeddedServer(enterprise=enterprise) as server:
-        faktory.configure(url=server.url)
+    with EmbeddedServer(enterprise=enterprise) as server, defaults.configured(url=server.url):
         yield server
-        faktory.configure()
 
 
 @pytest.fixture

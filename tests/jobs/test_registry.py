@@ -163,10 +163,7 @@ def test_a_module_loaded_through_a_link_is_the_same_module(
     assert registry.names() == ["Report", "work"]
 
 
-def test_the_error_for_an_external_type_names_faktory_external(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(registry, "external", set())
+def test_the_error_for_an_external_type_names_faktory_external() -> None:
     faktory.external("ResizeImage")
     message = str(registry.unknown("ResizeImage", ["resize"]))
     assert "another runs (faktory.external)" in message
