@@ -36,10 +36,17 @@ autodoc_preserve_defaults = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!faktory\.).*"),
     (r"py:class", r"faktory\.[\w.]+\.[A-Z]"),
-    (r"py:class", r"faktory\.(jobs\.push\.Signature|testing\.modes\.Switched|wire\..*)"),
+    (r"py:class", r"faktory\.(jobs\.signature\.Signature|testing\.modes\.Switched|wire\..*)"),
 ]
 
-_HOMES = ("faktory", "faktory.testing", "faktory.server", "faktory.worker", "faktory.proto")
+_HOMES = (
+    "faktory",
+    "faktory.jobs",
+    "faktory.testing",
+    "faktory.server",
+    "faktory.worker",
+    "faktory.proto",
+)
 
 
 def _find(app: Any, env: Any, node: Any, text: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Jobs that belong together, and what follows when all are done: python examples/batch.py
+"""Jobs that belong together, and a callback for when all are done: python examples/batch.py
 
-Batches need Faktory Enterprise; this brings the embedded server, which knows them approximately.
+Batches need Faktory Enterprise; this starts the embedded server, which approximates them.
 """
 
 import faktory
@@ -9,7 +9,7 @@ from faktory.server import EmbeddedServer
 
 @faktory.job
 def import_rows(file: str, first: int) -> None:
-    if first == 0:  # this one finds out that there is more to do
+    if first == 0:  # this job finds more rows
         batch = faktory.current_job().batch
         assert batch is not None
         with batch.jobs():
@@ -18,7 +18,7 @@ def import_rows(file: str, first: int) -> None:
 
 
 @faktory.job
-def tell(file: str) -> None:
+def report(file: str) -> None:
     print(f"{file} is imported", flush=True)
 
 
@@ -32,8 +32,8 @@ def push() -> None:
     everything = faktory.Batch(description="today's files", success=stop)
     with everything.jobs():
         for file in ("cats.csv", "dogs.csv"):
-            told = {"jobtype": "tell", "args": [file]}
-            batch = faktory.Batch(description=file, complete=told, parent=everything)
+            callback = {"jobtype": "report", "args": [file]}
+            batch = faktory.Batch(description=file, complete=callback, parent=everything)
             with batch.jobs():
                 import_rows.perform_bulk([(file, 0), (file, 200)])
     print("pushed:", everything.status()["description"])

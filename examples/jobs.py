@@ -1,4 +1,4 @@
-"""Two jobs, as a program would define them: a function and a class."""
+"""Two jobs of a program: a function and a class."""
 
 import faktory
 

@@ -1,6 +1,6 @@
-"""Something around every push and every run: python examples/middleware.py
+"""Middleware around every push and every run: python examples/middleware.py
 
-Here the language of who asks travels with each job, and each run is timed.
+The language of the user goes with each job, and each run is timed.
 """
 
 import contextvars

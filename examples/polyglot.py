@@ -1,7 +1,7 @@
 """One queue for each language: python examples/polyglot.py
 
-A Python program pushes a job that a worker in another language runs, and runs one that such a
-program pushed: what counts is the name of the job type, and arguments by position.
+A Python program pushes a job for a worker in another language, and runs a job that a program in
+another language pushed. Both sides agree on the name of the job type and on positional arguments.
 """
 
 import faktory
@@ -9,7 +9,7 @@ from faktory.server import EmbeddedServer
 
 
 def resize_image(path: str, width: int) -> None:
-    """What the other worker's ResizeImage takes; for the checks here, it is never called."""
+    """The parameters of the other worker's ResizeImage, for checks; it is never called."""
 
 
 resize = faktory.external("ResizeImage", resize_image, queue="ruby", retry=3)
@@ -27,7 +27,7 @@ with EmbeddedServer() as server:
     faktory.configure(url=server.url)
     worker = faktory.Worker(server.url, queues=["python"])
     resize.perform_async("cat.png", width=100)
-    with faktory.Client(server.url) as other:  # say, in Ruby
+    with faktory.Client(server.url) as other:  # in Ruby, for example
         other.push({"jobtype": "SendMail", "queue": "python", "args": ["ada@example.org", "hi"]})
     worker.run()
     with faktory.Client(server.url) as client:

@@ -1,6 +1,6 @@
-"""A job that says how far it is, and a program that asks: python examples/progress.py
+"""A job that reports its progress, and a program that reads it: python examples/progress.py
 
-Tracking needs Faktory Enterprise; this brings the embedded server, which knows it approximately.
+Tracking needs Faktory Enterprise; this starts the embedded server, which approximates it.
 """
 
 import threading
@@ -8,7 +8,7 @@ import threading
 import faktory
 from faktory.server import EmbeddedServer
 
-asked = threading.Event()
+seen = threading.Event()
 half_way = threading.Event()
 
 
@@ -18,7 +18,7 @@ class Encode(faktory.Job):
     def perform(self, film: str) -> None:
         self.track_progress(50, f"half of {film}")
         half_way.set()
-        asked.wait(10)
+        seen.wait(10)
 
 
 with EmbeddedServer(enterprise=True) as server:
@@ -29,8 +29,8 @@ with EmbeddedServer(enterprise=True) as server:
     thread.start()
     with faktory.Client(server.url) as client:
         half_way.wait(10)
-        seen = client.track_get(jid)
-        print(f"{seen['state']}: {seen['percent']} %, {seen['desc']}")
-        asked.set()
+        progress = client.track_get(jid)
+        print(f"{progress['state']}: {progress['percent']} %, {progress['desc']}")
+        seen.set()
     worker.stop()
     thread.join()

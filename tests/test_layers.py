@@ -1,4 +1,5 @@
-"""Who may import whom: the package reads downwards, and an import that points up is an error.
+"""Who may import whom: the package reads downwards; an import that points up is an error, and so
+is a circle of modules, inside one room, too.
 
 Imports are read from the source, wherever they stand: in a function, under TYPE_CHECKING, in a
 stub, in the Cython file, or as `import_module("...")`.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from textwrap import dedent
 
@@ -64,6 +65,15 @@ READS_ENVIRONMENT = "faktory.proto"
 """The one pure module that may: for FAKTORY_IMPL."""
 
 
+CLOSES_A_CIRCLE = {
+    # The compatible names of 1.0.0 call the client, which is made of them.
+    ("faktory.client.compat", "faktory.client.client"),
+    # The server's state knows the class of its connections.
+    ("faktory.server.core", "faktory.server.connection"),
+}
+"""Imports that still close a circle. Nothing may be added; what is gone has to be removed here."""
+
+
 def complaints(root: Path) -> list[str]:
     """Return what the package in folder `root` (named faktory) breaks, a sentence each."""
     sources = _sources(root)
@@ -82,6 +92,39 @@ def complaints(root: Path) -> list[str]:
         if path.stem == "__init__":
             found += _shadows(module, tree, known)
     return found
+
+
+def circles(root: Path, except_for: Set[tuple[str, str]] = frozenset()) -> list[str]:
+    """Return each circle of modules that import each other in the package, as "a -> b -> a".
+
+    For each module that is in one it is a shortest. Without the imports `except_for`.
+    """
+    sources = _sources(root)
+    graph: dict[str, set[str]] = {module: set() for _, module in sources}
+    for path, module in sources:
+        package = module if path.stem == "__init__" else module.rpartition(".")[0]
+        targets = _imports(_parse(path), package, set(graph))
+        graph[module].update(
+            target for target in targets if target in graph and (module, target) not in except_for
+        )
+        graph[module].discard(module)
+    found: dict[frozenset[str], str] = {}
+    for module in sorted(graph):
+        if way := _way(graph, module):
+            found.setdefault(frozenset(way), " -> ".join(way))
+    return list(found.values())
+
+
+def _way(graph: dict[str, set[str]], module: str) -> list[str] | None:
+    """Return a shortest way from a module back to it."""
+    ways, reached = [[module]], set()
+    for way in ways:  # which grows: the shorter ways come first
+        for target in sorted(graph[way[-1]] - reached):
+            if target == module:
+                return [*way, module]
+            reached.add(target)
+            ways.append([*way, target])
+    return None
 
 
 def _sources(root: Path) -> list[tuple[Path, str]]:
@@ -199,6 +242,17 @@ def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
 def test_no_import_points_up():
     found = complaints(ROOT)
     assert not found, "\n".join(found)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    found = circles(ROOT, CLOSES_A_CIRCLE)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("listed", sorted(CLOSES_A_CIRCLE), ids=" -> ".join)
+def test_each_import_that_is_listed_closes_a_circle(listed: tuple[str, str]):
+    found = circles(ROOT, CLOSES_A_CIRCLE - {listed})
+    assert found, f"the import {' -> '.join(listed)} closes no circle: remove it from the list"
 
 
 def test_the_walk_sees_the_whole_package():
@@ -335,8 +389,43 @@ def test_a_planted_violation_is_found(tmp_path, path, source, complaint):
     assert complaints(root) == [complaint]
 
 
+@pytest.mark.parametrize(
+    ("path", "source", "circle"),
+    [
+        (
+            "client/pool.py",
+            "if TYPE_CHECKING:\n    from . import Client",
+            "faktory.client -> faktory.client.pool -> faktory.client",
+        ),
+        (
+            "client/pool.py",
+            "def lazy():\n    from .defaults import default_pool",
+            "faktory.client.connection -> faktory.client.pool -> faktory.client.defaults -> "
+            "faktory.client.connection",
+        ),
+        (
+            "client/connection.py",
+            "import faktory.client.defaults, faktory.client.pool",
+            "faktory.client.connection -> faktory.client.defaults -> faktory.client.connection",
+        ),
+        (
+            "exceptions.py",
+            "from ._json import dump",
+            "faktory._json -> faktory.exceptions -> faktory._json",
+        ),
+    ],
+)
+def test_a_planted_circle_is_found_and_named_as_a_whole(tmp_path, path, source, circle):
+    root = _innocent_package(tmp_path)
+    (root / path).write_text(dedent(source) + "\n")
+    assert circles(root) == [circle]
+    *_, before, last = circle.split(" -> ")
+    assert circles(root, {(before, last)}) == []
+
+
 def test_an_innocent_package_is_left_alone(tmp_path):
     assert complaints(_innocent_package(tmp_path)) == []
+    assert circles(_innocent_package(tmp_path)) == []
 
 
 def _innocent_package(folder: Path) -> Path:
@@ -353,6 +442,8 @@ def _innocent_package(folder: Path) -> Path:
         "wire/address.py": "from ..proto import dump_json\n",
         "client/__init__.py": "from . import pool\n",
         "client/pool.py": "import os, time\nfrom ..wire.address import Address\nos.environ\n",
+        "client/connection.py": "from .pool import Pool\n",
+        "client/defaults.py": "from .connection import Connection\n",
         "jobs/__init__.py": "from ..client.pool import Client\n",
         "worker/__init__.py": "import threading\nfrom ..jobs import job\n",
         "server/__init__.py": "from ..wire import address\n",

@@ -1,4 +1,4 @@
-"""Lets the tests import the program beside them."""
+"""Makes the program in this folder importable for its tests."""
 
 import sys
 from pathlib import Path

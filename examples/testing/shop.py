@@ -19,4 +19,4 @@ def review(order: int) -> None:
 
 
 sent: list[str] = []
-"""The mails that went out."""
+"""The mails that were sent."""

@@ -1,4 +1,4 @@
-"""The jobs of shop.py, tested in the four ways that there are: pytest examples/testing"""
+"""The jobs of shop.py, tested in all four ways: pytest examples/testing"""
 
 import pytest
 import shop
@@ -11,15 +11,15 @@ def _no_mails():
     shop.sent.clear()
 
 
-# A plain call: what the function does, and nothing else.
+# A plain call: only the function, without Faktory.
 
 
-def test_a_review_is_asked_for():
+def test_a_customer_is_asked_for_a_review():
     shop.review(7)
     assert shop.sent == ["how was order 7?"]
 
 
-# Inline: what is pushed is run at once, and what is pushed by that.
+# Inline: each job runs where it is pushed, and so do the jobs that it pushes.
 
 
 def test_an_order_is_confirmed_and_reviewed(faktory_inline):
@@ -27,12 +27,12 @@ def test_an_order_is_confirmed_and_reviewed(faktory_inline):
     assert shop.sent == ["order 7 is confirmed", "how was order 7?"]
 
 
-def test_an_order_that_is_not_there_is_an_error_at_once(faktory_inline):
+def test_an_unknown_order_is_an_error_at_once(faktory_inline):
     with pytest.raises(ValueError, match="no order 0"):
         shop.Confirm.perform_async(0)
 
 
-# Fake: what was pushed, and then, when the test says so, run.
+# Fake: pushed jobs are kept, and run when the test drains them.
 
 
 def test_a_confirmation_is_enqueued_for_the_mailer(faktory_fake):
@@ -58,9 +58,7 @@ def test_the_review_comes_a_day_later(faktory_worker, faktory_clock):
     assert shop.sent == ["order 7 is confirmed", "how was order 7?"]
 
 
-def test_an_order_that_is_not_there_is_tried_three_times(
-    faktory_server, faktory_worker, faktory_clock
-):
+def test_an_unknown_order_is_tried_three_times(faktory_server, faktory_worker, faktory_clock):
     jid = shop.Confirm.perform_async(0)
     for _ in range(3):
         faktory_worker.drain()

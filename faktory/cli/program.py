@@ -46,13 +46,13 @@ def load(names: Sequence[str]) -> None:
 
 def declared_queues() -> dict[str, str]:
     """Return the queue that each registered job type goes to unless its push says otherwise."""
-    from ..jobs import push, registry
+    from ..jobs import registry, spec
 
     queues = {}
     for jobtype in registry.names():
         found: Any = registry.find(jobtype)
         # A class is registered through what runs it.
-        declared = push.declared(found) or push.declared(getattr(found, "_class", None))
+        declared = spec.spec_of(found) or spec.spec_of(getattr(found, "_class", None))
         if declared is not None:
             queues[jobtype] = declared._fields().get("queue", "default")
     return queues

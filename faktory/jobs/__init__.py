@@ -1,14 +1,33 @@
-"""What users declare: jobs, their options, batches, middleware, and what a running job sees."""
+"""Declaring and pushing jobs: their options, batches, middleware, and the context of a running one.
 
-from .batch import Batch
+The types of the public signatures are here, too.
+"""
+
+from .batch import Batch, Callback
+from .chain import Chain, Next
 from .context import JobContext, current_job
-from .definition import Job, external, job
-from .middleware import client_middleware, worker_middleware
+from .definition import FunctionJob, Job, external, job
+from .middleware import ClientMiddleware, WorkerMiddleware, client_middleware, worker_middleware
+from .options import Declared, Options
+from .push import Duration, Instant, Push
+from .spec import DeclaredJob
 
 __all__ = [
     "Batch",
+    "Callback",
+    "Chain",
+    "ClientMiddleware",
+    "Declared",
+    "DeclaredJob",
+    "Duration",
+    "FunctionJob",
+    "Instant",
     "Job",
     "JobContext",
+    "Next",
+    "Options",
+    "Push",
+    "WorkerMiddleware",
     "client_middleware",
     "current_job",
     "external",

@@ -1,39 +1,52 @@
 """Batches: jobs that belong together, and callbacks for when they are done. Faktory Enterprise.
 
-Rules: what is pushed inside `with batch.jobs():` is a member, and the batch is committed when that
-block ends; a block that raises leaves it uncommitted, and the server forgets it after 30 minutes.
-Which batch is open is a context variable, so blocks nest, and threads do not see each other's.
-What is said of a batch is checked where it is said.
+Rules: a job that is pushed inside `with batch.jobs():` joins the batch. The batch is committed at
+the end of the block; if the block raises, it is not, and the server forgets it after 30 minutes.
+The open batch is a context variable, so blocks nest, and threads do not see each other's. Settings
+are checked where they are given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 from ..client import Pool, defaults
 from ..exceptions import FaktoryPayloadError
 from ..wire.payload import prepare
-from .middleware import open_batch
-from .push import check_pool, declared
+from .chain import Next
+from .spec import DeclaredJob, spec_of
+from .validation import check_pool
 
-Callback = Any
+Callback = DeclaredJob | str | Mapping[str, object] | None
 """A declared job that takes no arguments, the name of a job type, or a job as a dict."""
 
 _SETTINGS: Final = ("description", "success", "complete", "parent")
 _TYPO: Final = 0.75
-"""How like a setting a name is that must be meant for it: "completed" is, "component" is not."""
+"""Likeness from which a name is a misspelt setting: "completed" is one, "component" is not."""
+
+open_batch: Final[ContextVar[str | None]] = ContextVar("faktory_open_batch", default=None)
+"""The bid of the batch that jobs pushed here join."""
+
+
+def join_batch(payload: dict[str, Any], call_next: Next) -> object:
+    """Add a job to the open batch, if there is one: the built-in client middleware."""
+    bid = open_batch.get()
+    if bid is not None:
+        payload["custom"] = {**(payload.get("custom") or {}), "bid": bid}
+    return call_next()
 
 
 class Batch:
-    """A batch to be made, or with a `bid` one that there is.
+    """A new batch or, with a `bid`, an existing one.
 
-    `complete` is pushed when all jobs have run, whether they failed or not, `success` when all
-    have succeeded; one of them is needed. Each is a declared job, the name of a job type, or a
-    dict with `jobtype` and more. With a `parent` it is one of that batch's members, whose own
-    callbacks wait for it. All of this can be set until the first `jobs()`.
+    The server pushes `complete` when all jobs have run, whether they failed or not, and `success`
+    when all have succeeded; at least one of them is required. Each is a declared job, the name of
+    a job type, or a dict with `jobtype` and more. With a `parent` the batch is a member of that
+    batch, whose callbacks wait for it. All settings can be changed until the first `jobs()`.
     """
 
     description: str | None
@@ -53,38 +66,40 @@ class Batch:
     ) -> None:
         check_pool(pool)
         if bid is not None and not (isinstance(bid, str) and bid.isprintable() and bid.split()):
-            raise FaktoryPayloadError(f"bid is {bid!r}: it is the text that `bid` of a batch was.")
+            raise FaktoryPayloadError(f"bid is {bid!r}: it must be the `bid` of a batch, as text.")
         self._bid: str | None = None
         self._pool = pool
         self.description = description
         self.success = success
         self.complete = complete
         self.parent = parent
-        said = [name for name in _SETTINGS if getattr(self, name) is not None]
-        if bid is not None and said:
+        given = [name for name in _SETTINGS if getattr(self, name) is not None]
+        if bid is not None and given:
             raise RuntimeError(
-                f"Batch({bid!r}, ...) is the batch of that id, which is made already and keeps "
-                f"its settings: it takes no {said[0]}=. For a new one pass keywords only."
+                f"Batch({bid!r}, ...) is the existing batch of that id, which keeps its settings: "
+                f"it takes no {given[0]}=. For a new one pass keywords only."
             )
         self._bid = bid
 
     def __repr__(self) -> str:
-        return f"<faktory.Batch {self._bid or 'not made yet'}>"
+        return f"<faktory.Batch {self._bid or 'not created yet'}>"
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in _SETTINGS:
             if self._bid is not None:
-                raise _created(self._bid)
+                raise RuntimeError(
+                    f"the batch {self._bid} exists on the server and cannot be changed any more."
+                )
             if value is not None:
-                _check(name, value)
+                _check_setting(name, value)
         elif close := get_close_matches(name, _SETTINGS, 1, _TYPO):
             raise AttributeError(f"a batch has no {name}. Did you mean {close[0]}?")
         super().__setattr__(name, value)
 
-    if not TYPE_CHECKING:  # type checkers know that it is none
+    if not TYPE_CHECKING:  # type checkers report it themselves
 
         def __enter__(self):
-            raise TypeError("a batch is no context manager: write `with batch.jobs():`.")
+            raise TypeError("a batch is not a context manager: write `with batch.jobs():`.")
 
         def __exit__(self, *_): ...
 
@@ -95,7 +110,7 @@ class Batch:
 
     @contextmanager
     def jobs(self) -> Iterator[Batch]:
-        """Make the batch, or open it again; what is pushed in the `with` block belongs to it."""
+        """Create the batch, or open it again; jobs pushed in the `with` block join it."""
         pool = self._pool or defaults.default_pool()
         with pool.client() as client:
             if self._bid is None:
@@ -112,9 +127,9 @@ class Batch:
             client.batch_commit(bid)
 
     def status(self) -> dict[str, Any]:
-        """Return how far it is, as the server says it; see `Client.batch_status`."""
+        """Return how many jobs are left, and more, from the server; see `Client.batch_status`."""
         if self._bid is None:
-            raise RuntimeError("the batch is not made yet: that is done by `with batch.jobs():`.")
+            raise RuntimeError("the batch does not exist yet: `with batch.jobs():` creates it.")
         with (self._pool or defaults.default_pool()).client() as client:
             return client.batch_status(self._bid)
 
@@ -123,7 +138,7 @@ class Batch:
         parent = self.parent.bid if isinstance(self.parent, Batch) else self.parent
         if self.parent is not None and parent is None:
             raise RuntimeError(
-                "the parent is not made yet: make this batch inside its `with parent.jobs():`."
+                "the parent does not exist yet: create this batch inside its `with parent.jobs():`."
             )
         return {
             "description": self.description,
@@ -132,7 +147,7 @@ class Batch:
         }
 
 
-def _check(name: str, value: object) -> None:
+def _check_setting(name: str, value: object) -> None:
     """Raise if a batch cannot have this setting."""
     if name in ("success", "complete"):
         _callback(name, value)
@@ -141,24 +156,20 @@ def _check(name: str, value: object) -> None:
         raise FaktoryPayloadError(f"{name} is {value!r}: it must be {what}.")
 
 
-def _callback(name: str, job: Callback) -> dict[str, Any]:
+def _callback(name: str, job: object) -> dict[str, Any]:
     """Return the wire dict of a callback."""
     if isinstance(job, str):
         job = {"jobtype": job}
     if isinstance(job, Mapping):
-        made = {"args": [], **job}
+        payload = {"args": [], **job}
         try:
-            prepare(made)
+            prepare(payload)
         except FaktoryPayloadError as error:
             raise FaktoryPayloadError(f"{name}: {error}") from None
-        return made
-    push = declared(job)
-    if push is not None:
-        return push.payload(())
+        return payload
+    spec = spec_of(job)
+    if spec is not None:
+        return spec.payload(())
     raise FaktoryPayloadError(
         f"{name} is {job!r}: pass a declared job, the name of a job type, or a dict with 'jobtype'."
     )
-
-
-def _created(bid: str) -> RuntimeError:
-    return RuntimeError(f"the batch {bid} is made, and cannot be changed any more.")

@@ -1,7 +1,7 @@
-"""What a running job can know of itself, and say of itself.
+"""A running job: its payload, its time, and its reports of progress.
 
-The context travels in a context variable: functions ask `current_job()`, also in threads that
-were started with a copied context.
+The context is a context variable: a function asks `current_job()`, also in a thread that was
+started with a copied context.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..client import Client, defaults
 from ..exceptions import FaktoryPayloadError
@@ -22,22 +22,69 @@ from .batch import Batch
 T = TypeVar("T")
 
 DEFAULT_RESERVE: Final = 1800
-"""Seconds that the server reserves a job for which nothing is said (`manager/working.go`)."""
+"""Seconds of the reservation of a job without `reserve_for` (`manager/working.go`)."""
 
 LEAST_RESERVE: Final = 60
-"""Seconds that the server reserves a job at least."""
+"""Seconds; the server makes a shorter reservation as long."""
 
 
-class JobContext:
-    """The job that runs here, made from its payload as the server sent it."""
+class JobAttributes:
+    """The attributes of a running job that its context and an instance of its class share."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def _payload(self) -> dict[str, Any]: ...
+
+    @property
+    def jid(self) -> str:
+        """The id of the job."""
+        return str(self._payload["jid"])
+
+    @property
+    def custom(self) -> dict[str, Any]:
+        """The custom values of the job; another copy with each call."""
+        return dict(self._payload.get("custom") or {})
+
+    @property
+    def bid(self) -> str | None:
+        """The id of the job's batch."""
+        return self._id_in_custom("bid")
+
+    @property
+    def parent_bid(self) -> str | None:
+        """The id of the batch around the job's batch."""
+        return self._id_in_custom("_pbid")
+
+    @property
+    def batch(self) -> Batch | None:
+        """The job's batch: a job that is pushed inside its `with batch.jobs():` joins it."""
+        return None if self.bid is None else Batch(self.bid)
+
+    @property
+    def parent_batch(self) -> Batch | None:
+        """The batch around the job's batch."""
+        return None if self.parent_bid is None else Batch(self.parent_bid)
+
+    def _id_in_custom(self, name: str) -> str | None:
+        value = (self._payload.get("custom") or {}).get(name)
+        return None if value is None else str(value)
+
+
+class JobContext(JobAttributes):
+    """The running job, made from its payload as the server sent it."""
+
+    _payload: dict[str, Any]
+    _now = staticmethod(monotonic)
 
     on_more_time: Callable[[float], None] | None = None
     """Called when the reservation was extended, with its new end (`time.monotonic`)."""
 
     def __init__(self, payload: dict[str, Any], client: Client | None = None) -> None:
-        self.payload = payload
+        self.payload = self._payload = payload
         self._client = client
-        self._ends = monotonic() + max(LEAST_RESERVE, payload.get("reserve_for") or DEFAULT_RESERVE)
+        reserved = max(LEAST_RESERVE, payload.get("reserve_for") or DEFAULT_RESERVE)
+        self._ends = self._now() + reserved
 
     def __repr__(self) -> str:
         return f"<job {self}>"
@@ -46,70 +93,44 @@ class JobContext:
         return f"{self.jobtype} {self.jid}"
 
     @property
-    def jid(self) -> str:
-        """The job's id."""
-        return str(self.payload["jid"])
-
-    @property
     def jobtype(self) -> str:
         """The job's type."""
         return str(self.payload["jobtype"])
 
     @property
     def queue(self) -> str:
-        """The queue that it came from."""
+        """The queue that the job was fetched from."""
         return str(self.payload.get("queue", "default"))
 
     @property
     def args(self) -> list[Any]:
-        """Its arguments."""
+        """The job's arguments."""
         return list(self.payload.get("args") or ())
 
     @property
-    def custom(self) -> dict[str, Any]:
-        """Its custom values; a dict of its own with each call."""
-        return dict(self.payload.get("custom") or {})
-
-    @property
-    def bid(self) -> str | None:
-        """The id of the batch that it belongs to."""
-        return self._named("bid")
-
-    @property
-    def parent_bid(self) -> str | None:
-        """The id of the batch around the one that it belongs to."""
-        return self._named("_pbid")
-
-    @property
-    def batch(self) -> Batch | None:
-        """The batch that it belongs to: `with current_job().batch.jobs():` adds jobs to it."""
-        return None if self.bid is None else Batch(self.bid)
-
-    @property
-    def parent_batch(self) -> Batch | None:
-        """The batch around the one that it belongs to."""
-        return None if self.parent_bid is None else Batch(self.parent_bid)
-
-    @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1."""
+        """The number of this attempt, from 1."""
         failure = self.payload.get("failure")
         return failure.get("retry_count", 0) + 2 if failure else 1
 
     @property
-    def failures_left(self) -> int:
-        """How many failures more the server forgives; 0 in the last attempt."""
+    def retries_remaining(self) -> int:
+        """How often the server retries the job if this attempt fails, too; 0 in the last one."""
         retry = self.payload.get("retry")
         return max(0, (DEFAULT_RETRY if retry is None else retry) - self.attempt + 1)
 
+    failures_left = retries_remaining
+
     @property
     def deadline(self) -> datetime:
-        """When the reservation ends: the server gives the job up as failed then. In UTC."""
-        return datetime.now(UTC) + timedelta(seconds=self.remaining())
+        """When the reservation ends, in UTC: the server then takes the job for failed."""
+        return datetime.now(UTC) + timedelta(seconds=self.time_remaining())
 
-    def remaining(self) -> float:
-        """Return the seconds that are left until then, less than 0 when it is over."""
-        return self._ends - monotonic()
+    def time_remaining(self) -> float:
+        """Return the seconds until the deadline, less than 0 after it."""
+        return self._ends - self._now()
+
+    remaining = time_remaining
 
     @property
     def logger(self) -> logging.Logger:
@@ -123,10 +144,10 @@ class JobContext:
         *,
         reserve_until: datetime | str | float | None = None,
     ) -> None:
-        """Report how far the job is, 0 to 100, to who asks by `Client.track_get`.
+        """Report the job's progress, 0 to 100, for `Client.track_get`.
 
-        `reserve_until`, within a day, asks for more time than the job was reserved for. The job
-        needs the option `track`, the server Faktory Enterprise.
+        `reserve_until`, within a day from now, extends the reservation. The job needs the option
+        `track`, and the server must be a Faktory Enterprise.
         """
         try:
             fits = 0 <= percent <= 100
@@ -144,22 +165,18 @@ class JobContext:
                     f"reserve_until is {reserve_until}: a job can be reserved from now on for "
                     f"{MAX_RESERVE} seconds at most."
                 )
-        self._tell(int(percent), desc, until)
+        self._track(int(percent), desc, until)
         if until is not None:
-            self._ends = monotonic() + left
+            self._ends = self._now() + left
             if self.on_more_time is not None:
                 self.on_more_time(self._ends)
 
-    def _tell(self, percent: int, desc: str | None, until: datetime | None) -> None:
-        if self._client is not None:  # the worker's own: it has nothing else to do meanwhile
+    def _track(self, percent: int, desc: str | None, until: datetime | None) -> None:
+        if self._client is not None:  # the worker's own, which is idle while the job runs
             self._client.track_set(self.jid, percent, desc, until)
             return
         with defaults.default_pool().client() as client:
             client.track_set(self.jid, percent, desc, until)
-
-    def _named(self, name: str) -> str | None:
-        value = (self.payload.get("custom") or {}).get(name)
-        return None if value is None else str(value)
 
 
 _current: ContextVar[JobContext] = ContextVar("faktory_current_job")
@@ -176,7 +193,7 @@ def current_job() -> JobContext:
 
 
 def run_in(context: JobContext, function: Callable[[], T]) -> T:
-    """Call a function that sees `context` as the current job."""
+    """Call a function with `context` as the current job."""
     token = _current.set(context)
     try:
         return function()

@@ -1,6 +1,6 @@
-"""Jobs as users declare them: `@job` on a function, a class below `Job`, `external` for others'.
+"""Declaring jobs: `@job` on a function, a class below `Job`, `external` for another program's.
 
-All are pushed alike, by `push`. The parameters are seen by type checkers, too.
+All are pushed alike, see `push.py`. Type checkers see the parameters, too.
 """
 
 from __future__ import annotations
@@ -26,29 +26,37 @@ from typing import (
 
 from ..client.pool import Pool
 from . import options as job_options
-from . import refusals, registry
-from .batch import Batch
-from .context import JobContext, current_job
+from . import registry, validation
+from .context import JobAttributes, JobContext, current_job
 from .options import Declared, Options
-from .push import AnyArguments, Duration, Instant, Push, Signature
+from .push import Duration, Instant, Push
+from .signature import AnyArguments, Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_NOTHING: Final = object()
+
+class _NotGiven:
+    """The function of `@job(...)`, which comes with the next call; None is an error of the user."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_NOT_GIVEN: Final = _NotGiven()
 
 
 class FunctionJob(Push[P], Generic[P, R]):
-    """A function declared as a job: call it as ever, or push it."""
+    """A function declared as a job: call it as before, or push it."""
 
     def __init__(
         self,
         function: Callable[P, R],
         name: str | None,
-        options: Mapping[str, Any],
+        options: Mapping[str, object],
         time_limit: float | None,
     ) -> None:
-        function = refusals.check_function(function, name)
+        function = validation.check_function(function, name)
         self.__wrapped__ = function
         self.__name__ = function.__name__
         self.__qualname__ = function.__qualname__
@@ -64,17 +72,17 @@ class FunctionJob(Push[P], Generic[P, R]):
         return self.__wrapped__(*args, **kwargs)
 
     def __get__(self, _: object, owner: type | None = None) -> FunctionJob[P, R]:
-        return self  # binds to no object; help() takes what has this for a function
+        return self  # not bound to an instance; help() needs the method to show a function
 
     def __reduce__(self) -> str:
-        return self.__qualname__  # pickled as the function is: by its module and name
+        return self.__qualname__  # pickled by module and name, as a function is
 
     def __repr__(self) -> str:
         return f"<faktory job {self._jobtype} of {self.origin}>"
 
     @property
     def origin(self) -> str:
-        """Where the function was defined."""
+        """The file and the qualified name of the function."""
         return _origin(self.__wrapped__)
 
     def run(self, context: JobContext) -> object:
@@ -93,16 +101,26 @@ def job(
 ) -> Callable[[Callable[P, R]], FunctionJob[P, R]]: ...
 
 
-def job(function: Any = _NOTHING, /, *, name: str | None = None, **options: Any) -> Any:
+def job(
+    function: Callable[P, R] | _NotGiven = _NOT_GIVEN,
+    /,
+    *,
+    name: str | None = None,
+    **options: Unpack[Declared],
+) -> FunctionJob[P, R] | Callable[[Callable[P, R]], FunctionJob[P, R]]:
     """Declare a function as a job, bare or with options: `@job` or `@job(queue="mail")`.
 
-    The job type is the function's name unless `name` says otherwise. See `Options` and `Declared`.
+    The job type is `name`, or else the function's name. For the options see `Options` and
+    `Declared`.
     """
-    time_limit = job_options.take_time_limit(options)
-    job_options.check(options, "@faktory.job")
-    if function is not _NOTHING:
-        return FunctionJob(function, name, options, time_limit)
-    return lambda function: FunctionJob(function, name, options, time_limit)
+    pushed: dict[str, object] = {**options}
+    time_limit = job_options.take_time_limit(pushed)
+    job_options.check(pushed, "@faktory.job")
+
+    def declare(function: Callable[P, R]) -> FunctionJob[P, R]:
+        return FunctionJob(function, name, pushed, time_limit)
+
+    return declare if isinstance(function, _NotGiven) else declare(function)
 
 
 @overload
@@ -110,33 +128,39 @@ def external(name: str, /, **options: Unpack[Options]) -> Push[...]: ...
 
 
 @overload
-def external(name: str, /, signature: Callable[P, Any], **options: Unpack[Options]) -> Push[P]: ...
+def external(
+    name: str, /, signature: Callable[P, object], **options: Unpack[Options]
+) -> Push[P]: ...
 
 
 def external(
-    name: str, /, signature: Callable[..., Any] | None = None, **options: Any
+    name: str, /, signature: Callable[..., object] | None = None, **options: Unpack[Options]
 ) -> Push[...]:
-    """Return a job that another program runs, in whatever language: something to push.
+    """Return a job that another program runs, in any language: it can only be pushed.
 
-    `signature` is a function that takes what the job takes; it is never called. Without one,
+    `signature` is a function with the parameters of the job; it is never called. Without one,
     arguments go by position and are not checked.
     """
     job_options.check(options, f"external({name!r})")
     if signature is not None and not callable(signature):
         raise TypeError(
-            f"the signature of {name} is {signature!r}: it is a function. Options go by keyword, "
-            'like queue="images".'
+            f"the signature of {name} is {signature!r}: it must be a function. Options go by "
+            'keyword, like queue="images".'
         )
-    takes = AnyArguments() if signature is None else Signature(signature)
-    push: Push[...] = Push(name, takes, job_options.merge({}, options))
+    parameters = AnyArguments() if signature is None else Signature(signature)
+    push: Push[...] = Push(name, parameters, job_options.merge({}, options))
     registry.external.add(name)
     return push
 
 
-class _Performs(Protocol[P]):
-    """A job class with this signature of `perform`."""
+class _HasNoPerform(TypeError, AttributeError):
+    """A base of jobs has none of a job's attributes: hasattr() and help() look for them."""
 
-    def perform(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+
+class _Performs(Protocol[P]):
+    """A job class with these parameters of `perform`."""
+
+    def perform(self, *args: P.args, **kwargs: P.kwargs) -> object: ...
 
 
 class _PerformAsync:
@@ -172,15 +196,14 @@ class _Jobs:
         return _push_of(owner).jobs
 
 
-class Job:
+class Job(JobAttributes):
     """The base of jobs that are classes: define `perform`, and options in `faktory_options`.
 
     The job type is the class's name unless `faktory_options` has a `name`. Options are inherited,
-    a name is not; they are read once, where the class is defined. Each run has an instance of its
-    own.
+    a name is not; they are read once, where the class is defined. Each run has its own instance.
     """
 
-    faktory_options: ClassVar[Mapping[str, Any]] = job_options.read_only({})
+    faktory_options: ClassVar[Mapping[str, object]] = job_options.read_only({})
     _push: ClassVar[Push[Any] | None] = None
     _context: JobContext | None = None
 
@@ -190,7 +213,7 @@ class Job:
     set = _Set()
     jobs = _Jobs()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         own = vars(cls).get("faktory_options", {})
         if not isinstance(own, Mapping):
@@ -205,9 +228,9 @@ class Job:
         job_options.check(options, f"{cls.__name__}.faktory_options")
         perform: Any = getattr(cls, "perform", None)
         if perform is None or getattr(perform, "__isabstractmethod__", False):
-            cls._push = None  # a base of other jobs, with options for them
+            cls._push = None  # a base with options for other jobs
             return
-        refusals.check_class(cls, perform)
+        validation.check_class(cls, perform)
         takes_self = inspect.isfunction(inspect.getattr_static(cls, "perform"))
         name = cls.__name__ if own.get("name") is None else own["name"]
         cls._push = Push(name, Signature(perform, method=takes_self), options)
@@ -225,43 +248,13 @@ class Job:
 
     @classmethod
     def drain(cls) -> int:
-        """In a test mode: run the jobs of this type, and those that they push of it."""
+        """In a test mode: run the jobs of this type, and those of it that they push."""
         return _push_of(cls).drain()
 
     @classmethod
     def perform_one(cls) -> None:
         """In a test mode: run the job of this type that waits longest."""
         _push_of(cls).perform_one()
-
-    @property
-    def jid(self) -> str:
-        """The id of the job that runs."""
-        return self._running().jid
-
-    @property
-    def bid(self) -> str | None:
-        """The id of the batch that it belongs to."""
-        return self._running().bid
-
-    @property
-    def batch(self) -> Batch | None:
-        """The batch that it belongs to: `with self.batch.jobs():` adds jobs to it."""
-        return self._running().batch
-
-    @property
-    def parent_bid(self) -> str | None:
-        """The id of the batch around the one that it belongs to."""
-        return self._running().parent_bid
-
-    @property
-    def parent_batch(self) -> Batch | None:
-        """The batch around the one that it belongs to."""
-        return self._running().parent_batch
-
-    @property
-    def custom(self) -> dict[str, Any]:
-        """The custom values of the job that runs."""
-        return self._running().custom
 
     @property
     def logger(self) -> logging.Logger:
@@ -275,8 +268,12 @@ class Job:
         *,
         reserve_until: datetime | str | float | None = None,
     ) -> None:
-        """Report how far the job is; see `JobContext.track_progress`."""
+        """Report the job's progress; see `JobContext.track_progress`."""
         self._running().track_progress(percent, desc, reserve_until=reserve_until)
+
+    @property
+    def _payload(self) -> dict[str, Any]:
+        return self._running().payload
 
     def _running(self) -> JobContext:
         return self._context or current_job()
@@ -295,28 +292,28 @@ class _ClassJob:
 
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()
-        object.__setattr__(instance, "_context", context)  # a frozen dataclass has it, too
+        object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too
         return instance.perform(*context.args)
 
 
 def _push_of(owner: type) -> Push[Any]:
     push: Push[Any] | None = owner._push  # type: ignore[attr-defined]
     if push is None:
-        raise TypeError(f"{owner.__name__} has no perform method, so there is nothing to push.")
+        raise _HasNoPerform(f"{owner.__name__} has no perform method, so it cannot be pushed.")
     return push
 
 
 def _origin(definition: Any) -> str:
-    """Where a function or class was defined: in its own file, not in that of a decorator."""
+    """Return the file, not that of a decorator, and the qualified name of a function or class."""
     definition = inspect.unwrap(definition)
     module = definition.__module__
-    whole = getattr(sys.modules.get(module), "__file__", None)
+    module_file = getattr(sys.modules.get(module), "__file__", None)
     try:
         file: str | None = inspect.getfile(definition)
     except (TypeError, OSError):
         file = None
-    # What a prompt or `exec` runs belongs to the module that it runs in. So does a notebook, where
-    # each cell counts as a file, and each run as a new one.
-    if file is None or file.startswith("<") or (module == "__main__" and whole is None):
-        file = whole
+    # Code of a prompt or of `exec` belongs to the module that it runs in. So does a cell of a
+    # notebook, for which each run makes another file.
+    if file is None or file.startswith("<") or (module == "__main__" and module_file is None):
+        file = module_file
     return f"{os.path.realpath(file) if file else module}:{definition.__qualname__}"

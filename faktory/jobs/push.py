@@ -1,18 +1,16 @@
-"""Pushing jobs of one type: arguments bound to a signature, options, and where to.
+"""Pushing jobs of one type: arguments, options, and the pool of clients they go through.
 
-Rules: wrong arguments fail here, where they are pushed. Every job passes through
-`client_middleware` as it will go out; many of one type are rendered from one template while
-nothing but what is built in stands there. What only Faktory Enterprise has is not sent to a
-server without it, which would ignore it in silence.
+Rules: every job passes `client_middleware` as it will be sent; many jobs of one type are rendered
+from one template while that chain has only built-in middleware. A job with Enterprise options is
+not sent to an open-source server, which would ignore them without an error.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any, Final, Generic, ParamSpec, Unpack
+from typing import Any, Generic, ParamSpec, Unpack
 from weakref import WeakSet
 
 from ..client import Client, Pool, defaults, transport
@@ -23,124 +21,33 @@ from ..exceptions import (
     FaktoryError,
     FaktoryPayloadError,
 )
-from ..proto import JobTemplate, dump_json, encode_push_bulk, new_jid
+from ..proto import JobTemplate, encode_push_bulk
 from ..wire import commands
 from ..wire.payload import prepare
-from ..wire.validate import check_duration, check_instant, clip
+from ..wire.validate import check_duration, check_instant
 from . import options as job_options
 from .middleware import client_middleware
 from .options import Options
+from .signature import Signature
+from .spec import JobSpec
+from .validation import check_pool
 
 P = ParamSpec("P")
+
 Instant = datetime | str | float
+"""A point in time: an aware datetime, RFC 3339 with an offset, or epoch seconds."""
+
 Duration = float | timedelta
+"""Seconds, or a timedelta."""
 
 BULK_CHUNK = 1000
-"""Jobs in one PUSHB: enough to forget the round trip, far from the server's 5 s for it."""
-
-_NOTHING_MADE: Final[tuple[int, dict[str, Any], list[str]]] = (-1, {}, [])
+"""Jobs in one PUSHB: the round trip hardly counts, and the server's 5 s for it are far."""
 
 _enterprise: WeakSet[Pool] = WeakSet()
 """Pools whose server is known to be a Faktory Enterprise."""
 
 
-class Signature:
-    """What a job's function takes: binds arguments and makes positions of them."""
-
-    def __init__(self, function: Callable[..., Any], *, method: bool = False) -> None:
-        self._signature = inspect.signature(function)
-        parameters = list(self._signature.parameters.values())
-        if method and not parameters:
-            raise TypeError(f"{function.__qualname__} takes no self, so no instance can run it.")
-        if method and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
-            parameters = parameters[1:]
-            self._signature = self._signature.replace(parameters=parameters)
-        for parameter in parameters:
-            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD):
-                raise TypeError(
-                    f"{function.__qualname__} takes {parameter} by keyword only, and a job's "
-                    "arguments are a list: make it positional, or take a dict."
-                )
-        positional = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
-        self.least = sum(p.default is p.empty for p in positional)
-        self.most = len(positional) if len(positional) == len(parameters) else None
-        self._positional = [
-            (None if p.kind is p.POSITIONAL_ONLY else p.name, p.default) for p in positional
-        ]
-
-    def bind(self, args: Sequence[object], kwargs: Mapping[str, Any]) -> list[Any]:
-        """Return the arguments as positions; TypeError where the function would not take them.
-
-        Defaults fill the gaps between what was given, and no more: the worker has its own.
-        """
-        positions = [*args]
-        found = 0
-        if kwargs:
-            for name, default in self._positional[len(args) :]:
-                if name is not None and name in kwargs:
-                    positions.append(kwargs[name])
-                    found += 1
-                elif found == len(kwargs) or default is inspect.Parameter.empty:
-                    break
-                else:
-                    positions.append(_in_gap(name, default))
-        if found < len(kwargs) or not self.fits(len(positions)):
-            self._signature.bind(*args, **kwargs)  # raises, and says what is wrong
-        return positions
-
-    def fits(self, count: int) -> bool:
-        """Tell whether the function takes that many positions."""
-        return self.least <= count and (self.most is None or count <= self.most)
-
-
-def _in_gap(name: str | None, default: object) -> object:
-    """Return a parameter's default if a job can carry it."""
-    try:
-        dump_json(default)
-    except FaktoryPayloadError:
-        raise TypeError(
-            f"the default of {name or 'a parameter'}, {clip(repr(default))}, is nothing that a "
-            "job can carry: pass a value for it, too."
-        ) from None
-    return default
-
-
-class AnyArguments(Signature):
-    """Of a job that another program runs and nobody described: whatever is given by position."""
-
-    def __init__(self) -> None:
-        self.least, self.most = 0, None
-
-    def bind(self, args: Sequence[object], kwargs: Mapping[str, Any]) -> list[Any]:
-        """Return the positions; TypeError for keywords, which have none that we know."""
-        if kwargs:
-            raise TypeError(
-                f"what takes {next(iter(kwargs))!r} is not known here. Pass the arguments by "
-                "position, or give external() a signature."
-            )
-        return [*args]
-
-    def fits(self, count: int) -> bool:  # noqa: ARG002
-        """Tell that any number will do."""
-        return True
-
-
-def declared(job: object) -> Push[Any] | None:
-    """Return what pushes a job that was declared as a function, a class or for others."""
-    push = job if isinstance(job, Push) else getattr(job, "_push", None)
-    return push if isinstance(push, Push) else None
-
-
-def check_pool(pool: object) -> None:
-    """Raise TypeError if this cannot be where jobs are pushed to."""
-    if pool is not None and not isinstance(pool, Pool):
-        raise TypeError(
-            f"pool is of type {type(pool).__name__}: pass a pool of clients, "
-            'like faktory.Pool("tcp://other:7419").'
-        )
-
-
-class Push(Generic[P]):
+class Push(JobSpec, Generic[P]):
     """A job type with options, ready to be pushed."""
 
     def __init__(
@@ -150,19 +57,9 @@ class Push(Generic[P]):
         options: Mapping[str, Any],
         pool: Pool | None = None,
     ) -> None:
-        self._jobtype = jobtype
-        self._signature = signature
-        self._options = options
-        self._pool = pool
-        self._made = _NOTHING_MADE
         check_pool(pool)
-        try:
-            job_options.to_fields(options, jobtype)
-        except FaktoryPayloadError as error:
-            raise FaktoryPayloadError(f"the job {jobtype!r}: {error}") from None
-
-    def __repr__(self) -> str:
-        return f"<faktory job {self._jobtype}>"
+        super().__init__(jobtype, signature, options)
+        self._pool = pool
 
     def __getstate__(self) -> dict[str, Any]:
         if self._pool is not None:
@@ -170,12 +67,7 @@ class Push(Generic[P]):
                 f"{self._jobtype} has a pool of its own, and connections cannot be pickled: "
                 "use set(pool=...) in the process that pushes."
             )
-        return {**vars(self), "_made": _NOTHING_MADE}  # made of this process's defaults
-
-    @property
-    def jobtype(self) -> str:
-        """The type under which it goes to the server."""
-        return self._jobtype
+        return super().__getstate__()
 
     def set(self, *, pool: Pool | None = None, **options: Unpack[Options]) -> Push[P]:
         """Return the same job with other options, or for another `pool` of clients."""
@@ -186,26 +78,29 @@ class Push(Generic[P]):
     def perform_async(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Push the job with these arguments; return its jid.
 
-        Where a middleware stops the push, what that one returned: None, as a rule.
+        If a middleware stops the push, the return value is that middleware's: None, as a rule.
         """
         return self._push(args, kwargs, None)
 
     def perform_in(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Push the job to be run after `delay`, seconds or a timedelta; not later than now at once.
+        """Push the job to be run after `delay`, seconds or a timedelta; return its jid.
 
-        Returns its jid.
+        With a delay of 0 or less the job can be run at once.
         """
         wait = check_duration("the delay", delay)
         try:
             at = datetime.now(UTC) + timedelta(seconds=wait) if wait > 0 else None
         except OverflowError:
-            raise FaktoryPayloadError(f"the delay is {delay!r}: no calendar goes so far.") from None
+            raise FaktoryPayloadError(
+                f"the delay is {delay!r}: it ends after the year 9999."
+            ) from None
         return self._push(args, kwargs, at)
 
     def perform_at(self, when: Instant, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Push the job to be run at a point in time: an aware datetime, RFC 3339 or epoch seconds.
+        """Push the job to be run at a point in time; return its jid.
 
-        One that is past is pushed at once. Returns its jid.
+        `when` is an aware datetime, RFC 3339 with an offset or epoch seconds. If it is past, the
+        job can be run at once.
         """
         at = datetime.fromisoformat(check_instant("when", when))
         return self._push(args, kwargs, at if at > datetime.now(UTC) else None)
@@ -213,8 +108,8 @@ class Push(Generic[P]):
     def perform_bulk(self, rows: Iterable[Sequence[object]]) -> list[str]:
         """Push a job for each row of arguments, many at a time; return their jids.
 
-        FaktoryBulkError where some did not go through: it says which, and why. Jobs that a
-        middleware stops are left out; a jid is what `call_next` returns there, before the push.
+        FaktoryBulkError if some were not queued, with their jids and the reasons. Jobs that a
+        middleware stops are left out. In a middleware `call_next` returns the jid before the push.
         """
         pushed: list[str] = []
         refused: dict[str, str] = {}
@@ -226,13 +121,13 @@ class Push(Generic[P]):
             try:
                 chunk = list(islice(source, BULK_CHUNK))
                 line, jids = encode(chunk)
-            except Exception as error:  # a row that cannot be sent, or what `rows` raised
+            except Exception as error:  # of a wrong row, or raised by `rows` itself
                 sent = len(pushed) + len(refused)
                 if not sent:
                     raise
                 raise FaktoryBulkError(
-                    f"{sent} jobs were sent, then came trouble with the rows, "
-                    f"counted from row {taken} on: {error}",
+                    f"{sent} jobs were sent before an error in the rows, "
+                    f"here counted from row {taken} on: {error}",
                     jids=pushed,
                     refused=refused,
                 ) from error
@@ -243,12 +138,12 @@ class Push(Generic[P]):
                 continue
             try:
                 with pool.client() as client:
-                    self._meet(client, pool)
-                    said_no = push_chunk(client.call, commands.push_bulk_line(line, jids))
+                    self._check_enterprise(client, pool)
+                    rejected = push_chunk(client.call, commands.push_bulk_line(line, jids))
             except FaktoryBulkError as broken:
                 broken.jids, broken.refused = pushed, refused
                 raise
-            except FaktoryError as error:  # no client to be had, or not the server that it needs
+            except FaktoryError as error:  # no client in time, or a server without Enterprise
                 if (not pushed and not refused) or transport.of_a_job(error):
                     raise
                 raise FaktoryBulkError(
@@ -257,8 +152,8 @@ class Push(Generic[P]):
                     refused=refused,
                     unsent=jids,
                 ) from error
-            refused.update(said_no)
-            pushed.extend([jid for jid in jids if jid not in said_no] if said_no else jids)
+            refused.update(rejected)
+            pushed.extend([jid for jid in jids if jid not in rejected] if rejected else jids)
         if refused:
             jid, reason = next(iter(refused.items()))
             raise FaktoryBulkError(
@@ -271,7 +166,7 @@ class Push(Generic[P]):
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
-        """In a test mode: the jobs of this type that wait, as wire dicts."""
+        """In a test mode: the waiting jobs of this type, as wire dicts."""
         return transport.in_test_mode().jobs_of(self._jobtype)
 
     def clear(self) -> None:
@@ -279,25 +174,12 @@ class Push(Generic[P]):
         transport.in_test_mode().clear(self._jobtype)
 
     def drain(self) -> int:
-        """In a test mode: run the jobs of this type, and those that they push of it."""
+        """In a test mode: run the jobs of this type, and those of it that they push."""
         return transport.in_test_mode().drain(self._jobtype)
 
     def perform_one(self) -> None:
         """In a test mode: run the job of this type that waits longest."""
         transport.in_test_mode().perform_one(self._jobtype)
-
-    def payload(
-        self, args: Sequence[object], kwargs: Mapping[str, object] | None = None
-    ) -> dict[str, Any]:
-        """Return the wire dict of a job with these arguments, with a jid of its own."""
-        try:
-            bound = self._signature.bind(args, kwargs or {})
-        except TypeError as error:
-            raise TypeError(f"{self._jobtype}: {error}") from None
-        made = {"jid": new_jid(), "jobtype": self._jobtype, "args": bound, **self._fields()}
-        if "custom" in made:
-            made["custom"] = job_options.copied(made["custom"])
-        return made
 
     def _push(
         self, args: Sequence[object], kwargs: Mapping[str, object], at: datetime | None
@@ -310,32 +192,21 @@ class Push(Generic[P]):
     def _send(self, payload: dict[str, Any]) -> str:
         pool = self._pool or defaults.default_pool()
         with pool.client() as client:
-            self._meet(client, pool)
+            self._check_enterprise(client, pool)
             return client.push(payload)
 
-    def _meet(self, client: Client, pool: Pool) -> None:
-        """Raise FaktoryEnterpriseRequired where the server would ignore what is asked of it."""
-        asked = self._made[2]
-        # What a test mode knows must not be taken for what the pool's server does.
-        if not asked or pool in _enterprise or transport.memory is not None:
+    def _check_enterprise(self, client: Client, pool: Pool) -> None:
+        """Raise FaktoryEnterpriseRequired if the job needs it and the server would ignore that."""
+        needed = self._checked[2]
+        # The answer of a test mode must not be remembered as that of the pool's server.
+        if not needed or pool in _enterprise or transport.memory is not None:
             return
         if "enterprise" not in str(client.info()["server"].get("description")).lower():
             raise FaktoryEnterpriseRequired(
-                f"the job {self._jobtype} is not pushed: this server is no Faktory Enterprise and "
-                f"would ignore {', '.join(asked)}. Leave that out, or set({asked[0]}=None)."
+                f"the job {self._jobtype} is not pushed: this server is not a Faktory Enterprise "
+                f"and would ignore {', '.join(needed)}. Leave that out, or set({needed[0]}=None)."
             )
         _enterprise.add(pool)
-
-    def _fields(self) -> dict[str, Any]:
-        """The wire fields that the options make, checked as those of a whole job."""
-        defaults = job_options.default_job_options
-        version = defaults.version
-        if self._made[0] != version:
-            options = job_options.merge(defaults, self._options)
-            checked = job_options.to_fields(options, self._jobtype)
-            asked = list(job_options.enterprise(options))
-            self._made = version, checked, asked
-        return self._made[1]
 
     def _template(self) -> Callable[[Sequence[Sequence[object]]], tuple[bytes, list[str]]]:
         fields = client_middleware.run(lambda fields: fields, dict(self._fields()))
@@ -346,18 +217,18 @@ class Push(Generic[P]):
             try:
                 return template.encode_bulk(rows, least, most)
             except FaktoryPayloadError:
-                self._check_rows(rows)  # which knows the names of the arguments
+                self._check_rows(rows)  # its errors have the names of the arguments
                 raise
 
         return encode
 
     def _encode_each(self, rows: Sequence[Sequence[object]]) -> tuple[bytes, list[str]]:
-        """Lead each job through the middleware; return a PUSHB of those that come through."""
+        """Run the middleware for each job; return a PUSHB of those that it did not stop."""
         jobs: list[dict[str, Any]] = []
 
         def keep(payload: dict[str, Any]) -> str:
-            # A copy: what a middleware does behind `call_next` comes too late, as for a single job.
-            jobs.append(job_options.copied(prepare(payload)))
+            # A copy: a change after `call_next` comes too late, as it does for a single job.
+            jobs.append(job_options.copy_of(prepare(payload)))
             return jobs[-1]["jid"]  # type: ignore[no-any-return]
 
         self._check_rows(rows)
@@ -367,17 +238,3 @@ class Push(Generic[P]):
             except FaktoryPayloadError as error:
                 raise FaktoryPayloadError(f"rows[{index}]: {error}") from None
         return encode_push_bulk(jobs), [job["jid"] for job in jobs]
-
-    def _check_rows(self, rows: Sequence[Sequence[object]]) -> None:
-        """Refuse rows that are none, or that the job would not take, by their number."""
-        for index, row in enumerate(rows):
-            if not isinstance(row, (list, tuple)):
-                raise FaktoryPayloadError(
-                    f"rows[{index}] is of type {type(row).__name__}; a row is a tuple. "
-                    "For a single argument: (value,)."
-                )
-            if not self._signature.fits(len(row)):
-                try:
-                    self.payload(row)
-                except TypeError as error:
-                    raise TypeError(f"rows[{index}]: {error}") from None

@@ -1,11 +1,13 @@
-"""Which function runs which job type, for this process.
+"""The job types of this process, and what runs each of them.
 
-A module that is loaded again replaces its own jobs (notebooks, reload, `__main__`); two different
-functions under one job type would run each other's work, which is refused.
+Rules: a module that is loaded again replaces its own jobs (notebooks, reload, `__main__`). Two
+different functions under one job type are an error: each would run the other's jobs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Protocol
 
@@ -33,10 +35,25 @@ external: set[str] = set()
 """Job types that another program runs, as `faktory.external` declared them."""
 
 
-class UnknownJob(LookupError):
-    """A job type came that nobody registered: the error type that its FAIL reports.
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Begin with an empty registry, and restore this one at the end of the block: for tests."""
+    jobs, others = dict(_jobs), set(external)
+    _jobs.clear()
+    external.clear()
+    try:
+        yield
+    finally:
+        _jobs.clear()
+        _jobs.update(jobs)
+        external.clear()
+        external.update(others)
 
-    It is raised to nobody, so it stands outside the tree of errors.
+
+class UnknownJob(LookupError):
+    """The job type of a fetched job is not registered: the error type of its FAIL.
+
+    A worker does not raise it in user code, so it is not in the tree of errors.
     """
 
 

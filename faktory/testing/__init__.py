@@ -1,8 +1,8 @@
-"""Testing what uses Faktory: a server in memory, assertions, fixtures for pytest.
+"""Tests of code that uses Faktory: a server in memory, assertions, fixtures for pytest.
 
-Nothing happens when this is imported, nor is much imported: each name is when it is first used.
-`jobs`, `queues` and `mode` are what the test mode that is on holds; they are not part of `*`, nor
-listed by `dir`: without a mode there are none, and who walks over a module's names asks for all.
+Importing this has no effect and costs little: each name is imported when it is first used.
+`jobs`, `queues` and `mode` show the active test mode. Neither `*` nor `dir` lists them: without a
+mode they raise, and tools like doctest read every name that is listed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .asserts import assert_enqueued, assert_not_enqueued
-    from .cases import FakeMixin, InlineMixin, ServerMixin
     from .memory import EmptyQueueError, MemoryServer
     from .modes import clear_all, disable, drain_all, fake, inline
+    from .unittest import FakeMixin, InlineMixin, ServerMixin
 
     jobs: list[dict[str, Any]]
     queues: dict[str, list[dict[str, Any]]]
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **dict.fromkeys(("assert_enqueued", "assert_not_enqueued"), "asserts"),
-    **dict.fromkeys(("FakeMixin", "InlineMixin", "ServerMixin"), "cases"),
+    **dict.fromkeys(("FakeMixin", "InlineMixin", "ServerMixin"), "unittest"),
     **dict.fromkeys(("clear_all", "disable", "drain_all", "fake", "inline"), "modes"),
     **dict.fromkeys(("EmptyQueueError", "MemoryServer"), "memory"),
 }

@@ -1,4 +1,4 @@
-"""Assertions on what was pushed, which show what is there where they fail."""
+"""Assertions on pushed jobs; one that fails lists the jobs that wait."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from ..client import transport
-from ..jobs.push import declared
+from ..jobs.spec import DeclaredJob, spec_of
 from ..wire.validate import check_instant
 
 _SHOWN: Final = 10
-"""Jobs of a kind that a failing assertion shows at most."""
+"""Jobs that each list of a failing assertion shows at most."""
 
 
 def assert_enqueued(
-    job: Any,
+    job: DeclaredJob | str,
     *,
     args: Sequence[object] | None = None,
     queue: str | None = None,
@@ -26,20 +26,20 @@ def assert_enqueued(
 ) -> None:
     """Assert that jobs of this type wait: `count` of them, or at least one.
 
-    `job` is a declared job or the name of a job type. What is given has to be equal: `at` to the
-    job's time as an aware datetime, epoch seconds or text; `fields` are others of the wire
-    dict, `retry=3` say. Anything with an `==` of its own will do, like `pytest.approx`.
+    `job` is a declared job or the name of a job type. Each given value must equal that of the job:
+    `at` its time as an aware datetime, epoch seconds or text, `fields` other fields of the wire
+    dict, like `retry=3`. A value may have its own `==`, like `pytest.approx`.
     """
     wanted = _wanted(args, queue, at, fields)
     found, others = _look_for(job, wanted)
     if len(found) == count or (count is None and found):
         return
     expected = "at least one" if count is None else str(count)
-    raise AssertionError(_told(job, wanted, found, others, f"expected {expected}"))
+    raise AssertionError(_report(job, wanted, found, others, f"expected {expected}"))
 
 
 def assert_not_enqueued(
-    job: Any,
+    job: DeclaredJob | str,
     *,
     args: Sequence[object] | None = None,
     queue: str | None = None,
@@ -50,7 +50,7 @@ def assert_not_enqueued(
     wanted = _wanted(args, queue, at, fields)
     found, _ = _look_for(job, wanted)
     if found:
-        raise AssertionError(_told(job, wanted, found, [], "expected none"))
+        raise AssertionError(_report(job, wanted, found, [], "expected none"))
 
 
 def _wanted(args: object, queue: object, at: object, fields: dict[str, object]) -> dict[str, Any]:
@@ -59,9 +59,9 @@ def _wanted(args: object, queue: object, at: object, fields: dict[str, object]) 
 
 
 def _look_for(
-    job: Any, wanted: dict[str, Any]
+    job: DeclaredJob | str, wanted: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the jobs of the type that are as wanted, and those that are not."""
+    """Return the jobs of the type that are as wanted, and the others of the type."""
     found: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for kept in transport.in_test_mode().jobs_of(_jobtype(job)):
@@ -69,30 +69,31 @@ def _look_for(
     return found, others
 
 
-def _jobtype(job: Any) -> str:
+def _jobtype(job: DeclaredJob | str) -> str:
     if isinstance(job, str):
         return job
-    push = declared(job)
-    if push is None:
-        raise TypeError(f"{job!r} is no declared job, nor the name of a job type.")
-    return push.jobtype
+    spec = spec_of(job)
+    if spec is None:
+        raise TypeError(f"{job!r} is neither a declared job nor the name of a job type.")
+    return spec.jobtype
 
 
 def _differences(job: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    told = []
+    """Return the wanted fields that the job has not, each as a phrase."""
+    phrases = []
     for name, value in wanted.items():
-        there = job.get(name)
-        same = _same_time(value, there) if name == "at" else _plain(value) == there
+        actual = job.get(name)
+        same = _same_time(value, actual) if name == "at" else _plain(value) == actual
         if not same:
-            text = _text(there)
-            if name == "at" and there and not isinstance(value, (str, datetime)):
-                text = f"{datetime.fromisoformat(there).timestamp()} ({there})"
-            told.append(f"{name} {text}, not {_text(value)}")
-    return told
+            text = _text(actual)
+            if name == "at" and actual and not isinstance(value, (str, datetime)):
+                text = f"{datetime.fromisoformat(actual).timestamp()} ({actual})"
+            phrases.append(f"{name} {text}, not {_text(value)}")
+    return phrases
 
 
 def _plain(value: object) -> object:
-    """A value as it is after JSON: tuples are lists."""
+    """Return a value as it is after JSON: tuples become lists."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -103,16 +104,16 @@ def _plain(value: object) -> object:
 def _same_time(wanted: object, text: str | None) -> bool:
     if text is None:
         return False
-    there = datetime.fromisoformat(text)
-    same = wanted in (there, there.timestamp())
+    actual = datetime.fromisoformat(text)
+    same = wanted in (actual, actual.timestamp())
     if isinstance(wanted, (str, datetime, int, float)):
-        # Seconds as they were given may have more digits than the text that was made of them.
-        same = same or datetime.fromisoformat(check_instant("at", wanted)) == there
+        # The given seconds may have more digits than the text that was made of them.
+        same = same or datetime.fromisoformat(check_instant("at", wanted)) == actual
     return same
 
 
-def _told(
-    job: Any,
+def _report(
+    job: DeclaredJob | str,
     wanted: dict[str, Any],
     found: list[dict[str, Any]],
     others: list[dict[str, Any]],

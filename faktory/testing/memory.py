@@ -1,13 +1,13 @@
-"""A server in memory that takes the place of every connection, in fake and inline mode.
+"""A server in memory, in place of every connection, in fake and inline mode.
 
 It is the embedded server without its sockets, with Enterprise features: commands reach it as the
 bytes that would be sent, so jobs pass through JSON and every check of production. Any number of
 threads may use it.
 
-Rules: a job that is taken to be run is reserved, and answered by ACK or FAIL as a worker would,
-so callbacks of batches come and locks of unique jobs go. In inline mode what a command made
-runnable is run by the thread that sent it, before it has its answer. The lock is not held while
-jobs run. Time passes by `travel` alone: nothing becomes due while a test takes its time.
+Rules: a job is reserved before it runs, and answered by ACK or FAIL as by a worker, so batches
+push their callbacks and unique jobs release their locks. In inline mode the thread that sent a
+command runs the jobs that became runnable by it, before it gets its answer. The lock is not held
+while jobs run. Only `travel` passes time: no job becomes due because a test is slow.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from weakref import ref
 from ..client import fork, transport
 from ..exceptions import Discard, FaktoryError
 from ..jobs import registry
+from ..jobs.batch import open_batch
 from ..jobs.context import JobContext
-from ..jobs.middleware import open_batch
 from ..jobs.runner import JobRunner, in_context
 from ..proto import load_json
 from ..server.dispatch import State, Wait, answer
@@ -41,12 +41,12 @@ from ..wire.session import Answer, ClientSession, encode_bulk, encode_simple
 
 T = TypeVar("T")
 
-MOST_JOBS: Final = 10_000
-"""Jobs that `drain` runs, besides those that waited when it began, before it takes them for jobs
-that push each other without end."""
+DRAIN_LIMIT: Final = 10_000
+"""Jobs that `drain` runs, besides those that waited when it began, before it raises: such jobs
+probably push each other without end."""
 
-_WAIT = 0.01
-"""Seconds that a FETCH without a job takes: a worker that runs here must not spin."""
+_FETCH_WAIT = 0.01
+"""Seconds that a FETCH without a job takes, so that a worker does not spin."""
 
 
 class EmptyQueueError(LookupError):
@@ -54,11 +54,13 @@ class EmptyQueueError(LookupError):
 
 
 class MemoryServer(transport.Memory):
-    """What fake and inline mode put in a server's place; use `fake` and `inline`.
+    """The server of fake and inline mode; `fake` and `inline` create it.
 
-    Jobs are shown as the dicts that a worker would fetch, those that are scheduled among them.
-    Jobs of `faktory.external` are kept and never run.
+    Jobs are shown as the dicts that a worker would fetch, scheduled ones among them. Jobs of
+    `faktory.external` are kept and never run.
     """
+
+    drain_limit = DRAIN_LIMIT
 
     def __init__(self, *, inline: bool = False, middleware: bool = False) -> None:
         self.inline = inline
@@ -79,29 +81,29 @@ class MemoryServer(transport.Memory):
         """Answer commands as a server would."""
         answers = self._and_run(lambda: [self._answer(command) for command in sent])
         if any(answer.command.name == "FETCH" and answer.value is None for answer in answers):
-            sleep(_WAIT)
+            sleep(_FETCH_WAIT)
         return answers
 
     def close(self) -> None:
-        """Be left alone: there is nothing to close."""
+        """Do nothing: no socket is open."""
 
     def abandon(self) -> None:
-        """Be left alone: there is nothing to close."""
+        """Do nothing: no socket is open."""
 
     def reset_after_fork(self) -> None:
-        """Go on with the parent's jobs, which are the child's own now: for `fork`, in the child."""
+        """Keep a copy of the parent's jobs in a forked child, and replace the lock."""
         self._lock = RLock()
 
     def raised(self, error: BaseException) -> bool:
-        """Tell whether it is what the job raised that failed last in this thread."""
+        """Tell whether the job that failed last in this thread raised it."""
         last = getattr(self._failed, "last", None)
         return last is not None and last() is error
 
-    # What there is.
+    # Looking at the jobs.
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
-        """All jobs that wait, in the order in which they came: were pushed, or became due."""
+        """All waiting jobs, in the order in which they were pushed or became due."""
         with self._lock:
             return [_shown(job) for job in self._waiting()]
 
@@ -118,7 +120,7 @@ class MemoryServer(transport.Memory):
         return [job for job in self.jobs if job["jobtype"] == jobtype]
 
     def clear(self, jobtype: str | None = None) -> None:
-        """Forget the jobs that wait, or those of one type."""
+        """Forget the waiting jobs, or those of one type."""
         with self._lock:
             if jobtype is None:
                 self._store.flush()
@@ -128,7 +130,7 @@ class MemoryServer(transport.Memory):
                 self._store.locks.release(job)
 
     def travel(self, seconds: float) -> None:
-        """Move the clock forward: what becomes due is due, in inline mode it is run."""
+        """Move the clock forward and queue the jobs that became due; inline mode runs them."""
         if seconds < 0:
             raise ValueError("time goes forward only.")
 
@@ -152,11 +154,11 @@ class MemoryServer(transport.Memory):
     def drain(self, jobtype: str | None = None) -> int:
         """Run all jobs, or those of one type, and those that they push; return how many.
 
-        Scheduled ones too. What a job raises comes out, and the rest stays.
+        Scheduled jobs run, too. If a job raises, its exception comes out and the others stay.
         """
         done = 0
         jobs = self._runnable(jobtype)
-        most = MOST_JOBS + len(jobs)
+        most = self.drain_limit + len(jobs)
         while jobs:
             for job in jobs:
                 if done == most:
@@ -174,9 +176,9 @@ class MemoryServer(transport.Memory):
         return [job for job in waiting if job.jobtype not in registry.external]
 
     def _perform(self, job: Job) -> bool:
-        """Run a job and answer for it; what it raises comes out.
+        """Run a job and report it to the store; its exception comes out.
 
-        Returns False where it is no longer there: it has expired, or others took or cleared it.
+        Returns False if it no longer waits: it has expired, or was taken or cleared meanwhile.
         """
         with self._lock:
             payload = self._take(job)
@@ -189,9 +191,9 @@ class MemoryServer(transport.Memory):
             pass
         except BaseException as error:
             if isinstance(error, FaktoryError):
-                self._failed.last = ref(error)  # itself it would keep the job's variables alive
+                self._failed.last = ref(error)  # weak: the error keeps the job's variables alive
             report = failure.describe(error, backtrace=payload.get("backtrace") or 0)
-            with suppress(Refused):  # the job cleared itself, or travelled until it was given up
+            with suppress(Refused):  # the job cleared itself, or travelled beyond its reservation
                 self._and_run(lambda: self._store.fail(jid, *report))
             raise
         self._and_run(lambda: self._store.acknowledge(jid))
@@ -205,7 +207,7 @@ class MemoryServer(transport.Memory):
         in_context(job, run)
 
     def _and_run(self, action: Callable[[], T]) -> T:
-        """Do something to the store; in inline mode run what it made runnable."""
+        """Do something with the store; in inline mode run the jobs that became runnable by it."""
         with self._lock:
             result = action()
             fresh = self._store.take_fresh()
@@ -215,7 +217,7 @@ class MemoryServer(transport.Memory):
                     self._perform(job)
         return result
 
-    # The store, under the lock.
+    # Using the store, with the lock held.
 
     def _clock(self) -> int:
         return time_ns() + self._offset
@@ -223,13 +225,13 @@ class MemoryServer(transport.Memory):
     def _answer(self, command: Command[Any]) -> Answer:
         session = ClientSession()
         line = session.begin([command]).removesuffix(b"\r\n")
-        said: object = encode_simple("OK")
-        if not line.startswith(b"BEAT "):  # nobody said HELLO, so nobody is known
-            said = answer(self._state, Worker({}), line)
-        if isinstance(said, Wait):
-            said = encode_bulk(None)
-        assert isinstance(said, bytes)
-        session.parser.feed(said)
+        reply: object = encode_simple("OK")
+        if not line.startswith(b"BEAT "):  # no worker is known, as there was no HELLO
+            reply = answer(self._state, Worker({}), line)
+        if isinstance(reply, Wait):
+            reply = encode_bulk(None)
+        assert isinstance(reply, bytes)
+        session.parser.feed(reply)
         answered = session.answer()
         assert isinstance(answered, Answer)
         return answered
@@ -243,9 +245,9 @@ class MemoryServer(transport.Memory):
         return sorted(found, key=store.numbers.__getitem__)
 
     def _take(self, job: Job) -> dict[str, Any] | None:
-        """Fetch this very job, as a worker would; None where it has expired, or is not there.
+        """Fetch this job as a worker would; None if it has expired or no longer waits.
 
-        In place of one that has expired, a callback may come that waited for it.
+        If it has expired, a callback that waited for it may be fetched instead.
         """
         if not self._remove(job):
             return None
@@ -253,7 +255,7 @@ class MemoryServer(transport.Memory):
         others = store.queues.get(job.queue, deque())
         alone = store.queues[job.queue] = deque([job])
         payload = store.fetch("", [job.queue])
-        others.extend(alone)  # callbacks, as above
+        others.extend(alone)  # callbacks that were pushed meanwhile
         store.queues[job.queue] = others
         return None if payload is None else load_json(payload)
 
@@ -269,7 +271,7 @@ class MemoryServer(transport.Memory):
 
 
 class _Store(EnterpriseStore):
-    """Knows in which order the jobs that wait came, and which came last."""
+    """Numbers the waiting jobs in the order of their arrival."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
         super().__init__(clock)
@@ -279,7 +281,7 @@ class _Store(EnterpriseStore):
         self._fresh: list[Job] = []
 
     def take_fresh(self) -> list[Job]:
-        """Return the jobs that came since this was called last."""
+        """Return the jobs that arrived since the last call."""
         fresh, self._fresh = self._fresh, []
         return fresh
 
@@ -308,7 +310,7 @@ class _Store(EnterpriseStore):
 
 
 class _Scheduled(SortedSet[Job]):
-    """Jobs whose time has not come, which tell that they came."""
+    """Scheduled jobs; each is numbered when it is added."""
 
     def __init__(self, note: Callable[[Job], None]) -> None:
         super().__init__()
@@ -320,7 +322,7 @@ class _Scheduled(SortedSet[Job]):
 
 
 class _Queues(dict[str, list[dict[str, Any]]]):
-    """Queues by name; one that was never used is empty."""
+    """The jobs of each queue; those of an unknown queue are an empty list."""
 
     def __missing__(self, name: str) -> list[dict[str, Any]]:
         return []

@@ -1,8 +1,7 @@
-"""Which mode the process is in: the real thing, fake or inline.
+"""The test mode of the process: fake, inline or none.
 
-The mode is the process's, as in the Ruby client: all threads see it, those that run already, too.
-Each of `fake`, `inline` and `disable` switches at once; used in a `with` statement it also
-switches back to what was before.
+As in the Ruby client all threads of the process share it, threads that already run included.
+`fake`, `inline` and `disable` switch at once; the end of a `with` block restores the mode before.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ M = TypeVar("M", bound=MemoryServer | None)
 
 
 class Switched(Generic[M]):
-    """A mode that was switched to; leaving the `with` block switches back."""
+    """The mode that was switched to; the end of a `with` block restores the one before."""
 
     def __init__(self, memory: M) -> None:
         self._memory = memory
@@ -38,7 +37,7 @@ class Switched(Generic[M]):
 
 
 def fake(*, middleware: bool = False) -> Switched[MemoryServer]:
-    """Keep what is pushed, to be looked at and run by the test; no socket is opened.
+    """Keep pushed jobs for the test to look at and to run; no socket is opened.
 
     With `middleware`, jobs run inside `faktory.worker_middleware`.
     """
@@ -46,7 +45,7 @@ def fake(*, middleware: bool = False) -> Switched[MemoryServer]:
 
 
 def inline(*, middleware: bool = False) -> Switched[MemoryServer]:
-    """Run each job at once where it is pushed, scheduled ones too; what it raises comes out.
+    """Run each job at once where it is pushed, scheduled ones, too; its exception comes out.
 
     With `middleware`, jobs run inside `faktory.worker_middleware`.
     """
@@ -54,22 +53,22 @@ def inline(*, middleware: bool = False) -> Switched[MemoryServer]:
 
 
 def disable() -> Switched[None]:
-    """Talk to the server, whatever mode was on."""
+    """Push to the server, without a test mode."""
     return Switched(None)
 
 
 def clear_all() -> None:
-    """Forget all jobs that wait in the test mode that is on."""
+    """Forget all waiting jobs of the active test mode."""
     transport.in_test_mode().clear()
 
 
 def drain_all() -> int:
-    """Run all jobs that wait, and those that they push; see `MemoryServer.drain`."""
+    """Run all waiting jobs, and those that they push; see `MemoryServer.drain`."""
     return transport.in_test_mode().drain()
 
 
 def look_up(name: str) -> Any:
-    """Return what `faktory.testing` shows of the mode that is on: jobs, queues or mode."""
+    """Return what `faktory.testing` shows of the active test mode: jobs, queues or mode."""
     if name == "mode":
         return None if transport.memory is None else "inline" if transport.memory.inline else "fake"
     return getattr(transport.in_test_mode(), name)

@@ -1,25 +1,25 @@
-"""Fixtures for pytest, which finds them by an entry point: nothing happens until one is asked for.
+"""Fixtures for pytest, which finds them by an entry point.
 
-Rules: nothing is imported before that either, so that a test run that does not use Faktory pays
-nothing for it. Every process of pytest-xdist has a server of its own.
+Rules: nothing is imported before a test requests a fixture, so a test run without Faktory pays
+nothing. Each process of pytest-xdist has its own server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 if TYPE_CHECKING:
     from ..server import EmbeddedServer
+    from .embedded import DrainingWorker
     from .memory import MemoryServer
-    from .real import DrainingWorker
 
 
 @pytest.fixture
 def faktory_fake() -> Iterator[MemoryServer]:
-    """Fake mode: what is pushed is kept, in `faktory_fake.jobs`, and run by `.drain()`."""
+    """Fake mode: pushed jobs are kept in `faktory_fake.jobs`, and run by `.drain()`."""
     from .modes import fake
 
     with fake() as memory:
@@ -28,7 +28,7 @@ def faktory_fake() -> Iterator[MemoryServer]:
 
 @pytest.fixture
 def faktory_inline() -> Iterator[MemoryServer]:
-    """Inline mode: each job is run where it is pushed."""
+    """Inline mode: each job runs where it is pushed."""
     from .modes import inline
 
     with inline() as memory:
@@ -37,7 +37,7 @@ def faktory_inline() -> Iterator[MemoryServer]:
 
 @pytest.fixture(scope="session")
 def faktory_server_options() -> dict[str, Any]:
-    """Options for the embedded server; to be overridden, by `{"enterprise": True}` say."""
+    """Options of the embedded server: override it to return `{"enterprise": True}`, for example."""
     return {}
 
 
@@ -51,10 +51,10 @@ def _faktory_session_server(faktory_server_options: dict[str, Any]) -> Iterator[
 
 @pytest.fixture
 def faktory_server(_faktory_session_server: EmbeddedServer) -> Iterator[EmbeddedServer]:
-    """An embedded server, as new, which everything in this process pushes to."""
-    from .real import pushed_to
+    """An embedded server without jobs; everything in this process pushes to it."""
+    from .embedded import pushed_to
 
-    # What a client of the test before still has to say, its END say, is not this one's.
+    # A client of the test before may still send something, its END for example.
     _faktory_session_server.disconnect()
     _faktory_session_server.reset()
     with pushed_to(_faktory_session_server):
@@ -63,8 +63,8 @@ def faktory_server(_faktory_session_server: EmbeddedServer) -> Iterator[Embedded
 
 @pytest.fixture
 def faktory_worker(faktory_server: EmbeddedServer) -> DrainingWorker:
-    """A worker on `faktory_server`: `drain()` runs what waits there until nothing does."""
-    from .real import DrainingWorker
+    """A worker on `faktory_server`: `drain()` runs jobs until none is left."""
+    from .embedded import DrainingWorker
 
     return DrainingWorker(faktory_server)
 
@@ -72,20 +72,24 @@ def faktory_worker(faktory_server: EmbeddedServer) -> DrainingWorker:
 @pytest.fixture
 def faktory_clock(request: pytest.FixtureRequest) -> Clock:
     """The clock of the test's server, in fake and inline mode too: `travel(seconds)`."""
-    asked = ("faktory_fake", "faktory_inline", "faktory_server", "faktory_worker")
-    names = {name for name in asked if name in request.fixturenames}
+    known = ("faktory_fake", "faktory_inline", "faktory_server", "faktory_worker")
+    names = {name for name in known if name in request.fixturenames}
     if "faktory_worker" in names:
         names = (names - {"faktory_worker"}) | {"faktory_server"}
     return Clock([request.getfixturevalue(name) for name in sorted(names or {"faktory_server"})])
 
 
-class Clock:
-    """Moves the clocks of whatever serves the test."""
+class _HasClock(Protocol):
+    def travel(self, seconds: float) -> None: ...
 
-    def __init__(self, servers: list[Any]) -> None:
+
+class Clock:
+    """Moves the clocks of all servers of a test."""
+
+    def __init__(self, servers: list[_HasClock]) -> None:
         self._servers = servers
 
     def travel(self, seconds: float) -> None:
-        """Move time forward: what becomes due is due when this returns."""
+        """Move time forward; jobs that became due by then are in their queues when this returns."""
         for server in self._servers:
             server.travel(seconds)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeVar
 
-from ..jobs.refusals import deferred
+from ..jobs.validation import deferred
 
 Event = Literal["startup", "quiet", "shutdown", "exhausted"]
 H = TypeVar("H", bound=Callable[..., Any])

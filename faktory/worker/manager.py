@@ -111,7 +111,7 @@ class Manager:
     def on_failure(self, job: JobContext, error: BaseException) -> None:
         """Call the error handlers, and after the last attempt those of "exhausted"."""
         self._events.report(self.log, error, job.payload)
-        if job.failures_left == 0:
+        if job.retries_remaining == 0:
             self._events.fire(self.log, "exhausted", job, error)
 
     def on_exit(self, processor: Processor, error: BaseException | None) -> None:
@@ -142,7 +142,7 @@ class Manager:
         for processor in self.processors.copy():
             processor.running.check(now)
             job = processor.running.current
-            if job is not None and job.remaining() < 0 and processor.running.disown(job):
+            if job is not None and job.time_remaining() < 0 and processor.running.disown(job):
                 self._set_aside(processor, job)
         while self.lifecycle.fetches and self._missing:
             try:

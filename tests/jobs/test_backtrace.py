@@ -1,4 +1,4 @@
-"""What the report of a failed job keeps of its traceback; how it is cut is in wire/test_failure."""
+"""The backtrace in the report of a failed job; wire/test_failure.py tests how it is cut."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 import faktory
-from faktory.jobs import registry
+from faktory.jobs import Next, registry, worker_middleware
 from faktory.jobs.context import JobContext
-from faktory.jobs.middleware import Next, worker_middleware
 from faktory.jobs.runner import JobRunner
 from faktory.wire.failure import describe
 
@@ -21,7 +20,7 @@ def load() -> None:
         raise ValueError("bad input") from missing
 
 
-def test_the_cause_of_a_failure_is_told_with_middleware_around_the_job() -> None:
+def test_a_backtrace_has_the_cause_of_a_failure_with_middleware_around_the_job() -> None:
     @faktory.job
     def import_rows() -> None:
         load()
@@ -39,10 +38,10 @@ def test_the_cause_of_a_failure_is_told_with_middleware_around_the_job() -> None
     finally:
         worker_middleware.remove(timed)
     error = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # type: ignore[union-attr]
-    told = describe(error, backtrace=20)[2]
-    assert "KeyError: 'rows'" in told
-    assert "ValueError: bad input" in told
-    assert [line.split()[-1] for line in told if line.startswith("  File")] == [
+    backtrace = describe(error, backtrace=20)[2]
+    assert "KeyError: 'rows'" in backtrace
+    assert "ValueError: bad input" in backtrace
+    assert [line.split()[-1] for line in backtrace if line.startswith("  File")] == [
         "load",
         "timed",
         "import_rows",

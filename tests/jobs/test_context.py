@@ -10,10 +10,9 @@ import pytest
 
 import faktory
 from faktory.exceptions import FaktoryConnectionError, FaktoryPayloadError
-from faktory.jobs import context as context_module
 from faktory.jobs.context import JobContext, current_job, run_in
 
-from .conftest import Line
+from .support import FakeServer
 
 PAYLOAD: dict[str, Any] = {
     "jid": "12345678",
@@ -24,19 +23,19 @@ PAYLOAD: dict[str, Any] = {
 }
 
 
-def test_a_context_tells_what_the_payload_says() -> None:
+def test_a_context_has_the_values_of_its_payload() -> None:
     job = JobContext(PAYLOAD)
     assert (job.jid, job.jobtype, job.queue) == ("12345678", "resize", "images")
     assert (job.args, job.custom, job.attempt) == ([1, {"a": 2}], {"k": "v"}, 1)
     assert repr(job) == "<job resize 12345678>"
 
 
-def test_what_a_payload_leaves_out_has_a_sensible_value() -> None:
+def test_a_missing_field_has_a_default() -> None:
     job = JobContext({"jid": "12345678", "jobtype": "resize", "args": None, "custom": None})
     assert (job.queue, job.args, job.custom, job.attempt) == ("default", [], {}, 1)
 
 
-def test_what_a_job_does_to_its_context_does_not_change_it() -> None:
+def test_a_job_that_changes_a_value_does_not_change_its_context() -> None:
     job = JobContext(PAYLOAD)
     job.args.append(3)
     job.custom["k"] = "changed"
@@ -52,7 +51,7 @@ def test_attempts_are_counted_from_one(failure: object, attempt: int) -> None:
     assert JobContext({**PAYLOAD, "failure": failure}).attempt == attempt
 
 
-def test_outside_a_job_there_is_no_current_one() -> None:
+def test_there_is_no_current_job_outside_a_job() -> None:
     with pytest.raises(RuntimeError, match="no job runs here"):
         current_job()
 
@@ -103,7 +102,7 @@ def test_a_thread_with_a_copied_context_sees_the_job_and_another_does_not() -> N
 # Batches
 
 
-def test_a_job_knows_its_batch_and_the_one_around_it() -> None:
+def test_a_job_has_its_batch_and_the_batch_around_it() -> None:
     job = JobContext({**PAYLOAD, "custom": {"bid": "b-1", "_pbid": "b-0"}})
     assert (job.bid, job.parent_bid) == ("b-1", "b-0")
     assert job.batch is not None
@@ -112,18 +111,18 @@ def test_a_job_knows_its_batch_and_the_one_around_it() -> None:
 
 
 @pytest.mark.parametrize("custom", [None, {}, {"k": "v"}, {"bid": None, "_pbid": None}])
-def test_a_job_in_no_batch_has_none(custom: object) -> None:
+def test_a_job_outside_a_batch_has_none(custom: object) -> None:
     job = JobContext({**PAYLOAD, "custom": custom})
     assert (job.bid, job.parent_bid, job.batch, job.parent_batch) == (None, None, None, None)
 
 
-def test_a_job_may_add_others_to_its_batch(line: Line) -> None:
+def test_a_job_may_add_others_to_its_batch(server: FakeServer) -> None:
     batch = JobContext({**PAYLOAD, "custom": {"bid": "b-1"}}).batch
     assert batch is not None
     with batch.jobs():
         faktory.external("more").perform_async()
-    assert line.said == ["BATCH OPEN b-1", "BATCH COMMIT b-1"]
-    assert line.jobs[0]["custom"] == {"bid": "b-1"}
+    assert server.other_commands == ["BATCH OPEN b-1", "BATCH COMMIT b-1"]
+    assert server.jobs[0]["custom"] == {"bid": "b-1"}
 
 
 # Attempts and time
@@ -144,107 +143,123 @@ def test_a_job_may_add_others_to_its_batch(line: Line) -> None:
         (None, 25, 0),
     ],
 )
-def test_a_job_knows_how_often_it_may_fail_yet(retry: int | None, failed: int, left: int) -> None:
+def test_retries_remaining_counts_down_to_zero(retry: int | None, failed: int, left: int) -> None:
     failure = {"retry_count": failed - 1} if failed else None
-    assert JobContext({**PAYLOAD, "retry": retry, "failure": failure}).failures_left == left
+    assert JobContext({**PAYLOAD, "retry": retry, "failure": failure}).retries_remaining == left
 
 
-def test_a_job_of_which_no_retry_is_said_has_that_of_every_client() -> None:
-    assert JobContext(PAYLOAD).failures_left == 25
+def test_a_job_without_retry_has_the_default_number_of_retries() -> None:
+    assert JobContext(PAYLOAD).retries_remaining == 25
 
 
 @pytest.mark.parametrize(
-    ("said", "reserved"), [({}, 1800), ({"reserve_for": None}, 1800), ({"reserve_for": 0}, 1800)]
+    ("fields", "reserved"), [({}, 1800), ({"reserve_for": None}, 1800), ({"reserve_for": 0}, 1800)]
 )
-def test_a_job_is_reserved_for_half_an_hour(said: dict[str, Any], reserved: int) -> None:
-    check_remaining(JobContext({**PAYLOAD, **said}), reserved)
-
-
-@pytest.mark.parametrize(("said", "reserved"), [(600, 600), (86_400, 86_400), (1, 60)])
-def test_a_job_is_reserved_for_as_long_as_it_says_and_for_a_minute_at_least(
-    said: int, reserved: int
+def test_a_job_is_reserved_for_half_an_hour_by_default(
+    fields: dict[str, Any], reserved: int
 ) -> None:
-    check_remaining(JobContext({**PAYLOAD, "reserve_for": said}), reserved)
+    check_remaining(JobContext({**PAYLOAD, **fields}), reserved)
+
+
+@pytest.mark.parametrize(("reserve_for", "reserved"), [(600, 600), (86_400, 86_400), (1, 60)])
+def test_a_job_is_reserved_for_its_reserve_for_and_for_a_minute_at_least(
+    reserve_for: int, reserved: int
+) -> None:
+    check_remaining(JobContext({**PAYLOAD, "reserve_for": reserve_for}), reserved)
 
 
 def check_remaining(job: JobContext, seconds: float) -> None:
-    """See that the job has that long, and for a moment less by now."""
-    assert seconds - 5 < job.remaining() <= seconds
+    """Check that the job has that much time, less the moments since then."""
+    assert seconds - 5 < job.time_remaining() <= seconds
     assert job.deadline.tzinfo is UTC
     until = (job.deadline - datetime.now(UTC)).total_seconds()
-    assert seconds - 5 < until <= seconds + 0.1
+    assert seconds - 5 < until <= seconds + 1
 
 
-def test_time_goes_by_and_goes_on_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_remaining_goes_below_zero_after_the_deadline() -> None:
     now = [1000.0]
-    monkeypatch.setattr(context_module, "monotonic", lambda: now[0])
-    job = JobContext({**PAYLOAD, "reserve_for": 100})
-    assert job.remaining() == 100
+
+    class Clocked(JobContext):
+        _now = staticmethod(lambda: now[0])
+
+    job = Clocked({**PAYLOAD, "reserve_for": 100})
+    assert job.time_remaining() == 100
     now[0] += 99
-    assert job.remaining() == 1
+    assert job.time_remaining() == 1
     now[0] += 2
-    assert job.remaining() == -1
+    assert job.time_remaining() == -1
     assert job.deadline < datetime.now(UTC)
+
+
+def test_the_old_names_of_what_remains_still_work() -> None:
+    job = JobContext({**PAYLOAD, "retry": 3})
+    assert job.failures_left == job.retries_remaining == 3
+    check_remaining(job, 1800)
+    assert 1795 < job.remaining() <= 1800
 
 
 # Progress
 
 
-def progress(line: Line) -> list[dict[str, Any]]:
-    """What was said of how far jobs are."""
-    told = "TRACK SET "
-    return [json.loads(said.removeprefix(told)) for said in line.said if said.startswith(told)]
+def progress(server: FakeServer) -> list[dict[str, Any]]:
+    """Return the reports of progress."""
+    verb = "TRACK SET "
+    return [
+        json.loads(command.removeprefix(verb))
+        for command in server.other_commands
+        if command.startswith(verb)
+    ]
 
 
-def test_progress_goes_to_where_this_process_pushes_to(line: Line) -> None:
+def test_progress_is_sent_through_the_default_pool(server: FakeServer) -> None:
     job = JobContext(PAYLOAD)
     job.track_progress(10)
     job.track_progress(55.9, "half way")
-    assert progress(line) == [
+    assert progress(server) == [
         {"jid": "12345678", "percent": 10, "desc": None},
         {"jid": "12345678", "percent": 55, "desc": "half way"},
     ]
-    assert all(type(said["percent"]) is int for said in progress(line))
-    assert line.opened == ["stand-in:1"]
+    assert all(type(report["percent"]) is int for report in progress(server))
+    assert server.opened == ["fake:1"]
 
 
-def test_a_worker_tells_progress_by_its_own_client(line: Line) -> None:
+def test_a_worker_reports_progress_through_its_own_client(server: FakeServer) -> None:
     with faktory.Client("tcp://of-the-worker:3") as client:
         JobContext(PAYLOAD, client).track_progress(100, "done")
-    assert line.opened == ["of-the-worker:3"]
-    assert progress(line) == [{"jid": "12345678", "percent": 100, "desc": "done"}]
+    assert server.opened == ["of-the-worker:3"]
+    assert progress(server) == [{"jid": "12345678", "percent": 100, "desc": "done"}]
 
 
 @pytest.mark.parametrize("percent", [-1, 101, 1000])
-def test_progress_beyond_all_bounds_is_refused(line: Line, percent: int) -> None:
+def test_progress_below_0_or_above_100_is_refused(server: FakeServer, percent: int) -> None:
     job = JobContext({**PAYLOAD, "reserve_for": 100})
     with pytest.raises(ValueError, match=f"percent is {percent}"):
         job.track_progress(percent, reserve_until=datetime.now(UTC) + timedelta(hours=1))
-    assert line.said == []
+    assert server.other_commands == []
     check_remaining(job, 100)
 
 
 @pytest.mark.parametrize("percent", ["half", "50", float("nan"), None])
-def test_progress_that_is_no_number_is_refused(line: Line, percent: Any) -> None:
+def test_progress_that_is_not_a_number_is_refused(server: FakeServer, percent: Any) -> None:
     with pytest.raises(FaktoryPayloadError, match=r"percent is .*a number from 0 to 100"):
         JobContext(PAYLOAD).track_progress(percent)
-    assert line.said == []
+    assert server.other_commands == []
 
 
-def test_a_description_of_progress_that_is_no_text_is_refused(line: Line) -> None:
+def test_a_description_of_progress_that_is_not_text_is_refused(server: FakeServer) -> None:
     desc: Any = 5
     with pytest.raises(FaktoryPayloadError, match="desc is 5: it must be text"):
         JobContext(PAYLOAD).track_progress(10, desc)
-    assert line.said == []
+    assert server.other_commands == []
 
 
-def test_progress_may_ask_for_more_time(line: Line) -> None:
+def test_a_report_of_progress_may_extend_the_reservation(server: FakeServer) -> None:
     job = JobContext({**PAYLOAD, "reserve_for": 100})
     until = datetime.now(timezone(timedelta(hours=2))) + timedelta(hours=1)
     job.track_progress(10, reserve_until=until)
-    (said,) = progress(line)
-    assert datetime.fromisoformat(said["reserve_until"]) == until
-    assert said["reserve_until"].endswith("Z")
+    (report,) = progress(server)
+    assert datetime.fromisoformat(report["reserve_until"]) == until
+    assert report["reserve_until"].endswith("Z")
     check_remaining(job, 3600)
     job.track_progress(20, reserve_until=until.timestamp() + 3600)
     check_remaining(job, 7200)
@@ -263,11 +278,13 @@ def test_progress_may_ask_for_more_time(line: Line) -> None:
         0,
     ],
 )
-def test_a_time_that_a_job_cannot_be_reserved_until_is_refused(line: Line, until: Any) -> None:
+def test_a_reservation_that_ends_in_the_past_or_after_a_day_is_refused(
+    server: FakeServer, until: Any
+) -> None:
     job = JobContext({**PAYLOAD, "reserve_for": 100})
     with pytest.raises(ValueError, match="for 86400 seconds at most"):
         job.track_progress(10, reserve_until=until)
-    assert line.said == []
+    assert server.other_commands == []
     check_remaining(job, 100)
 
 
@@ -275,15 +292,15 @@ def test_a_time_that_a_job_cannot_be_reserved_until_is_refused(line: Line, until
     ("until", "remedy"), [(datetime.now(), "astimezone"), ("2100-01-02T03:04:05", "offset")]
 )
 def test_a_time_without_a_zone_is_refused_with_the_remedy(
-    line: Line, until: Any, remedy: str
+    server: FakeServer, until: Any, remedy: str
 ) -> None:
     with pytest.raises(ValueError, match=remedy):
         JobContext(PAYLOAD).track_progress(10, reserve_until=until)
-    assert line.said == []
+    assert server.other_commands == []
 
 
-def test_more_time_that_the_server_did_not_give_is_not_counted(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+def test_a_reservation_that_the_server_did_not_extend_is_not_extended_here(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise FaktoryConnectionError("nothing listens")

@@ -1,9 +1,11 @@
-"""Jobs that are classes; what they share with functions is in test_definition.py."""
+"""Jobs that are classes; test_definition.py has the tests for functions and classes."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import pydoc
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,18 +18,12 @@ import faktory
 from faktory.jobs import registry
 from faktory.jobs.context import JobContext
 
-from .conftest import Line
+from .support import FakeServer, run
 
 SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
 
 
-def run(jobtype: str, *args: object, jid: str = "12345678") -> object:
-    job = registry.find(jobtype)
-    assert job is not None
-    return job.run(JobContext({"jid": jid, "jobtype": jobtype, "args": list(args)}))
-
-
-def test_a_class_is_pushed_as_a_function_is(line: Line) -> None:
+def test_a_class_is_pushed_as_a_function_is(server: FakeServer) -> None:
     class Resize(faktory.Job):
         faktory_options = {"queue": "images", "retry": 3}
 
@@ -38,16 +34,23 @@ def test_a_class_is_pushed_as_a_function_is(line: Line) -> None:
     Resize.perform_at(SOON, 2)
     Resize.perform_bulk([(3,), (4, "full")])
     Resize.set(queue="low").perform_async(image=5)
-    assert {job["jobtype"] for job in line.jobs} == {"Resize"}
-    assert [job["queue"] for job in line.jobs] == ["images"] * 5 + ["low"]
-    assert [job["args"] for job in line.jobs] == [[1], [1, "full"], [2], [3], [4, "full"], [5]]
-    assert ["at" in job for job in line.jobs] == [False, True, True, False, False, False]
-    assert {job["retry"] for job in line.jobs} == {3}
+    assert {job["jobtype"] for job in server.jobs} == {"Resize"}
+    assert [job["queue"] for job in server.jobs] == ["images"] * 5 + ["low"]
+    assert [job["args"] for job in server.jobs] == [
+        [1],
+        [1, "full"],
+        [2],
+        [3],
+        [4, "full"],
+        [5],
+    ]
+    assert ["at" in job for job in server.jobs] == [False, True, True, False, False, False]
+    assert {job["retry"] for job in server.jobs} == {3}
     with pytest.raises(TypeError, match="too many"):
         Resize.perform_async(1, "thumb", 3)  # type: ignore[call-arg]
 
 
-def test_options_are_inherited_and_a_name_is_not(line: Line) -> None:
+def test_options_are_inherited_and_a_name_is_not(server: FakeServer) -> None:
     class Base(faktory.Job):
         faktory_options = {"queue": "a", "retry": 1, "custom": {"x": 1}, "name": "TheBase"}
 
@@ -61,15 +64,15 @@ def test_options_are_inherited_and_a_name_is_not(line: Line) -> None:
 
     for job in (Base, Child, Grandchild):
         job.perform_async()
-    assert [(job["jobtype"], job["queue"], job["custom"]) for job in line.jobs] == [
+    assert [(job["jobtype"], job["queue"], job["custom"]) for job in server.jobs] == [
         ("TheBase", "a", {"x": 1}),
         ("Child", "b", {"x": 1, "y": 2}),
         ("Grandchild", "b", {"x": 1, "y": 2}),
     ]
-    assert {job["retry"] for job in line.jobs} == {1}
+    assert {job["retry"] for job in server.jobs} == {1}
 
 
-def test_of_several_bases_the_first_one_that_says_something_wins(line: Line) -> None:
+def test_options_of_the_first_base_win(server: FakeServer) -> None:
     class Base(faktory.Job):
         faktory_options = {"queue": "base", "retry": 1}
 
@@ -83,10 +86,10 @@ def test_of_several_bases_the_first_one_that_says_something_wins(line: Line) -> 
         def perform(self) -> None: ...
 
     Both.perform_async()
-    assert (line.jobs[0]["queue"], line.jobs[0]["retry"]) == ("right", 1)
+    assert (server.jobs[0]["queue"], server.jobs[0]["retry"]) == ("right", 1)
 
 
-def test_a_base_without_perform_is_no_job() -> None:
+def test_a_base_without_perform_is_not_a_job() -> None:
     class Base(faktory.Job):
         faktory_options = {"queue": "a"}
 
@@ -97,7 +100,7 @@ def test_a_base_without_perform_is_no_job() -> None:
     assert registry.names() == []
 
 
-def test_an_abstract_base_is_no_job(line: Line) -> None:
+def test_an_abstract_base_is_not_a_job(server: FakeServer) -> None:
     class Base(faktory.Job, ABC):
         faktory_options = {"queue": "a"}
 
@@ -113,13 +116,13 @@ def test_an_abstract_base_is_no_job(line: Line) -> None:
 
     assert registry.names() == ["Concrete"]
     for abstract in (Base, AbstractAgain):
-        with pytest.raises(TypeError, match="nothing to push"):
+        with pytest.raises(TypeError, match="cannot be pushed"):
             abstract.perform_async(1)
     Concrete.perform_async(1)
-    assert line.jobs[0]["queue"] == "a"
+    assert server.jobs[0]["queue"] == "a"
 
 
-def test_each_run_has_an_instance_of_its_own_that_knows_its_job() -> None:
+def test_each_run_has_its_own_instance_with_its_job() -> None:
     seen: list[Any] = []
 
     class Work(faktory.Job):
@@ -134,7 +137,7 @@ def test_each_run_has_an_instance_of_its_own_that_knows_its_job() -> None:
     assert (first.jid, second.jid) == ("12345678", "abcdefgh")
 
 
-def test_a_class_job_knows_its_batch_custom_values_and_logger() -> None:
+def test_an_instance_has_the_batch_custom_values_and_logger_of_its_job() -> None:
     class Work(faktory.Job):
         faktory_options = {"name": "work.of.ours"}
 
@@ -161,6 +164,17 @@ def test_perform_can_be_called_outside_a_worker_and_has_no_jid_there() -> None:
         _ = Work().jid
 
 
+def test_help_shows_the_properties_of_a_running_job() -> None:
+    class Work(faktory.Job):
+        def perform(self) -> None: ...
+
+    for cls in (Work, faktory.Job):
+        text = pydoc.render_doc(cls, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
+        for name in ("jid", "bid", "batch", "parent_bid", "parent_batch", "custom", "logger"):
+            assert re.search(rf"^ \|  {name}\n \|      \w+", text, re.M)
+    assert not hasattr(faktory.Job, "perform_async")
+
+
 def test_a_frozen_dataclass_may_be_a_job() -> None:
     @dataclass(frozen=True)
     class Frozen(faktory.Job):
@@ -172,7 +186,7 @@ def test_a_frozen_dataclass_may_be_a_job() -> None:
     assert run("Frozen") == "12345678 px"
 
 
-def test_options_cannot_be_changed_once_a_class_is_there(line: Line) -> None:
+def test_options_of_a_class_are_read_only(server: FakeServer) -> None:
     class Resize(faktory.Job):
         faktory_options = {"queue": "images", "custom": {"a": 1}}
 
@@ -188,13 +202,13 @@ def test_options_cannot_be_changed_once_a_class_is_there(line: Line) -> None:
         faktory_options = {**Resize.faktory_options, "retry": 1}
 
     Child.perform_async()
-    assert (line.jobs[0]["queue"], line.jobs[0]["custom"]) == ("images", {"a": 1})
+    assert (server.jobs[0]["queue"], server.jobs[0]["custom"]) == ("images", {"a": 1})
     of_all: Any = faktory.Job.faktory_options
     with pytest.raises(TypeError, match="does not support item assignment"):
         of_all["queue"] = "low"
 
 
-def test_perform_may_be_static_or_of_the_class(line: Line) -> None:
+def test_perform_may_be_a_static_or_a_class_method(server: FakeServer) -> None:
     class Static(faktory.Job):
         @staticmethod
         def perform(number: int) -> object:
@@ -211,12 +225,12 @@ def test_perform_may_be_static_or_of_the_class(line: Line) -> None:
             job.perform_async()
         with pytest.raises(TypeError):
             job.perform_async(1, 2)
-    assert [job["args"] for job in line.jobs] == [[1], [1]]
+    assert [job["args"] for job in server.jobs] == [[1], [1]]
     assert run("Static", 1) == 1
     assert run("OfTheClass", 1) == ("OfTheClass", 1)
 
 
-def test_a_decorated_perform_keeps_its_signature(line: Line) -> None:
+def test_a_decorated_perform_keeps_its_signature(server: FakeServer) -> None:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -230,7 +244,7 @@ def test_a_decorated_perform_keeps_its_signature(line: Line) -> None:
             return a, b
 
     Work.perform_async(b=3, a=1)
-    assert line.jobs[0]["args"] == [1, 3]
+    assert server.jobs[0]["args"] == [1, 3]
     assert run("Work", 1) == (1, 2)
     with pytest.raises(TypeError):
         Work.perform_async()

@@ -1,4 +1,4 @@
-"""The page on jobs: each of its blocks of code, as it stands."""
+"""Each block of code on the page about jobs, run unchanged."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 
 import faktory
 from faktory.client import defaults
-from faktory.jobs import registry
-from faktory.jobs.middleware import worker_middleware
+from faktory.jobs import worker_middleware
 from faktory.server import EmbeddedServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text()
@@ -22,12 +21,9 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
-    monkeypatch.setattr(registry, "external", set())
+def server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer(enterprise=True) as server, defaults.configured(url=server.url):
         yield server
-    for middleware in list(worker_middleware):
-        worker_middleware.remove(middleware)
 
 
 def test_the_blocks_of_the_page_run_one_after_another(server: EmbeddedServer) -> None:
@@ -62,7 +58,7 @@ def test_a_thread_joins_the_batch_as_the_page_says(server: EmbeddedServer) -> No
     assert batch.status()["total"] == 1
 
 
-def test_a_push_that_fails_in_a_block_and_is_caught_is_no_member(server: EmbeddedServer) -> None:
+def test_a_job_whose_push_failed_in_a_block_is_not_a_member(server: EmbeddedServer) -> None:
     work = faktory.external("import_rows").set(unique_for=60)
     batch = faktory.Batch(success="done")
     with batch.jobs():

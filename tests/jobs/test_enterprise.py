@@ -1,4 +1,4 @@
-"""Batches, tracking, unique and expiring jobs from end to end: a worker runs what was pushed."""
+"""Batches, tracking, unique and expiring jobs from end to end: a worker runs the pushed jobs."""
 
 from __future__ import annotations
 
@@ -20,22 +20,19 @@ WaitUntil = Callable[..., object]
 
 def serving(monkeypatch: pytest.MonkeyPatch, *, enterprise: bool) -> Iterator[EmbeddedServer]:
     monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
-    monkeypatch.setattr(defaults, "_settings", {})
-    with EmbeddedServer(enterprise=enterprise) as server:
-        faktory.configure(url=server.url)
+    with EmbeddedServer(enterprise=enterprise) as server, defaults.configured(url=server.url):
         yield server
-        faktory.configure()
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
-    """A server that knows what Faktory Enterprise does; this process pushes to it."""
+    """An embedded server with Enterprise features; this process pushes to it."""
     yield from serving(monkeypatch, enterprise=True)
 
 
 @pytest.fixture
 def plain_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
-    """The open-source server; this process pushes to it."""
+    """An embedded server without Enterprise features; this process pushes to it."""
     yield from serving(monkeypatch, enterprise=False)
 
 
@@ -63,13 +60,13 @@ Start = Callable[[], Worker]
 
 @pytest.fixture
 def ran() -> list[Any]:
-    """What jobs write down of themselves."""
+    """The names that jobs write down."""
     return []
 
 
 @pytest.fixture
 def work(ran: list[Any]) -> faktory.jobs.definition.FunctionJob[[str], None]:
-    """A job that writes its name down, and fails where that is "fail"."""
+    """A job that writes its name down, and fails if that is "fail"."""
 
     @faktory.job(retry=1)
     def work(name: str) -> None:
@@ -88,7 +85,7 @@ def callback(ran: list[Any], name: str) -> Any:
     return run
 
 
-def test_callbacks_run_when_all_jobs_have(
+def test_callbacks_run_after_all_jobs(
     server: EmbeddedServer, start: Start, ran: list[Any], work: Any, wait_until: WaitUntil
 ) -> None:
     batch = faktory.Batch(
@@ -115,7 +112,7 @@ def test_success_waits_for_a_job_that_failed_and_complete_does_not(
         work.perform_async("fail")
     start()
     wait_until(lambda: ran == ["fail", "complete"] and server.retries)
-    server.travel(50)  # until its retry, and too little for the worker to be given up as silent
+    server.travel(50)  # until its retry; the server forgets a silent worker after a minute
     wait_until(lambda: ran == ["fail", "complete", "fail", "success"])
 
 
@@ -160,7 +157,7 @@ def test_a_job_may_add_others_to_its_own_batch(
     assert batch.status()["total"] == 3
 
 
-def test_a_block_that_raises_has_no_callbacks_called(
+def test_a_block_that_raises_calls_no_callbacks(
     server: EmbeddedServer, start: Start, ran: list[Any], work: Any, wait_until: WaitUntil
 ) -> None:
     batch = faktory.Batch(success=callback(ran, "success"))
@@ -174,35 +171,35 @@ def test_a_block_that_raises_has_no_callbacks_called(
     wait_until(lambda: ran == ["a", "success"])
 
 
-def test_a_job_tells_how_far_it_is_and_asks_for_more_time(
+def test_a_job_reports_progress_and_extends_its_reservation(
     server: EmbeddedServer, start: Start, ran: list[Any], wait_until: WaitUntil
 ) -> None:
-    told, go_on = threading.Event(), threading.Event()
+    reported, go_on = threading.Event(), threading.Event()
 
     @faktory.job(track=True, reserve_for=60)
     def slow() -> None:
         job = faktory.current_job()
         job.track_progress(42.9, "half way", reserve_until=job.deadline.timestamp() + 3600)
         ran.append(job.remaining())
-        told.set()
+        reported.set()
         go_on.wait(10)
 
     jid = slow.perform_async()
     with faktory.Client(server.url) as client:
         assert client.track_get(jid)["state"] == "enqueued"
         start()
-        assert told.wait(10)
+        assert reported.wait(10)
         track = client.track_get(jid)
         assert (track["percent"], track["desc"], track["state"]) == (42, "half way", "working")
         assert 3600 < ran[0] <= 3660
-        server.travel(120)  # past what it was reserved for at first
+        server.travel(120)  # beyond its first reservation
         assert [job["jid"] for job in reserved(server)] == [jid]
         go_on.set()
         wait_until(lambda: client.track_get(jid)["state"] == "success")
 
 
 def reserved(server: EmbeddedServer) -> list[dict[str, Any]]:
-    """The jobs that are in the hands of workers."""
+    """Return the jids of the reserved jobs."""
     return [entry.get("job", entry) for entry in server.working]
 
 
@@ -235,7 +232,7 @@ def test_uniqueness_ends_with_its_time(server: EmbeddedServer) -> None:
     sync.perform_async(1)
 
 
-def test_a_job_that_expired_is_not_run(
+def test_an_expired_job_is_not_run(
     server: EmbeddedServer, start: Start, ran: list[Any], work: Any, wait_until: WaitUntil
 ) -> None:
     work.set(expires_in=60).perform_async("expired")
@@ -247,13 +244,15 @@ def test_a_job_that_expired_is_not_run(
     assert ran == ["in time"]
 
 
-def test_the_open_source_server_is_asked_for_none_of_it(plain_server: EmbeddedServer) -> None:
+def test_nothing_of_enterprise_is_sent_to_an_open_source_server(
+    plain_server: EmbeddedServer,
+) -> None:
     job = faktory.external("work")
-    for asked in (job.set(unique_for=60), job.set(expires_in=60), job.set(track=True)):
+    for enterprise_job in (job.set(unique_for=60), job.set(expires_in=60), job.set(track=True)):
         with pytest.raises(FaktoryEnterpriseRequired):
-            asked.perform_async()
+            enterprise_job.perform_async()
         with pytest.raises(FaktoryEnterpriseRequired):
-            asked.perform_bulk([()])
+            enterprise_job.perform_bulk([()])
     for batch in (faktory.Batch(success="done"), faktory.Batch("b-1")):
         with pytest.raises(FaktoryEnterpriseRequired), batch.jobs():
             job.perform_async()

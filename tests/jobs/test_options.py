@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 import faktory
 from faktory.exceptions import FaktoryPayloadError
+from faktory.jobs import Next, registry
 from faktory.jobs import options as options_module
-from faktory.jobs import registry
-from faktory.jobs.middleware import Next
 from faktory.jobs.options import NAMES, Defaults, check, merge, to_wire
 
-from .conftest import Line
+from .support import FakeServer
 
 customs = st.recursive(
     st.integers() | st.text(max_size=3),
@@ -26,7 +25,7 @@ customs = st.recursive(
 options = st.fixed_dictionaries({}, optional={"queue": st.text(), "custom": customs})
 
 
-def test_every_option_there_is_is_accepted() -> None:
+def test_every_option_is_accepted() -> None:
     check(dict.fromkeys(NAMES), "here")
 
 
@@ -40,7 +39,7 @@ def test_an_unknown_option_is_refused_with_the_closest_name(name: str, closest: 
     assert str(caught.value) == f"@faktory.job has no option {name!r}. Did you mean {closest!r}?"
 
 
-def test_an_unknown_option_like_no_other_is_refused_with_all_there_are() -> None:
+def test_an_unknown_option_unlike_any_other_is_refused_with_all_names() -> None:
     with pytest.raises(TypeError, match=r"no option 'xyzzy'\. There are \['backtrace', 'custom'"):
         check({"xyzzy": 1}, "@faktory.job")
 
@@ -49,7 +48,7 @@ def test_later_options_win() -> None:
     assert merge({"queue": "a", "retry": 1}, {"queue": "b"}) == {"queue": "b", "retry": 1}
 
 
-def test_custom_adds_up_at_every_depth() -> None:
+def test_custom_is_merged_at_every_depth() -> None:
     base = {"custom": {"a": {"x": 1, "y": [1]}, "b": 1}}
     over = {"custom": {"a": {"y": [2], "z": 3}, "c": 4}}
     assert merge(base, over) == {
@@ -57,7 +56,7 @@ def test_custom_adds_up_at_every_depth() -> None:
     }
 
 
-def test_what_is_no_dict_on_either_side_is_replaced() -> None:
+def test_values_that_are_not_dicts_are_replaced() -> None:
     assert merge({"custom": {"a": 1}}, {"custom": None}) == {"custom": None}
     assert merge({"custom": None}, {"custom": {"a": 1}}) == {"custom": {"a": 1}}
 
@@ -70,14 +69,14 @@ def test_any_mapping_becomes_a_dict() -> None:
 
 
 def containers(value: Any) -> set[int]:
-    """The identities of all that could be changed in place."""
+    """Return the identities of all dicts and lists in a value."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     own = {id(value)} if isinstance(value, (dict, list)) else set()
     return own.union(*map(containers, inner))
 
 
 @given(options, options)
-def test_what_is_merged_shares_nothing_with_what_it_was_made_of(
+def test_merged_options_share_nothing_with_their_sources(
     base: dict[str, Any], over: dict[str, Any]
 ) -> None:
     assert not containers(merge(base, over)) & (containers(base) | containers(over))
@@ -89,7 +88,7 @@ def test_each_jobs_fields_share_nothing_with_the_options(declared: dict[str, Any
     assert to_wire(declared) == declared
 
 
-def test_options_of_the_enterprise_server_travel_in_custom() -> None:
+def test_enterprise_options_are_sent_in_custom() -> None:
     declared = {
         "queue": "q",
         "custom": {"a": 1, "unique_for": 1},
@@ -110,7 +109,7 @@ def test_options_of_the_enterprise_server_travel_in_custom() -> None:
     }
 
 
-def test_no_custom_is_made_of_options_that_are_none() -> None:
+def test_options_that_are_none_make_no_custom() -> None:
     assert to_wire({"unique_for": None, "track": None}) == {}
 
 
@@ -126,12 +125,12 @@ def test_no_custom_is_made_of_options_that_are_none() -> None:
         ("unique_until", "end"),
     ],
 )
-def test_an_enterprise_option_that_cannot_be_is_refused_by_name(option: str, value: object) -> None:
+def test_a_wrong_enterprise_option_is_refused_by_name(option: str, value: object) -> None:
     with pytest.raises(FaktoryPayloadError, match=option):
         to_wire({option: value})
 
 
-def test_tracking_is_a_number_on_the_line_and_is_nothing_when_off() -> None:
+def test_track_is_sent_as_1_and_is_left_out_when_off() -> None:
     assert to_wire({"track": True}) == {"custom": {"track": 1}}
     assert to_wire({"track": False, "custom": {"a": 1}}) == {"custom": {"a": 1}}
     assert to_wire({"track": False}) == {}
@@ -165,7 +164,7 @@ def test_a_job_may_expire_at_a_point_in_time(when: Any) -> None:
         (float("nan"), "no time"),
     ],
 )
-def test_a_job_that_expires_at_no_point_in_time_is_refused(when: Any, remedy: str) -> None:
+def test_a_wrong_time_of_expiry_is_refused(when: Any, remedy: str) -> None:
     with pytest.raises(FaktoryPayloadError, match=f"expires_at is .*{remedy}"):
         to_wire({"expires_at": when})
 
@@ -176,30 +175,30 @@ def test_a_job_expires_in_one_way_only() -> None:
     assert to_wire({"expires_in": None, "expires_at": LATER})["custom"].keys() == {"expires_at"}
 
 
-# Options of all jobs
+# Default options
 
 
-def fields(line: Line) -> dict[str, Any]:
-    """Push a job of which nothing is said; return what of it the defaults decide."""
+def fields(server: FakeServer) -> dict[str, Any]:
+    """Push a job without options; return the fields that the defaults set."""
     faktory.external("work").perform_async()
-    return {name: line.jobs[-1].get(name) for name in ("queue", "retry", "custom")}
+    return {name: server.jobs[-1].get(name) for name in ("queue", "retry", "custom")}
 
 
 PLAIN = {"queue": "default", "retry": 25, "custom": None}
 
 
-def test_defaults_count_for_jobs_that_do_not_say_otherwise(line: Line) -> None:
+def test_defaults_count_for_options_that_a_job_does_not_set(server: FakeServer) -> None:
     faktory.default_job_options.update(queue="a", retry=1, reserve_for=60)
     declared = faktory.external("work", queue="b")
     faktory.external("work").perform_async()
     declared.perform_async()
     declared.set(queue="c").perform_async()
     declared.set(queue="c").perform_bulk([()])
-    assert [job["queue"] for job in line.jobs] == ["a", "b", "c", "c"]
-    assert {(job["retry"], job["reserve_for"]) for job in line.jobs} == {(1, 60)}
+    assert [job["queue"] for job in server.jobs] == ["a", "b", "c", "c"]
+    assert {(job["retry"], job["reserve_for"]) for job in server.jobs} == {(1, 60)}
 
 
-def test_defaults_add_to_the_options_of_a_class(line: Line) -> None:
+def test_defaults_add_to_the_options_of_a_class(server: FakeServer) -> None:
     class Base(faktory.Job):
         faktory_options = {"queue": "base"}
 
@@ -208,27 +207,31 @@ def test_defaults_add_to_the_options_of_a_class(line: Line) -> None:
 
     faktory.default_job_options.update(queue="a", retry=1)
     Work.perform_async()
-    assert (line.jobs[0]["queue"], line.jobs[0]["retry"]) == ("base", 1)
+    assert (server.jobs[0]["queue"], server.jobs[0]["retry"]) == ("base", 1)
 
 
-def test_custom_values_of_defaults_declaration_and_set_add_up_at_every_depth(line: Line) -> None:
+def test_custom_values_of_defaults_declaration_and_set_are_merged_at_every_depth(
+    server: FakeServer,
+) -> None:
     faktory.default_job_options["custom"] = {"a": {"x": 0, "y": 0, "z": 0}, "b": 0}
     job = faktory.external("work", custom={"a": {"y": 1, "z": 1}})
     job.set(custom={"a": {"z": 2}, "c": 2}).perform_async()
     job.perform_async()
-    assert line.jobs[0]["custom"] == {"a": {"x": 0, "y": 1, "z": 2}, "b": 0, "c": 2}
-    assert line.jobs[1]["custom"] == {"a": {"x": 0, "y": 1, "z": 1}, "b": 0}
+    assert server.jobs[0]["custom"] == {"a": {"x": 0, "y": 1, "z": 2}, "b": 0, "c": 2}
+    assert server.jobs[1]["custom"] == {"a": {"x": 0, "y": 1, "z": 1}, "b": 0}
     assert faktory.default_job_options == {"custom": {"a": {"x": 0, "y": 0, "z": 0}, "b": 0}}
 
 
-def test_defaults_that_change_count_for_what_is_pushed_from_then_on(line: Line) -> None:
+def test_changed_defaults_count_for_later_pushes(
+    server: FakeServer,
+) -> None:
     @faktory.job
     def work() -> None: ...
 
     def queues() -> tuple[str, str]:
         work.perform_async()
         work.perform_bulk([()])
-        return line.jobs[-2]["queue"], line.jobs[-1]["queue"]
+        return server.jobs[-2]["queue"], server.jobs[-1]["queue"]
 
     assert queues() == ("default", "default")
     faktory.default_job_options["queue"] = "a"
@@ -245,45 +248,45 @@ def test_defaults_that_change_count_for_what_is_pushed_from_then_on(line: Line) 
     assert queues() == ("default", "default")
 
 
-def test_defaults_may_be_assigned_and_replace_those_before(line: Line) -> None:
+def test_defaults_may_be_assigned_and_replace_those_before(server: FakeServer) -> None:
     faktory.default_job_options["retry"] = 1
     given = {"queue": "a", "custom": {"x": [1]}}
     faktory.default_job_options = given
     given["queue"] = "changed"
     given["custom"]["x"].append(2)  # type: ignore[index]
-    assert fields(line) == {"queue": "a", "retry": 25, "custom": {"x": [1]}}
+    assert fields(server) == {"queue": "a", "retry": 25, "custom": {"x": [1]}}
     assert isinstance(faktory.default_job_options, Defaults)
     assert faktory.default_job_options is options_module.default_job_options
 
 
-def test_defaults_that_were_patched_come_back(line: Line) -> None:
+def test_patched_defaults_are_restored(server: FakeServer) -> None:
     faktory.default_job_options["queue"] = "a"
     before = faktory.default_job_options
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faktory, "default_job_options", {"queue": "patched"})
-        assert fields(line)["queue"] == "patched"
+        assert fields(server)["queue"] == "patched"
         patch.setitem(faktory.default_job_options, "retry", 7)
-        assert fields(line)["retry"] == 7
+        assert fields(server)["retry"] == 7
     assert faktory.default_job_options is before
-    assert fields(line) == {**PLAIN, "queue": "a"}
+    assert fields(server) == {**PLAIN, "queue": "a"}
 
 
-def test_an_unknown_default_is_refused_and_changes_nothing(line: Line) -> None:
+def test_an_unknown_default_is_refused_and_changes_nothing(server: FakeServer) -> None:
     defaults = faktory.default_job_options
-    told = r"faktory\.default_job_options has no option 'retrys'\. Did you mean 'retry'\?"
-    with pytest.raises(TypeError, match=told):
+    message = r"faktory\.default_job_options has no option 'retrys'\. Did you mean 'retry'\?"
+    with pytest.raises(TypeError, match=message):
         defaults["retrys"] = 1
-    with pytest.raises(TypeError, match=told):
+    with pytest.raises(TypeError, match=message):
         defaults.update(retrys=1)
-    with pytest.raises(TypeError, match=told):
+    with pytest.raises(TypeError, match=message):
         faktory.default_job_options = {"retrys": 1}
     with pytest.raises(TypeError, match="has no option 'name'"):
         defaults["name"] = "work"
     assert faktory.default_job_options is defaults
-    assert fields(line) == PLAIN
+    assert fields(server) == PLAIN
 
 
-def test_what_is_read_of_the_defaults_cannot_be_changed_in_place(line: Line) -> None:
+def test_values_read_from_the_defaults_cannot_be_changed_in_place(server: FakeServer) -> None:
     custom = {"a": 1, "inner": {"b": 1}, "list": [1]}
     faktory.default_job_options["custom"] = custom
     read = faktory.default_job_options["custom"]
@@ -293,7 +296,7 @@ def test_what_is_read_of_the_defaults_cannot_be_changed_in_place(line: Line) -> 
         read["inner"]["b"] = 2
     read["list"].append(2)
     custom["inner"]["b"] = 3  # type: ignore[index]
-    assert fields(line)["custom"] == {"a": 1, "inner": {"b": 1}, "list": [1]}
+    assert fields(server)["custom"] == {"a": 1, "inner": {"b": 1}, "list": [1]}
 
 
 def test_defaults_read_like_a_dict() -> None:
@@ -308,14 +311,14 @@ def test_defaults_read_like_a_dict() -> None:
         del defaults["retry"]
 
 
-def test_a_default_may_be_undone_by_none(line: Line) -> None:
+def test_a_default_may_be_undone_by_none(server: FakeServer) -> None:
     faktory.default_job_options.update(unique_for=60, expires_in=60, track=True)
     job = faktory.external("work").set(unique_for=None, expires_in=None, track=False)
     job.perform_async()
-    assert "custom" not in line.jobs[0]
+    assert "custom" not in server.jobs[0]
 
 
-def test_a_default_that_cannot_be_is_refused_where_it_is_said(line: Line) -> None:
+def test_a_wrong_default_is_refused_where_it_is_set(server: FakeServer) -> None:
     faktory.default_job_options = {"queue": "a", "expires_in": 5}
     for name, value in (("queue", "a b"), ("retry", "3"), ("expires_at", "2100-01-02T03:04:05Z")):
         with pytest.raises(FaktoryPayloadError, match=f"faktory.default_job_options: .*{name}"):
@@ -328,7 +331,7 @@ def test_a_default_that_cannot_be_is_refused_where_it_is_said(line: Line) -> Non
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"retry": "3"}, "retry is '3'"),
         ({"queue": "a b"}, "queue is 'a b'"),
@@ -340,9 +343,7 @@ def test_a_default_that_cannot_be_is_refused_where_it_is_said(line: Line) -> Non
         ({"expires_in": 0}, "expires_in is 0"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused_where_it_is_said(
-    options: dict[str, Any], told: str
-) -> None:
+def test_a_wrong_option_is_refused_where_it_is_given(options: dict[str, Any], message: str) -> None:
     external = faktory.external("work")
     declare: list[Callable[[], object]] = [
         lambda: faktory.job(name="work", **options)(lambda: None),
@@ -351,7 +352,7 @@ def test_an_option_that_cannot_be_is_refused_where_it_is_said(
         lambda: type("work", (Worked, faktory.Job), {"faktory_options": options}),
     ]
     for each in declare:
-        with pytest.raises(FaktoryPayloadError, match=f"the job 'work': {told}"):
+        with pytest.raises(FaktoryPayloadError, match=f"the job 'work': {message}"):
             each()
     assert registry.names() == []
 
@@ -360,7 +361,7 @@ class Worked:
     def perform(self) -> None: ...
 
 
-def test_an_option_that_is_none_is_one_that_nobody_gave(line: Line) -> None:
+def test_an_option_that_is_none_counts_as_not_given(server: FakeServer) -> None:
     @faktory.client_middleware.add
     def tenant(payload: dict[str, Any], call_next: Next) -> Any:
         payload.setdefault("custom", {})["tenant"] = 7
@@ -369,7 +370,7 @@ def test_an_option_that_is_none_is_one_that_nobody_gave(line: Line) -> None:
     job = faktory.external("work", queue="images", retry=3, custom={"a": 1}, reserve_for=60)
     nothing: dict[str, Any] = dict.fromkeys(NAMES)
     job.set(**nothing).perform_async()
-    (pushed,) = line.jobs
+    (pushed,) = server.jobs
     del pushed["jid"]
     assert pushed == {
         "jobtype": "work",

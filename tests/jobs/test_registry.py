@@ -13,6 +13,8 @@ import faktory
 from faktory.jobs import registry
 from faktory.jobs.context import JobContext
 
+from .support import run
+
 SOURCE = """
 import faktory
 
@@ -34,12 +36,6 @@ class Fake:
         return self.origin
 
 
-def run(jobtype: str) -> object:
-    job = registry.find(jobtype)
-    assert job is not None
-    return job.run(JobContext({"jid": "12345678", "jobtype": jobtype, "args": []}))
-
-
 @pytest.fixture
 def write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -50,7 +46,7 @@ def write(
     def write(name: str, result: object) -> ModuleType:
         (tmp_path / f"{name}.py").write_text(SOURCE.format(result=result))
         importlib.invalidate_caches()
-        # Without the cache: it would not notice two versions within a second.
+        # The cache would take two versions within a second for one.
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
         if name in sys.modules:
             return importlib.reload(sys.modules[name])
@@ -61,7 +57,7 @@ def write(
         sys.modules.pop(name, None)
 
 
-def test_what_is_registered_is_found() -> None:
+def test_a_registered_job_is_found() -> None:
     job = Fake("here")
     registry.register("resize", job)
     assert registry.find("resize") is job
@@ -138,7 +134,7 @@ def test_a_program_that_is_imported_too_replaces_its_jobs(
 def test_a_notebooks_cell_that_runs_again_replaces_its_jobs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    main = ModuleType("__main__")  # as a notebook's or a prompt's, it has no file
+    main = ModuleType("__main__")  # of a notebook or a prompt: it has no file
     monkeypatch.setitem(sys.modules, "__main__", main)
     for run_number in (1, 2):
         cell = compile(SOURCE.format(result=run_number), f"<cell {run_number}>", "exec")
@@ -147,7 +143,7 @@ def test_a_notebooks_cell_that_runs_again_replaces_its_jobs(
 
 
 @pytest.mark.parametrize("file", ["<string>", "<stdin>"])
-def test_what_a_prompt_runs_in_a_program_replaces_its_jobs(
+def test_jobs_declared_at_a_prompt_replace_those_of_the_program(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str
 ) -> None:
     main = ModuleType("__main__")
@@ -158,7 +154,7 @@ def test_what_a_prompt_runs_in_a_program_replaces_its_jobs(
         assert (run("work"), run("Report")) == (result, result)
 
 
-def test_a_module_by_way_of_a_link_is_the_same_module(
+def test_a_module_loaded_through_a_link_is_the_same_module(
     write: Callable[[str, object], ModuleType], tmp_path: Path
 ) -> None:
     write("ours", 1)
@@ -167,17 +163,14 @@ def test_a_module_by_way_of_a_link_is_the_same_module(
     assert registry.names() == ["Report", "work"]
 
 
-def test_an_unknown_type_that_another_program_runs_is_told_as_such(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(registry, "external", set())
+def test_the_error_for_an_external_type_names_faktory_external() -> None:
     faktory.external("ResizeImage")
-    said = str(registry.unknown("ResizeImage", ["resize"]))
-    assert "another runs (faktory.external)" in said
-    assert "-r" not in said
+    message = str(registry.unknown("ResizeImage", ["resize"]))
+    assert "another runs (faktory.external)" in message
+    assert "-r" not in message
 
 
-def test_an_unknown_type_is_told_with_the_closest_and_all_there_are() -> None:
+def test_the_error_for_an_unknown_type_has_the_closest_and_all_names() -> None:
     error = registry.unknown("resise", ["greet", "resize"])
     assert isinstance(error, LookupError)
     assert str(error) == (
@@ -187,11 +180,11 @@ def test_an_unknown_type_is_told_with_the_closest_and_all_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "told"),
+    ("known", "part"),
     [([], "Registered: none."), ([f"t{n:02}" for n in range(21)], "t18, t19, .... Does")],
 )
-def test_the_list_of_types_is_never_empty_nor_endless(known: list[str], told: str) -> None:
+def test_the_list_of_types_is_neither_empty_nor_endless(known: list[str], part: str) -> None:
     text = str(registry.unknown("xyz", known))
-    assert told in text
+    assert part in text
     assert "Did you mean" not in text
     assert "t20" not in text

@@ -17,9 +17,7 @@ SAMPLES = str(HERE / "typing_samples")
 @pytest.mark.parametrize(
     ("checker", "options"), [("mypy", ["--strict", SAMPLES]), ("pyright", ["--project", SAMPLES])]
 )
-def test_the_parameters_of_a_job_are_seen_by_a_type_checker(
-    checker: str, options: list[str]
-) -> None:
+def test_a_type_checker_accepts_the_samples(checker: str, options: list[str]) -> None:
     if find_spec(checker) is None:
         pytest.skip(f"{checker} is not installed (make check has it)")
     checked = subprocess.run(

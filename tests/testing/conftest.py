@@ -1,4 +1,4 @@
-"""A process as new for each test of the kit, and pytest in a process of its own."""
+"""A new process for each test of the kit, and pytest in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ from pathlib import Path
 
 import pytest
 
-import faktory
-from faktory.client import defaults, transport
-from faktory.jobs import registry
-from faktory.jobs.middleware import client_middleware, worker_middleware
+from faktory import testing
+from faktory.client import transport
+from faktory.testing import MemoryServer
+
+from ..jobs.support import new_process
 
 
 @pytest.fixture(autouse=True)
-def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test declares, switches or says of all jobs is unknown to the next one."""
-    monkeypatch.setattr(registry, "_jobs", {})
-    monkeypatch.setattr(registry, "external", set())
-    monkeypatch.setattr(faktory, "default_job_options", {})
-    monkeypatch.setattr(defaults, "_settings", {})
-    for name in ("FAKTORY_URL", "FAKTORY_PROVIDER"):
-        monkeypatch.delenv(name, raising=False)
-    defaults.configure()
+def own_process() -> Iterator[None]:
+    """What a test declares, configures or switches to is unknown to the next one."""
     assert transport.memory is None
-    chains = (client_middleware, worker_middleware)
-    before = [list(chain) for chain in chains]
-    yield
-    for chain, entries in zip(chains, before, strict=True):
-        chain.clear()
-        for middleware in entries:
-            chain.add(middleware)  # type: ignore[arg-type]
+    with new_process():
+        yield
     transport.memory = None
-    defaults.configure()
 
 
 @pytest.fixture
 def no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody may connect."""
+    """Connecting is an error."""
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("somebody opens a socket")
+        raise AssertionError("a socket is opened")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+@pytest.fixture
+def fake(no_sockets: None) -> Iterator[MemoryServer]:
+    """Fake mode."""
+    with testing.fake() as memory:
+        yield memory
+
+
+@pytest.fixture
+def inline(no_sockets: None) -> Iterator[MemoryServer]:
+    """Inline mode."""
+    with testing.inline() as memory:
+        yield memory
 
 
 RunPytest = Callable[..., str]
@@ -54,8 +56,8 @@ RunPytest = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def run_pytest() -> RunPytest:
-    """`run_pytest(folder, *options)` runs the tests in a folder, apart from ours; it returns what
-    pytest said, and fails where they do."""
+    """`run_pytest(folder, *options)` runs the tests of a folder in a process without our plugins;
+    it returns pytest's output, and fails if a test does."""
     return _run_pytest
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from time import time
 from typing import Any
@@ -11,20 +10,17 @@ import pytest
 
 import faktory
 from faktory import Client, testing
-from faktory.testing import MemoryServer, assert_enqueued, assert_not_enqueued
+from faktory.testing import assert_enqueued, assert_not_enqueued
 
 WHEN = datetime(2999, 1, 2, 3, 4, 5, 678_901, UTC)
 
 
-@pytest.fixture(autouse=True)
-def fake(no_sockets: None) -> Iterator[MemoryServer]:
-    with testing.fake() as memory:
-        yield memory
+pytestmark = pytest.mark.usefixtures("fake")
 
 
 @pytest.fixture
 def work() -> Any:
-    """A job that waits three times."""
+    """A job that was pushed three times."""
     work = faktory.external("work", queue="low", retry=3, custom={"pair": [1, 2]})
     work.perform_async(1, "é")
     work.perform_async(2, ("a", {"b": (3,)}))
@@ -69,31 +65,33 @@ FAILS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("wanted", HOLDS, ids=str)
-def test_what_is_there_is_found(work: Any, wanted: dict[str, Any]) -> None:
+def test_a_matching_job_passes_assert_enqueued(work: Any, wanted: dict[str, Any]) -> None:
     assert_enqueued(work, **wanted)
     assert_enqueued("work", **wanted)
 
 
 @pytest.mark.parametrize("wanted", FAILS, ids=str)
-def test_what_is_not_there_is_not_found(work: Any, wanted: dict[str, Any]) -> None:
+def test_without_a_matching_job_assert_enqueued_fails(work: Any, wanted: dict[str, Any]) -> None:
     with pytest.raises(AssertionError, match="Enqueued as work"):
         assert_enqueued(work, **wanted)
 
 
 @pytest.mark.parametrize("wanted", [w for w in HOLDS if w.get("count") != 0], ids=str)
-def test_what_is_there_is_not_missed(work: Any, wanted: dict[str, Any]) -> None:
+def test_a_matching_job_fails_assert_not_enqueued(work: Any, wanted: dict[str, Any]) -> None:
     wanted = {name: value for name, value in wanted.items() if name != "count"}
     with pytest.raises(AssertionError, match="expected none"):
         assert_not_enqueued(work, **wanted)
 
 
 @pytest.mark.parametrize("wanted", [w for w in FAILS if "count" not in w], ids=str)
-def test_what_is_not_there_is_missed(work: Any, wanted: dict[str, Any]) -> None:
+def test_without_a_matching_job_assert_not_enqueued_passes(
+    work: Any, wanted: dict[str, Any]
+) -> None:
     assert_not_enqueued(work, **wanted)
     assert_not_enqueued("nothing", **wanted)
 
 
-def test_jobs_that_have_run_are_enqueued_no_more() -> None:
+def test_jobs_that_have_run_are_not_enqueued_any_more() -> None:
     @faktory.job
     def work() -> None: ...
 
@@ -103,21 +101,21 @@ def test_jobs_that_have_run_are_enqueued_no_more() -> None:
     assert_not_enqueued(work)
 
 
-def test_a_time_may_be_about_right() -> None:
+def test_a_time_may_be_approximate() -> None:
     work = faktory.external("work")
     work.perform_in(60)
     assert_enqueued(work, at=pytest.approx(time() + 60, abs=5))
     assert_not_enqueued(work, at=pytest.approx(time() + 90, abs=5))
 
 
-def test_a_job_without_a_time_is_not_at_any() -> None:
+def test_a_job_without_a_time_matches_no_time() -> None:
     work = faktory.external("work")
     work.perform_async()
     assert_not_enqueued(work, at=ANY)
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_a_time_in_epoch_seconds_is_the_one_that_it_was_pushed_for(number: int) -> None:
+def test_a_time_in_epoch_seconds_matches_the_pushed_one(number: int) -> None:
     work = faktory.external("work")
     when = time() + 60 + number / 7
     work.perform_at(when)
@@ -136,29 +134,29 @@ def test_a_class_is_a_job_too() -> None:
 
 
 @pytest.mark.parametrize("what", [print, None, 3])
-def test_what_is_no_job_is_told(what: object) -> None:
-    with pytest.raises(TypeError, match="no declared job"):
+def test_anything_but_a_job_is_a_type_error(what: object) -> None:
+    with pytest.raises(TypeError, match="neither a declared job nor"):
         assert_enqueued(what)
-    with pytest.raises(TypeError, match="no declared job"):
+    with pytest.raises(TypeError, match="neither a declared job nor"):
         assert_not_enqueued(what)
 
 
-def test_outside_a_mode_nothing_is_asserted() -> None:
+def test_outside_a_mode_an_assertion_is_a_runtime_error() -> None:
     with testing.disable(), pytest.raises(RuntimeError, match="only a test mode"):
         assert_not_enqueued("work")
 
 
-# What a failing assertion says.
+# The message of a failing assertion.
 
 
 def failure(*args: Any, **wanted: Any) -> list[str]:
-    """What assert_enqueued says, jids aside."""
+    """Return the lines of the error of assert_enqueued, with JID for each jid."""
     with pytest.raises(AssertionError) as raised:
         assert_enqueued(*args, **wanted)
     return re.sub(r"\b[0-9a-f]{24}\b", "JID", str(raised.value)).splitlines()
 
 
-def test_it_tells_what_differs_in_jobs_of_the_type(work: Any) -> None:
+def test_a_failure_lists_the_differences_of_jobs_of_the_type(work: Any) -> None:
     assert failure(work, args=(1, "è"), queue="low") == [
         'Enqueued as work, args [1, "è"], queue "low": 0 jobs; expected at least one.',
         "Others of this type:",
@@ -168,7 +166,7 @@ def test_it_tells_what_differs_in_jobs_of_the_type(work: Any) -> None:
     ]
 
 
-def test_it_tells_which_were_found_where_their_number_is_wrong(work: Any) -> None:
+def test_a_failure_by_count_lists_the_matching_jobs(work: Any) -> None:
     assert failure(work, queue="low", count=1) == [
         'Enqueued as work, queue "low": 2 jobs; expected 1.',
         '  JID: work[1, "é"]',
@@ -178,7 +176,7 @@ def test_it_tells_which_were_found_where_their_number_is_wrong(work: Any) -> Non
     ]
 
 
-def test_it_tells_what_else_there_is_where_there_is_none_of_the_type() -> None:
+def test_a_failure_without_jobs_of_the_type_lists_the_others() -> None:
     assert failure("work") == [
         "Enqueued as work: 0 jobs; expected at least one.",
         "There are no jobs at all.",
@@ -187,23 +185,23 @@ def test_it_tells_what_else_there_is_where_there_is_none_of_the_type() -> None:
     assert failure("work")[1:] == ["Jobs of other types:", "  JID: other[1]"]
 
 
-def test_it_tells_times_so_that_they_can_be_compared(work: Any) -> None:
-    told = failure(work, at=pytest.approx(WHEN.timestamp() + 5, abs=2))
+def test_a_failure_shows_times_in_comparable_form(work: Any) -> None:
+    lines = failure(work, at=pytest.approx(WHEN.timestamp() + 5, abs=2))
     shown = f"at {WHEN.timestamp()} (2999-01-02T03:04:05.678901Z), not {WHEN.timestamp() + 5}"
-    assert told[-1].startswith(f"  JID: {shown}")
-    assert "at null, not" in told[2]
+    assert lines[-1].startswith(f"  JID: {shown}")
+    assert "at null, not" in lines[2]
 
 
-def test_it_shows_ten_jobs_and_counts_the_rest() -> None:
+def test_a_failure_lists_ten_jobs_and_counts_the_rest() -> None:
     work = faktory.external("work")
     work.perform_bulk([(number,) for number in range(13)])
-    told = failure(work, args=(99,))
-    assert len(told) == 2 + 10 + 1
-    assert told[-1] == "  and 3 more"
+    lines = failure(work, args=(99,))
+    assert len(lines) == 2 + 10 + 1
+    assert lines[-1] == "  and 3 more"
     assert len(failure(work, count=1)) == 1 + 10 + 1
 
 
-def test_it_shows_what_json_cannot() -> None:
+def test_a_failure_shows_values_that_are_not_json() -> None:
     Client().push({"jobtype": "work", "args": [1]})
     assert "not <ANY>" not in failure("work", args=(object(),))[-1]
     assert "object object" in failure("work", args=(object(),))[-1]

@@ -1,4 +1,4 @@
-"""The page on testing and the example project, run as their readers would run them."""
+"""The page on testing and the example project, run as a reader would run them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_each_pattern_of_the_page_is_a_file_that_runs(
             (folder / name_of(each, number)).write_text(each)
         before = block if name_of(block) == "conftest.py" else ""
         if not before:
-            said = run_pytest(folder)
-            assert f"{block.count('def test_')} passed" in said
+            output = run_pytest(folder)
+            assert f"{block.count('def test_')} passed" in output
 
 
 def test_the_patterns_of_the_page_can_be_kept_in_one_project(
@@ -38,8 +38,8 @@ def test_the_patterns_of_the_page_can_be_kept_in_one_project(
 ) -> None:
     for number, block in enumerate(BLOCKS):
         (tmp_path / name_of(block, number)).write_text(block)
-    said = run_pytest(tmp_path, "-p", "no:randomly")
-    assert f"{sum(block.count('def test_') for block in BLOCKS)} passed" in said
+    output = run_pytest(tmp_path, "-p", "no:randomly")
+    assert f"{sum(block.count('def test_') for block in BLOCKS)} passed" in output
 
 
 @pytest.mark.parametrize(
@@ -48,5 +48,5 @@ def test_the_patterns_of_the_page_can_be_kept_in_one_project(
     ids=["in order", "in random order", "on four processes"],
 )
 def test_the_example_project_passes(options: list[str], run_pytest: RunPytest) -> None:
-    said = run_pytest(ROOT / "examples" / "testing", *options)
-    assert "6 passed" in said
+    output = run_pytest(ROOT / "examples" / "testing", *options)
+    assert "6 passed" in output

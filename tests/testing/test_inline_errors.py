@@ -1,8 +1,8 @@
-"""What a job of inline mode raises is its own, whatever pushed it: no refusal, no broken line."""
+"""The error of a job in inline mode is not taken for a refusal or a broken connection."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
@@ -21,12 +21,6 @@ from faktory.server import EmbeddedServer
 from faktory.testing import MemoryServer
 
 JOB = {"jobtype": "work", "args": []}
-
-
-@pytest.fixture
-def inline(no_sockets: None) -> Iterator[MemoryServer]:
-    with testing.inline() as memory:
-        yield memory
 
 
 def by_producer() -> None:
@@ -76,7 +70,7 @@ def test_an_error_comes_out_as_it_is(
     assert len(runs) == (2 if push is PUSHES["push_bulk in chunks"] else 1)
 
 
-def test_what_the_server_refuses_is_a_refusal_still(inline: MemoryServer) -> None:
+def test_a_refusal_of_the_server_is_still_one(inline: MemoryServer) -> None:
     taken = faktory.external("taken", unique_for=60)
     taken.perform_async()
     again = {"jobtype": "taken", "args": [], "custom": {"unique_for": 60}}
@@ -110,7 +104,9 @@ def test_a_producer_pushes_at_once_in_a_test_mode(no_sockets: None) -> None:
             producer.push(JOB)
 
 
-def test_a_job_may_wait_for_what_it_pushes_through_the_same_producer(inline: MemoryServer) -> None:
+def test_a_job_may_wait_for_a_job_that_it_pushes_through_the_same_producer(
+    inline: MemoryServer,
+) -> None:
     other = faktory.external("other")
     with Producer() as producer:
 
@@ -148,7 +144,7 @@ def test_a_producers_thread_outlives_jobs_that_were_pushed_before_the_mode(
     assert ran == [0, 1]
 
 
-def test_a_client_that_a_pool_lent_in_a_mode_is_closed_even_if_the_mode_is_over() -> None:
+def test_a_client_that_a_pool_gave_out_in_a_mode_is_closed_after_the_mode() -> None:
     with EmbeddedServer() as server:
         pool = Pool(lambda: Client(server.url))
         with testing.fake(), pool.client() as client:
@@ -158,7 +154,7 @@ def test_a_client_that_a_pool_lent_in_a_mode_is_closed_even_if_the_mode_is_over(
         assert not client.is_connected
 
 
-def test_what_the_mode_knows_is_not_taken_for_what_the_pools_server_does() -> None:
+def test_the_edition_of_a_mode_is_not_remembered_as_that_of_the_pools_server() -> None:
     work = faktory.external("work", unique_for=60)
     with EmbeddedServer() as server:
         faktory.configure(url=server.url)

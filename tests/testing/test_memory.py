@@ -1,9 +1,9 @@
-"""What fake mode keeps, whoever pushed it."""
+"""The jobs that fake mode keeps."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from threading import Thread
 from time import time
@@ -16,13 +16,7 @@ from faktory import Client, Pool, Producer, testing
 from faktory.exceptions import FaktoryNotUnique, FaktoryPayloadError, FaktoryServerError
 from faktory.testing import MemoryServer
 
-NOBODY = "tcp://nobody.invalid:1"
-
-
-@pytest.fixture
-def fake(no_sockets: None) -> Iterator[MemoryServer]:
-    with testing.fake() as memory:
-        yield memory
+NOWHERE = "tcp://nowhere.invalid:1"
 
 
 def args(jobs: list[dict[str, Any]]) -> list[Any]:
@@ -35,20 +29,20 @@ def through_producer(job: dict[str, Any]) -> None:
 
 
 def through_pool(job: dict[str, Any]) -> None:
-    with Pool(lambda: Client(NOBODY)).client() as client:
+    with Pool(lambda: Client(NOWHERE)).client() as client:
         client.push(job)
 
 
 def through_context(job: dict[str, Any]) -> None:
-    with Client(NOBODY) as client, faktory.connection(NOBODY) as other:
+    with Client(NOWHERE) as client, faktory.connection(NOWHERE) as other:
         assert client.is_connected
         other.push(job)
 
 
 PUSHES: dict[str, Callable[[dict[str, Any]], object]] = {
-    "push": lambda job: Client(NOBODY).push(job),
-    "push_bulk": lambda job: Client(NOBODY).push_bulk([job]),
-    "queue": lambda job: Client(NOBODY).queue("work", job["args"], jid=job["jid"]),
+    "push": lambda job: Client(NOWHERE).push(job),
+    "push_bulk": lambda job: Client(NOWHERE).push_bulk([job]),
+    "queue": lambda job: Client(NOWHERE).queue("work", job["args"], jid=job["jid"]),
     "pool": through_pool,
     "producer": through_producer,
     "connected": through_context,
@@ -56,7 +50,7 @@ PUSHES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("push", PUSHES.values(), ids=PUSHES.keys())
-def test_a_job_is_kept_whoever_pushes_it_and_nobody_connects(
+def test_a_job_is_kept_without_a_connection_however_a_client_pushes_it(
     fake: MemoryServer, push: Callable[[dict[str, Any]], object]
 ) -> None:
     push({"jid": "12345678", "jobtype": "work", "args": [1, "é"]})
@@ -70,7 +64,7 @@ def test_a_declared_job_is_kept_however_it_is_pushed(fake: MemoryServer, pooled:
     @faktory.job(queue="low")
     def work(number: int) -> None: ...
 
-    push = work.set(pool=Pool(lambda: Client(NOBODY), size=1)) if pooled else work
+    push = work.set(pool=Pool(lambda: Client(NOWHERE), size=1)) if pooled else work
     push.perform_async(1)
     push.perform_in(60, 2)
     push.perform_at(datetime.now(UTC) + timedelta(hours=1), 3)
@@ -83,9 +77,9 @@ def test_a_declared_job_is_kept_however_it_is_pushed(fake: MemoryServer, pooled:
     assert "none" not in fake.queues
 
 
-def test_all_job_types_are_seen_together_in_the_order_of_their_pushes(fake: MemoryServer) -> None:
+def test_all_job_types_are_shown_in_the_order_of_their_pushes(fake: MemoryServer) -> None:
     names = [("a", "one"), ("b", "two"), ("a", "two"), ("c", "one")]
-    with Client(NOBODY) as client:
+    with Client(NOWHERE) as client:
         for jobtype, queue in names:
             client.push({"jobtype": jobtype, "queue": queue, "args": []})
     assert [(job["jobtype"], job["queue"]) for job in testing.jobs] == names
@@ -97,7 +91,7 @@ def test_all_job_types_are_seen_together_in_the_order_of_their_pushes(fake: Memo
 def test_jobs_of_one_push_bulk_in_several_queues_keep_their_order(fake: MemoryServer) -> None:
     queues = ["b", "a", "b", "c", "a"]
     jobs = [{"jobtype": "x", "queue": queue, "args": [n]} for n, queue in enumerate(queues)]
-    assert Client(NOBODY).push_bulk(jobs, batch_size=2) == {}
+    assert Client(NOWHERE).push_bulk(jobs, batch_size=2) == {}
     assert [job["queue"] for job in fake.jobs] == queues
 
 
@@ -109,7 +103,7 @@ def test_jobs_with_the_same_jid_keep_their_order(fake: MemoryServer) -> None:
         done.append(number)
 
     for number, jid in enumerate(["same-jid", "other-jid", "same-jid"]):
-        Client(NOBODY).push({"jid": jid, "jobtype": "work", "args": [number]})
+        Client(NOWHERE).push({"jid": jid, "jobtype": "work", "args": [number]})
     assert args(work.jobs) == [[0], [1], [2]]
     assert fake.drain() == 3
     assert done == [0, 1, 2]
@@ -147,15 +141,15 @@ def test_every_check_of_production_is_made(fake: MemoryServer) -> None:
     with pytest.raises(TypeError, match="number"):
         work.perform_async()  # type: ignore[call-arg]
     with pytest.raises(FaktoryPayloadError, match="queue"):
-        Client(NOBODY).push({"jobtype": "work", "args": [], "queue": "no blanks"})
+        Client(NOWHERE).push({"jobtype": "work", "args": [], "queue": "no blanks"})
     with pytest.raises(FaktoryServerError, match="reasonable jid"):
-        Client(NOBODY).command("PUSH", json={"jid": "short", "jobtype": "x", "args": []})
-    assert Client(NOBODY).queue("work", [], queue="no blanks") is False
+        Client(NOWHERE).command("PUSH", json={"jid": "short", "jobtype": "x", "args": []})
+    assert Client(NOWHERE).queue("work", [], queue="no blanks") is False
     assert fake.jobs == []
 
 
 @pytest.mark.parametrize("url", ["nonsense://", "tcp://host:port"])
-def test_an_address_that_is_none_is_said_as_in_production(
+def test_a_wrong_address_is_an_error_as_in_production(
     fake: MemoryServer, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setenv("FAKTORY_URL", url)
@@ -180,8 +174,8 @@ def test_default_options_and_client_middleware_apply(fake: MemoryServer) -> None
     assert {(job["queue"], job["retry"]) for job in fake.jobs} == {("all", 2)}
 
 
-def test_the_server_answers_what_else_is_asked(fake: MemoryServer) -> None:
-    client = Client(NOBODY, worker_id="w")
+def test_the_server_answers_other_commands(fake: MemoryServer) -> None:
+    client = Client(NOWHERE, worker_id="w")
     client.push({"jobtype": "work", "args": []})
     assert client.info()["faktory"]["queues"] == {"default": 1}
     assert client.beat() is None
@@ -197,7 +191,7 @@ def test_the_server_answers_what_else_is_asked(fake: MemoryServer) -> None:
     assert repr(fake) == "<fake mode, 0 jobs>"
 
 
-# Forgetting.
+# Clearing.
 
 
 def test_clear_forgets_the_jobs_of_one_type_scheduled_ones_too(fake: MemoryServer) -> None:
@@ -214,7 +208,7 @@ def test_clear_forgets_the_jobs_of_one_type_scheduled_ones_too(fake: MemoryServe
 
 
 @pytest.mark.parametrize("way", ["drain", "clear", "clear_all", "travel", "perform_one"])
-def test_the_lock_of_a_unique_job_goes_with_the_job(fake: MemoryServer, way: str) -> None:
+def test_the_lock_of_a_unique_job_is_released_with_the_job(fake: MemoryServer, way: str) -> None:
     @faktory.job(unique_for=60)
     def work(number: int) -> None: ...
 
@@ -233,7 +227,7 @@ def test_the_lock_of_a_unique_job_goes_with_the_job(fake: MemoryServer, way: str
         work.perform_async(1)
 
 
-def test_clear_of_another_type_leaves_the_lock(fake: MemoryServer) -> None:
+def test_clear_of_another_type_keeps_the_lock(fake: MemoryServer) -> None:
     work = faktory.external("work", unique_for=60)
     work.perform_async()
     faktory.external("other").clear()
@@ -241,7 +235,7 @@ def test_clear_of_another_type_leaves_the_lock(fake: MemoryServer) -> None:
         work.perform_async()
 
 
-def test_what_was_cleared_is_no_job_of_the_next_drain(fake: MemoryServer) -> None:
+def test_cleared_jobs_are_not_drained(fake: MemoryServer) -> None:
     ran = []
 
     @faktory.job
@@ -271,16 +265,16 @@ def test_travel_makes_scheduled_jobs_due_in_the_order_of_their_time(fake: Memory
         fake.travel(-1)
 
 
-def test_time_passes_by_travel_alone(fake: MemoryServer, wait_until: Callable[..., object]) -> None:
+def test_only_travel_passes_time(fake: MemoryServer, wait_until: Callable[..., object]) -> None:
     @faktory.job(queue="other")
     def work() -> None: ...
 
-    due = datetime.now(UTC) + timedelta(milliseconds=50)
+    due = datetime.now(UTC) + timedelta(seconds=0.5)
     work.perform_at(due)
     wait_until(lambda: datetime.now(UTC) > due)
-    assert Client(NOBODY).fetch("other") is None
+    assert Client(NOWHERE).fetch("other") is None
     fake.travel(0)
-    assert Client(NOBODY).fetch("other") is not None
+    assert Client(NOWHERE).fetch("other") is not None
 
 
 @pytest.mark.parametrize("seconds", [59, 61])
@@ -297,7 +291,7 @@ def test_a_job_that_has_expired_is_not_run(fake: MemoryServer, seconds: int) -> 
     assert fake.jobs == []
 
 
-# Threads, and children.
+# Threads and forked children.
 
 
 def test_threads_that_run_already_see_the_mode(no_sockets: None) -> None:
@@ -314,10 +308,10 @@ def test_threads_that_run_already_see_the_mode(no_sockets: None) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_goes_on_with_jobs_of_its_own(fake: MemoryServer) -> None:
+def test_a_forked_child_has_its_own_copy_of_the_jobs(fake: MemoryServer) -> None:
     work = faktory.external("work")
     work.perform_async(1)
-    with fake._lock:  # as another thread of the parent may
+    with fake._lock:  # as if by another thread of the parent
         pid = os.fork()
         if not pid:
             try:

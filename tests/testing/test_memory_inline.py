@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import Thread, get_ident
 from time import process_time
 from typing import Any
@@ -16,12 +16,6 @@ from faktory.testing import MemoryServer
 
 
 @pytest.fixture
-def inline(no_sockets: None) -> Iterator[MemoryServer]:
-    with testing.inline() as memory:
-        yield memory
-
-
-@pytest.fixture
 def ran(inline: MemoryServer) -> list[Any]:
     """The arguments that `work` was run with."""
     return []
@@ -29,7 +23,7 @@ def ran(inline: MemoryServer) -> list[Any]:
 
 @pytest.fixture
 def work(ran: list[Any]) -> Any:
-    """A job that is noted, and raises ValueError for "bad"."""
+    """A job that appends its argument to `ran`, and raises ValueError for "bad"."""
 
     @faktory.job
     def work(what: object) -> None:
@@ -74,7 +68,7 @@ def test_arguments_pass_through_json_and_all_checks(work: Any, ran: list[Any]) -
     assert len(ran) == 1
 
 
-def test_what_a_job_raises_comes_out_where_it_is_pushed(inline: MemoryServer) -> None:
+def test_the_error_of_a_job_comes_out_where_it_is_pushed(inline: MemoryServer) -> None:
     error = ValueError("no")
 
     @faktory.job
@@ -99,7 +93,7 @@ def test_what_a_job_raises_comes_out_where_it_is_pushed(inline: MemoryServer) ->
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_errors_of_ours_and_interrupts_come_out_as_they_are(
+def test_faktory_errors_and_interrupts_come_out_as_they_are(
     inline: MemoryServer, error: BaseException
 ) -> None:
     @faktory.job
@@ -112,7 +106,7 @@ def test_errors_of_ours_and_interrupts_come_out_as_they_are(
         assert raised.value is error
 
 
-def test_an_error_that_a_job_catches_is_nobody_elses(work: Any, ran: list[Any]) -> None:
+def test_an_error_that_a_job_catches_does_not_come_out(work: Any, ran: list[Any]) -> None:
     @faktory.job
     def careful() -> None:
         with pytest.raises(ValueError, match="a bad one"):
@@ -123,7 +117,7 @@ def test_an_error_that_a_job_catches_is_nobody_elses(work: Any, ran: list[Any]) 
     assert ran == ["bad", "good"]
 
 
-def test_discard_is_no_error(inline: MemoryServer) -> None:
+def test_discard_does_not_come_out(inline: MemoryServer) -> None:
     @faktory.job
     def work() -> None:
         raise Discard
@@ -144,23 +138,23 @@ def test_an_awaitable_that_nobody_awaits_is_an_error(inline: MemoryServer) -> No
         work.perform_async()
 
 
-def test_a_job_type_that_nobody_declared_is_an_error(inline: MemoryServer) -> None:
+def test_an_undeclared_job_type_is_an_error(inline: MemoryServer) -> None:
     with pytest.raises(LookupError, match="no job of type 'nothing' is registered"):
         Client().push({"jobtype": "nothing", "args": []})
 
 
-def test_external_jobs_are_kept_and_many_take_no_time_to_speak_of(inline: MemoryServer) -> None:
+def test_external_jobs_are_kept_and_many_are_pushed_quickly(inline: MemoryServer) -> None:
     abroad = faktory.external("abroad")
     began = process_time()
     for number in range(3000):
         abroad.perform_async(number)
-    # Some 0.3 s; a look at all that is kept for each push takes ten times as long.
+    # Some 0.3 s; looking at all kept jobs for each push takes ten times as long.
     assert process_time() - began < 2
     assert len(abroad.jobs) == 3000
 
 
 @pytest.mark.parametrize("chunk", [1000, 2, 1])
-def test_jobs_of_a_bulk_behind_one_that_raises_are_not_run(
+def test_jobs_of_a_bulk_after_one_that_raises_are_not_run(
     work: Any, ran: list[Any], chunk: int
 ) -> None:
     jobs = [{"jobtype": "work", "args": [what]} for what in (1, 2, "bad", 4, 5, 6, 7)]
@@ -202,7 +196,7 @@ def test_a_job_runs_in_the_thread_that_pushes_it(inline: MemoryServer) -> None:
 
 
 def test_threads_run_their_own_jobs_side_by_side(inline: MemoryServer) -> None:
-    """None waits for another one's job: the lock is not held while jobs run."""
+    """No thread waits for the job of another one: the lock is not held while jobs run."""
     from threading import Barrier
 
     barrier = Barrier(4, timeout=10)
@@ -248,9 +242,7 @@ def test_the_lock_of_a_unique_job_ends_with_its_run(inline: MemoryServer) -> Non
     assert ran == [False, False, True]
 
 
-def test_a_job_that_has_expired_already_is_dropped_and_its_batch_told(
-    work: Any, ran: list[Any]
-) -> None:
+def test_an_expired_job_is_dropped_and_counted_in_its_batch(work: Any, ran: list[Any]) -> None:
     @faktory.job
     def complete() -> None:
         ran.append("complete")
@@ -262,7 +254,7 @@ def test_a_job_that_has_expired_already_is_dropped_and_its_batch_told(
     assert ran == ["complete"]
 
 
-def test_a_job_that_clears_everything_takes_those_behind_it_along(
+def test_a_job_that_clears_everything_clears_the_jobs_after_it_too(
     inline: MemoryServer,
 ) -> None:
     ran = []
@@ -276,7 +268,7 @@ def test_a_job_that_clears_everything_takes_those_behind_it_along(
     assert ran == [1]
 
 
-def test_a_job_that_failed_is_run_again_when_its_time_has_come(inline: MemoryServer) -> None:
+def test_a_failed_job_is_run_again_at_its_time(inline: MemoryServer) -> None:
     attempts = []
 
     @faktory.job(retry=2)
@@ -329,7 +321,7 @@ def test_callbacks_run_when_the_batch_is_committed(inline: MemoryServer) -> None
     assert ran == ["work", "block", "inner", "complete", "outer"]
 
 
-def test_what_a_job_pushes_does_not_join_the_batch_around_its_own_push(
+def test_a_job_pushed_by_a_job_does_not_join_the_batch_around_the_first_push(
     inline: MemoryServer,
 ) -> None:
     second = faktory.external("second")
@@ -365,7 +357,7 @@ def test_a_job_of_a_batch_that_fails_lets_it_complete(inline: MemoryServer) -> N
 
 
 @pytest.mark.parametrize("middleware", [True, False])
-def test_middleware_of_clients_runs_and_that_of_workers_only_if_asked_for(
+def test_client_middleware_runs_and_worker_middleware_only_on_request(
     no_sockets: None, middleware: bool
 ) -> None:
     seen: list[str] = []

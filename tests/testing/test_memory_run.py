@@ -1,9 +1,9 @@
-"""Jobs of fake mode are run when the test says so."""
+"""Running the jobs of fake mode: drain and perform_one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from threading import Thread
 from time import process_time
@@ -14,18 +14,12 @@ import pytest
 import faktory
 from faktory import Client, Discard, Worker, current_job, testing
 from faktory.exceptions import FaktoryNotUnique
-from faktory.testing import EmptyQueueError, MemoryServer, memory
-
-
-@pytest.fixture
-def fake(no_sockets: None) -> Iterator[MemoryServer]:
-    with testing.fake() as memory:
-        yield memory
+from faktory.testing import EmptyQueueError, MemoryServer
 
 
 @pytest.fixture
 def ran(fake: MemoryServer) -> list[Any]:
-    """What `job(name)` has run."""
+    """The names and arguments of the runs of `job(name)`."""
     return []
 
 
@@ -34,7 +28,7 @@ Declare = Callable[..., Any]
 
 @pytest.fixture
 def job(ran: list[Any]) -> Declare:
-    """`job(name, then=None, **options)` declares one that is noted in `ran`, then calls `then`."""
+    """`job(name, then=None, **options)` declares a job that is noted in `ran` and calls `then`."""
 
     def declare(name: str, then: Callable[..., object] | None = None, **options: Any) -> Any:
         def run(*args: Any) -> object:
@@ -53,7 +47,7 @@ def raises(error: BaseException) -> Callable[..., None]:
     return run
 
 
-def test_drain_runs_the_jobs_of_one_type_and_says_how_many(job: Declare, ran: list[Any]) -> None:
+def test_drain_runs_the_jobs_of_one_type_and_returns_how_many(job: Declare, ran: list[Any]) -> None:
     a, b = job("a"), job("b")
     for number in range(3):
         a.perform_async(number)
@@ -90,10 +84,10 @@ def test_jobs_that_were_pushed_by_jobs_are_drained_too(job: Declare, ran: list[A
     assert testing.drain_all() == 4
 
 
-def test_a_job_that_pushes_itself_without_end_is_told_so(
-    job: Declare, ran: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_drain_raises_for_a_job_that_pushes_itself_without_end(
+    fake: MemoryServer, job: Declare, ran: list[Any]
 ) -> None:
-    monkeypatch.setattr(memory, "MOST_JOBS", 10)
+    fake.drain_limit = 10
     a = job("a", lambda: a.perform_async())
     a.perform_async()
     with pytest.raises(RuntimeError, match=r"11 jobs .* without end"):
@@ -102,10 +96,10 @@ def test_a_job_that_pushes_itself_without_end_is_told_so(
     assert len(a.jobs) == 1
 
 
-def test_as_many_jobs_as_were_pushed_are_drained(
-    job: Declare, ran: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_the_jobs_that_wait_when_drain_begins_do_not_count_for_its_limit(
+    fake: MemoryServer, job: Declare, ran: list[Any]
 ) -> None:
-    monkeypatch.setattr(memory, "MOST_JOBS", 10)
+    fake.drain_limit = 10
     a = job("a", lambda number: a.perform_async(20) if number < 10 else None)
     a.perform_bulk([(number,) for number in range(20)])
     assert a.drain() == 30
@@ -125,7 +119,9 @@ def test_perform_one_runs_the_job_that_came_first(job: Declare, ran: list[Any]) 
     assert len(b.jobs) == 1
 
 
-def test_perform_one_of_any_type_has_an_error_of_its_own(fake: MemoryServer, job: Declare) -> None:
+def test_perform_one_without_a_job_raises_empty_queue_error(
+    fake: MemoryServer, job: Declare
+) -> None:
     job("a").perform_async()
     fake.perform_one()
     with pytest.raises(EmptyQueueError, match="no job waits"):
@@ -133,7 +129,7 @@ def test_perform_one_of_any_type_has_an_error_of_its_own(fake: MemoryServer, job
     assert issubclass(EmptyQueueError, LookupError)
 
 
-def test_what_a_job_raises_comes_out_and_the_rest_stays(
+def test_the_error_of_a_job_comes_out_and_the_other_jobs_stay(
     fake: MemoryServer, job: Declare, ran: list[Any]
 ) -> None:
     error = ValueError("no")
@@ -149,7 +145,7 @@ def test_what_a_job_raises_comes_out_and_the_rest_stays(
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), faktory.FaktoryError("x")])
-def test_anything_that_a_job_raises_comes_out_as_it_is(job: Declare, error: BaseException) -> None:
+def test_any_exception_of_a_job_comes_out_as_it_is(job: Declare, error: BaseException) -> None:
     a = job("a", raises(error))
     a.perform_async()
     with pytest.raises(type(error)) as raised:
@@ -157,7 +153,7 @@ def test_anything_that_a_job_raises_comes_out_as_it_is(job: Declare, error: Base
     assert raised.value is error
 
 
-def test_discard_ends_a_job_in_silence(fake: MemoryServer, job: Declare) -> None:
+def test_discard_ends_a_job_without_an_error(fake: MemoryServer, job: Declare) -> None:
     a = job("a", raises(Discard("enough")))
     a.perform_async()
     assert a.drain() == 1
@@ -175,7 +171,7 @@ def test_an_awaitable_that_nobody_awaits_is_an_error(job: Declare) -> None:
     asyncio.run(later())
 
 
-def test_a_job_type_that_nobody_declared_is_told_with_those_that_are(
+def test_an_undeclared_job_type_is_an_error_with_the_declared_ones(
     fake: MemoryServer, job: Declare
 ) -> None:
     job("resize")
@@ -195,10 +191,10 @@ def test_external_jobs_are_kept_and_never_run(fake: MemoryServer, job: Declare) 
     assert len(abroad.jobs) == 1
 
 
-# What a job sees.
+# The context of a job.
 
 
-def test_a_job_knows_who_it_is(job: Declare) -> None:
+def test_a_job_sees_its_context(job: Declare) -> None:
     seen = []
     a = job("a", lambda *_: seen.append(current_job()), queue="low", custom={"tenant": 1})
     jid = a.perform_async("x")
@@ -211,7 +207,7 @@ def test_a_job_knows_who_it_is(job: Declare) -> None:
         current_job()
 
 
-def test_each_run_of_a_class_has_an_instance_of_its_own(fake: MemoryServer) -> None:
+def test_each_run_of_a_class_has_its_own_instance(fake: MemoryServer) -> None:
     seen = []
 
     class Work(faktory.Job):
@@ -236,11 +232,11 @@ def test_progress_that_a_job_reports_can_be_asked_for(job: Declare) -> None:
     jid = a.perform_async()
     assert Client().track_get(jid)["state"] == "enqueued"
     a.drain()
-    told = Client().track_get(jid)
-    assert (told["percent"], told["desc"], told["state"]) == (40, "half", "success")
+    progress = Client().track_get(jid)
+    assert (progress["percent"], progress["desc"], progress["state"]) == (40, "half", "success")
 
 
-def test_context_variables_that_a_job_sets_are_its_own(job: Declare) -> None:
+def test_context_variables_set_by_a_job_do_not_reach_the_next_one(job: Declare) -> None:
     variable = ContextVar("variable", default=0)
     seen = []
     a = job("a", lambda: (seen.append(variable.get()), variable.set(1)))
@@ -250,7 +246,7 @@ def test_context_variables_that_a_job_sets_are_its_own(job: Declare) -> None:
 
 
 @pytest.mark.parametrize("middleware", [True, False])
-def test_worker_middleware_runs_only_if_asked_for(middleware: bool) -> None:
+def test_worker_middleware_runs_only_on_request(middleware: bool) -> None:
     seen = []
 
     @faktory.worker_middleware.add
@@ -274,7 +270,7 @@ def test_worker_middleware_runs_only_if_asked_for(middleware: bool) -> None:
     assert len(seen) == (3 if middleware else 2)
 
 
-# What a job may do to the server meanwhile.
+# Jobs that change the server while they run.
 
 
 def meddle_clear() -> None:
@@ -313,7 +309,7 @@ def test_a_job_that_drains_does_not_run_itself_again(job: Declare, ran: list[Any
     assert ran == [("a", 0), ("a", 1), ("a", 2)]
 
 
-def test_a_job_that_pushes_its_like_while_it_is_unique_is_refused(job: Declare) -> None:
+def test_a_unique_job_cannot_push_itself(job: Declare) -> None:
     a = job("a", lambda: a.perform_async(), unique_for=60)
     a.perform_async()
     with pytest.raises(FaktoryNotUnique):
@@ -323,7 +319,9 @@ def test_a_job_that_pushes_its_like_while_it_is_unique_is_refused(job: Declare) 
 # Batches.
 
 
-def test_the_callbacks_of_a_batch_come_when_its_jobs_are_done(job: Declare, ran: list[Any]) -> None:
+def test_the_callbacks_of_a_batch_are_pushed_when_its_jobs_are_done(
+    job: Declare, ran: list[Any]
+) -> None:
     a, done, complete = job("a"), job("done"), job("complete")
     batch = faktory.Batch(success=done, complete=complete)
     with batch.jobs():
@@ -350,7 +348,7 @@ def test_a_batch_with_a_job_that_fails_is_complete_without_success(
     assert ran == [("a",), ("complete",)]
 
 
-def test_jobs_that_a_job_pushes_join_a_batch_only_if_it_says_so(
+def test_jobs_pushed_by_a_job_join_its_batch_only_inside_a_block(
     fake: MemoryServer, job: Declare
 ) -> None:
     def run(joins: bool) -> None:
@@ -365,7 +363,7 @@ def test_jobs_that_a_job_pushes_join_a_batch_only_if_it_says_so(
     batch = faktory.Batch(success=job("done"))
     with batch.jobs():
         a.perform_async(True)
-        fake.drain("a")  # inside the block, but nothing of it is the job's
+        fake.drain("a")  # inside the block, which does not count for the job
     bids = {kept["args"][0]: (kept.get("custom") or {}).get("bid") for kept in b.jobs}
     assert bids == {"outside": None, "inside": batch.bid}
 
@@ -396,11 +394,11 @@ def test_the_callback_of_a_batch_whose_last_job_expires_is_run(
     assert fake.drain() == 0
 
 
-# Many, and many at once.
+# Many jobs and threads.
 
 
 @pytest.mark.parametrize("delay", [0, 60], ids=["waiting", "scheduled"])
-def test_five_thousand_jobs_behind_as_many_others_take_no_time_to_speak_of(
+def test_five_thousand_jobs_behind_as_many_others_are_drained_quickly(
     fake: MemoryServer, job: Declare, ran: list[Any], delay: int
 ) -> None:
     a, b = job("a"), job("b")
@@ -411,7 +409,7 @@ def test_five_thousand_jobs_behind_as_many_others_take_no_time_to_speak_of(
         Client().push_bulk(rows)
     began = process_time()
     assert a.drain() == 5000
-    # Some 0.5 s; a look at all jobs for each of them takes ten times as long.
+    # Some 0.5 s; looking at all jobs for each of them takes ten times as long.
     assert process_time() - began < 3
     assert [args for _, args in ran] == list(range(5000))
     assert len(b.jobs) == 5000

@@ -16,7 +16,7 @@ from faktory.exceptions import FaktoryConnectionError
 from faktory.server import EmbeddedServer
 
 
-def test_a_mode_ends_with_its_block_and_what_was_before_is_back() -> None:
+def test_the_end_of_a_block_restores_the_mode_before() -> None:
     assert testing.mode is None
     with testing.fake() as outer:
         assert testing.mode == "fake"
@@ -66,7 +66,7 @@ def test_a_mode_that_is_switched_in_a_block_ends_with_it() -> None:
     assert testing.mode is None
 
 
-def test_a_mode_goes_on_where_it_was_when_it_is_entered_again() -> None:
+def test_a_mode_that_is_entered_again_still_has_its_jobs() -> None:
     mode = testing.fake()
     with mode as first:
         faktory.external("work").perform_async()
@@ -79,7 +79,7 @@ def test_a_mode_goes_on_where_it_was_when_it_is_entered_again() -> None:
 
 @pytest.mark.parametrize("name", ["jobs", "clear", "drain", "perform_one"])
 @pytest.mark.parametrize("declared", ["function", "class", "external"])
-def test_outside_a_mode_there_are_no_jobs_and_the_error_says_so(name: str, declared: str) -> None:
+def test_outside_a_mode_asking_for_jobs_is_a_runtime_error(name: str, declared: str) -> None:
     class Work(faktory.Job):
         def perform(self) -> None: ...
 
@@ -90,18 +90,20 @@ def test_outside_a_mode_there_are_no_jobs_and_the_error_says_so(name: str, decla
 
 
 @pytest.mark.parametrize("name", ["jobs", "queues"])
-def test_outside_a_mode_the_modules_views_say_so_too(name: str) -> None:
+def test_outside_a_mode_the_names_of_the_module_are_a_runtime_error_too(name: str) -> None:
     with pytest.raises(RuntimeError, match="only a test mode keeps them"):
         getattr(testing, name)
 
 
 @pytest.mark.parametrize("function", [testing.clear_all, testing.drain_all])
-def test_outside_a_mode_there_is_nothing_to_clear_or_drain(function: Callable[[], Any]) -> None:
+def test_outside_a_mode_clearing_and_draining_are_runtime_errors(
+    function: Callable[[], Any],
+) -> None:
     with pytest.raises(RuntimeError, match="only a test mode"):
         function()
 
 
-def test_the_modules_names_can_be_walked_over_outside_a_mode() -> None:
+def test_the_names_of_the_module_can_be_listed_outside_a_mode() -> None:
     names = {name for name, _ in inspect.getmembers(testing)}
     assert {"fake", "assert_enqueued", "MemoryServer"} <= names
     namespace: dict[str, Any] = {}
@@ -127,10 +129,10 @@ assert transport.memory is not None and transport.connect is connect
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# Clients from before, and a mode that ends in the middle.
+# Clients that are older than the mode, and modes that end early.
 
 
-def test_a_client_that_is_connected_speaks_to_the_mode_and_then_to_its_server_again() -> None:
+def test_a_connected_client_pushes_to_the_mode_and_then_to_its_server_again() -> None:
     with EmbeddedServer() as server, Client(server.url) as client:
         client.push({"jobtype": "work", "args": [1]})
         with testing.fake() as memory:
@@ -141,7 +143,7 @@ def test_a_client_that_is_connected_speaks_to_the_mode_and_then_to_its_server_ag
         assert [verb for verb, _ in server.commands].count("HELLO") == 1
 
 
-def test_a_client_that_is_closed_in_a_mode_has_left_its_server(
+def test_a_client_closed_in_a_mode_sends_end_to_its_server(
     wait_until: Callable[..., object],
 ) -> None:
     with EmbeddedServer() as server:
@@ -152,7 +154,7 @@ def test_a_client_that_is_closed_in_a_mode_has_left_its_server(
         wait_until(lambda: ("END", "") in server.commands)
 
 
-def test_a_pool_lends_its_clients_again_when_the_mode_is_over() -> None:
+def test_a_pool_gives_out_its_clients_again_after_a_mode() -> None:
     with EmbeddedServer() as server:
         pool = Pool(lambda: Client(server.url), size=1)
         with pool.client() as client:
@@ -168,7 +170,7 @@ def test_a_pool_lends_its_clients_again_when_the_mode_is_over() -> None:
         pool.close()
 
 
-def test_the_default_pool_goes_on_to_its_server_after_a_mode() -> None:
+def test_the_default_pool_pushes_to_its_server_again_after_a_mode() -> None:
     work = faktory.external("work")
     with EmbeddedServer() as server:
         faktory.configure(url=server.url)
@@ -196,13 +198,13 @@ def test_a_job_that_ends_the_mode_pushes_to_the_server() -> None:
         faktory.configure()
 
 
-def test_disabled_again_a_push_goes_to_the_server_and_fails_without_one() -> None:
+def test_with_the_mode_disabled_a_push_goes_to_the_server() -> None:
     faktory.configure(url="tcp://127.0.0.1:1")
     with testing.fake(), testing.disable(), pytest.raises(FaktoryConnectionError):
         faktory.external("work").perform_async()
 
 
-def test_threads_see_a_mode_that_is_switched_while_they_run() -> None:
+def test_threads_that_run_already_see_a_switched_mode() -> None:
     go, seen = Event(), []
 
     def look() -> None:

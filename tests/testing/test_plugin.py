@@ -1,4 +1,4 @@
-"""The fixtures, in test runs of their own."""
+"""The fixtures, each in its own run of pytest."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_inline(faktory_inline, time, monkeypatch):
 
 
 @pytest.mark.parametrize("time", range(3))
-def test_server_is_as_new(faktory_server, faktory_worker, faktory_clock, time):
+def test_server_is_empty(faktory_server, faktory_worker, faktory_clock, time):
     assert testing.mode is None
     assert os.environ["FAKTORY_URL"] == faktory_server.url
     assert not any(faktory_server.queues.values())
@@ -91,8 +91,8 @@ def test_server_is_as_new(faktory_server, faktory_worker, faktory_clock, time):
     faktory_server.limit_connections(0)
     faktory_server.begin_shutdown()
     faktory_clock.travel(86400 * 365)
-    faktory.configure(url="tcp://nobody:1", pool_size=1)
-    os.environ["FAKTORY_URL"] = "tcp://nobody:2"
+    faktory.configure(url="tcp://nowhere:1", pool_size=1)
+    os.environ["FAKTORY_URL"] = "tcp://nowhere:2"
 
 
 def test_clock_of_fake(faktory_fake, faktory_clock):
@@ -109,7 +109,7 @@ def test_clock_of_inline(faktory_clock, faktory_inline):
     assert ran == ["bad", "bad"]
 
 
-def test_clock_alone_is_the_servers(faktory_clock):
+def test_clock_alone_moves_the_server(faktory_clock):
     assert os.environ["FAKTORY_URL"]
     work.perform_in(60, 1)
     faktory_clock.travel(61)
@@ -136,14 +136,14 @@ def test_that_fails(fixture, request):
     [["-p", "no:randomly"], ["-p", "randomly"], ["-n", "3"]],
     ids=["in order", "in random order", "on three processes"],
 )
-def test_no_test_sees_anything_of_another(
+def test_tests_do_not_affect_one_another(
     tmp_path: Path, run_pytest: RunPytest, options: list[str]
 ) -> None:
     (tmp_path / "test_fixtures.py").write_text(FIXTURES)
     assert "11 passed, 3 xfailed" in run_pytest(tmp_path, *options)
 
 
-def test_the_server_is_one_for_the_session_with_the_options_asked_for(
+def test_one_server_with_the_overridden_options_serves_the_session(
     tmp_path: Path, run_pytest: RunPytest
 ) -> None:
     (tmp_path / "test_session.py").write_text(
@@ -170,7 +170,7 @@ def test_it(faktory_server, faktory_worker, time):
     assert "2 passed" in run_pytest(tmp_path)
 
 
-def test_nothing_is_imported_or_switched_until_a_fixture_is_asked_for(
+def test_nothing_is_imported_or_switched_until_a_fixture_is_requested(
     tmp_path: Path, run_pytest: RunPytest
 ) -> None:
     (tmp_path / "test_nothing.py").write_text(
@@ -186,13 +186,13 @@ def test_it():
     assert "1 passed" in run_pytest(tmp_path)
 
 
-def test_the_fixtures_are_listed_with_what_they_are_for(
+def test_the_fixtures_are_listed_with_their_docstrings(
     tmp_path: Path, run_pytest: RunPytest
 ) -> None:
     (tmp_path / "test_none.py").write_text("def test_it(): pass")
-    said = run_pytest(tmp_path, "--fixtures")
+    output = run_pytest(tmp_path, "--fixtures")
     for name in ("fake", "inline", "server", "server_options", "worker", "clock"):
-        assert re.search(rf"^faktory_{name}\b.*\n +\w+", said, re.M)
+        assert re.search(rf"^faktory_{name}\b.*\n +\w+", output, re.M)
 
 
 def test_the_plugin_loads_in_less_than_five_milliseconds() -> None:

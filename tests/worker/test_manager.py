@@ -278,7 +278,7 @@ def test_more_time_asked_for_is_more_time_before_the_thread_is_replaced(
     short: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(context.JobContext, "_tell", lambda *_: None)  # for Enterprise alone
+    monkeypatch.setattr(context.JobContext, "_track", lambda *_: None)  # for Enterprise alone
     left: list[float] = []
 
     def longer() -> None:

@@ -1,7 +1,6 @@
-"""What type checkers make of declared jobs; read by mypy and pyright alone, never run.
+"""Declared jobs as type checkers see them; for mypy and pyright only, never run.
 
-A line with `# type: ignore[...]` is one that must be refused: both complain about an ignore that
-is of no use.
+A line with `# type: ignore[...]` must be an error: both complain about an ignore without effect.
 """
 
 from __future__ import annotations
@@ -11,7 +10,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import faktory
-from faktory import JobContext, Pool
+from faktory import JobContext, Pool, testing
+from faktory.jobs import (
+    Callback,
+    Chain,
+    ClientMiddleware,
+    Declared,
+    DeclaredJob,
+    Duration,
+    FunctionJob,
+    Instant,
+    Next,
+    Options,
+    Push,
+    WorkerMiddleware,
+)
 
 
 @faktory.job
@@ -47,6 +60,8 @@ def functions(pool: Pool) -> None:
     assert_type(bare.set(queue="low", retry=0, pool=pool).perform_async(1), str)
     assert_type(bare.set(queue="low").set(retry=1).perform_in(1.5, 1), str)
     assert_type(bare.jobtype, str)
+    assert_type(bare.set(queue=None, retry=None, reserve_for=None).perform_async(1), str)
+    assert_type(bare.set(backtrace=None, custom=None, track=None).perform_async(1), str)
     assert_type(with_options.perform_async(1, "a", "b"), str)
 
 
@@ -104,6 +119,7 @@ def classes(pool: Pool) -> None:
     assert_type(Resize.set(queue="low", pool=pool).perform_async(1), str)
     assert_type(Resize.set(queue="low").perform_in(60, 1, size="full"), str)
     assert_type(Resize.set(track=True, expires_at=datetime.now(UTC)).perform_at(0.5, 1), str)
+    assert_type(Resize.set(queue=None, custom=None).perform_async(1), str)
     assert_type(Resize.set(unique_for=None).set(retry=1).perform_in(timedelta(1), 1), str)
 
 
@@ -123,9 +139,11 @@ def context() -> None:
     job = faktory.current_job()
     assert_type(job, faktory.JobContext)
     assert_type(job.attempt, int)
-    assert_type(job.failures_left, int)
+    assert_type(job.retries_remaining, int)
+    assert_type(job.failures_left, int)  # the old name
     assert_type(job.deadline, datetime)
-    assert_type(job.remaining(), float)
+    assert_type(job.time_remaining(), float)
+    assert_type(job.remaining(), float)  # the old name
     assert_type(job.batch, faktory.Batch | None)
     job.track_progress(10)
     job.track_progress(99.9, "soon", reserve_until="2030-01-01T00:00:00Z")
@@ -142,6 +160,11 @@ def batches(pool: Pool) -> None:
     batch.complete = Resize
     assert_type(batch.bid, str | None)
     assert_type(batch.status(), dict[str, Any])
+    batch.complete = faktory.external("Done", described)
+    batch.success = None
+    batch.success = 5  # type: ignore[assignment]
+    batch.success = described  # type: ignore[assignment]
+    faktory.Batch(success=5)  # type: ignore[arg-type]
     faktory.Batch(parent=1)  # type: ignore[arg-type]
     faktory.Batch("b-1", name="images")  # type: ignore[call-arg]
     batch.bid = "b-1"  # type: ignore[misc]
@@ -179,6 +202,42 @@ def middleware() -> None:
     faktory.client_middleware.add(5)  # type: ignore[arg-type]
 
 
+def passes_on(payload: dict[str, Any], call_next: Next) -> object:
+    assert_type(call_next(), object)
+    return call_next()
+
+
+def chains() -> None:
+    client: Chain[ClientMiddleware] = faktory.client_middleware
+    worker: Chain[WorkerMiddleware] = faktory.worker_middleware
+    client.add(passes_on)
+    worker.add(passes_on)  # type: ignore[arg-type]
+
+
+# The types of signatures, by their public paths.
+
+
+def push_all(jobs: list[Push[[int]]], numbers: list[int], delay: Duration, when: Instant) -> None:
+    for job in jobs:
+        job.perform_async(1)
+        job.perform_in(delay, 1)
+        job.perform_at(when, 1)
+        job.perform_async("1")  # type: ignore[arg-type]
+
+
+def wrapped(job: FunctionJob[[int], bool]) -> bool:
+    return job(1)
+
+
+def with_shared_options(shared: Options, declared: Declared) -> Push[...]:
+    faktory.job(**declared)(described)
+    return faktory.external("Resize", **shared)
+
+
+def batch_of(callback: Callback, job: DeclaredJob) -> faktory.Batch:
+    return faktory.Batch(success=callback, complete=job)
+
+
 def default_options() -> None:
     faktory.default_job_options["queue"] = "low"
     faktory.default_job_options.update(retry=3, custom={"tenant": 7})
@@ -192,3 +251,18 @@ def events() -> None:
 
 
 def failed_for_good(job: JobContext, error: BaseException) -> None: ...
+
+
+def tests() -> None:
+    with testing.fake() as memory:
+        assert_type(memory, testing.MemoryServer)
+        assert_type(memory.jobs, list[dict[str, Any]])
+        assert_type(memory.drain(), int)
+    assert_type(testing.jobs, list[dict[str, Any]])
+    assert_type(testing.queues, dict[str, list[dict[str, Any]]])
+    testing.assert_enqueued(bare, args=(1,), queue="images", at=datetime.now(UTC), count=1)
+    testing.assert_enqueued(Resize, retry=3)
+    testing.assert_not_enqueued(faktory.external("Resize"))
+    testing.assert_not_enqueued("Resize")
+    testing.assert_enqueued(described)  # type: ignore[arg-type]
+    testing.assert_not_enqueued(5)  # type: ignore[arg-type]

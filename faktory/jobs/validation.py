@@ -1,12 +1,15 @@
-"""What cannot be a job, and what to declare instead: said where it is declared.
+"""Checks of what is declared as a job, or put around one: errors with the remedy.
 
-Rules: refused is what a worker could not run, and what it would take for done without running it.
+Rules: they are raised where it is declared. Rejected is a function that a worker could not run, or
+would acknowledge without having run it.
 """
 
 from __future__ import annotations
 
 import inspect
 from typing import Any, Final
+
+from ..client import Pool
 
 _DEFERRED: Final = (
     (inspect.iscoroutinefunction, "an async function"),
@@ -16,16 +19,16 @@ _DEFERRED: Final = (
 
 
 def deferred(function: object) -> str | None:
-    """Return what a callable is if a call of it runs nothing yet, else None."""
+    """Return the kind of a callable whose call runs nothing yet; None for any other."""
     for each in (function, getattr(type(function), "__call__", None)):  # noqa: B004  an object's
-        for is_deferred, what in _DEFERRED:
+        for is_deferred, kind in _DEFERRED:
             if is_deferred(each):
-                return what
+                return kind
     return None
 
 
 def check_function(function: Any, name: str | None) -> Any:
-    """Return the function that `@faktory.job` got; TypeError with the remedy if it is no job."""
+    """Return the function that `@faktory.job` got; TypeError with the remedy if it is not a job."""
     if isinstance(function, type):
         raise TypeError(
             f"{function.__name__} is a class: make it a subclass of faktory.Job, which takes no "
@@ -44,31 +47,31 @@ def check_function(function: Any, name: str | None) -> Any:
         )
     if not isinstance(getattr(function, "__qualname__", None), str):
         raise TypeError(
-            f"{function!r} is no function: declare one, by def, that calls it. "
+            f"{function!r} is not a function: declare one, by def, that calls it. "
             "Its name becomes the job type."
         )
     if name is None and function.__name__ == "<lambda>":
         raise TypeError('a lambda has no name to be the job type: faktory.job(name="...")(lambda).')
-    check_runs(function)
+    check_plain(function)
     return function
 
 
-def check_runs(function: Any) -> None:
+def check_plain(function: Any) -> None:
     """Raise TypeError if a call of the function runs nothing yet."""
-    what = deferred(function)
-    if what is not None:
-        remedy = "calls asyncio.run(...)" if "async" in what else "loops over it"
+    kind = deferred(function)
+    if kind is not None:
+        remedy = "calls asyncio.run(...)" if "async" in kind else "loops over it"
         raise TypeError(
-            f"{getattr(function, '__qualname__', function)} is {what}; a worker runs plain ones. "
+            f"{getattr(function, '__qualname__', function)} is {kind}; a worker runs plain ones. "
             f"Declare a plain function that {remedy}."
         )
 
 
 def check_class(cls: type, perform: object) -> None:
-    """Raise TypeError if no worker could make an instance of a job class, and run it."""
+    """Raise TypeError if a worker could not make an instance of a job class and run it."""
     if not callable(perform):
         raise TypeError(f"{cls.__name__}.perform is {perform!r}: it must be a method.")
-    check_runs(perform)
+    check_plain(perform)
     init = inspect.getattr_static(cls, "__init__")
     if inspect.isfunction(init):
         for parameter in list(inspect.signature(init).parameters.values())[1:]:
@@ -80,8 +83,17 @@ def check_class(cls: type, perform: object) -> None:
                 )
 
 
+def check_pool(pool: object) -> None:
+    """Raise TypeError if jobs cannot be pushed to this."""
+    if pool is not None and not isinstance(pool, Pool):
+        raise TypeError(
+            f"pool is of type {type(pool).__name__}: pass a pool of clients, "
+            'like faktory.Pool("tcp://other:7419").'
+        )
+
+
 def _is_method(function: object) -> bool:
-    """Tell whether a function stands in a class and takes its object."""
+    """Tell whether a function is defined in a class and takes its instance."""
     around = getattr(function, "__qualname__", "").rpartition(".")[0]
     if not inspect.isfunction(function) or not around or around.endswith("<locals>"):
         return False

@@ -1,7 +1,7 @@
-"""The real protocol in tests: an embedded server, and a worker that runs until nothing is left.
+"""An embedded server for a test, over the real protocol, and a worker that drains its queues.
 
 Rules: while a server serves a test, everything in this process pushes to it, whatever
-`faktory.configure` or the environment said before; that is restored afterwards.
+`faktory.configure` or the environment say. Both are restored afterwards.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from ..client import Client, defaults
 from ..jobs.context import JobContext
 from ..server import EmbeddedServer
 from ..worker import Worker
-from .memory import MOST_JOBS
+from .memory import DRAIN_LIMIT
 from .modes import disable
 
 
 class DrainingWorker(Worker):
-    """A worker that runs in the test's own thread, when asked to.
+    """A worker that runs jobs in the thread of the test, by `drain`.
 
-    `errors` holds what jobs raised, which the server got as FAIL.
+    `errors` has the exceptions that jobs raised, each of which was reported by FAIL.
     """
+
+    drain_limit = DRAIN_LIMIT
 
     def __init__(self, server: EmbeddedServer, **options: Any) -> None:
         super().__init__(server.url, **options)
@@ -31,14 +33,14 @@ class DrainingWorker(Worker):
         self.error_handlers.append(lambda error, _: self.errors.append(error))
 
     def drain(self) -> int:
-        """Run what waits in any queue, and what that pushes, until nothing does; return how many.
+        """Run the jobs of all queues, and those that they push, until none is left.
 
-        Jobs that are scheduled, or wait to be retried, wait for the clock to be moved.
+        Returns how many were run. Scheduled jobs and retries wait for `travel`.
         """
         processor = self._manager.make_processor("drain")
         done = 0
         with Client(self.faktory.url) as client:
-            most = MOST_JOBS + sum(_sizes(client).values())
+            most = self.drain_limit + sum(_sizes(client).values())
             while (names := [*_sizes(client)]) and (payload := client.fetch(*names)) is not None:
                 if done == most:
                     raise RuntimeError(
@@ -52,8 +54,8 @@ class DrainingWorker(Worker):
         return done
 
 
-class RealServer:
-    """An embedded server that serves one test, and its worker."""
+class EmbeddedTestServer:
+    """The embedded server of one test, and a worker that drains it. It is not a real Faktory."""
 
     def __init__(self, server: EmbeddedServer) -> None:
         self.server = server
@@ -61,11 +63,11 @@ class RealServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address that the server listens on."""
         return self.server.url
 
     def drain(self) -> int:
-        """Run what waits; see `DrainingWorker.drain`."""
+        """Run the waiting jobs; see `DrainingWorker.drain`."""
         return self.worker.drain()
 
     def travel(self, seconds: float) -> None:
@@ -74,14 +76,14 @@ class RealServer:
 
 
 def _sizes(client: Client) -> dict[str, int]:
-    """Sizes of the queues that have jobs: a FETCH from others would wait."""
+    """Return the sizes of the queues that have jobs: a FETCH from others would block."""
     sizes: dict[str, int] = client.info()["faktory"]["queues"]
     return {name: size for name, size in sizes.items() if size}
 
 
 @contextmanager
 def pushed_to(server: EmbeddedServer) -> Iterator[None]:
-    """Let everything in this process push to this server, and nowhere else."""
+    """Have everything in this process push to this server only."""
     variables = ("FAKTORY_PROVIDER", "FAKTORY_URL")
     before = {name: os.environ.pop(name, None) for name in variables}
     os.environ["FAKTORY_URL"] = server.url
@@ -96,7 +98,7 @@ def pushed_to(server: EmbeddedServer) -> Iterator[None]:
 
 
 @contextmanager
-def served(*, enterprise: bool = False) -> Iterator[RealServer]:
-    """Start an embedded server for a test, which everything in this process pushes to."""
+def served(*, enterprise: bool = False) -> Iterator[EmbeddedTestServer]:
+    """Start an embedded server for a test; everything in this process pushes to it."""
     with EmbeddedServer(enterprise=enterprise) as server, pushed_to(server):
-        yield RealServer(server)
+        yield EmbeddedTestServer(server)

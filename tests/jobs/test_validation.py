@@ -10,16 +10,9 @@ import pytest
 import faktory
 from faktory.exceptions import FaktoryPayloadError
 from faktory.jobs import registry
-from faktory.jobs.context import JobContext
-from faktory.jobs.refusals import deferred
+from faktory.jobs.validation import deferred
 
-from .conftest import Line
-
-
-def run(jobtype: str, *args: object) -> object:
-    job = registry.find(jobtype)
-    assert job is not None
-    return job.run(JobContext({"jid": "12345678", "jobtype": jobtype, "args": list(args)}))
+from .support import FakeServer, run
 
 
 def generator() -> Iterator[int]:
@@ -44,11 +37,11 @@ class Waits:
     async def __call__(self) -> None: ...
 
 
-# What would be acknowledged and never run
+# Functions that would be acknowledged without having run
 
 
 @pytest.mark.parametrize("function", [coroutine, async_generator, generator])
-def test_what_runs_nothing_when_it_is_called_is_no_job(function: Any) -> None:
+def test_an_async_or_generator_function_is_not_a_job(function: Any) -> None:
     with pytest.raises(TypeError, match=f"{function.__name__} is an? .*a worker runs plain ones"):
         faktory.job(function)
     with pytest.raises(TypeError, match="a worker runs plain ones"):
@@ -73,7 +66,7 @@ def test_what_runs_nothing_when_it_is_called_is_no_job(function: Any) -> None:
         (5, None),
     ],
 )
-def test_it_is_known_by_its_kind(function: object, what: str | None) -> None:
+def test_deferred_returns_the_kind_of_a_callable(function: object, what: str | None) -> None:
     assert deferred(function) == what
 
 
@@ -92,7 +85,7 @@ def test_a_class_takes_no_decorator(options: dict[str, Any]) -> None:
 # Methods
 
 
-def test_a_method_is_no_job() -> None:
+def test_a_method_is_not_a_job() -> None:
     for decorate in (faktory.job, lambda method: faktory.job(classmethod(method))):
         with pytest.raises(TypeError, match=r"Images\.resize is a method.*@staticmethod"):
 
@@ -110,7 +103,7 @@ def test_a_method_is_no_job() -> None:
     assert registry.names() == []
 
 
-def test_a_static_method_may_be_a_job(line: Line) -> None:
+def test_a_static_method_may_be_a_job(server: FakeServer) -> None:
     class Images:
         @staticmethod
         @faktory.job
@@ -125,11 +118,11 @@ def test_a_static_method_may_be_a_job(line: Line) -> None:
     for job in (Images.inside, Images().inside, Images.outside, Images().outside):
         assert job(1) == 1
         job.perform_async(2)
-    assert [job["args"] for job in line.jobs] == [[2]] * 4
+    assert [job["args"] for job in server.jobs] == [[2]] * 4
     assert (run("inside", 3), run("outside", 3)) == (3, 3)
 
 
-def test_a_function_outside_a_class_may_call_a_parameter_self(line: Line) -> None:
+def test_a_function_outside_a_class_may_call_a_parameter_self(server: FakeServer) -> None:
     @faktory.job
     def draw(self: int, x: int) -> int:
         return self + x
@@ -137,16 +130,16 @@ def test_a_function_outside_a_class_may_call_a_parameter_self(line: Line) -> Non
     assert draw(self=1, x=2) == 3
     draw.perform_async(self=1, x=2)
     draw.perform_in(60, self=1, x=2)
-    assert [job["args"] for job in line.jobs] == [[1, 2]] * 2
+    assert [job["args"] for job in server.jobs] == [[1, 2]] * 2
 
 
-# What has no name
+# Callables without a name
 
 
 @pytest.mark.parametrize("name", [None, "named"])
-def test_an_object_that_can_be_called_is_no_function(name: str | None) -> None:
+def test_a_callable_object_is_not_a_function(name: str | None) -> None:
     for each in (functools.partial(plain), Callable()):
-        with pytest.raises(TypeError, match="is no function: declare one, by def"):
+        with pytest.raises(TypeError, match="is not a function: declare one, by def"):
             faktory.job(name=name)(each)
     assert registry.names() == []
 
@@ -159,7 +152,7 @@ def test_a_lambda_needs_a_name() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, 5, "mail"])
-def test_what_cannot_be_called_is_no_job(nothing: Any) -> None:
+def test_a_job_must_be_callable(nothing: Any) -> None:
     for declare in (faktory.job, faktory.job()):
         with pytest.raises(TypeError, match=f"{nothing!r} cannot be a job: options go by keyword"):
             declare(nothing)
@@ -183,11 +176,13 @@ def plain_method(self: object) -> None: ...
 
 def test_the_signature_of_an_external_job_is_a_function() -> None:
     queue: Any = "images"
-    with pytest.raises(TypeError, match=r"is 'images': it is a function\. Options go by keyword"):
+    with pytest.raises(
+        TypeError, match=r"is 'images': it must be a function\. Options go by keyword"
+    ):
         faktory.external("ResizeImage", queue)
 
 
-# Classes that no worker could run
+# Classes
 
 
 def test_an_instance_is_made_without_arguments() -> None:
@@ -227,7 +222,7 @@ def test_an_instance_may_have_defaults() -> None:
     assert (run("Report"), run("Summary")) == ("main", "main")
 
 
-def test_perform_takes_self(line: Line) -> None:
+def test_perform_takes_self(server: FakeServer) -> None:
     with pytest.raises(TypeError, match="plain takes no self, so no instance can run it"):
         type("Refused", (faktory.Job,), {"perform": plain})
 
@@ -236,7 +231,7 @@ def test_perform_takes_self(line: Line) -> None:
             return args[1:]
 
     Any.perform_async(1, 2)
-    assert line.jobs[0]["args"] == [1, 2]
+    assert server.jobs[0]["args"] == [1, 2]
     assert run("Any", 1, 2) == (1, 2)
 
 

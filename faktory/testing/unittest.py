@@ -1,4 +1,4 @@
-"""Mixins for unittest: each test of a class in a mode of its own.
+"""Mixins for unittest: each test of a class has its own mode or server.
 
 class ImportTest(FakeMixin, unittest.TestCase):
     def test_it(self):
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .embedded import EmbeddedTestServer, served
 from .memory import MemoryServer
 from .modes import fake, inline
-from .real import RealServer, served
 
 if TYPE_CHECKING:
     from unittest import TestCase as _TestCase
@@ -21,7 +21,7 @@ else:
 
 
 class FakeMixin(_TestCase):
-    """Each test in fake mode; `self.faktory` holds what it pushed."""
+    """Each test in fake mode; `self.faktory` keeps the jobs that it pushes."""
 
     faktory: MemoryServer
 
@@ -31,7 +31,7 @@ class FakeMixin(_TestCase):
 
 
 class InlineMixin(_TestCase):
-    """Each test in inline mode."""
+    """Each test in inline mode: a job runs where it is pushed."""
 
     faktory: MemoryServer
 
@@ -41,9 +41,9 @@ class InlineMixin(_TestCase):
 
 
 class ServerMixin(_TestCase):
-    """Each test with an embedded server of its own: `self.faktory.url`, `.drain()`, `.travel()`."""
+    """Each test with its own embedded server: `self.faktory.url`, `.drain()`, `.travel()`."""
 
-    faktory: RealServer
+    faktory: EmbeddedTestServer
 
     def setUp(self) -> None:
         super().setUp()

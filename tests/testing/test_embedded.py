@@ -10,17 +10,16 @@ import faktory
 from faktory import current_job, testing
 from faktory.client import defaults
 from faktory.server import EmbeddedServer
-from faktory.testing import real
-from faktory.testing.real import RealServer, pushed_to, served
+from faktory.testing.embedded import EmbeddedTestServer, pushed_to, served
 
 
 @pytest.fixture
-def server() -> Iterator[RealServer]:
+def server() -> Iterator[EmbeddedTestServer]:
     with served(enterprise=True) as server:
         yield server
 
 
-def test_drain_runs_jobs_of_all_queues_and_those_that_they_push(server: RealServer) -> None:
+def test_drain_runs_jobs_of_all_queues_and_those_that_they_push(server: EmbeddedTestServer) -> None:
     ran = []
 
     @faktory.job
@@ -39,7 +38,7 @@ def test_drain_runs_jobs_of_all_queues_and_those_that_they_push(server: RealServ
     assert server.drain() == 1
 
 
-def test_what_a_job_raises_is_reported_and_kept(server: RealServer) -> None:
+def test_the_error_of_a_job_is_reported_and_kept(server: EmbeddedTestServer) -> None:
     error = ValueError("no")
 
     @faktory.job(retry=2)
@@ -50,24 +49,26 @@ def test_what_a_job_raises_is_reported_and_kept(server: RealServer) -> None:
     def leaves() -> None:
         raise SystemExit(3)
 
-    heard = []
-    server.worker.error_handlers.append(lambda *told: heard.append(told))
+    handled = []
+    server.worker.error_handlers.append(lambda *args: handled.append(args))
     bad.perform_async()
     leaves.perform_async()
     assert server.drain() == 2
     assert server.worker.errors[0] is error
     assert isinstance(server.worker.errors[1], SystemExit)
     assert sorted(job["jobtype"] for job in server.server.retries) == ["bad", "leaves"]
-    assert len(heard) == 2
+    assert len(handled) == 2
 
 
-def test_a_job_that_nobody_declared_is_reported(server: RealServer) -> None:
+def test_an_undeclared_job_is_reported(server: EmbeddedTestServer) -> None:
     faktory.external("abroad").perform_async()
     assert server.drain() == 1
     assert server.server.retries[0]["failure"]["errtype"] == "UnknownJob"
 
 
-def test_worker_middleware_and_what_the_worker_itself_knows_count(server: RealServer) -> None:
+def test_worker_middleware_and_tasks_of_the_worker_are_used(
+    server: EmbeddedTestServer,
+) -> None:
     seen = []
 
     @faktory.worker_middleware.add
@@ -81,7 +82,7 @@ def test_worker_middleware_and_what_the_worker_itself_knows_count(server: RealSe
     assert seen == ["around", 1]
 
 
-def test_a_job_may_report_progress(server: RealServer) -> None:
+def test_a_job_may_report_progress(server: EmbeddedTestServer) -> None:
     @faktory.job(track=True)
     def work() -> None:
         current_job().track_progress(40)
@@ -92,10 +93,10 @@ def test_a_job_may_report_progress(server: RealServer) -> None:
         assert client.track_get(jid)["percent"] == 40
 
 
-def test_jobs_that_push_each_other_without_end_are_told_so(
-    server: RealServer, monkeypatch: pytest.MonkeyPatch
+def test_drain_raises_for_jobs_that_push_each_other_without_end(
+    server: EmbeddedTestServer,
 ) -> None:
-    monkeypatch.setattr(real, "MOST_JOBS", 5)
+    server.worker.drain_limit = 5
 
     @faktory.job
     def work() -> None:
@@ -106,20 +107,20 @@ def test_jobs_that_push_each_other_without_end_are_told_so(
         server.drain()
 
 
-def test_as_many_jobs_as_were_pushed_are_drained(
-    server: RealServer, monkeypatch: pytest.MonkeyPatch
+def test_the_jobs_that_wait_when_drain_begins_do_not_count_for_its_limit(
+    server: EmbeddedTestServer,
 ) -> None:
-    monkeypatch.setattr(real, "MOST_JOBS", 5)
+    server.worker.drain_limit = 5
     faktory.job(name="work")(lambda: None).perform_bulk([()] * 20)
     assert server.drain() == 20
 
 
-# Where pushes go, and that it is undone.
+# Where pushes go, and what is restored.
 
 
 @pytest.fixture
 def before(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """An environment and settings that are to be found again."""
+    """An environment and settings, which must be restored."""
     variables = {"FAKTORY_PROVIDER": "SOMEWHERE", "FAKTORY_URL": "tcp://env:1"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -136,7 +137,7 @@ def configured() -> tuple[str, float]:
         return client.faktory.url, client.timeout
 
 
-def test_everything_pushes_to_the_server_whatever_was_said_before(before: dict[str, str]) -> None:
+def test_everything_pushes_to_the_server_whatever_the_configuration(before: dict[str, str]) -> None:
     with EmbeddedServer() as server, testing.fake(), pushed_to(server):
         assert testing.mode is None
         assert configured()[0] == faktory.Client().faktory.url == server.url
@@ -146,7 +147,7 @@ def test_everything_pushes_to_the_server_whatever_was_said_before(before: dict[s
 
 
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
-def test_environment_settings_and_mode_are_as_before(
+def test_environment_settings_and_mode_are_restored(
     before: dict[str, str], error: type[BaseException] | None
 ) -> None:
     with EmbeddedServer() as server, testing.fake() as memory:
@@ -166,7 +167,7 @@ def test_environment_settings_and_mode_are_as_before(
     assert defaults.default_pool().size == 20
 
 
-def test_a_variable_that_was_not_there_is_not_there_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unset_variable_is_unset_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with EmbeddedServer() as server:
         with pushed_to(server):
             del os.environ["FAKTORY_URL"]

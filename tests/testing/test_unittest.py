@@ -83,7 +83,7 @@ def test_a_server_case_has_a_server_that_runs_jobs_and_can_travel() -> None:
 
 @pytest.mark.parametrize("mixin", [FakeMixin, InlineMixin, ServerMixin])
 @pytest.mark.parametrize("fails", ["test", "setUp", "tearDown"])
-def test_a_test_that_fails_leaves_no_mode_behind(mixin: Any, fails: str) -> None:
+def test_a_failing_test_leaves_no_mode_on(mixin: Any, fails: str) -> None:
     def fail(name: str) -> Callable[..., None]:
         def step(self: Any) -> None:
             getattr(super(Case, self), name, lambda: None)()
@@ -100,7 +100,7 @@ def test_a_test_that_fails_leaves_no_mode_behind(mixin: Any, fails: str) -> None
     assert "FAKTORY_URL" not in os.environ
 
 
-def test_a_case_of_its_own_setup_finds_the_mode_on() -> None:
+def test_setup_of_the_case_runs_in_the_mode() -> None:
     work = declared([])
 
     class Base(unittest.TestCase):
@@ -119,7 +119,7 @@ def test_a_case_of_its_own_setup_finds_the_mode_on() -> None:
     assert passes(Case("test"))
 
 
-def test_an_asynchronous_case_is_served_too() -> None:
+def test_the_mixins_work_with_asynchronous_cases() -> None:
     work = declared([])
 
     class Case(FakeMixin, unittest.IsolatedAsyncioTestCase):
