@@ -15,7 +15,7 @@ from types import ModuleType, TracebackType
 from typing import Final
 
 from .exits import Exit
-from .logs import complain
+from .worker.logs import complain
 
 DISCOVERED: Final = ("jobs", "tasks")
 """The modules that `-r package.` looks for."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from faktory.cli import config
 from faktory.cli.exits import Exit
-from faktory.cli.flags import FLAGS, Wrong
+from faktory.cli.worker import config
+from faktory.cli.worker.flags import FLAGS, Wrong
 from faktory.server import EmbeddedServer
 
 from .conftest import Process

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import faktory
-from faktory.cli.demo import Runs, _declare
+from faktory.cli.tools.demo import Runs, _declare
 from faktory.jobs import registry
 from faktory.server import EmbeddedServer
 

@@ -14,8 +14,8 @@ import pytest
 
 import faktory
 from faktory import Client
-from faktory.cli import logs
 from faktory.cli.exits import Exit
+from faktory.cli.worker import logs
 from faktory.server import EmbeddedServer
 
 from .conftest import Process
@@ -168,8 +168,8 @@ def test_a_parent_that_gives_up_says_objects_too(
 ) -> None:
     (folder / "broken.py").write_text("1 / 0")
     (folder / "quick.py").write_text(
-        "import sys\nfrom faktory.cli import parent, worker\n"
-        "parent.backoff = lambda *_: 0.01\nsys.exit(worker.main())\n"
+        "import sys\nfrom faktory.cli import parent\nfrom faktory.cli.worker.main import main\n"
+        "parent.backoff = lambda *_: 0.01\nsys.exit(main())\n"
     )
     parent = run("quick", "-r", "broken", "--log-format", "json", "--processes", "1")
     assert parent.wait() == Exit.GAVE_UP

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from faktory.cli import output
-from faktory.cli.ended import Ended
 from faktory.cli.exits import Exit
+from faktory.cli.tools import output
+from faktory.cli.tools.ended import Ended
 
 
 class Terminal(io.StringIO):

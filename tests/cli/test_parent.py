@@ -22,7 +22,7 @@ WORKER = "faktory.cli.worker"
 QUICK = """
 import sys
 from faktory.cli import parent
-from faktory.cli.worker import main
+from faktory.cli.worker.main import main
 
 parent.backoff = lambda attempt, random: 0.01
 parent.PATIENCE = 0.2

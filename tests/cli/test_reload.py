@@ -134,7 +134,7 @@ def test_a_program_that_cannot_be_imported_waits_for_the_next_save(
 def test_without_the_extra_it_says_how_to_install_it(run: Run, folder: Path) -> None:
     (folder / "without.py").write_text(
         "import sys\nsys.modules['watchfiles'] = None\n"
-        "from faktory.cli.worker import main\nsys.exit(main())\n"
+        "from faktory.cli.worker.main import main\nsys.exit(main())\n"
     )
     worker = run("without", "-r", "jobs", "--reload")
     assert worker.wait() == Exit.USAGE

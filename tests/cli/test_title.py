@@ -9,7 +9,7 @@ import setproctitle
 
 import faktory
 from faktory import Worker
-from faktory.cli import title
+from faktory.cli.worker import title
 from faktory.server import EmbeddedServer
 
 WaitUntil = Callable[..., object]

@@ -16,8 +16,8 @@ import pytest
 
 import faktory
 from faktory import Client
-from faktory.cli import tools
-from faktory.cli.tools import main
+from faktory.cli.tools import main as tools
+from faktory.cli.tools.main import main
 from faktory.server import EmbeddedServer
 
 from .conftest import Process

@@ -11,7 +11,8 @@ import pytest
 
 import faktory
 from faktory import Client
-from faktory.cli.worker import Exit, main
+from faktory.cli.exits import Exit
+from faktory.cli.worker.main import main
 from faktory.server import EmbeddedServer
 
 from ..worker.real import RealServer

@@ -51,8 +51,8 @@ def add_tools(tools: Any) -> None:
 
 
 def _server(options: argparse.Namespace) -> int:
-    from ..server import EmbeddedServer
-    from ..worker.signals import answered
+    from ...server import EmbeddedServer
+    from ...worker.signals import answered
 
     stopped: SimpleQueue[None] = SimpleQueue()
     server = EmbeddedServer(

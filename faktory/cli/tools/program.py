@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
-from .exits import Exit
+from ..exits import Exit
 
 
 class CannotImport(Exception):
@@ -25,7 +25,7 @@ class CannotImport(Exception):
 
 def load(names: Sequence[str]) -> None:
     """Import what -r names, as faktory-worker does; CannotImport for the first that fails."""
-    from . import loading  # needs the core
+    from .. import loading  # needs the core
 
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -46,7 +46,7 @@ def load(names: Sequence[str]) -> None:
 
 def declared_queues() -> dict[str, str]:
     """Return the queue that each registered job type goes to unless its push says otherwise."""
-    from ..jobs import push, registry
+    from ...jobs import push, registry
 
     queues = {}
     for jobtype in registry.names():

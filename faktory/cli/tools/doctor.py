@@ -13,9 +13,9 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
+from ..exits import Exit
 from . import backlog, checks, output
 from .checks import Finding
-from .exits import Exit
 
 
 def run(options: argparse.Namespace) -> int:

@@ -20,14 +20,15 @@ from threading import Thread
 from time import sleep
 from typing import NoReturn
 
-from .. import __version__
-from ..exceptions import FaktoryAuthenticationError, FaktoryPayloadError
-from ..jobs import registry
-from ..proto import implementation, implementation_info
-from ..worker import Worker
-from ..worker.crew import CannotStart
-from . import config, conflict, loading, logs, title
-from .exits import Exit
+from ... import __version__
+from ...exceptions import FaktoryAuthenticationError, FaktoryPayloadError
+from ...jobs import registry
+from ...proto import implementation, implementation_info
+from ...worker import Worker
+from ...worker.crew import CannotStart
+from .. import conflict, loading
+from ..exits import Exit
+from . import config, logs, title
 from .flags import Wrong
 from .logs import complain
 
@@ -122,8 +123,8 @@ def _check(options: Namespace) -> Exit | None:
 
 def _be_parent(options: Namespace) -> Exit | socket.socket:
     """Return when all workers have ended; in each of them, at its beginning, with its channel."""
+    from ..parent import Parent
     from . import reload
-    from .parent import Parent
 
     count = options.processes or 1
     logs.share()
@@ -154,7 +155,7 @@ def _work(options: Namespace, channel: socket.socket | None) -> Exit:
         return _refuse_without_jobs()
     quota = None
     if channel is not None or options.max_jobs is not None:
-        from .retire import Quota, attach
+        from ..retire import Quota, attach
 
         if options.max_jobs is not None:
             quota = Quota(worker, options.max_jobs)
@@ -231,7 +232,3 @@ def _refuse_without_jobs() -> Exit:
 def _refuse(code: Exit, fault: object) -> Exit:
     complain(fault)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .exits import Exit
+from ..exits import Exit
 
 
 class Ended(Exception):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple, NoReturn
 
-from .. import __version__
+from ... import __version__
 
 PREFIX: Final = "FAKTORY_WORKER_"
 """What the name of every variable begins with."""

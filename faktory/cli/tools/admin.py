@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from ..exits import Exit
 from . import output
 from .ended import Ended
-from .exits import Exit
 
 if TYPE_CHECKING:
-    from ..client import Client
+    from ...client import Client
 
 CHUNK = 100
 """Commands sent in one piece: their answers must fit into what the system buffers."""
@@ -28,9 +28,9 @@ DELETING = ("clear", "discard", "kill")
 
 def info(options: argparse.Namespace) -> int:
     """Show the server's state."""
-    from ..client import Client
-    from ..proto import encode_command, load_json
-    from ..wire.commands import Command, expect_text
+    from ...client import Client
+    from ...proto import encode_command, load_json
+    from ...wire.commands import Command, expect_text
 
     with Client(options.url) as client:
         text = client.call(Command("INFO", encode_command("INFO"), expect_text, idempotent=True))
@@ -61,7 +61,7 @@ def info(options: argparse.Namespace) -> int:
 
 def queues(options: argparse.Namespace) -> int:
     """Show queues: how many jobs wait, and for how long."""
-    from ..client import Client
+    from ...client import Client
 
     with Client(options.url) as client:
         sizes = _sizes(client)
@@ -94,7 +94,7 @@ def latencies(client: Client, sizes: dict[str, int]) -> dict[str, float | None]:
     A command for each: one job that the server cannot date fails the whole of its command
     (`server/commands.go: queueLatency`).
     """
-    from ..wire import commands
+    from ...wire import commands
 
     waits: dict[str, float | None] = {name: 0.0 for name, size in sizes.items() if not size}
     names = [name for name, size in sizes.items() if size]
@@ -119,7 +119,7 @@ def resume(options: argparse.Namespace) -> int:
 def _switch(
     options: argparse.Namespace, done: str, switch: Callable[[Client, list[str]], None]
 ) -> int:
-    from ..client import Client
+    from ...client import Client
 
     _check_names(options)
     with Client(options.url) as client:
@@ -132,7 +132,7 @@ def _switch(
 
 def remove(options: argparse.Namespace) -> int:
     """Delete queues with their jobs."""
-    from ..client import Client
+    from ...client import Client
 
     _check_names(options)
     with Client(options.url) as client:
@@ -148,8 +148,8 @@ def remove(options: argparse.Namespace) -> int:
 
 def mutate(options: argparse.Namespace) -> int:
     """Change the jobs of a set."""
-    from ..client import Client
-    from ..wire import commands
+    from ...client import Client
+    from ...wire import commands
 
     filters = [("jobtype", options.jobtype), ("jid", options.jid), ("matching", options.matching)]
     chosen = [f"{name} {_listed(value)}" for name, value in filters if value is not None]
@@ -179,7 +179,7 @@ def mutate(options: argparse.Namespace) -> int:
 
 def flush(options: argparse.Namespace) -> int:
     """Delete everything."""
-    from ..client import Client
+    from ...client import Client
 
     with Client(options.url) as client:
         state = client.info()["faktory"]

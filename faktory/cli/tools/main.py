@@ -13,17 +13,17 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import __version__
-from ..exceptions import (
+from ... import __version__
+from ...exceptions import (
     FaktoryAuthenticationError,
     FaktoryConnectionError,
     FaktoryError,
     FaktoryOutcomeUnknown,
     FaktoryPayloadError,
 )
-from . import admin, doctor, push, serve
+from ..exits import Exit
+from . import admin, doctor, push, server
 from .ended import Ended
-from .exits import Exit
 
 _EPILOG = """
 the server:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.run is not doctor.run:
         try:
-            from .. import proto  # noqa: F401
+            from ... import proto  # noqa: F401
         except ImportError as error:  # FAKTORY_IMPL asks for what is not there
             return _complain(options.tool, error, Exit.USAGE)
     try:
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added.add_argument
 
-    serve.add_tools(tools)
+    server.add_tools(tools)
     _add_looking(tool)
     _add_changing(tool)
     return parser

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from ..exceptions import FaktoryBulkError, FaktoryError
+from ...exceptions import FaktoryBulkError, FaktoryError
+from ..exits import Exit
 from . import output
 from .ended import Ended
-from .exits import Exit
 
 if TYPE_CHECKING:
-    from ..client import Client
+    from ...client import Client
 
 CHUNK = 1000
 """Jobs sent at a time: the server gives itself 5 s for a PUSHB (`server/commands.go: pushBulk`)."""
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _push_one(options: argparse.Namespace, fields: dict[str, Any]) -> int:
-    from ..client import Client
+    from ...client import Client
 
     if options.jobtype is None:
         raise Ended(Exit.USAGE, "name the job type, or a file of jobs by -f.")
@@ -64,7 +64,7 @@ def _push_one(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 
 def _value(text: str) -> object:
     """Read an argument: JSON where it is that, else the text as it stands."""
-    from ..proto import load_json
+    from ...proto import load_json
 
     try:
         return load_json(os.fsencode(text))
@@ -99,7 +99,7 @@ class Line(NamedTuple):
 
 
 def _push_many(options: argparse.Namespace) -> int:
-    from ..client import Client
+    from ...client import Client
 
     tally = Tally()
     with _opened(options.file) as source, Client(options.url) as client:
@@ -149,8 +149,8 @@ def _push_all(
 
 def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[Line]:
     """Read a job a line; one that cannot be pushed is noted and left out."""
-    from ..proto import load_json
-    from ..wire.payload import prepare
+    from ...proto import load_json
+    from ...wire.payload import prepare
 
     for number, text in enumerate(source, 1):
         if not text.strip():

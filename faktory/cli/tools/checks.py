@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..exceptions import FaktoryAuthenticationError, FaktoryError
-from . import conflict, output
+from ...exceptions import FaktoryAuthenticationError, FaktoryError
+from .. import conflict
+from ..exits import Exit
+from . import output
 from . import program as user_program
-from .exits import Exit
 
 if TYPE_CHECKING:
-    from ..client import Client
-    from ..wire.address import Address
+    from ...client import Client
+    from ...wire.address import Address
 
 Level = Literal["ok", "note", "warning", "error"]
 
@@ -55,7 +56,7 @@ class Finding:
 
 def core() -> Finding:
     try:
-        from .. import proto
+        from ... import proto
     except ImportError as error:
         return failed("core", error, "Unset FAKTORY_IMPL.", Exit.USAGE)
     name, reason = proto.implementation, proto.implementation_info()["reason"]
@@ -107,7 +108,7 @@ def program(modules: Sequence[str]) -> Iterator[Finding]:
 
 
 def address(given: str | None) -> tuple[Address | None, Finding]:
-    from ..wire.address import DEFAULT_URL, find_url, parse
+    from ...wire.address import DEFAULT_URL, find_url, parse
 
     provider = os.environ.get("FAKTORY_PROVIDER", "")
     try:
@@ -130,7 +131,7 @@ def address(given: str | None) -> tuple[Address | None, Finding]:
 
 
 def reach(address: Address) -> tuple[Client | None, Finding]:
-    from ..client import Client
+    from ...client import Client
 
     client = Client(address.url)
     started = time.monotonic()
@@ -194,7 +195,7 @@ def password(address: Address) -> Finding:
 
 def _demands_password(address: Address) -> bool:
     """Tell whether the server turns us away without the password; else it asks for none."""
-    from ..client import Client
+    from ...client import Client
 
     client = Client(address._replace(password=None).url)
     try:

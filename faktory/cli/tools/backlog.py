@@ -15,7 +15,7 @@ from . import admin, output, program
 from .checks import Finding, some
 
 if TYPE_CHECKING:
-    from ..client import Client
+    from ...client import Client
 
 OLD_AFTER = 60.0
 """Seconds that the oldest job of a queue waits before one asks whether anybody listens."""

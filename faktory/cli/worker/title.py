@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 
-from .. import __version__
-from ..worker import Worker
+from ... import __version__
+from ...worker import Worker
 
 EVERY = 5.0
 """Seconds between two looks."""

@@ -20,8 +20,8 @@ from typing import Any, ParamSpec
 
 import faktory
 
-from ..client.defaults import configure
-from ..jobs.definition import FunctionJob
+from ...client.defaults import configure
+from ...jobs.definition import FunctionJob
 
 P = ParamSpec("P")
 Kind = tuple[FunctionJob[Any, None], Callable[[int], Sequence[object]]]

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
+from ..exits import Exit
 from .ended import Ended
-from .exits import Exit
 
 Advance = Callable[[str, float | None], None]
 """Called with what was done so far and, where it is known, which part of all that is, 0 to 1."""

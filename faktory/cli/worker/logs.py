@@ -21,7 +21,7 @@ from time import localtime, strftime
 from types import TracebackType
 from typing import Any, Final
 
-from ..worker.logs import mark_records
+from ...worker.logs import mark_records
 
 log = logging.getLogger("faktory.command")
 
