@@ -5,9 +5,8 @@ import sys
 
 import pytest
 
-from faktory.cli.exits import Exit
+from faktory.cli.exits import Exit, ExitError
 from faktory.cli.tools import output
-from faktory.cli.tools.ended import Ended
 
 
 class Terminal(io.StringIO):
@@ -59,14 +58,14 @@ def test_a_yes_goes_on(answer, monkeypatch, capsys):
 @pytest.mark.parametrize("answer", ["n\n", "\n", "", "yesterday\n"])
 def test_all_else_does_not(answer, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
-    with pytest.raises(Ended, match="nothing was changed") as end:
+    with pytest.raises(ExitError, match="nothing was changed") as end:
         output.confirm("Delete all?", yes=False)
     assert end.value.code == Exit.DECLINED
 
 
 def test_without_a_terminal_a_yes_that_is_piped_in_does_not_count(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    with pytest.raises(Ended, match=r"^Delete all\? .*nothing was changed; --yes"):
+    with pytest.raises(ExitError, match=r"^Delete all\? .*nothing was changed; --yes"):
         output.confirm("Delete all?", yes=False)
     output.confirm("Delete all?", yes=True)
 

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from ..exits import Exit
+from ..exits import Exit, ExitError, UsageError
 from . import output
-from .ended import Ended
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -154,7 +153,7 @@ def mutate(options: argparse.Namespace) -> int:
     filters = [("jobtype", options.jobtype), ("jid", options.jid), ("matching", options.matching)]
     chosen = [f"{name} {_listed(value)}" for name, value in filters if value is not None]
     if options.operation == "clear" and chosen:
-        raise Ended(Exit.USAGE, "clear takes all jobs of a set; with a filter it is discard.")
+        raise UsageError("clear takes all jobs of a set; with a filter it is discard.")
     command = commands.mutate(
         options.operation, options.target, options.jobtype, options.jid, options.matching
     )
@@ -197,7 +196,7 @@ def _listed(value: str | list[str]) -> str:
 
 def _check_names(options: argparse.Namespace) -> None:
     if bool(options.names) == options.all:
-        raise Ended(Exit.USAGE, "name the queues, or all of them by --all.")
+        raise UsageError("name the queues, or all of them by --all.")
 
 
 def _sizes(client: Client) -> dict[str, int]:
@@ -217,7 +216,7 @@ def _seen(names: Iterable[str], sizes: dict[str, int]) -> list[str]:
         if name not in sizes:
             close = get_close_matches(name, sizes, 1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise Ended(
+            raise ExitError(
                 Exit.FAILED,
                 f"the server has no queue {name!r}; it has one from its first job on.{hint}",
             )

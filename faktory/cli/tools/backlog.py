@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from . import admin, output, program
-from .checks import Finding, some
+from . import admin, output
+from .checks import Finding, declared_queues, some
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -83,7 +83,7 @@ def jobtypes(sizes: Mapping[str, int], modules: Sequence[str]) -> Finding:
             f"not compared: {unseen}",
             "Name the program by -r MODULE to compare the queues of its jobs, at least.",
         )
-    declared = program.declared_queues()
+    declared = declared_queues()
     if not declared:
         return Finding("note", "job types", "not compared: the program registers none")
     own = set(declared.values())

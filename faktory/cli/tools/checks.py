@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...exceptions import FaktoryAuthenticationError, FaktoryError
-from .. import conflict
+from .. import conflict, loading
 from ..exits import Exit
 from . import output
-from . import program as user_program
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -84,15 +85,18 @@ def program(modules: Sequence[str]) -> Iterator[Finding]:
     if not modules:
         return
     try:
-        user_program.load(modules)
-    except user_program.CannotImport as error:
+        with redirect_stdout(sys.stderr):  # standard output is the tool's
+            loading.load(modules)
+    except loading.CannotImport as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
         remedies = {
             Exit.MISSING: "Is it spelt right, and is this the folder that it is imported from?",
             Exit.IMPORT: "The message, and a traceback if there is one above, say where.",
         }
         yield Finding("error", "program", str(error), remedies[error.code], error.code)
         return
-    declared = user_program.declared_queues()
+    declared = declared_queues()
     if not declared:
         yield Finding(
             "error",
@@ -105,6 +109,20 @@ def program(modules: Sequence[str]) -> Iterator[Finding]:
     names = sorted(set(declared.values()))
     flags = " ".join(f"-q {name}" for name in names)
     yield Finding("ok", "program", f"job types: {some(declared)}; a worker for all needs {flags}")
+
+
+def declared_queues() -> dict[str, str]:
+    """Return the queue that each registered job type goes to unless its push says otherwise."""
+    from ...jobs import push, registry
+
+    queues = {}
+    for jobtype in registry.names():
+        found: Any = registry.find(jobtype)
+        # A class is registered through what runs it.
+        declared = push.declared(found) or push.declared(getattr(found, "_class", None))
+        if declared is not None:
+            queues[jobtype] = declared._fields().get("queue", "default")
+    return queues
 
 
 def address(given: str | None) -> tuple[Address | None, Finding]:

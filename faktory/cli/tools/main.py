@@ -21,9 +21,8 @@ from ...exceptions import (
     FaktoryOutcomeUnknown,
     FaktoryPayloadError,
 )
-from ..exits import Exit
+from ..exits import Exit, ExitError
 from . import admin, doctor, push, server
-from .ended import Ended
 
 _EPILOG = """
 the server:
@@ -63,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
         return code
-    except Ended as end:
-        return _complain(options.tool, end, end.code)
+    except ExitError as error:
+        return _complain(options.tool, error, error.code)
     except BrokenPipeError:  # whoever reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED

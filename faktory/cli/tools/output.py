@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
-from ..exits import Exit
-from .ended import Ended
+from ..exits import Exit, ExitError
 
 Advance = Callable[[str, float | None], None]
 """Called with what was done so far and, where it is known, which part of all that is, 0 to 1."""
@@ -68,14 +67,14 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Ended(
+        raise ExitError(
             Exit.DECLINED,
             f"{question} Without a terminal nobody can be asked, so nothing was changed; "
             "--yes goes on without asking.",
         )
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Ended(Exit.DECLINED, "nothing was changed.")
+        raise ExitError(Exit.DECLINED, "nothing was changed.")
 
 
 @contextmanager

@@ -17,9 +17,8 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from ...exceptions import FaktoryBulkError, FaktoryError
-from ..exits import Exit
+from ..exits import Exit, ExitError, UsageError
 from . import output
-from .ended import Ended
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -37,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if options.file is None:
         return _push_one(options, given)
     if given or options.delay is not None or options.jobtype is not None:
-        raise Ended(Exit.USAGE, "with -f the jobs say everything themselves: leave out the rest.")
+        raise UsageError("with -f the jobs say everything themselves: leave out the rest.")
     return _push_many(options)
 
 
@@ -45,10 +44,10 @@ def _push_one(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from ...client import Client
 
     if options.jobtype is None:
-        raise Ended(Exit.USAGE, "name the job type, or a file of jobs by -f.")
+        raise UsageError("name the job type, or a file of jobs by -f.")
     if options.delay is not None:
         if "at" in fields:
-            raise Ended(Exit.USAGE, "--in and --at say the same: give one of them.")
+            raise UsageError("--in and --at say the same: give one of them.")
         fields["at"] = time.time() + options.delay
     if "custom" in fields:
         fields["custom"] = _custom(fields["custom"])
@@ -75,7 +74,7 @@ def _value(text: str) -> object:
 def _custom(text: str) -> dict[str, Any]:
     value = _value(text)
     if not isinstance(value, dict):
-        raise Ended(Exit.USAGE, f"--custom {text}: it must be a JSON object.")
+        raise UsageError(f"--custom {text}: it must be a JSON object.")
     return value
 
 
@@ -108,7 +107,7 @@ def _push_many(options: argparse.Namespace) -> int:
             with output.progress() as advance:
                 _push_all(client, source, size, tally, advance)
         except KeyboardInterrupt:
-            raise Ended(
+            raise ExitError(
                 Exit.INTERRUPTED,
                 f"interrupted; {output.jobs(tally.pushed)} are pushed, and "
                 f"perhaps some of the next {CHUNK:,}.",
@@ -161,12 +160,12 @@ def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[Line]:
             tally.refuse(number, error)
 
 
-def _broken(error: FaktoryBulkError, chunk: list[Line], tally: Tally) -> Ended:
+def _broken(error: FaktoryBulkError, chunk: list[Line], tally: Tally) -> ExitError:
     """Say what became of every line, now that the connection is gone."""
     first, last = chunk[0].number, chunk[-1].number
     fate = "may or may not be" if error.unknown else "are not"
     refused = f" Of those before, not pushed: lines {_listed(tally.refused)}." * bool(tally.refused)
-    return Ended(
+    return ExitError(
         Exit.FAILED if error.unknown else Exit.UNREACHABLE,
         f"the connection broke after {output.jobs(tally.pushed)}: lines {first} to {last} {fate} "
         f"pushed, nothing after them is.{refused} ({error.__cause__})",
@@ -185,7 +184,7 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
     try:
         source = open(name, "rb")  # noqa: SIM115
     except OSError as error:
-        raise Ended(Exit.USAGE, f"-f {name}: {error.strerror}.") from None
+        raise UsageError(f"-f {name}: {error.strerror}.") from None
     with source:
         yield source
 

@@ -27,7 +27,7 @@ from ...proto import implementation, implementation_info
 from ...worker import Worker
 from ...worker.crew import CannotStart
 from .. import conflict, loading
-from ..exits import Exit
+from ..exits import Exit, ExitError
 from . import config, logs, title
 from .flags import Wrong
 from .logs import complain
@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
+    except ExitError as error:
+        complain(error, error.__cause__)
+        code = error.code
     except KeyboardInterrupt:
         complain("interrupted")
         code = Exit.INTERRUPTED
@@ -145,8 +148,7 @@ def _be_parent(options: Namespace) -> Exit | socket.socket:
 
 def _work(options: Namespace, channel: socket.socket | None) -> Exit:
     """Be a worker, on one's own or at the other end of a parent's channel."""
-    if (code := loading.load(options.require)) is not None:
-        return code
+    loading.load(options.require)
     try:
         worker = _make(options)
     except (ValueError, FaktoryPayloadError) as error:
