@@ -15,7 +15,7 @@ class Exit(IntEnum):
     USAGE = 2  # an invalid flag, variable, key or address; no jobs to run
     IMPORT = 3  # a module of -r exists and cannot be imported
     REFUSED = 4  # the server refuses the password
-    LEFT_BEHIND = 5  # stopped, with jobs that did not end in time, or reports not delivered
+    ABANDONED = 5  # stopped, with jobs that did not end in time, or reports not delivered
     CANNOT_START = 6  # the system gives too few threads for -c
     MISSING = 7  # -r names a module or a file that does not exist
     GAVE_UP = 8  # --processes: a worker ended five times running before it was ready

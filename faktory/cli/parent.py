@@ -286,9 +286,9 @@ class Parent:
         place.deaths = 0 if in_peace or lasted >= STEADY else place.deaths + 1
         if self._stopping:
             # By TERM: it had no jobs yet, or no more.
-            if code == Exit.LEFT_BEHIND or (code < 0 and code != -signal.SIGTERM):
+            if code == Exit.ABANDONED or (code < 0 and code != -signal.SIGTERM):
                 log.error("%s", how)
-                self._code = max(self._code, Exit.LEFT_BEHIND)
+                self._code = max(self._code, Exit.ABANDONED)
         elif self._quiet:
             log.warning("%s; quiet, so it is not replaced", how)
         elif in_peace or place.retiring:

@@ -127,7 +127,7 @@ class Worker:
         self._deadline: float | None = None
         self._fatal: BaseException | None = None
         self._started = False
-        self.left_behind: list[str] = []
+        self.abandoned: list[str] = []
         """The threads whose job did not end in time, or whose report was not delivered."""
 
     def register(self, name: str, func: Callable[..., object], bind: bool = False) -> None:
@@ -219,7 +219,7 @@ class Worker:
         finally:
             if self._outside is not None:
                 self._outside.close()
-        self.left_behind += [thread.name for thread in self._crew.outlived]
+        self.abandoned += [thread.name for thread in self._crew.outlived]
         if self._fatal is not None:
             raise self._fatal
 
@@ -417,4 +417,4 @@ class Worker:
             self._step(min(last_words if now < last_words else self._deadline, self._next_look()))
             self._look_after_jobs()
         message = f"the worker stopped and the job did not end within {self.disconnect_wait:g} s"
-        self.left_behind += self._crew.leave_behind(self._own_client, message)
+        self.abandoned += self._crew.leave_behind(self._own_client, message)

@@ -143,16 +143,16 @@ def test_the_second_signal_does_not_wait(
     assert reports(server, jid) == ["FAIL"]
 
 
-def test_jobs_left_behind_by_one_worker_show_in_the_exit_code(
+def test_jobs_abandoned_by_one_worker_show_in_the_exit_code(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
     parent = run(WORKER, "-r", "jobs", "--processes", "2", "-t", "0.1", url=server.url)
     jid = push(server, "stuck")
     wait_until(lambda: f"stuck {jid} start" in parent.said)
     parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.LEFT_BEHIND
+    assert parent.wait() == Exit.ABANDONED
     assert reports(server, jid) == ["FAIL"]
-    assert "ended with exit code 5 (LEFT_BEHIND)" in parent.said
+    assert "ended with exit code 5 (ABANDONED)" in parent.said
 
 
 def test_a_worker_that_does_not_answer_is_killed_after_the_grace_period(
@@ -163,7 +163,7 @@ def test_a_worker_that_does_not_answer_is_killed_after_the_grace_period(
     wait_until(lambda: ready(parent) == 2)
     os.kill(pids(parent)[0], signal.SIGSTOP)
     parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.LEFT_BEHIND
+    assert parent.wait() == Exit.ABANDONED
     assert f"worker 1 (process {pids(parent)[0]}) does not end, and is killed" in parent.said
     assert "was killed by SIGKILL" in parent.said
 

@@ -182,7 +182,7 @@ def test_a_second_signal_does_not_wait_and_a_stuck_job_shows_in_the_exit_code(
     worker.send(signal.SIGTERM)
     wait_until(lambda: "Shutdown: waiting up to 1000 seconds for 1 jobs to finish" in worker.said)
     worker.send(signal.SIGINT)
-    assert worker.wait() == Exit.LEFT_BEHIND == 5
+    assert worker.wait() == Exit.ABANDONED == 5
     assert reports(server, jid) == ["FAIL"]
     assert f"stuck {jid} does not end: left behind" in worker.said
     assert "every job answered" not in worker.said
@@ -222,7 +222,7 @@ def test_ten_jobs_of_all_kinds_are_accounted_for_soon_after_the_grace_period(
         wait_until(lambda: client.info()["faktory"]["sets"]["working"] == 10)
         worker.send(signal.SIGTERM)
         began = time.monotonic()
-        assert worker.wait() == Exit.LEFT_BEHIND
+        assert worker.wait() == Exit.ABANDONED
         took = time.monotonic() - began
         info = client.info()["faktory"]
     assert took < 1 + 2 + 1  # a second for a machine that has other work, too
@@ -231,7 +231,7 @@ def test_ten_jobs_of_all_kinds_are_accounted_for_soon_after_the_grace_period(
     assert info["total_processed"] == 10
 
 
-def test_jobs_that_end_by_the_interrupt_leave_nobody_behind(
+def test_jobs_that_end_by_the_interrupt_are_not_abandoned(
     server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     (folder / "many.py").write_text(MANY)
@@ -253,7 +253,7 @@ def test_a_thread_that_a_job_started_does_not_keep_the_process(
     push(server, "starts_a_thread")
     wait_until(lambda: server.working)
     worker.send(signal.SIGTERM)
-    assert worker.wait(5) == Exit.LEFT_BEHIND
+    assert worker.wait(5) == Exit.ABANDONED
     assert "some jobs left running" in worker.said
 
 

@@ -94,7 +94,7 @@ def test_many_limits_that_end_as_their_jobs_do_never_hurt_a_thread(
     running = start(worker)
     wait_until(lambda: server.processed == 300)
     running.stop()
-    assert (server.working, worker.left_behind) == ([], [])
+    assert (server.working, worker.abandoned) == ([], [])
     assert 0 < server.failures < 300
 
 
@@ -170,7 +170,7 @@ def test_a_job_that_outlives_its_reservation_is_replaced_and_never_reported(
     wait_until(lambda: reports(server, third) == ["ACK"])
     running.stop()
     assert reports(server, first) == []
-    assert (heard, worker.left_behind) == ([], [])
+    assert (heard, worker.abandoned) == ([], [])
 
 
 def test_a_thread_that_hangs_at_the_end_is_named_and_interrupted(
@@ -192,7 +192,7 @@ def test_a_thread_that_hangs_at_the_end_is_named_and_interrupted(
     running = start(worker)
     wait_until(lambda: worker.replaced == 1)
     running.stop()
-    assert worker.left_behind == ["faktory-1"]
+    assert worker.abandoned == ["faktory-1"]
     go_on.set()
     wait_until(lambda: threads_left() == [])
     assert ended_by == [Shutdown]
@@ -375,7 +375,7 @@ def test_a_handler_that_hangs_does_not_keep_the_worker(
     running = start(worker)
     wait_until(inside.is_set)
     running.stop()
-    assert worker.left_behind == ["faktory-1"]
+    assert worker.abandoned == ["faktory-1"]
     go_on.set()
     wait_until(lambda: threads_left() == [])
     assert reports(server, jid) == ["FAIL"]

@@ -141,7 +141,7 @@ def test_the_grace_period_ends_the_wait_for_an_executor(
     go_on.set()
     assert reports(server, jid) == ["FAIL"]
     assert server.retries[0]["failure"]["errtype"] == "Shutdown"
-    assert worker.left_behind == []
+    assert worker.abandoned == []
 
 
 class Literal(Executor):

@@ -154,7 +154,7 @@ def test_a_worker_that_waits_for_a_server_can_be_stopped(
     running = start(Worker(server.url, concurrency=3))
     wait_until(lambda: messages(caplog, "lost the server"))
     running.stop()
-    assert running.worker.left_behind == []
+    assert running.worker.abandoned == []
 
 
 def test_a_report_that_cannot_be_delivered_is_told(
@@ -177,4 +177,4 @@ def test_a_report_that_cannot_be_delivered_is_told(
     go_on.set()
     running.stop()
     assert messages(caplog, f"ACK of {jid} could not be delivered: nothing listens")
-    assert worker.left_behind == ["faktory-1"]
+    assert worker.abandoned == ["faktory-1"]

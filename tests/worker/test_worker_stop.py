@@ -118,7 +118,7 @@ def test_stop_waits_for_running_jobs(
     running.join()
     assert [reports(server, jid) for jid in jids] == [["ACK"]] * 3
     assert len(server.queues["default"]) == 1
-    assert worker.left_behind == []
+    assert worker.abandoned == []
 
 
 def test_stop_before_run_and_twice_is_a_stop(server: EmbeddedServer) -> None:
@@ -172,7 +172,7 @@ def test_a_python_loop_that_outlives_the_grace_period_is_interrupted_and_failed(
     running.stop()
     assert reports(server, jid) == ["FAIL"]
     assert server.retries[0]["failure"]["errtype"] == "Shutdown"
-    assert worker.left_behind == []
+    assert worker.abandoned == []
     assert messages(caplog, "interrupting") == [
         "the grace period is over: interrupting 1 jobs, which fail by that and use up an attempt "
         f"(one with retry 0 is dropped): spin {jid} (0 s)",
@@ -200,8 +200,8 @@ def test_a_job_that_does_not_end_is_failed_from_outside_and_reported_once(
     failure = server.retries[0]["failure"]
     assert failure["errtype"] == "Shutdown"
     assert "did not end within 0.05 s" in failure["message"]
-    assert len(worker.left_behind) == 2
-    assert set(worker.left_behind) < {"faktory-1", "faktory-2", "faktory-3"}
+    assert len(worker.abandoned) == 2
+    assert set(worker.abandoned) < {"faktory-1", "faktory-2", "faktory-3"}
     for jid in jids:
         assert messages(caplog, f"stuck {jid} does not end: left behind")
     go_on.set()
@@ -268,7 +268,7 @@ def test_what_a_fetch_under_way_brings_is_run_before_it_stops(
     server.release("FETCH")
     running.join()
     assert reports(server, jid) == ["ACK"]
-    assert worker.left_behind == []
+    assert worker.abandoned == []
 
 
 def test_what_a_fetch_under_way_brings_after_the_grace_period_is_failed_not_lost(
@@ -293,7 +293,7 @@ def test_what_a_fetch_under_way_brings_after_the_grace_period_is_failed_not_lost
     assert reports(server, jid) == ["FAIL"]
     assert server.retries[0]["failure"]["errtype"] == "Shutdown"
     assert ran == []
-    assert worker.left_behind == []
+    assert worker.abandoned == []
 
 
 def test_a_server_that_never_answers_a_fetch_does_not_keep_it(
@@ -307,7 +307,7 @@ def test_a_server_that_never_answers_a_fetch_does_not_keep_it(
     running = start(worker)
     wait_until(lambda: any(verb == "FETCH" for verb, _ in server.commands))
     running.stop()
-    assert worker.left_behind == ["faktory-1"]
+    assert worker.abandoned == ["faktory-1"]
     server.release("FETCH")
     wait_until(lambda: threads_left() == [])
 

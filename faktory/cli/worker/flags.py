@@ -243,7 +243,7 @@ exit codes:
   2 USAGE         wrong usage: a flag, a variable, a key of the file, no jobs to run
   3 IMPORT        a module of -r raised an error when it was imported
   4 REFUSED       the server refuses the password
-  5 LEFT_BEHIND   stopped, some jobs left running or unreported
+  5 ABANDONED     stopped, some jobs left running or unreported
   6 CANNOT_START  the system gives too few threads for -c
   7 MISSING       -r names a module or a file that is not there
   8 GAVE_UP       with --processes: a worker ended five times running before it was ready

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         complain(f"{error!r}: this is an error of faktory-worker itself, please report it", error)
         code = Exit.FAULT
-    if code == Exit.LEFT_BEHIND and argv is None:
+    if code == Exit.ABANDONED and argv is None:
         _leave(code)
     return code
 
@@ -139,7 +139,7 @@ def _be_parent(options: Namespace) -> Exit | socket.socket:
         outcome = Parent(count, options.timeout, changes).run()
     if outcome is Exit.STOPPED:
         log.info("stopped, every job answered")
-    elif outcome is Exit.LEFT_BEHIND:
+    elif outcome is Exit.ABANDONED:
         log.warning("stopped, some jobs left running or unreported")
     elif outcome is Exit.GAVE_UP:
         complain("gave up: workers could not begin, and have said above why")
@@ -171,11 +171,11 @@ def _work(options: Namespace, channel: socket.socket | None) -> Exit:
         return _refuse(Exit.REFUSED, error)
     except CannotStart as error:
         return _refuse(Exit.CANNOT_START, f"-c {worker.concurrency}: {error}")
-    if worker.left_behind:
+    if worker.abandoned:
         log.warning(
-            "stopped, some jobs left running or unreported, on: %s", ", ".join(worker.left_behind)
+            "stopped, some jobs left running or unreported, on: %s", ", ".join(worker.abandoned)
         )
-        return Exit.LEFT_BEHIND
+        return Exit.ABANDONED
     after = f" after {options.max_jobs} jobs (--max-jobs)" if quota and quota.is_used_up else ""
     log.info("stopped%s, every job answered", after)
     return Exit.STOPPED
