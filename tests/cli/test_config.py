@@ -9,7 +9,7 @@ import pytest
 
 from faktory.cli.exits import Exit
 from faktory.cli.worker import config
-from faktory.cli.worker.flags import FLAGS, Wrong
+from faktory.cli.worker.flags import FLAGS
 from faktory.server import EmbeddedServer
 
 from .conftest import Process
@@ -53,7 +53,7 @@ def load(*argv: str, **environ: str) -> dict[str, Any]:
 
 
 def refusal(*argv: str, **environ: str) -> str:
-    with pytest.raises(Wrong) as refused:
+    with pytest.raises(config.ConfigError) as refused:
         load(*argv, **environ)
     return str(refused.value)
 
@@ -62,7 +62,7 @@ def refusal(*argv: str, **environ: str) -> str:
 
 
 def test_unless_told_everything_is_as_its_flag_says() -> None:
-    assert load() == {**{flag.attribute: flag.default for flag in FLAGS}, "beware": []}
+    assert load() == {**{flag.attribute: flag.default for flag in FLAGS}, "warnings": []}
 
 
 @pytest.mark.usefixtures("file")
@@ -140,21 +140,27 @@ def test_the_list_above_is_complete() -> None:
         ("[a]\nmax_job = 1", "-C worker.toml: [a] max_job: no such key. Did you mean max-jobs?"),
         ("zzz = 1", "-C worker.toml: zzz: no such key. There are: require, queue, "),
         ("env = 'x'", "-C worker.toml: env: no such key."),
-        ("concurrency = '4'", "-C worker.toml: concurrency: '4' is no whole number of 1 or more"),
-        ("concurrency = true", "concurrency: True is no whole number of 1 or more"),
-        ("concurrency = 0", "concurrency: 0 is no whole number of 1 or more"),
-        ("timeout = true", "timeout: True is no number of seconds, 0 or more"),
-        ("timeout = nan", "timeout: nan is no number of seconds, 0 or more"),
-        ("tag = 1", "tag: 1 is no text"),
-        ("label = [1]", "label: [1] is neither a text nor a list of them"),
-        ("queue = 1", "queue: 1 is neither a text nor a list of them"),
-        ("[queue]\na = 0", "queue: {'a': 0} is no table of weights: each must be a whole number"),
-        ("[queue]\na = 'b'", "queue: {'a': 'b'} is no table of weights"),
+        (
+            "concurrency = '4'",
+            "-C worker.toml: concurrency: '4' is not a whole number of 1 or more",
+        ),
+        ("concurrency = true", "concurrency: True is not a whole number of 1 or more"),
+        ("concurrency = 0", "concurrency: 0 is not a whole number of 1 or more"),
+        ("timeout = true", "timeout: True is not a number of seconds, 0 or more"),
+        ("timeout = nan", "timeout: nan is not a number of seconds, 0 or more"),
+        ("tag = 1", "tag: 1 is not a string"),
+        ("label = [1]", "label: [1] is neither a string nor a list of strings"),
+        ("queue = 1", "queue: 1 is neither a string nor a list of strings"),
+        (
+            "[queue]\na = 0",
+            "queue: {'a': 0} is not a table of weights: each must be a whole number",
+        ),
+        ("[queue]\na = 'b'", "queue: {'a': 'b'} is not a table of weights"),
         ("verbose = 1", "verbose: 1 is neither true nor false"),
         ("log-format = 'xml'", "log-format: 'xml' is neither text nor json"),
-        ("[a]\ntimeout = -1", "-C worker.toml: [a] timeout: -1 is no number of seconds"),
+        ("[a]\ntimeout = -1", "-C worker.toml: [a] timeout: -1 is not a number of seconds"),
         ("max-jobs = 1\nmax_jobs = 2", "max_jobs: given twice, with - and with _"),
-        ("a =", "-C worker.toml: is no TOML: Invalid value (at end of document)"),
+        ("a =", "-C worker.toml: is not TOML: Invalid value (at end of document)"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_by_its_place(file: Path, text: str, told: str) -> None:
@@ -165,7 +171,7 @@ def test_what_is_wrong_in_a_file_is_named_by_its_place(file: Path, text: str, to
 def test_a_file_that_cannot_be_read_is_told(file: Path) -> None:
     assert refusal("-C", "gone.toml") == "-C gone.toml: cannot be read: No such file or directory"
     file.write_bytes(b"\xff")
-    assert refusal(CONFIG="worker.toml").startswith("-C worker.toml: is no TOML")
+    assert refusal(CONFIG="worker.toml").startswith("-C worker.toml: is not TOML")
 
 
 def test_a_table_that_is_not_there_is_told(file: Path) -> None:
@@ -179,11 +185,11 @@ def test_a_table_that_is_not_there_is_told(file: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "told"),
     [
-        ("CONCURRENCY", "ten", "'ten' is no whole number of 1 or more"),
-        ("TIMEOUT", "-1", "'-1' is no number of seconds, 0 or more"),
+        ("CONCURRENCY", "ten", "'ten' is not a whole number of 1 or more"),
+        ("TIMEOUT", "-1", "'-1' is not a number of seconds, 0 or more"),
         ("RELOAD", "maybe", "'maybe' is neither true nor false"),
         ("LOG_FORMAT", "xml", "'xml' is neither text nor json"),
-        ("REQUIRE", "'open", '"\'open" is neither a text nor a list of them'),
+        ("REQUIRE", "'open", '"\'open" is neither a string nor a list of strings'),
     ],
 )
 def test_what_is_wrong_in_a_variable_is_named(variable: str, text: str, told: str) -> None:
@@ -193,8 +199,8 @@ def test_what_is_wrong_in_a_variable_is_named(variable: str, text: str, told: st
 def test_a_variable_that_nobody_knows_is_an_error_to_nobody() -> None:
     # Kubernetes sets the second where there is a service of our name.
     options = load(CONCURENCY="3", SERVICE_HOST="10.0.0.1", PORT="tcp://10.0.0.1:80")
-    assert options["beware"] == [
-        "the variable FAKTORY_WORKER_CONCURENCY says nothing here. "
+    assert options["warnings"] == [
+        "the variable FAKTORY_WORKER_CONCURENCY has no meaning. "
         "Did you mean FAKTORY_WORKER_CONCURRENCY?"
     ]
 
@@ -205,7 +211,7 @@ def test_a_variable_that_nobody_knows_is_an_error_to_nobody() -> None:
         (["--procesess", "4"], "unrecognized arguments: --procesess 4. Did you mean --processes?"),
         (
             ["app.jobs"],
-            "unrecognized arguments: app.jobs. Is it what defines the jobs? -r app.jobs",
+            "unrecognized arguments: app.jobs. Does it define the jobs? -r app.jobs",
         ),
         (["--zzz"], "unrecognized arguments: --zzz"),
         (["--conc", "4"], "unrecognized arguments: --conc 4. Did you mean --concurrency?"),
@@ -235,12 +241,39 @@ def test_what_is_wrong_on_the_command_line_is_told_with_what_was_meant(
         (["-C", "gone.toml"], {}, "text"),
     ],
 )
+@pytest.mark.parametrize(
+    ("before", "variables"),
+    [
+        (["--nonsense"], {}),
+        (["-c", "0"], {}),
+        (["-c"], {}),
+        ([], {"CONCURRENCY": "ten"}),
+    ],
+)
 @pytest.mark.usefixtures("file")
-def test_how_to_say_what_is_wrong_is_known_before_all_else(
-    argv: list[str], environ: dict[str, str], format: str
+def test_an_error_knows_the_format_of_the_log_wherever_both_are(
+    argv: list[str],
+    environ: dict[str, str],
+    format: str,
+    before: list[str],
+    variables: dict[str, str],
 ) -> None:
-    variables = {f"FAKTORY_WORKER_{name}": value for name, value in environ.items()}
-    assert config.log_format(argv, variables) == format
+    with pytest.raises(config.ConfigError) as refused:
+        load(*before, *argv, **environ, **variables)
+    assert refused.value.log_format == format
+
+
+@pytest.mark.parametrize(
+    ("error", "format"),
+    [("[c]\nnonsense = 1", "json"), ("tag = 1", "json"), ("[not TOML", "text")],
+)
+def test_an_error_in_the_file_is_logged_in_the_format_that_the_file_asks_for(
+    file: Path, error: str, format: str
+) -> None:
+    file.write_text(f"{FILE}\n{error}\n")
+    with pytest.raises(config.ConfigError) as refused:
+        load("-C", "worker.toml")
+    assert refused.value.log_format == format
 
 
 # As a command

@@ -124,7 +124,7 @@ def test_every_line_is_an_object_that_knows_its_job(
     ("flags", "code", "told"),
     [
         (["--nonsense"], Exit.USAGE, "unrecognized arguments: --nonsense"),
-        (["-c", "0"], Exit.USAGE, "argument -c/--concurrency: '0' is no whole number"),
+        (["-c", "0"], Exit.USAGE, "argument -c/--concurrency: '0' is not a whole number"),
         ([], Exit.USAGE, "no job type is registered"),
         (["-C", "gone.toml"], Exit.USAGE, "-C gone.toml: cannot be read"),
         (["-r", "gone"], Exit.MISSING, "-r gone: cannot be imported: No module named 'gone'"),
@@ -206,7 +206,7 @@ def test_a_record_is_one_line_whatever_is_in_it() -> None:
     itself: list[object] = []
     itself.append(itself)
     for odd in (itself, {(1, 2): 3}, "\n\u2028\ud800", float("inf"), object()):
-        line = logs.as_json(record("a\nb", odd=odd))
+        line = logs.format_json(record("a\nb", odd=odd))
         assert line.isascii()
         assert "\n" not in line
         assert json.loads(line)["message"] == "a\nb"
@@ -217,7 +217,7 @@ def test_a_line_of_text_is_what_a_template_would_make(many: bool) -> None:
     process = "%(process)d " if many else ""
     head = f"%(asctime)s %(levelname)s {process}%(threadName)s "
     template = logging.Formatter(f"{head}%(job)s%(message)s", defaults={"job": ""})
-    ours = logs.Text(many)  # each gets a record of its own: it leaves its traceback there
+    ours = logs.TextFormatter(many)  # each gets a record of its own: it leaves its traceback there
     try:
         raise ValueError("wrong")
     except ValueError:
@@ -235,14 +235,14 @@ def test_a_line_of_text_is_what_a_template_would_make(many: bool) -> None:
 
 
 def test_what_is_passed_as_extra_does_not_take_the_place_of_ours() -> None:
-    said = json.loads(logs.as_json(record(level="mine", time="mine", other="mine")))
+    said = json.loads(logs.format_json(record(level="mine", time="mine", other="mine")))
     assert said["level"] == "INFO"
     assert said["time"].endswith("Z")
     assert said["other"] == "mine"
 
 
 def test_a_stream_passes_objects_and_bytes_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
-    lines = logs.Lines("stdout", logging.INFO, logs.JsonHandler(1), sys.__stdout__)
+    lines = logs.JsonStream("stdout", logging.INFO, logs.JsonHandler(1), sys.__stdout__)
     assert lines.write('{"a": 1}\n{"b"\n\n  \nbegun') == len('{"a": 1}\n{"b"\n\n  \nbegun')
     assert lines.writable()
     assert not lines.isatty()

@@ -66,10 +66,10 @@ def test_the_title_is_as_before_when_the_worker_raises(titles: list[str]) -> Non
 def test_the_title_of_a_parent_says_of_how_many(
     titles: list[str], monkeypatch: pytest.MonkeyPatch, tag: str, between: str
 ) -> None:
-    title.show_parent(tag, 4)
+    title.show_supervisor(tag, 4)
     assert titles[-1] == f"{NAME} {between}parent of 4"
     monkeypatch.setitem(sys.modules, "setproctitle", None)
-    title.show_parent(tag, 5)
+    title.show_supervisor(tag, 5)
     assert titles[-1].endswith("parent of 4")
 
 

@@ -1,8 +1,8 @@
-"""What `faktory-worker` was told: by the command line, by variables, by a file.
+"""The options of `faktory-worker`: from the command line, the variables and the file.
 
 Rules: the command line goes before variables, these before the table of -e, that before the top
-of the file. What is wrong is named by where it stands. A key nobody knows is an error; a variable
-nobody knows is not, since others make them too (Kubernetes: FAKTORY_WORKER_SERVICE_HOST).
+of the file. An error names the place where it stands. An unknown key is an error; an unknown
+variable is not, since others set them too (Kubernetes: FAKTORY_WORKER_SERVICE_HOST).
 """
 
 from __future__ import annotations
@@ -12,124 +12,100 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .flags import FLAGS, OF_FILE, PREFIX, Wrong, closest, parse
+from ..exits import UsageError
+from .flags import FILE_KEYS, FLAGS, PREFIX, closest, parse
+
+
+class ConfigError(UsageError):
+    """An option is wrong; `log_format` is the format in which to say so."""
+
+    def __init__(self, message: str, log_format: str) -> None:
+        super().__init__(message)
+        self.log_format = log_format
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Namespace:
-    """Return every option; `Wrong` says what cannot be.
+    """Return every option, and in `warnings` sentences about variables that may be misspelt.
 
-    The options also have `beware`: sentences about what looks wrong and is no error.
+    All three sources are read even if there is an error, and ConfigError raised for the first one:
+    an error on the command line is logged in the format that the file asks for.
     """
-    given = parse(argv)
-    variables = _variables(environ)
-    told = {**variables, **given}
-    path, env = told.get("config"), told.get("env")
-    of_file = {} if path is None else _of_file(path, env)
+    errors: list[str] = []
+    flags = parse(argv, errors)
+    given = {**_from_variables(environ, errors), **flags}
+    path, env = given.get("config"), given.get("env")
+    tables = {} if path is None else _from_file(path, errors)
+    if tables and env not in tables:
+        existing = ", ".join(f"[{name}]" for name in tables if name) or "no table at all"
+        errors.append(f"-e {env}: {path} has no table [{env}]: there is {existing}")
+    if errors:
+        # Without the right -e any table may be the one that counts: who reads JSON gets JSON.
+        sources = [given] if "log_format" in given else tables.values()
+        json = any(options.get("log_format") == "json" for options in sources)
+        raise ConfigError(errors[0], "json" if json else "text")
     defaults = {flag.attribute: flag.default for flag in FLAGS}
-    return Namespace(**{**defaults, **of_file, **told}, beware=_beware(environ))
+    options = {**defaults, **tables.get(None, {}), **tables.get(env, {}), **given}
+    return Namespace(**options, warnings=_warnings(environ))
 
 
-def log_format(argv: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Return the format of the log as far as can be told before anything else is known.
-
-    So that what is wrong with all the rest can be said in it.
-    """
-    flag = "--log-format"
-    for number in range(len(argv) - 1, -1, -1):
-        name, equals, text = argv[number].partition("=")
-        if name == flag:
-            found = text if equals else (argv[number + 1 :] or [""])[0]
-            return "json" if found == "json" else "text"
-    if (found := environ.get("FAKTORY_WORKER_LOG_FORMAT", "")) or not (
-        path := _path(argv) or environ.get("FAKTORY_WORKER_CONFIG")
-    ):
-        return "json" if found == "json" else "text"
-    return _format_of_file(path)
-
-
-def _path(argv: Sequence[str]) -> str | None:
-    for number, word in enumerate(argv):
-        if word in ("-C", "--config") and number + 1 < len(argv):
-            return argv[number + 1]
-        if word.startswith("--config="):
-            return word.partition("=")[2]
-        if word.startswith("-C"):
-            return word[2:]
-    return None
-
-
-def _format_of_file(path: str) -> str:
-    """The format that any part of the file wants: who reads a log as JSON gets JSON."""
-    try:
-        top = _read(path)
-    except Wrong:
-        return "text"
-    tables = [top, *(value for value in top.values() if isinstance(value, dict))]
-    wanted = [table.get(key) for table in tables for key in ("log-format", "log_format")]
-    return "json" if "json" in wanted else "text"
-
-
-def _variables(environ: Mapping[str, str]) -> dict[str, Any]:
+def _from_variables(environ: Mapping[str, str], errors: list[str]) -> dict[str, Any]:
     found = {}
     for flag in FLAGS:
         text = environ.get(flag.variable)
         if not text:  # set to nothing is how a variable is taken back
             continue
         try:
-            found[flag.attribute] = flag.kind.of_text(text)
-        except ValueError as fault:
-            raise Wrong(f"{flag.variable}: {fault}") from None
+            found[flag.attribute] = flag.value_type.from_text(text)
+        except ValueError as error:
+            errors.append(f"{flag.variable}: {error}")
     return found
 
 
-def _beware(environ: Mapping[str, str]) -> list[str]:
+def _warnings(environ: Mapping[str, str]) -> list[str]:
     known = [flag.variable.removeprefix(PREFIX) for flag in FLAGS]
     found = []
     for name in sorted(environ):
         rest = name.removeprefix(PREFIX)
         if rest not in (name, *known) and (meant := closest(rest, known)):
-            found.append(f"the variable {name} says nothing here. Did you mean {PREFIX}{meant}?")
+            found.append(f"the variable {name} has no meaning. Did you mean {PREFIX}{meant}?")
     return found
 
 
-def _read(path: str) -> dict[str, Any]:
+def _from_file(path: str, errors: list[str]) -> dict[str | None, dict[str, Any]]:
+    """Return the options of the file's tables by name, those at its top as None.
+
+    Of all tables, so that an error in [production] is found on the developer's machine.
+    """
     try:
         with open(path, "rb") as file:
-            return tomllib.load(file)
+            top = tomllib.load(file)
     except OSError as error:
-        raise Wrong(f"-C {path}: cannot be read: {error.strerror or error}") from None
+        errors.append(f"-C {path}: cannot be read: {error.strerror or error}")
+        return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Wrong(f"-C {path}: is no TOML: {error}") from None
+        errors.append(f"-C {path}: is not TOML: {error}")
+        return {}
+    names = [name for name in top if isinstance(top[name], dict) and name not in FILE_KEYS]
+    tables = {name: top.pop(name) for name in names}
+    return {
+        None: _from_table(top, f"-C {path}: ", errors),
+        **{name: _from_table(tables[name], f"-C {path}: [{name}] ", errors) for name in names},
+    }
 
 
-def _of_file(path: str, env: str | None) -> dict[str, Any]:
-    top = _read(path)
-    names = [key for key in top if _is_table(top, key)]
-    # All of them, so that a slip in [production] is seen at the desk.
-    tables = {name: _options(top[name], f"-C {path}: [{name}] ") for name in names}
-    options = _options({key: top[key] for key in top if key not in tables}, f"-C {path}: ")
-    if env is not None and env not in tables:
-        there = ", ".join(f"[{name}]" for name in names) or "no table at all"
-        raise Wrong(f"-e {env}: {path} has no table [{env}]: there is {there}")
-    return options if env is None else {**options, **tables[env]}
-
-
-def _is_table(top: Mapping[str, Any], key: str) -> bool:
-    return isinstance(top[key], dict) and key not in OF_FILE
-
-
-def _options(table: Mapping[str, object], where: str) -> dict[str, Any]:
+def _from_table(table: Mapping[str, object], where: str, errors: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in table.items():
-        flag = OF_FILE.get(key.replace("_", "-"))
+        flag = FILE_KEYS.get(key.replace("_", "-"))
         if flag is None:
-            close = closest(key, list(OF_FILE))
-            meant = f"Did you mean {close}?" if close else f"There are: {', '.join(OF_FILE)}"
-            raise Wrong(f"{where}{key}: no such key. {meant}")
-        if flag.attribute in found:
-            raise Wrong(f"{where}{key}: given twice, with - and with _")
-        try:
-            found[flag.attribute] = flag.kind.of_value(value)
-        except ValueError as fault:
-            raise Wrong(f"{where}{key}: {fault}") from None
+            close = closest(key, list(FILE_KEYS))
+            hint = f"Did you mean {close}?" if close else f"There are: {', '.join(FILE_KEYS)}"
+            errors.append(f"{where}{key}: no such key. {hint}")
+        elif flag.attribute in found:
+            errors.append(f"{where}{key}: given twice, with - and with _")
+        else:
+            try:
+                found[flag.attribute] = flag.value_type.from_value(value)
+            except ValueError as error:
+                errors.append(f"{where}{key}: {error}")
     return found

@@ -1,9 +1,8 @@
-"""What `faktory-worker` says, as text or as JSON: one object a line, whoever says it.
+"""The output of `faktory-worker`, as text or as JSON: one object a line.
 
-Rules: in JSON nothing else comes out on the two standard streams: what is printed, warned about,
-or raised and caught by nobody is made an object, too. Only what is written past Python's own
-streams is not: by C code, or by a job's subprocess. A line is written whole, in one piece also
-where several processes share the stream.
+Rules: in JSON both standard streams hold objects only. Printed lines, warnings and uncaught errors
+become objects, too; output that bypasses Python's streams (of C code, of a job's subprocess) does
+not. A line of JSON is never interleaved with another, also if several processes share the stream.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ _OWN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "job", "j
 _encode: Final = json.JSONEncoder(default=repr, allow_nan=False).encode
 
 
-class Text(logging.Formatter):
-    """Makes a line of text of a record: time, level, process if there are `many`, thread, message.
+class TextFormatter(logging.Formatter):
+    """Writes time, level, process if there are `many`, thread, and message.
 
-    By hand, as there are two lines a job: a template of `logging` is a quarter of what one costs.
+    By hand, as each job logs two lines: a template of `logging` takes a quarter of a line's time.
     """
 
     def __init__(self, many: bool) -> None:
@@ -42,7 +41,7 @@ class Text(logging.Formatter):
         self._second = (-1, "")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line, without a traceback, which comes after it."""
+        """Return the line; a traceback comes after it."""
         second, time = self._second
         if second != int(record.created):
             second = int(record.created)
@@ -56,15 +55,15 @@ class Text(logging.Formatter):
         )
 
 
-def as_json(record: logging.LogRecord) -> str:
-    """Return a record as one line.
+def format_json(record: logging.LogRecord) -> str:
+    """Return a record as one line of JSON.
 
-    `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process`, `thread`; `jid` and `jobtype`
-    inside a job; `exception` with a traceback, `stack`; what was passed as `extra`, by its name.
+    Its keys: `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process`, `thread`; inside a
+    job `jid` and `jobtype`; `exception` (a traceback) and `stack`; and the names in `extra`.
     """
-    made = datetime.fromtimestamp(record.created, UTC)
-    said: dict[str, Any] = {
-        "time": made.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    created = datetime.fromtimestamp(record.created, UTC)
+    fields: dict[str, Any] = {
+        "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": record.levelname,
         "logger": record.name,
         "message": record.getMessage(),
@@ -72,17 +71,17 @@ def as_json(record: logging.LogRecord) -> str:
         "thread": record.threadName,
     }
     if jid := getattr(record, "jid", ""):
-        said.update(jid=jid, jobtype=getattr(record, "jobtype", ""))
+        fields.update(jid=jid, jobtype=getattr(record, "jobtype", ""))
     if record.exc_info:
-        said["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        fields["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
     if record.stack_info:
-        said["stack"] = record.stack_info
+        fields["stack"] = record.stack_info
     others = vars(record).items()
-    extra = {name: value for name, value in others if name not in _OWN and name not in said}
+    extra = {name: value for name, value in others if name not in _OWN and name not in fields}
     try:
-        return _encode(said | extra)
-    except (ValueError, TypeError):  # NaN, keys that are no text, a list that holds itself
-        return _encode(said | {name: repr(value) for name, value in extra.items()})
+        return _encode(fields | extra)
+    except (ValueError, TypeError):  # NaN, keys that are not strings, a list that contains itself
+        return _encode(fields | {name: repr(value) for name, value in extra.items()})
 
 
 class JsonHandler(logging.Handler):
@@ -93,9 +92,9 @@ class JsonHandler(logging.Handler):
         self._descriptor = descriptor
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record as one line, or say on standard error what is wrong with it."""
+        """Write a record as one line, or to standard error why it cannot be written."""
         try:
-            self.write(as_json(record))
+            self.write(format_json(record))
         except RecursionError:
             raise
         except Exception:
@@ -105,17 +104,17 @@ class JsonHandler(logging.Handler):
         """Write a line of ASCII."""
         data = f"{line}\n".encode("ascii", "backslashreplace")
         try:
-            _take_turn(True)
+            _lock_streams(True)
             while data:
                 data = data[os.write(self._descriptor, data) :]
         finally:
-            _take_turn(False)
+            _lock_streams(False)
 
 
-class Lines(io.TextIOBase):
-    """Stands in for a standard stream: each line comes out as an object, by `handler`.
+class JsonStream(io.TextIOBase):
+    """Replaces a standard stream: each line becomes an object, written by `handler`.
 
-    A line that is a JSON object passes as it is: it is of a log that the program has set up.
+    A line that is a JSON object stays as it is: it comes from a log that the program has set up.
     """
 
     def __init__(self, name: str, level: int, handler: JsonHandler, stream: Any) -> None:
@@ -123,18 +122,18 @@ class Lines(io.TextIOBase):
         self._level = level
         self._handler = handler
         self._stream = stream
-        self._begun = threading.local()
+        self._unfinished = threading.local()
 
     encoding = "utf-8"
     errors = "backslashreplace"
 
     @property
     def buffer(self) -> Any:
-        """The stream beneath, for bytes, which pass as they are."""
+        """The original stream's buffer, for bytes, which stay as they are."""
         return self._stream.buffer
 
     def fileno(self) -> int:
-        """Return the descriptor beneath, which a subprocess may inherit."""
+        """Return the original stream's descriptor, which a subprocess may inherit."""
         return int(self._stream.fileno())
 
     def writable(self) -> bool:
@@ -142,17 +141,17 @@ class Lines(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Write the lines that are complete; keep the rest until it is."""
-        *lines, rest = (getattr(self._begun, "text", "") + text).split("\n")
-        self._begun.text = rest
+        """Write the complete lines; keep the rest until its line is complete."""
+        *lines, rest = (getattr(self._unfinished, "text", "") + text).split("\n")
+        self._unfinished.text = rest
         for line in lines:
             self._put(line)
         return len(text)
 
     def flush(self) -> None:
-        """Write what this thread has begun, without waiting for the end of its line."""
-        rest = getattr(self._begun, "text", "")
-        self._begun.text = ""
+        """Write this thread's unfinished line."""
+        rest = getattr(self._unfinished, "text", "")
+        self._unfinished.text = ""
         self._put(rest)
 
     def _put(self, line: str) -> None:
@@ -173,72 +172,68 @@ def _is_object(line: str) -> bool:
 
 
 _lock: int | None = None
+_json = False
 
 
 def share() -> None:
-    """Have processes that are forked from now on take turns in writing."""
+    """Have the processes that are forked from now on take turns in writing JSON."""
     global _lock
-    # A file that only these processes have, to lock: a lock of fcntl is a process's own, so it
-    # ends with its process, however that ends.
+    # A file that only these processes have, to lock: a lock of fcntl belongs to a process, so it
+    # is released when its process ends, however that happens.
     with TemporaryFile() as file:
         _lock = os.dup(file.fileno())
 
 
-def _take_turn(begins: bool) -> None:
+def _lock_streams(locked: bool) -> None:
     if _lock is not None:
         import fcntl
 
-        fcntl.lockf(_lock, fcntl.LOCK_EX if begins else fcntl.LOCK_UN)
+        fcntl.lockf(_lock, fcntl.LOCK_EX if locked else fcntl.LOCK_UN)
 
 
-_json = False
-
-
-def start(log_format: str) -> None:
-    """Say everything from now on in this format."""
+def configure(log_format: str, verbose: bool = False, many: bool = False) -> None:
+    """Set up the log, and for JSON the standard streams; `many`: for one of several processes."""
     global _json
-    if log_format != "json" or _json:
+    mark_records()
+    level = logging.DEBUG if verbose else logging.INFO
+    if log_format != "json":
+        handler = logging.StreamHandler()
+        handler.setFormatter(TextFormatter(many))
+        logging.basicConfig(level=level, handlers=[handler])
         return
     _json = True
     out, error = JsonHandler(1), JsonHandler(2)
     out.lock = error.lock  # both may be one pipe
-    sys.stdout = Lines("stdout", logging.INFO, out, sys.__stdout__)
-    sys.stderr = Lines("stderr", logging.WARNING, error, sys.__stderr__)
+    sys.stdout = JsonStream("stdout", logging.INFO, out, sys.__stdout__)
+    sys.stderr = JsonStream("stderr", logging.WARNING, error, sys.__stderr__)
     logging.root.addHandler(error)
+    logging.root.setLevel(level)
     logging.captureWarnings(True)
-    sys.excepthook = _uncaught
-    threading.excepthook = _uncaught_in_thread
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
 
 
-def configure(verbose: bool, many: bool) -> None:
-    """Set up the log, for one of `many` processes or the only one."""
-    mark_records()
-    level = logging.DEBUG if verbose else logging.INFO
-    if _json:
-        logging.root.setLevel(level)
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(Text(many))
-    logging.basicConfig(level=level, handlers=[handler])
-
-
-def complain(fault: object, error: BaseException | None = None, level: int = logging.ERROR) -> None:
-    """Say what is wrong, with the traceback of an error that is the user's."""
+def show_error(
+    message: object, error: BaseException | None = None, level: int = logging.ERROR
+) -> None:
+    """Write what is wrong to standard error in the log's format, with the traceback of `error`."""
     if _json:
         about = None if error is None else (type(error), error, error.__traceback__)
-        log.log(level, "%s", fault, exc_info=about)
+        log.log(level, "%s", message, exc_info=about)
         return
     if error is not None:
         traceback.print_exception(error)
     word = "warning: " if level == logging.WARNING else ""
-    print(f"faktory-worker: {word}{fault}", file=sys.stderr, flush=True)
+    print(f"faktory-worker: {word}{message}", file=sys.stderr, flush=True)
 
 
-def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    log.critical("nobody caught %r", error, exc_info=(kind, error, trace))
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    log.critical("uncaught %r", error, exc_info=(kind, error, trace))
 
 
-def _uncaught_in_thread(about: threading.ExceptHookArgs) -> None:
+def _log_uncaught_in_thread(about: threading.ExceptHookArgs) -> None:
     error = about.exc_value or about.exc_type()
     name = about.thread.name if about.thread else "?"
     trace = (about.exc_type, error, about.exc_traceback)

@@ -20,8 +20,8 @@ def title(worker: Worker, tag: str) -> str:
     return " ".join(part for part in ("faktory-worker", __version__, tag, busy, state) if part)
 
 
-def show_parent(tag: str, count: int) -> None:
-    """Show the parent of `count` workers: `faktory-worker 0.1.0 shop parent of 4`."""
+def show_supervisor(tag: str, count: int) -> None:
+    """Show the supervisor of `count` workers: `faktory-worker 0.1.0 shop parent of 4`."""
     try:
         from setproctitle import setproctitle
     except ImportError:
