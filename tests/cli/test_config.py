@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,7 @@ from faktory.cli.worker import config
 from faktory.cli.worker.flags import FLAGS
 from faktory.server import EmbeddedServer
 
-from .conftest import Process
-
-Run = Callable[..., Process]
-WaitUntil = Callable[..., object]
-
-WORKER = "faktory.cli.worker"
+from .support import WORKER, Run, WaitUntil
 
 FILE = """
 require = "jobs"
@@ -52,16 +46,16 @@ def load(*argv: str, **environ: str) -> dict[str, Any]:
     return vars(config.load(argv, variables))
 
 
-def refusal(*argv: str, **environ: str) -> str:
-    with pytest.raises(config.ConfigError) as refused:
+def error(*argv: str, **environ: str) -> str:
+    with pytest.raises(config.ConfigError) as raised:
         load(*argv, **environ)
-    return str(refused.value)
+    return str(raised.value)
 
 
-# What goes before what
+# Which source goes first
 
 
-def test_unless_told_everything_is_as_its_flag_says() -> None:
+def test_without_options_every_flag_has_its_default() -> None:
     assert load() == {**{flag.attribute: flag.default for flag in FLAGS}, "warnings": []}
 
 
@@ -75,7 +69,7 @@ def test_the_command_line_goes_before_variables_these_before_the_file() -> None:
 
 
 @pytest.mark.usefixtures("file")
-def test_a_table_goes_over_the_top_of_the_file_key_by_key() -> None:
+def test_a_table_overrides_the_top_of_the_file_key_by_key() -> None:
     options = load("-C", "worker.toml", "-e", "production")
     assert options["require"] == ["jobs"]
     assert options["label"] == ["of the file"]
@@ -94,7 +88,7 @@ def test_a_list_replaces_a_list() -> None:
 
 
 @pytest.mark.usefixtures("file")
-def test_file_and_table_may_be_named_by_variables() -> None:
+def test_variables_can_name_the_file_and_the_table() -> None:
     assert load(CONFIG="worker.toml", ENV="staging")["concurrency"] == 4
     assert load("-e", "staging", CONFIG="worker.toml", ENV="nonsense")["concurrency"] == 4
 
@@ -130,11 +124,11 @@ def test_the_list_above_is_complete() -> None:
     } == known
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("concurency = 1", "-C worker.toml: concurency: no such key. Did you mean concurrency?"),
         ("[a]\nmax_job = 1", "-C worker.toml: [a] max_job: no such key. Did you mean max-jobs?"),
@@ -163,27 +157,27 @@ def test_the_list_above_is_complete() -> None:
         ("a =", "-C worker.toml: is not TOML: Invalid value (at end of document)"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named_by_its_place(file: Path, text: str, told: str) -> None:
+def test_an_error_in_a_file_is_named_by_its_place(file: Path, text: str, message: str) -> None:
     file.write_text(text)
-    assert refusal("-C", "worker.toml").startswith(told) or told in refusal("-C", "worker.toml")
+    assert message in error("-C", "worker.toml")
 
 
-def test_a_file_that_cannot_be_read_is_told(file: Path) -> None:
-    assert refusal("-C", "gone.toml") == "-C gone.toml: cannot be read: No such file or directory"
+def test_an_unreadable_file_is_an_error(file: Path) -> None:
+    assert error("-C", "gone.toml") == "-C gone.toml: cannot be read: No such file or directory"
     file.write_bytes(b"\xff")
-    assert refusal(CONFIG="worker.toml").startswith("-C worker.toml: is not TOML")
+    assert error(CONFIG="worker.toml").startswith("-C worker.toml: is not TOML")
 
 
-def test_a_table_that_is_not_there_is_told(file: Path) -> None:
-    told = "-e prod: worker.toml has no table [prod]: there is "
-    assert refusal("-C", "worker.toml", ENV="prod") == told + "[staging], [production]"
+def test_an_unknown_table_is_an_error(file: Path) -> None:
+    message = "-e prod: worker.toml has no table [prod]: there is "
+    assert error("-C", "worker.toml", ENV="prod") == message + "[staging], [production]"
     file.write_text("")
-    assert refusal("-C", "worker.toml", "-e", "prod") == told + "no table at all"
-    assert load("-e", "prod")["env"] == "prod"  # without a file it says nothing
+    assert error("-C", "worker.toml", "-e", "prod") == message + "no table at all"
+    assert load("-e", "prod")["env"] == "prod"  # without a file it has no meaning
 
 
 @pytest.mark.parametrize(
-    ("variable", "text", "told"),
+    ("variable", "text", "message"),
     [
         ("CONCURRENCY", "ten", "'ten' is not a whole number of 1 or more"),
         ("TIMEOUT", "-1", "'-1' is not a number of seconds, 0 or more"),
@@ -192,12 +186,12 @@ def test_a_table_that_is_not_there_is_told(file: Path) -> None:
         ("REQUIRE", "'open", '"\'open" is neither a string nor a list of strings'),
     ],
 )
-def test_what_is_wrong_in_a_variable_is_named(variable: str, text: str, told: str) -> None:
-    assert refusal(**{variable: text}) == f"FAKTORY_WORKER_{variable}: {told}"
+def test_an_error_in_a_variable_names_it(variable: str, text: str, message: str) -> None:
+    assert error(**{variable: text}) == f"FAKTORY_WORKER_{variable}: {message}"
 
 
-def test_a_variable_that_nobody_knows_is_an_error_to_nobody() -> None:
-    # Kubernetes sets the second where there is a service of our name.
+def test_an_unknown_variable_is_ignored_and_a_misspelt_one_a_warning() -> None:
+    # Kubernetes sets the last two for a service named faktory-worker.
     options = load(CONCURENCY="3", SERVICE_HOST="10.0.0.1", PORT="tcp://10.0.0.1:80")
     assert options["warnings"] == [
         "the variable FAKTORY_WORKER_CONCURENCY has no meaning. "
@@ -206,7 +200,7 @@ def test_a_variable_that_nobody_knows_is_an_error_to_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["--procesess", "4"], "unrecognized arguments: --procesess 4. Did you mean --processes?"),
         (
@@ -219,10 +213,8 @@ def test_a_variable_that_nobody_knows_is_an_error_to_nobody() -> None:
         (["--log-format", "xml"], "argument --log-format: 'xml' is neither text nor json"),
     ],
 )
-def test_what_is_wrong_on_the_command_line_is_told_with_what_was_meant(
-    argv: list[str], told: str
-) -> None:
-    assert refusal(*argv) == told
+def test_an_error_on_the_command_line_has_a_hint(argv: list[str], message: str) -> None:
+    assert error(*argv) == message
 
 
 @pytest.mark.parametrize(
@@ -258,9 +250,9 @@ def test_an_error_knows_the_format_of_the_log_wherever_both_are(
     before: list[str],
     variables: dict[str, str],
 ) -> None:
-    with pytest.raises(config.ConfigError) as refused:
+    with pytest.raises(config.ConfigError) as raised:
         load(*before, *argv, **environ, **variables)
-    assert refused.value.log_format == format
+    assert raised.value.log_format == format
 
 
 @pytest.mark.parametrize(
@@ -271,9 +263,9 @@ def test_an_error_in_the_file_is_logged_in_the_format_that_the_file_asks_for(
     file: Path, error: str, format: str
 ) -> None:
     file.write_text(f"{FILE}\n{error}\n")
-    with pytest.raises(config.ConfigError) as refused:
+    with pytest.raises(config.ConfigError) as raised:
         load("-C", "worker.toml")
-    assert refused.value.log_format == format
+    assert raised.value.log_format == format
 
 
 # As a command
@@ -301,7 +293,7 @@ def test_a_worker_runs_by_variables(
     assert worker.said.startswith("faktory-worker: warning: the variable FAKTORY_WORKER_CONCURENCY")
 
 
-def test_what_is_wrong_ends_in_one_line_and_its_exit_code(run: Run, file: Path) -> None:
+def test_an_error_is_one_line_and_an_exit_code(run: Run, file: Path) -> None:
     file.write_text("concurency = 1")
     worker = run(WORKER, "-C", "worker.toml")
     assert worker.wait() == Exit.USAGE == 2

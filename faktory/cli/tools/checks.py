@@ -1,7 +1,7 @@
-"""What `doctor` looks at: this installation, the program, the way to the server, the server.
+"""The checks of `doctor`: the installation, the program, the connection, the server.
 
-Rules: each check gives findings and raises nothing for a fault that it looks for; it changes
-nothing. A finding that is not in order carries its remedy.
+Rules: a check returns its result, and raises nothing for the problem that it looks for; it changes
+nothing. A warning or an error has a remedy.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "note", "warning", "error"]
 
-MOST_SKEW = 5.0
-"""Seconds: as often the server looks for scheduled jobs that are due (`manager/scheduler.go`)."""
+MAX_SKEW = 5.0
+"""Seconds: the server's own interval for enqueueing scheduled jobs (`manager/scheduler.go`)."""
 
-TELL = 10
-"""Names that a finding lists at most."""
+MAX_NAMES = 10
+"""The most names that a result lists."""
 
-SINCE = (
-    ((1, 5, 0), "pausing of queues"),
+FEATURES = (
+    ((1, 5, 0), "pausing queues"),
     ((1, 6, 0), "bulk pushes (perform_bulk, push_bulk, Producer)"),
-    ((1, 6, 1), "removing of queues"),
+    ((1, 6, 1), "removing queues"),
     ((1, 9, 2), "how long jobs wait"),
-    ((1, 10, 0), "outliving a malformed command"),
+    ((1, 10, 0), "surviving a malformed command"),
 )
-"""What the server has since which version, by its own change log."""
+"""The server's features by the version that introduced them, from its change log."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at; `code` is the exit code where it is an error."""
+class Result:
+    """The result of one check; `code` is the exit code of an error."""
 
     level: Level
     check: str
@@ -55,33 +55,33 @@ class Finding:
     code: Exit = Exit.DONE
 
 
-def core() -> Finding:
+def core() -> Result:
     try:
         from ... import proto
     except ImportError as error:
-        return failed("core", error, "Unset FAKTORY_IMPL.", Exit.USAGE)
+        return error_result("core", error, "Unset FAKTORY_IMPL.", Exit.USAGE)
     name, reason = proto.implementation, proto.implementation_info()["reason"]
     text = f"{name}: {reason}"
     if name == "cython":
-        return Finding("ok", "core", text)
+        return Result("ok", "core", text)
     if os.environ.get("FAKTORY_IMPL") == "python":
-        return Finding("note", "core", text, "For the faster compiled core unset FAKTORY_IMPL.")
-    return Finding(
+        return Result("note", "core", text, "For the faster compiled core unset FAKTORY_IMPL.")
+    return Result(
         "warning",
         "core",
         f"{text}. Everything works, slower",
         "Install a wheel for this platform, or build with a C compiler and "
-        "FAKTORY_REQUIRE_EXTENSIONS=1 to see what fails.",
+        "FAKTORY_REQUIRE_EXTENSIONS=1 to see the error.",
     )
 
 
-def packages() -> Finding:
-    if (found := conflict.fault()) is not None:
-        return Finding("error", "packages", found, conflict.REMEDY, Exit.FAILED)
-    return Finding("ok", "packages", f"no package {conflict.OTHER!r} beside faktory-worker")
+def packages() -> Result:
+    if (found := conflict.describe()) is not None:
+        return Result("error", "packages", found, conflict.REMEDY, Exit.FAILED)
+    return Result("ok", "packages", f"no package {conflict.OTHER!r} beside faktory-worker")
 
 
-def program(modules: Sequence[str]) -> Iterator[Finding]:
+def program(modules: Sequence[str]) -> Iterator[Result]:
     if not modules:
         return
     try:
@@ -91,14 +91,14 @@ def program(modules: Sequence[str]) -> Iterator[Finding]:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         remedies = {
-            Exit.MISSING: "Is it spelt right, and is this the folder that it is imported from?",
-            Exit.IMPORT: "The message, and a traceback if there is one above, say where.",
+            Exit.MISSING: "Is the name right, and is this the folder to import it from?",
+            Exit.IMPORT: "See the message, and the traceback above if there is one.",
         }
-        yield Finding("error", "program", str(error), remedies[error.code], error.code)
+        yield Result("error", "program", str(error), remedies[error.code], error.code)
         return
     declared = declared_queues()
     if not declared:
-        yield Finding(
+        yield Result(
             "error",
             "program",
             "no job type is registered, so every job would fail",
@@ -108,7 +108,7 @@ def program(modules: Sequence[str]) -> Iterator[Finding]:
         return
     names = sorted(set(declared.values()))
     flags = " ".join(f"-q {name}" for name in names)
-    yield Finding("ok", "program", f"job types: {some(declared)}; a worker for all needs {flags}")
+    yield Result("ok", "program", f"job types: {shorten(declared)}; a worker for all needs {flags}")
 
 
 def declared_queues() -> dict[str, str]:
@@ -125,7 +125,7 @@ def declared_queues() -> dict[str, str]:
     return queues
 
 
-def address(given: str | None) -> tuple[Address | None, Finding]:
+def address(given: str | None) -> tuple[Address | None, Result]:
     from ...wire.address import DEFAULT_URL, find_url, parse
 
     provider = os.environ.get("FAKTORY_PROVIDER", "")
@@ -133,9 +133,9 @@ def address(given: str | None) -> tuple[Address | None, Finding]:
         url = given or find_url(os.environ)
         address = parse(url)
     except ValueError as error:
-        return None, failed("address", error, f"Write it like {DEFAULT_URL}.", Exit.USAGE)
+        return None, error_result("address", error, f"Write it like {DEFAULT_URL}.", Exit.USAGE)
     if not given and provider and not os.environ.get(provider):
-        return address, Finding(
+        return address, Result(
             "warning",
             "address",
             f"FAKTORY_PROVIDER names the variable {provider}, which is not set, so {address} is "
@@ -145,10 +145,10 @@ def address(given: str | None) -> tuple[Address | None, Finding]:
     source = "--url" if given else provider or "FAKTORY_URL"
     if not given and not provider and not os.environ.get("FAKTORY_URL"):
         source = "the default: FAKTORY_URL is not set"
-    return address, Finding("ok", "address", f"{address} ({source})")
+    return address, Result("ok", "address", f"{address} ({source})")
 
 
-def reach(address: Address) -> tuple[Client | None, Finding]:
+def reach(address: Address) -> tuple[Client | None, Result]:
     from ...client import Client
 
     client = Client(address.url)
@@ -156,63 +156,63 @@ def reach(address: Address) -> tuple[Client | None, Finding]:
     try:
         client.connect()
     except FaktoryAuthenticationError as error:
-        return None, failed("password", error, "Ask whoever runs the server.", Exit.REFUSED)
+        return None, error_result("password", error, "Ask the server's operator.", Exit.REFUSED)
     except FaktoryError as error:
         if address.tls and _is_untrusted(error.__cause__):
-            remedy = "Name the file of whoever signed it by the variable SSL_CERT_FILE."
-            return None, Finding("error", "tls", _split(error)[0], remedy, Exit.UNREACHABLE)
-        remedy = "Is the address right, and may one get there from here?"
-        return None, failed("server", error, remedy, Exit.UNREACHABLE)
+            remedy = "Set the variable SSL_CERT_FILE to the file of its authority's certificate."
+            return None, Result("error", "tls", _split(error)[0], remedy, Exit.UNREACHABLE)
+        remedy = "Is the address right, and can this machine reach it?"
+        return None, error_result("server", error, remedy, Exit.UNREACHABLE)
     taken = time.monotonic() - started
-    return client, Finding("ok", "server", f"{address.place} answers, after {taken * 1000:.0f} ms")
+    return client, Result("ok", "server", f"{address.place} answers after {taken * 1000:.0f} ms")
 
 
 def _is_untrusted(cause: BaseException | None) -> bool:
-    import ssl  # costly, and only of use here
+    import ssl  # costly, and only needed here
 
     return isinstance(cause, ssl.SSLCertVerificationError)
 
 
-def tls(address: Address) -> Finding:
+def tls(address: Address) -> Result:
     if not address.tls:
         if _is_here(address):
-            return Finding("ok", "tls", "none, on this machine")
-        return Finding(
+            return Result("ok", "tls", "none, on this machine")
+        return Result(
             "note",
             "tls",
-            f"none: whoever is on the way to {address.host} may read all jobs",
-            "Where that is no private network: TLS before the server, and tcp+tls:// here.",
+            f"none: others on the network to {address.host} can read all jobs",
+            "If the network is not private, use TLS on the server, and tcp+tls:// here.",
         )
     if os.environ.get("FAKTORY_DISABLE_HOSTNAME_VERIFICATION"):
-        return Finding(
+        return Result(
             "warning",
             "tls",
-            f"FAKTORY_DISABLE_HOSTNAME_VERIFICATION is set, so whoever answers at "
+            "FAKTORY_DISABLE_HOSTNAME_VERIFICATION is set, so any server that answers at "
             f"{address.place} is trusted",
-            "Unset it, and name the certificate's authority by the variable SSL_CERT_FILE.",
+            "Unset it, and set SSL_CERT_FILE to the certificate of the server's authority.",
         )
-    return Finding("ok", "tls", "the certificate is valid and for this host")
+    return Result("ok", "tls", "the certificate is valid for this host")
 
 
 def _is_here(address: Address) -> bool:
     return address.host in ("localhost", "::1") or address.host.startswith("127.")
 
 
-def password(address: Address) -> Finding:
-    if address.password is not None and _demands_password(address):
-        return Finding("ok", "password", "asked for, and ours is right")
+def password(address: Address) -> Result:
+    if address.password is not None and _requires_password(address):
+        return Result("ok", "password", "required, and the one in the address is right")
     if address.password is None and _is_here(address):
-        return Finding("ok", "password", "none asked for, on this machine")
-    text = f"{address.place} asks for none, so whoever reaches it may read and delete all jobs"
+        return Result("ok", "password", "none required, on this machine")
+    text = f"{address.place} requires none, so anyone who reaches it can read and delete all jobs"
     if address.password is not None:
-        text += ", though the address here has one"
-    return Finding(
+        text += ", though the address has one"
+    return Result(
         "warning", "password", text, "Start the server with the variable FAKTORY_PASSWORD set."
     )
 
 
-def _demands_password(address: Address) -> bool:
-    """Tell whether the server turns us away without the password; else it asks for none."""
+def _requires_password(address: Address) -> bool:
+    """Tell whether the server refuses a client without the password."""
     from ...client import Client
 
     client = Client(address._replace(password=None).url)
@@ -224,17 +224,17 @@ def _demands_password(address: Address) -> bool:
     return False
 
 
-def version(info: Mapping[str, Any]) -> Finding:
+def version(info: Mapping[str, Any]) -> Result:
     server = info.get("server", {})
     version = str(server.get("faktory_version", ""))
     text = f"{server.get('description', 'Faktory')} {version}"
     numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
     if not numbers:
-        return Finding("note", "version", "the server does not say which version it is")
-    lacks = [what for since, what in SINCE if numbers < since]
+        return Result("note", "version", "the server does not say which version it is")
+    lacks = [feature for since, feature in FEATURES if numbers < since]
     if not lacks:
-        return Finding("ok", "version", text)
-    return Finding(
+        return Result("ok", "version", text)
+    return Result(
         "warning",
         "version",
         f"{text} is old; it lacks: {', '.join(lacks)}",
@@ -242,39 +242,40 @@ def version(info: Mapping[str, Any]) -> Finding:
     )
 
 
-def clock(info: Mapping[str, Any], here: float) -> Finding:
-    """Compare the server's clock with ours, as it was in the middle of asking."""
+def clock(info: Mapping[str, Any], here: float) -> Result:
+    """Compare the server's clock with `here`, this machine's in the middle of the request."""
     there = None
     with suppress(KeyError, TypeError, ValueError):
         there = datetime.fromisoformat(info["now"]).timestamp()
     if there is None:
-        return Finding("note", "clock", "the server does not say what time it has")
+        return Result("note", "clock", "the server does not tell its time")
     skew = there - here
-    if abs(skew) < MOST_SKEW:
-        return Finding("ok", "clock", f"{abs(skew):.1f} s from the server's")
-    way, effect = ("ahead of", "early") if skew > 0 else ("behind", "late")
-    return Finding(
+    if abs(skew) < MAX_SKEW:
+        return Result("ok", "clock", f"{abs(skew):.1f} s from the server's")
+    direction, effect = ("ahead of", "early") if skew > 0 else ("behind", "late")
+    return Result(
         "warning",
         "clock",
-        f"the server's is {output.duration(abs(skew))} {way} this machine's: jobs pushed from here "
-        f"for later (perform_in, perform_at) come that much too {effect}",
-        "Let both machines keep their time by NTP; a container has its host's.",
+        f"the server's is {output.duration(abs(skew))} {direction} this machine's: jobs scheduled "
+        f"here (perform_in, perform_at) run that much too {effect}",
+        "Synchronize both machines by NTP; a container has the clock of its host.",
     )
 
 
-def some(names: Iterable[str]) -> str:
+def shorten(names: Iterable[str]) -> str:
+    """Return the names in one line, the first MAX_NAMES of them."""
     listed = list(names)
-    more = f" and {len(listed) - TELL:,} more" if len(listed) > TELL else ""
-    return ", ".join(listed[:TELL]) + more
+    more = f" and {len(listed) - MAX_NAMES:,} more" if len(listed) > MAX_NAMES else ""
+    return ", ".join(listed[:MAX_NAMES]) + more
 
 
-def failed(check: str, error: BaseException, remedy: str, code: Exit) -> Finding:
-    """Make a finding of an error whose message may have the remedy in it."""
-    fault, own = _split(error)
-    return Finding("error", check, fault, own or remedy, code)
+def error_result(check: str, error: BaseException, remedy: str, code: Exit) -> Result:
+    """Make the result of an error; the remedy in its message, if any, replaces `remedy`."""
+    text, own = _split(error)
+    return Result("error", check, text, own or remedy, code)
 
 
 def _split(error: BaseException) -> tuple[str, str]:
-    """Take a message apart: its first sentence is the fault, what follows teaches what to do."""
-    fault, stop, rest = str(error).partition(". ")
-    return fault + stop.rstrip(), rest
+    """Split a message into its first sentence, which is the problem, and the rest: the remedy."""
+    text, stop, rest = str(error).partition(". ")
+    return text + stop.rstrip(), rest
