@@ -77,7 +77,7 @@ def _discover(package: ModuleType) -> list[str]:
 
 
 def _is_missing(name: str, error: BaseException) -> bool:
-    """Tell whether the module of that name does not exist, rather than one that it imports."""
+    """Return whether the module of that name does not exist, rather than one that it imports."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{name}.".startswith(f"{error.name}.")
     return False

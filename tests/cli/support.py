@@ -86,7 +86,7 @@ class Process:
         return code
 
     def end(self) -> bool:
-        """End it and the processes that it started; tell whether none is left."""
+        """End it and the processes that it started; return whether none is left."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.wait()
@@ -127,7 +127,7 @@ def ready(supervisor: Process) -> int:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether there is such a process."""
+    """Return whether there is such a process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -56,14 +56,14 @@ def test_a_backlog_that_a_worker_fetches_is_in_order(server):
     assert text.endswith("in 1 queue, and workers fetch the old ones")
 
 
-def test_a_server_that_does_not_tell_how_long_jobs_wait_is_noted(server):
+def test_a_server_that_does_not_show_how_long_jobs_wait_is_noted(server):
     with Client(server.url) as client:
         client.push({"jobtype": "work", "args": [], "at": "2100-01-01T00:00:00Z"})
         client.requeue("scheduled")  # it was never enqueued, so it has no date
     code, found, _ = examine(url=server.url)
     level, text, remedy = parts(found["queues"])
     assert (code, level) == (0, "note")
-    assert text.startswith("the server does not tell how long jobs wait")
+    assert text.startswith("the server does not show how long jobs wait")
     assert remedy == "See which queues grow: python -m faktory queues"
 
 

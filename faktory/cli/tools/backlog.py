@@ -1,6 +1,6 @@
 """The checks of `doctor` for waiting jobs: no worker fetches their queue, or knows their type.
 
-Rules: no job is fetched to look at it. The server does not tell which queues its workers fetch
+Rules: no job is fetched to look at it. The server does not show which queues its workers fetch
 from, which queues are paused, or which types the waiting jobs have. The results describe what was
 observed, and say that they are no more than that.
 """
@@ -33,7 +33,7 @@ def queues(client: Client, watch: float) -> Result:
         return Result(
             "note",
             "queues",
-            "the server does not tell how long jobs wait, so it is unknown if workers fetch them",
+            "the server does not show how long jobs wait, so it is unknown if workers fetch them",
             "See which queues grow: python -m faktory queues",
         )
     total = f"{output.jobs(sum(filled.values()))} in {output.counted(len(filled), 'queue')}"
@@ -63,7 +63,7 @@ def queues(client: Client, watch: float) -> Result:
 
 
 def _is_same_job(before: float, after: float | None, passed: float, slack: float) -> bool:
-    """Tell whether the oldest job is the same: it has waited longer by the time that passed."""
+    """Return whether the oldest job is the same: it has waited longer by the time that passed."""
     return after is not None and abs(after - before - passed) < slack
 
 

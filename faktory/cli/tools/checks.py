@@ -212,7 +212,7 @@ def password(address: Address) -> Result:
 
 
 def _requires_password(address: Address) -> bool:
-    """Tell whether the server refuses a client without the password."""
+    """Return whether the server refuses a client without the password."""
     from ...client import Client
 
     client = Client(address._replace(password=None).url)
@@ -248,7 +248,7 @@ def clock(info: Mapping[str, Any], here: float) -> Result:
     with suppress(KeyError, TypeError, ValueError):
         there = datetime.fromisoformat(info["now"]).timestamp()
     if there is None:
-        return Result("note", "clock", "the server does not tell its time")
+        return Result("note", "clock", "the server does not show its time")
     skew = there - here
     if abs(skew) < MAX_SKEW:
         return Result("ok", "clock", f"{abs(skew):.1f} s from the server's")

@@ -114,7 +114,7 @@ def _server() -> Iterator[tuple[str, str]]:
         yield given, "the one in FAKTORY_URL"
         return
     command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0", "--until-eof"]
-    # In a session of its own, so that the server outlives a Ctrl-C until the demo has cleaned up.
+    # In a session of its own, so that Ctrl-C does not end the server before the demo cleans up.
     # Its standard input is a pipe of ours: the server ends with us, even if we are killed.
     with subprocess.Popen(
         command,

@@ -158,7 +158,7 @@ def _add_reading(tool: Callable[..., Any]) -> None:
         "queues",
         admin.queues,
         "show queues: how many jobs wait in them, and for how long the oldest",
-        "The server does not tell whether a queue is paused.",
+        "The server does not show whether a queue is paused.",
         "",
     )
     add("names", metavar="QUEUE", nargs="*", help="only these queues (default: all)")

@@ -91,7 +91,7 @@ class Tally:
         self.refused[number] = str(why)
 
 
-class Line(NamedTuple):
+class NumberedJob(NamedTuple):
     """A job, and the number of its line in the file."""
 
     number: int
@@ -147,7 +147,7 @@ def _push_all(
         advance(f"pushed {output.jobs(tally.pushed)}", read / size if size else None)
 
 
-def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[Line]:
+def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[NumberedJob]:
     """Yield the job of each line; record a line that is not a valid job as refused."""
     from ...proto import load_json
     from ...wire.payload import prepare
@@ -156,12 +156,12 @@ def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[Line]:
         if not text.strip():
             continue
         try:
-            yield Line(number, prepare(load_json(text)))
+            yield NumberedJob(number, prepare(load_json(text)))
         except (FaktoryError, ValueError) as error:
             tally.refuse(number, error)
 
 
-def _broken(error: FaktoryBulkError, chunk: list[Line], tally: Tally) -> ExitError:
+def _broken(error: FaktoryBulkError, chunk: list[NumberedJob], tally: Tally) -> ExitError:
     """Make the error that says which lines were pushed before the connection broke."""
     first, last = chunk[0].number, chunk[-1].number
     state = "may or may not be" if error.unknown else "are not"

@@ -1,7 +1,7 @@
 """`--reload`: watch the program's files and signal each change.
 
 Rules: a process of its own watches, since watchfiles starts threads and the supervisor, which
-forks, must have none. A file with a syntax error is no reason to restart: the workers go on with
+forks, must have none. A file with a syntax error does not restart the workers: they go on with
 the old code until the next save.
 """
 
@@ -23,7 +23,7 @@ PARENT_CHECK_INTERVAL: Final = 1000
 
 
 def available() -> bool:
-    """Tell whether watchfiles is installed."""
+    """Return whether watchfiles is installed."""
     try:
         return importlib.util.find_spec("watchfiles") is not None
     except ValueError:  # sys.modules has None in its place
