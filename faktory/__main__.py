@@ -3,9 +3,9 @@
 import sys
 
 from .cli import conflict
-from .cli.tools import main
+from .cli.tools.main import main
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["doctor"]:  # which says so itself
+    if sys.argv[1:2] != ["doctor"]:  # it reports that itself
         conflict.warn()
     sys.exit(main())

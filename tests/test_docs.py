@@ -36,7 +36,7 @@ import pytest
 import faktory
 import faktory.testing
 from faktory import Client
-from faktory.cli import config
+from faktory.cli.worker import config
 from faktory.server import EmbeddedServer
 from faktory.server import connection as server_connection
 

@@ -1,6 +1,6 @@
-"""The package `faktory` beside this one: both have the import name, and so the files, in common.
+"""Find the package `faktory` beside this one: both have the same import name, so the same files.
 
-Only commands look for it: an import of the package would pay for it each time.
+Only the commands look for it: every import of the package would take longer by it.
 """
 
 from __future__ import annotations
@@ -9,30 +9,29 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 OTHER = "faktory"
-"""The distribution whose import name is ours too; ours is `faktory-worker`."""
-
+"""The other distribution; ours is `faktory-worker`."""
 
 REMEDY = f"pip uninstall {OTHER}, then pip install --force-reinstall --no-deps faktory-worker."
 
 
-def fault() -> str | None:
-    """Say what is wrong, if the other package is installed."""
+def describe() -> str | None:
+    """Return a description of the conflict, or None if the other package is not installed."""
     try:
         installed = version(OTHER)
     except PackageNotFoundError:
         return None
     return (
-        f"the package {OTHER} {installed} is installed beside faktory-worker. Both keep their "
+        f"the package {OTHER} {installed} is installed beside faktory-worker. Both have their "
         "files in the same folder, and the one installed last has replaced some of the other's."
     )
 
 
 def find() -> str | None:
-    """Say what is wrong and what to do, if the other package is installed."""
-    return f"{found} To mend it: {REMEDY}" if (found := fault()) is not None else None
+    """Return the description and the remedy, or None if the other package is not installed."""
+    return f"{found} To fix it: {REMEDY}" if (found := describe()) is not None else None
 
 
 def warn() -> None:
-    """Print what `find` says on standard error."""
+    """Print what `find` returns to standard error."""
     if (found := find()) is not None:
         print(f"faktory-worker: warning: {found}", file=sys.stderr)

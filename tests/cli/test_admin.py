@@ -5,16 +5,7 @@ import re
 
 import pytest
 
-from faktory import Client
-from faktory.server import EmbeddedServer
-
-from .terminal import run, run_on_terminal
-
-
-@pytest.fixture
-def client(server: EmbeddedServer):
-    with Client(server.url) as client:
-        yield client
+from .support import call, call_on_terminal
 
 
 def fill(client, **queues):
@@ -34,10 +25,10 @@ def sizes(client):
     return {**faktory["queues"], **faktory["sets"]}
 
 
-def test_info_shows_what_there_is_with_and_without_a_terminal(server, client):
+def test_info_shows_the_state_of_the_server_with_and_without_a_terminal(server, client):
     fill(client, mail=2, images=1)
     bury(client, "work")
-    plain, shown = run("info", url=server.url), run_on_terminal("info", url=server.url)
+    plain, shown = call("info", url=server.url), call_on_terminal("info", url=server.url)
     for done in (plain, shown):
         assert done.code == 0
         assert "server       Faktory 1.10.0\n" in done.stdout
@@ -46,26 +37,26 @@ def test_info_shows_what_there_is_with_and_without_a_terminal(server, client):
     assert plain.stderr == ""
 
 
-def test_info_as_json_is_what_the_server_said_and_nothing_else(server, client):
+def test_info_as_json_is_the_answer_of_the_server_and_nothing_else(server, client):
     fill(client, mail=2, images=1)
-    said = client.command("INFO")
+    answer = client.command("INFO")
     for done in (
-        run("info", "--json", url=server.url),
-        run_on_terminal("info", "--json", url=server.url),
+        call("info", "--json", url=server.url),
+        call_on_terminal("info", "--json", url=server.url),
     ):
         assert done.code == 0
         assert done.stdout.count("\n") == 1
-        # To the letter, but for times and counters.
-        assert re.sub(r"\d+", "0", done.stdout) == re.sub(r"\d+", "0", said.decode()) + "\n"
+        # Identical, except for times and counters.
+        assert re.sub(r"\d+", "0", done.stdout) == re.sub(r"\d+", "0", answer.decode()) + "\n"
         assert json.loads(done.stdout)["faktory"]["queues"] == {"images": 1, "mail": 2}
 
 
-def test_queues_shows_sizes_and_how_long_the_oldest_job_waits(server, client):
+def test_queues_shows_sizes_and_how_long_the_oldest_job_has_waited(server, client):
     fill(client, mail=2)
     server.travel(3605)
     fill(client, images=1, empty=1)
     client.fetch("empty")
-    plain, shown = run("queues", url=server.url), run_on_terminal("queues", url=server.url)
+    plain, shown = call("queues", url=server.url), call_on_terminal("queues", url=server.url)
     for done in (plain, shown):
         assert done.code == 0
         lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
@@ -80,135 +71,135 @@ def test_queues_shows_sizes_and_how_long_the_oldest_job_waits(server, client):
 def test_queues_as_json_is_a_list_of_objects(server, client):
     fill(client, mail=2, images=1)
     server.travel(100)
-    done = run("queues", "--json", url=server.url)
+    done = call("queues", "--json", url=server.url)
     images, mail = json.loads(done.stdout)
     assert (images["name"], images["size"]) == ("images", 1)
     assert (mail["name"], mail["size"]) == ("mail", 2)
     assert 100 <= mail["latency"] < 130
-    assert run_on_terminal("queues", "--json", "mail", url=server.url).stdout.startswith("[{")
+    assert call_on_terminal("queues", "--json", "mail", url=server.url).stdout.startswith("[{")
 
 
-def test_one_queue_that_the_server_cannot_date_hides_no_other(server, client):
+def test_a_queue_whose_job_has_no_date_does_not_hide_the_others(server, client):
     client.push({"jobtype": "work", "args": [], "queue": "undated", "at": "2100-01-01T00:00:00Z"})
-    client.requeue("scheduled")  # it was never enqueued, and does not say when it was
+    client.requeue("scheduled")  # it was never enqueued, so it has no date
     fill(client, mail=1)
     assert client.command("INFO")
-    done = run("queues", "--json", url=server.url)
+    done = call("queues", "--json", url=server.url)
     mail, undated = json.loads(done.stdout)
     assert mail["latency"] < 30
     assert undated == {"name": "undated", "size": 1, "latency": None}
-    assert "undated     1             ?\n" in run("queues", url=server.url).stdout
+    assert "undated     1             ?\n" in call("queues", url=server.url).stdout
 
 
-def test_a_server_without_queues_says_so(server):
-    assert run("queues", url=server.url).stdout == "The server has no queues.\n"
-    assert run("queues", "--json", url=server.url).stdout == "[]\n"
+def test_a_server_without_queues_is_reported(server):
+    assert call("queues", url=server.url).stdout == "The server has no queues.\n"
+    assert call("queues", "--json", url=server.url).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("names", [("mail",), ("--all",)])
-def test_a_paused_queue_gives_no_jobs_until_it_is_resumed(server, client, names):
+def test_the_server_hands_out_no_jobs_of_a_paused_queue_until_it_is_resumed(server, client, names):
     fill(client, mail=1)
-    assert run("pause", *names, url=server.url) == (0, "paused: mail\n", "")
+    assert call("pause", *names, url=server.url) == (0, "paused: mail\n", "")
     assert client.fetch("mail") is None
-    assert run_on_terminal("resume", *names, url=server.url) == (0, "resumed: mail\n", "")
+    assert call_on_terminal("resume", *names, url=server.url) == (0, "resumed: mail\n", "")
     assert client.fetch("mail") is not None
 
 
 @pytest.mark.parametrize("tool", ["queues", "pause", "resume", "remove"])
-def test_a_queue_that_the_server_has_not_seen_is_an_error(server, client, tool):
+def test_an_unknown_queue_is_an_error(server, client, tool):
     fill(client, images=1)
-    done = run(tool, "image", url=server.url)
+    done = call(tool, "image", url=server.url)
     assert done == (
         1,
         "",
-        f"python -m faktory {tool}: the server has no queue 'image'; it has one from its first "
-        "job on. Did you mean 'images'?\n",
+        f"python -m faktory {tool}: the server has no queue 'image': the first job makes it. "
+        "Did you mean 'images'?\n",
     )
 
 
 @pytest.mark.parametrize("tool", ["pause", "resume", "remove"])
 @pytest.mark.parametrize("names", [(), ("mail", "--all")])
-def test_queues_are_named_or_all_are_meant(server, tool, names):
-    done = run(tool, *names, url=server.url)
+def test_queues_are_either_named_or_chosen_by_all(server, tool, names):
+    done = call(tool, *names, url=server.url)
     assert done == (
         2,
         "",
-        f"python -m faktory {tool}: name the queues, or all of them by --all.\n",
+        f"python -m faktory {tool}: name the queues, or choose all of them by --all.\n",
     )
 
 
 def test_remove_asks_on_a_terminal(server, client):
     fill(client, mail=2, images=1)
     question = f"Delete queue mail of {server.url} with 2 jobs? [y/N] "
-    done = run_on_terminal("remove", "mail", url=server.url, typed="n\n")
+    done = call_on_terminal("remove", "mail", url=server.url, typed="n\n")
     assert done.code == 10
     assert question in done.stdout
     assert done.stdout.endswith("python -m faktory remove: nothing was changed.\n")
     assert sizes(client)["mail"] == 2
-    done = run_on_terminal("remove", "mail", url=server.url, typed="y\n")
+    done = call_on_terminal("remove", "mail", url=server.url, typed="y\n")
     assert done.code == 0
     assert done.stdout.endswith("removed: mail\n")
     assert "mail" not in sizes(client)
     assert sizes(client)["images"] == 1
 
 
-def test_remove_without_a_terminal_needs_to_be_told(server, client):
+def test_remove_without_a_terminal_needs_yes(server, client):
     fill(client, mail=2, images=1)
-    done = run("remove", "--all", url=server.url, stdin="y\n")
+    done = call("remove", "--all", url=server.url, stdin="y\n")
     assert done.code == 10
     assert done.stdout == ""
     assert "Delete queue images, mail of" in done.stderr
     assert "nothing was changed; --yes goes on without asking.\n" in done.stderr
     assert sizes(client)["mail"] == 2
-    assert run("remove", "--all", "--yes", url=server.url) == (0, "removed: images, mail\n", "")
+    assert call("remove", "--all", "--yes", url=server.url) == (0, "removed: images, mail\n", "")
     assert not client.info()["faktory"]["queues"]
 
 
 @pytest.mark.parametrize("operation", ["clear", "discard", "kill"])
-def test_mutate_asks_before_jobs_are_deleted_or_buried(server, client, operation):
+def test_mutate_asks_before_it_deletes_or_kills_jobs(server, client, operation):
     client.push({"jobtype": "work", "args": [], "at": "2100-01-01T00:00:00Z"})
     verb = operation.capitalize()
     question = f"{verb} all of the 1 job in the set scheduled of {server.url}?"
-    done = run("mutate", operation, "scheduled", url=server.url)
+    done = call("mutate", operation, "scheduled", url=server.url)
     assert done.code == 10
     assert question in done.stderr
     assert sizes(client)["scheduled"] == 1
-    done = run_on_terminal("mutate", operation, "scheduled", url=server.url, typed="n\n")
+    done = call_on_terminal("mutate", operation, "scheduled", url=server.url, typed="n\n")
     assert done.code == 10
     assert question in done.stdout
     assert sizes(client)["scheduled"] == 1
-    done = run_on_terminal("mutate", operation, "scheduled", url=server.url, typed="yes\n")
+    done = call_on_terminal("mutate", operation, "scheduled", url=server.url, typed="yes\n")
     assert done.code == 0
     assert done.stdout.endswith("scheduled: 1 job before, 0 after\n")
     assert sizes(client)["scheduled"] == 0
     assert sizes(client)["dead"] == (operation == "kill")
 
 
-def test_mutate_requeues_without_asking_those_that_are_chosen(server, client):
+def test_mutate_requeues_the_chosen_jobs_without_asking(server, client):
     bury(client, "work", "work", "other")
-    done = run("mutate", "requeue", "dead", "--jobtype", "work", url=server.url)
+    done = call("mutate", "requeue", "dead", "--jobtype", "work", url=server.url)
     assert done == (0, "dead: 3 jobs before, 1 after\n", "")
-    done = run("mutate", "requeue", "dead", "--matching", '*"oth*', "--json", url=server.url)
+    done = call("mutate", "requeue", "dead", "--matching", '*"oth*', "--json", url=server.url)
     assert json.loads(done.stdout) == {"target": "dead", "before": 1, "after": 0}
     assert sizes(client)["graves"] == 3
 
 
-def test_mutate_by_ids_says_in_its_question_whom_it_means(server, client):
+def test_mutate_by_ids_names_them_in_its_question(server, client):
     jids = ["abcdefgh1", "abcdefgh2", "abcdefgh3"]
     for jid in jids:
         client.push({"jobtype": "w", "args": [], "jid": jid, "at": "2100-01-01T00:00:00Z"})
     flags = ["--jid", jids[0], "--jid", jids[2]]
-    done = run("mutate", "discard", "scheduled", *flags, url=server.url)
+    done = call("mutate", "discard", "scheduled", *flags, url=server.url)
     assert done.code == 10
     assert "Discard those with jid abcdefgh1, abcdefgh3 of the 3 jobs in the set" in done.stderr
-    done = run("mutate", "discard", "scheduled", *flags, "--yes", url=server.url)
+    done = call("mutate", "discard", "scheduled", *flags, "--yes", url=server.url)
     assert done == (0, "scheduled: 3 jobs before, 1 after\n", "")
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (["clear", "dead", "--jobtype", "x"], "clear takes all jobs of a set; with a filter"),
+        (["clear", "dead", "--jobtype", "x"], "clear deletes all jobs of a set; use discard"),
         (["kill", "dead", "--jobtype", "x", "--jid", "y"], "the server looks at jids alone"),
         (["kill", "dead", "--jobtype", ""], "jobtype is empty"),
         (["kill", "dead", "--jobtype", "a*"], "which the server takes as wildcards"),
@@ -216,33 +207,33 @@ def test_mutate_by_ids_says_in_its_question_whom_it_means(server, client):
         (["bury", "dead"], "invalid choice: 'bury'"),
     ],
 )
-def test_a_filter_that_cannot_be_is_wrong_usage(server, client, flags, told):
+def test_an_invalid_filter_is_wrong_usage(server, client, flags, message):
     bury(client, "x")
-    done = run("mutate", *flags, "--yes", url=server.url)
+    done = call("mutate", *flags, "--yes", url=server.url)
     assert done.code == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert sizes(client)["dead"] == 1
 
 
-def test_flush_says_what_is_lost_and_asks(server, client):
+def test_flush_shows_what_it_deletes_and_asks(server, client):
     fill(client, mail=2)
     bury(client, "work")
     lost = "(2 enqueued, 1 dead, 0 retries, 0 scheduled, 0 working)"
-    done = run("flush", url=server.url, stdin="y\n")
+    done = call("flush", url=server.url, stdin="y\n")
     assert done.code == 10
     assert f"Delete every job of {server.url} {lost}? " in done.stderr
-    done = run_on_terminal("flush", url=server.url, typed="\n")
+    done = call_on_terminal("flush", url=server.url, typed="\n")
     assert done.code == 10
     assert f"{lost}? [y/N] " in done.stdout
     assert sizes(client)["mail"] == 2
-    done = run_on_terminal("flush", url=server.url, typed="y\n")
+    done = call_on_terminal("flush", url=server.url, typed="y\n")
     assert done.code == 0
     assert done.stdout.endswith(f"flushed {server.url}\n")
     assert sizes(client)["dead"] == 0
 
 
-def test_flush_goes_on_without_a_terminal_if_told_so(server, client):
+def test_flush_without_a_terminal_needs_yes(server, client):
     fill(client, mail=2)
-    assert run("flush", "-y", url=server.url) == (0, f"flushed {server.url}\n", "")
+    assert call("flush", "-y", url=server.url) == (0, f"flushed {server.url}\n", "")
     assert sizes(client).get("mail", 0) == 0

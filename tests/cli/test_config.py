@@ -1,23 +1,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from faktory.cli import config
 from faktory.cli.exits import Exit
-from faktory.cli.flags import FLAGS, Wrong
+from faktory.cli.worker import config
+from faktory.cli.worker.flags import FLAGS
 from faktory.server import EmbeddedServer
 
-from .conftest import Process
-
-Run = Callable[..., Process]
-WaitUntil = Callable[..., object]
-
-WORKER = "faktory.cli.worker"
+from .support import WORKER, Run, WaitUntil
 
 FILE = """
 require = "jobs"
@@ -52,17 +46,17 @@ def load(*argv: str, **environ: str) -> dict[str, Any]:
     return vars(config.load(argv, variables))
 
 
-def refusal(*argv: str, **environ: str) -> str:
-    with pytest.raises(Wrong) as refused:
+def error(*argv: str, **environ: str) -> str:
+    with pytest.raises(config.ConfigError) as raised:
         load(*argv, **environ)
-    return str(refused.value)
+    return str(raised.value)
 
 
-# What goes before what
+# Which source goes first
 
 
-def test_unless_told_everything_is_as_its_flag_says() -> None:
-    assert load() == {**{flag.attribute: flag.default for flag in FLAGS}, "beware": []}
+def test_without_options_every_flag_has_its_default() -> None:
+    assert load() == {**{flag.attribute: flag.default for flag in FLAGS}, "warnings": []}
 
 
 @pytest.mark.usefixtures("file")
@@ -75,7 +69,7 @@ def test_the_command_line_goes_before_variables_these_before_the_file() -> None:
 
 
 @pytest.mark.usefixtures("file")
-def test_a_table_goes_over_the_top_of_the_file_key_by_key() -> None:
+def test_a_table_overrides_the_top_of_the_file_key_by_key() -> None:
     options = load("-C", "worker.toml", "-e", "production")
     assert options["require"] == ["jobs"]
     assert options["label"] == ["of the file"]
@@ -94,7 +88,7 @@ def test_a_list_replaces_a_list() -> None:
 
 
 @pytest.mark.usefixtures("file")
-def test_file_and_table_may_be_named_by_variables() -> None:
+def test_variables_can_name_the_file_and_the_table() -> None:
     assert load(CONFIG="worker.toml", ENV="staging")["concurrency"] == 4
     assert load("-e", "staging", CONFIG="worker.toml", ENV="nonsense")["concurrency"] == 4
 
@@ -130,82 +124,88 @@ def test_the_list_above_is_complete() -> None:
     } == known
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("concurency = 1", "-C worker.toml: concurency: no such key. Did you mean concurrency?"),
         ("[a]\nmax_job = 1", "-C worker.toml: [a] max_job: no such key. Did you mean max-jobs?"),
         ("zzz = 1", "-C worker.toml: zzz: no such key. There are: require, queue, "),
         ("env = 'x'", "-C worker.toml: env: no such key."),
-        ("concurrency = '4'", "-C worker.toml: concurrency: '4' is no whole number of 1 or more"),
-        ("concurrency = true", "concurrency: True is no whole number of 1 or more"),
-        ("concurrency = 0", "concurrency: 0 is no whole number of 1 or more"),
-        ("timeout = true", "timeout: True is no number of seconds, 0 or more"),
-        ("timeout = nan", "timeout: nan is no number of seconds, 0 or more"),
-        ("tag = 1", "tag: 1 is no text"),
-        ("label = [1]", "label: [1] is neither a text nor a list of them"),
-        ("queue = 1", "queue: 1 is neither a text nor a list of them"),
-        ("[queue]\na = 0", "queue: {'a': 0} is no table of weights: each must be a whole number"),
-        ("[queue]\na = 'b'", "queue: {'a': 'b'} is no table of weights"),
+        (
+            "concurrency = '4'",
+            "-C worker.toml: concurrency: '4' is not a whole number of 1 or more",
+        ),
+        ("concurrency = true", "concurrency: True is not a whole number of 1 or more"),
+        ("concurrency = 0", "concurrency: 0 is not a whole number of 1 or more"),
+        ("timeout = true", "timeout: True is not a number of seconds, 0 or more"),
+        ("timeout = nan", "timeout: nan is not a number of seconds, 0 or more"),
+        ("tag = 1", "tag: 1 is not a string"),
+        ("label = [1]", "label: [1] is neither a string nor a list of strings"),
+        ("queue = 1", "queue: 1 is neither a string nor a list of strings"),
+        (
+            "[queue]\na = 0",
+            "queue: {'a': 0} is not a table of weights: each must be a whole number",
+        ),
+        ("[queue]\na = 'b'", "queue: {'a': 'b'} is not a table of weights"),
         ("verbose = 1", "verbose: 1 is neither true nor false"),
         ("log-format = 'xml'", "log-format: 'xml' is neither text nor json"),
-        ("[a]\ntimeout = -1", "-C worker.toml: [a] timeout: -1 is no number of seconds"),
+        ("[a]\ntimeout = -1", "-C worker.toml: [a] timeout: -1 is not a number of seconds"),
         ("max-jobs = 1\nmax_jobs = 2", "max_jobs: given twice, with - and with _"),
-        ("a =", "-C worker.toml: is no TOML: Invalid value (at end of document)"),
+        ("a =", "-C worker.toml: is not TOML: Invalid value (at end of document)"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named_by_its_place(file: Path, text: str, told: str) -> None:
+def test_an_error_in_a_file_is_named_by_its_place(file: Path, text: str, message: str) -> None:
     file.write_text(text)
-    assert refusal("-C", "worker.toml").startswith(told) or told in refusal("-C", "worker.toml")
+    assert message in error("-C", "worker.toml")
 
 
-def test_a_file_that_cannot_be_read_is_told(file: Path) -> None:
-    assert refusal("-C", "gone.toml") == "-C gone.toml: cannot be read: No such file or directory"
+def test_an_unreadable_file_is_an_error(file: Path) -> None:
+    assert error("-C", "gone.toml") == "-C gone.toml: cannot be read: No such file or directory"
     file.write_bytes(b"\xff")
-    assert refusal(CONFIG="worker.toml").startswith("-C worker.toml: is no TOML")
+    assert error(CONFIG="worker.toml").startswith("-C worker.toml: is not TOML")
 
 
-def test_a_table_that_is_not_there_is_told(file: Path) -> None:
-    told = "-e prod: worker.toml has no table [prod]: there is "
-    assert refusal("-C", "worker.toml", ENV="prod") == told + "[staging], [production]"
+def test_an_unknown_table_is_an_error(file: Path) -> None:
+    message = "-e prod: worker.toml has no table [prod]: there is "
+    assert error("-C", "worker.toml", ENV="prod") == message + "[staging], [production]"
     file.write_text("")
-    assert refusal("-C", "worker.toml", "-e", "prod") == told + "no table at all"
-    assert load("-e", "prod")["env"] == "prod"  # without a file it says nothing
+    assert error("-C", "worker.toml", "-e", "prod") == message + "no table at all"
+    assert load("-e", "prod")["env"] == "prod"  # without a file it has no meaning
 
 
 @pytest.mark.parametrize(
-    ("variable", "text", "told"),
+    ("variable", "text", "message"),
     [
-        ("CONCURRENCY", "ten", "'ten' is no whole number of 1 or more"),
-        ("TIMEOUT", "-1", "'-1' is no number of seconds, 0 or more"),
+        ("CONCURRENCY", "ten", "'ten' is not a whole number of 1 or more"),
+        ("TIMEOUT", "-1", "'-1' is not a number of seconds, 0 or more"),
         ("RELOAD", "maybe", "'maybe' is neither true nor false"),
         ("LOG_FORMAT", "xml", "'xml' is neither text nor json"),
-        ("REQUIRE", "'open", '"\'open" is neither a text nor a list of them'),
+        ("REQUIRE", "'open", '"\'open" is neither a string nor a list of strings'),
     ],
 )
-def test_what_is_wrong_in_a_variable_is_named(variable: str, text: str, told: str) -> None:
-    assert refusal(**{variable: text}) == f"FAKTORY_WORKER_{variable}: {told}"
+def test_an_error_in_a_variable_names_it(variable: str, text: str, message: str) -> None:
+    assert error(**{variable: text}) == f"FAKTORY_WORKER_{variable}: {message}"
 
 
-def test_a_variable_that_nobody_knows_is_an_error_to_nobody() -> None:
-    # Kubernetes sets the second where there is a service of our name.
+def test_an_unknown_variable_is_ignored_and_a_misspelt_one_a_warning() -> None:
+    # Kubernetes sets the last two for a service named faktory-worker.
     options = load(CONCURENCY="3", SERVICE_HOST="10.0.0.1", PORT="tcp://10.0.0.1:80")
-    assert options["beware"] == [
-        "the variable FAKTORY_WORKER_CONCURENCY says nothing here. "
+    assert options["warnings"] == [
+        "the variable FAKTORY_WORKER_CONCURENCY has no meaning. "
         "Did you mean FAKTORY_WORKER_CONCURRENCY?"
     ]
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["--procesess", "4"], "unrecognized arguments: --procesess 4. Did you mean --processes?"),
         (
             ["app.jobs"],
-            "unrecognized arguments: app.jobs. Is it what defines the jobs? -r app.jobs",
+            "unrecognized arguments: app.jobs. Does it define the jobs? -r app.jobs",
         ),
         (["--zzz"], "unrecognized arguments: --zzz"),
         (["--conc", "4"], "unrecognized arguments: --conc 4. Did you mean --concurrency?"),
@@ -213,10 +213,8 @@ def test_a_variable_that_nobody_knows_is_an_error_to_nobody() -> None:
         (["--log-format", "xml"], "argument --log-format: 'xml' is neither text nor json"),
     ],
 )
-def test_what_is_wrong_on_the_command_line_is_told_with_what_was_meant(
-    argv: list[str], told: str
-) -> None:
-    assert refusal(*argv) == told
+def test_an_error_on_the_command_line_has_a_hint(argv: list[str], message: str) -> None:
+    assert error(*argv) == message
 
 
 @pytest.mark.parametrize(
@@ -235,12 +233,39 @@ def test_what_is_wrong_on_the_command_line_is_told_with_what_was_meant(
         (["-C", "gone.toml"], {}, "text"),
     ],
 )
+@pytest.mark.parametrize(
+    ("before", "variables"),
+    [
+        (["--nonsense"], {}),
+        (["-c", "0"], {}),
+        (["-c"], {}),
+        ([], {"CONCURRENCY": "ten"}),
+    ],
+)
 @pytest.mark.usefixtures("file")
-def test_how_to_say_what_is_wrong_is_known_before_all_else(
-    argv: list[str], environ: dict[str, str], format: str
+def test_an_error_knows_the_format_of_the_log_wherever_both_are(
+    argv: list[str],
+    environ: dict[str, str],
+    format: str,
+    before: list[str],
+    variables: dict[str, str],
 ) -> None:
-    variables = {f"FAKTORY_WORKER_{name}": value for name, value in environ.items()}
-    assert config.log_format(argv, variables) == format
+    with pytest.raises(config.ConfigError) as raised:
+        load(*before, *argv, **environ, **variables)
+    assert raised.value.log_format == format
+
+
+@pytest.mark.parametrize(
+    ("error", "format"),
+    [("[c]\nnonsense = 1", "json"), ("tag = 1", "json"), ("[not TOML", "text")],
+)
+def test_an_error_in_the_file_is_logged_in_the_format_that_the_file_asks_for(
+    file: Path, error: str, format: str
+) -> None:
+    file.write_text(f"{FILE}\n{error}\n")
+    with pytest.raises(config.ConfigError) as raised:
+        load("-C", "worker.toml")
+    assert raised.value.log_format == format
 
 
 # As a command
@@ -268,7 +293,7 @@ def test_a_worker_runs_by_variables(
     assert worker.said.startswith("faktory-worker: warning: the variable FAKTORY_WORKER_CONCURENCY")
 
 
-def test_what_is_wrong_ends_in_one_line_and_its_exit_code(run: Run, file: Path) -> None:
+def test_an_error_is_one_line_and_an_exit_code(run: Run, file: Path) -> None:
     file.write_text("concurency = 1")
     worker = run(WORKER, "-C", "worker.toml")
     assert worker.wait() == Exit.USAGE == 2

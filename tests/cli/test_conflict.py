@@ -11,7 +11,7 @@ import faktory
 from faktory.cli import conflict
 
 
-def test_nothing_is_said_where_the_other_package_is_not_installed(monkeypatch, capsys):
+def test_there_is_no_warning_without_the_other_package(monkeypatch, capsys):
     monkeypatch.setattr(conflict, "OTHER", "a-distribution-that-nobody-has")
     assert conflict.find() is None
     conflict.warn()
@@ -20,7 +20,7 @@ def test_nothing_is_said_where_the_other_package_is_not_installed(monkeypatch, c
 
 @pytest.fixture
 def run(tmp_path):
-    """`run(module, *words)`: run a command where the other package is installed."""
+    """`run(module, *words)`: run a command with the other package installed."""
     info = tmp_path / "faktory-1.0.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faktory\nVersion: 1.0.0\n")
@@ -31,7 +31,7 @@ def run(tmp_path):
     )
 
 
-def test_the_doctor_says_it_once(run):
+def test_the_doctor_reports_it_once(run):
     done = run("faktory", "doctor", "--url", "tcp://127.0.0.1:1")
     assert (done.stdout + done.stderr).count("faktory 1.0.0 is installed beside") == 1
 
@@ -39,7 +39,7 @@ def test_the_doctor_says_it_once(run):
 @pytest.mark.parametrize(
     "command", [("faktory", "server", "--bind", "nonsense"), ("faktory.cli.worker", "-r", "gone")]
 )
-def test_each_command_warns_of_the_other_package_and_says_what_to_do(run, command):
+def test_each_command_warns_of_the_other_package_and_names_the_remedy(run, command):
     done = run(*command)
     warning, _, rest = done.stderr.partition("\n")
     assert "warning: the package faktory 1.0.0 is installed beside faktory-worker" in warning

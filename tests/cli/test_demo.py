@@ -3,23 +3,19 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import faktory
-from faktory.cli.demo import Runs, _declare
+from faktory.cli.tools.demo import Runs, _declare
 from faktory.jobs import registry
 from faktory.server import EmbeddedServer
 
-from .conftest import Process
-
-Run = Callable[..., Process]
-WaitUntil = Callable[..., object]
+from .support import Run, WaitUntil
 
 
-def test_it_brings_its_own_server_and_counts_every_run(run: Run) -> None:
+def test_it_starts_its_own_server_and_counts_every_run(run: Run) -> None:
     demo = run("faktory", "demo", "--jobs", "500")
     assert demo.wait(30) == 0
     assert "Server: an embedded one, in memory. " in demo.printed
@@ -31,7 +27,7 @@ def test_it_brings_its_own_server_and_counts_every_run(run: Run) -> None:
     assert demo.said == ""
 
 
-def test_on_a_server_that_is_not_its_own_it_leaves_nothing_and_touches_nothing_else(
+def test_on_another_server_it_removes_its_jobs_and_touches_no_others(
     server: EmbeddedServer, run: Run
 ) -> None:
     with faktory.Client(server.url) as client:
@@ -50,19 +46,19 @@ def test_on_a_server_that_is_not_its_own_it_leaves_nothing_and_touches_nothing_e
     assert server.processed == 1 + 210
 
 
-def test_a_job_that_ran_too_often_or_too_seldom_is_told() -> None:
+def test_a_job_that_ran_too_often_or_too_seldom_is_reported() -> None:
     runs = Runs()
     for jid in ("well", "twice", "twice", "stranger"):
         runs.count(jid)
     assert (runs.total, runs.retried) == (4, 0)
-    assert runs.wrong({"well": 1, "twice": 1, "never": 1}) == [
+    assert runs.differences({"well": 1, "twice": 1, "never": 1}) == [
         "job never ran 0 times instead of 1",
         "job stranger ran 1 times instead of 0",
         "job twice ran 2 times instead of 1",
     ]
 
 
-def test_only_a_run_of_a_job_that_came_back_counts_as_a_retry() -> None:
+def test_only_a_run_of_a_failed_job_counts_as_a_retry() -> None:
     runs = Runs()
     runs.count("well")
     runs.count("delivered twice")
@@ -72,7 +68,7 @@ def test_only_a_run_of_a_job_that_came_back_counts_as_a_retry() -> None:
 
 
 @pytest.mark.parametrize("changed", [(True, "thumb"), (1.0, "thumb"), (100, "thumb"), (1, "full")])
-def test_arguments_that_changed_on_the_way_are_told(
+def test_changed_arguments_are_an_error(
     changed: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "_jobs", {})
@@ -82,7 +78,7 @@ def test_arguments_that_changed_on_the_way_are_told(
         resize(*changed)
 
 
-def test_a_demo_that_is_interrupted_leaves_nothing_on_a_server_that_is_not_its_own(
+def test_an_interrupted_demo_removes_its_jobs_from_another_server(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
     with faktory.Client(server.url) as client:
@@ -99,7 +95,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing_on_a_server_that_is_not_its_o
     assert server.working == []
 
 
-def test_a_server_that_is_lost_is_told_once(
+def test_a_lost_server_is_reported_once(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
     demo = run("faktory", "demo", "--jobs", "1000000", url=server.url)
@@ -110,10 +106,8 @@ def test_a_server_that_is_lost_is_told_once(
     assert demo.said.count("\n") == 1
 
 
-def test_a_server_that_is_not_there_is_told_in_one_line(run: Run) -> None:
-    with EmbeddedServer() as server:
-        url = server.url
-    demo = run("faktory", "demo", "--jobs", "100", url=url)
+def test_an_unreachable_server_is_reported_in_one_line(run: Run, dead_url: str) -> None:
+    demo = run("faktory", "demo", "--jobs", "100", url=dead_url)
     assert demo.wait() == 9
     assert demo.said.startswith("python -m faktory demo: nothing listens on ")
     assert demo.said.count("\n") == 1
@@ -121,7 +115,7 @@ def test_a_server_that_is_not_there_is_told_in_one_line(run: Run) -> None:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_demo_that_is_ended_early_takes_its_server_with_it(
+def test_a_demo_that_ends_early_ends_its_server_too(
     run: Run, wait_until: WaitUntil, number: signal.Signals, code: int
 ) -> None:
     demo = run("faktory", "demo", "--jobs", "1000000")
@@ -135,7 +129,7 @@ def test_a_demo_that_is_ended_early_takes_its_server_with_it(
         os.kill(int(server), 0)
 
 
-def test_a_demo_that_is_killed_leaves_no_server_behind(run: Run, wait_until: WaitUntil) -> None:
+def test_the_server_of_a_killed_demo_ends_too(run: Run, wait_until: WaitUntil) -> None:
     demo = run("faktory", "demo", "--jobs", "1000000")
     wait_until(lambda: "Queue: demo-" in demo.printed)
     demo.send(signal.SIGKILL)

@@ -1,25 +1,42 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from faktory import Client
 from faktory.cli.exits import Exit
+from faktory.cli.worker.main import main
+from faktory.jobs import registry
 from faktory.server import EmbeddedServer
 
-from .conftest import Process
+from .support import WORKER, Done, Run, WaitUntil, call
 
-Run = Callable[..., Process]
-WaitUntil = Callable[..., object]
+Load = Callable[..., Done]
 
-WORKER = "faktory.cli.worker"
+
+@pytest.fixture
+def load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """`load("jobs", ...)`: call `faktory-worker -r jobs` in this process, for imports that fail."""
+    monkeypatch.setattr(registry, "_jobs", {})
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = {*sys.modules}
+
+    def load(*names: str) -> Done:
+        flags = [word for name in names for word in ("-r", name)]
+        return call(*flags, main=main, cwd=folder)
+
+    yield load
+    for name in {*sys.modules} - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(folder):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("nowhere", "faktory-worker: -r nowhere: cannot be imported: No module named 'nowhere'"),
         ("no.where", "faktory-worker: -r no.where: cannot be imported: No module named 'no'"),
@@ -29,15 +46,14 @@ WORKER = "faktory.cli.worker"
         ),
     ],
 )
-def test_a_module_that_is_not_there_is_told_in_one_line(run: Run, name: str, told: str) -> None:
-    worker = run(WORKER, "-r", name)
-    assert worker.wait() == Exit.MISSING == 7
-    assert worker.said == told + "\n"
+def test_a_missing_module_is_reported_in_one_line(load: Load, name: str, message: str) -> None:
+    assert load(name) == (Exit.MISSING, "", f"{message}\n")
+    assert Exit.MISSING == 7
 
 
 @pytest.mark.parametrize("name", ["broken", "broken.py"])
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("import nowhere", "ModuleNotFoundError(\"No module named 'nowhere'\")"),
         ("1 / 0", "ZeroDivisionError('division by zero')"),
@@ -46,54 +62,67 @@ def test_a_module_that_is_not_there_is_told_in_one_line(run: Run, name: str, tol
         ("import faktory\n@faktory.job\nasync def work(): ...", "TypeError('work is an async"),
     ],
 )
-def test_a_module_that_fails_is_shown_with_its_traceback(
-    run: Run, folder: Path, name: str, source: str, told: str
+def test_an_error_of_a_module_is_shown_with_its_traceback(
+    load: Load, folder: Path, name: str, source: str, message: str
 ) -> None:
     (folder / "broken.py").write_text(source)
-    worker = run(WORKER, "-r", name)
-    assert worker.wait() == Exit.IMPORT == 3
-    assert 'broken.py", line ' in worker.said
-    assert "faktory/cli" not in worker.said
-    assert "importlib" not in worker.said
-    assert f"faktory-worker: -r {name}: cannot be imported: {told}" in worker.said.splitlines()[-1]
+    done = load(name)
+    assert done.code == Exit.IMPORT == 3
+    assert 'broken.py", line ' in done.stderr
+    assert "faktory/cli" not in done.stderr
+    assert "importlib" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert f"faktory-worker: -r {name}: cannot be imported: {message}" in last
 
 
-def test_two_modules_with_the_same_job_are_told_apart(run: Run, folder: Path) -> None:
-    (folder / "twin.py").write_text((folder / "jobs.py").read_text())
-    worker = run(WORKER, "-r", "jobs.py", "-r", "./twin.py")
+def test_as_a_process_an_error_of_a_module_is_shown_alike(run: Run, folder: Path) -> None:
+    (folder / "broken.py").write_text("1 / 0")
+    worker = run(WORKER, "-r", "broken")
     assert worker.wait() == Exit.IMPORT
-    assert "the job type 'touch' is taken: by " in worker.said
-    assert "jobs.py:touch, and now by " in worker.said
-    assert "twin.py:touch." in worker.said
+    first, second, *_, last = worker.said.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert second == f'  File "{folder}/broken.py", line 1, in <module>'
+    assert last == (
+        "faktory-worker: -r broken: cannot be imported: ZeroDivisionError('division by zero')"
+    )
+
+
+def test_a_job_type_that_two_modules_declare_is_an_error(load: Load, folder: Path) -> None:
+    (folder / "twin.py").write_text((folder / "jobs.py").read_text())
+    done = load("jobs.py", "./twin.py")
+    assert done.code == Exit.IMPORT
+    assert "the job type 'touch' is taken: by " in done.stderr
+    assert "jobs.py:touch, and now by " in done.stderr
+    assert "twin.py:touch." in done.stderr
 
 
 @pytest.mark.parametrize("name", ["./os.py", "./antigravity.py"])  # the second is not loaded
-def test_a_file_with_the_name_of_a_module_of_python_is_refused(
-    run: Run, folder: Path, name: str
+def test_a_file_with_the_name_of_a_module_of_python_is_an_error(
+    load: Load, folder: Path, name: str
 ) -> None:
     (folder / name).write_text("")
-    worker = run(WORKER, "-r", name)
-    assert worker.wait() == Exit.IMPORT
+    done = load(name)
+    assert done.code == Exit.IMPORT
     assert f"-r {name}: cannot be imported: the module name {Path(name).stem} is taken, by " in (
-        worker.said
+        done.stderr
     )
-    assert "Rename the file" in worker.said
-    assert worker.said.count("\n") == 1
+    assert "Rename the file" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
-def test_two_files_with_the_same_module_name_are_refused(run: Run, folder: Path) -> None:
+def test_two_files_with_the_same_module_name_are_an_error(load: Load, folder: Path) -> None:
     for name in ("x", "y"):
         (folder / name).mkdir()
         (folder / name / "tasks.py").write_text("")
-    worker = run(WORKER, "-r", "x/tasks.py", "-r", "y/tasks.py")
-    assert worker.wait() == Exit.IMPORT
+    done = load("x/tasks.py", "y/tasks.py")
+    assert done.code == Exit.IMPORT
     taken = "-r y/tasks.py: cannot be imported: the module name tasks is taken, by "
-    assert taken in worker.said
-    assert "x/tasks.py. " in worker.said
-    assert worker.said.count("\n") == 1
+    assert taken in done.stderr
+    assert "x/tasks.py. " in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
-def test_the_same_file_twice_is_loaded_once(
+def test_a_file_that_is_given_twice_is_loaded_once(
     server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     (folder / "once.py").write_text("from jobs import *\nprint('loaded')\n")
@@ -120,7 +149,7 @@ def package(folder: Path) -> Path:
     for place in ("other", "mail/models", "not-a-package/jobs"):
         path = folder / "app" / f"{place}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("raise SystemExit('nobody asked for this')")
+        path.write_text("raise SystemExit('this must not be imported')")
     (folder / "app" / "__init__.py").touch()
     return folder / "app"
 
@@ -139,21 +168,21 @@ def test_a_dot_at_the_end_finds_the_jobs_below_a_package(
     assert sorted(worker.printed.splitlines()) == sorted(f"{name} ran" for name in names)
 
 
-def test_a_package_that_fails_or_holds_no_jobs_is_told(
-    run: Run, folder: Path, package: Path
+def test_a_package_that_fails_or_has_no_jobs_is_an_error(
+    load: Load, folder: Path, package: Path
 ) -> None:
     (folder / "bare").mkdir()
     (folder / "bare" / "__init__.py").touch()
     (package / "jobs.py").write_text("import nowhere")
-    bare, gone, broken = (run(WORKER, "-r", name) for name in ("bare.", "gone.", "app."))
-    assert bare.wait() == Exit.MISSING
-    assert bare.said == (
+    bare, gone, broken = (load(name) for name in ("bare.", "gone.", "app."))
+    assert bare.code == Exit.MISSING
+    assert bare.stderr == (
         "faktory-worker: -r bare.: cannot be imported: there is no jobs and no tasks below it\n"
     )
-    assert gone.wait() == Exit.MISSING
-    assert gone.said == ("faktory-worker: -r gone.: cannot be imported: No module named 'gone'\n")
-    assert broken.wait() == Exit.IMPORT
-    assert "app/jobs.py" in broken.said
+    assert gone.code == Exit.MISSING
+    assert gone.stderr == "faktory-worker: -r gone.: cannot be imported: No module named 'gone'\n"
+    assert broken.code == Exit.IMPORT
+    assert "app/jobs.py" in broken.stderr
 
 
 def test_modules_and_files_are_loaded_in_their_order(

@@ -6,24 +6,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import faktory
-from faktory import Client
-from faktory.cli import logs
 from faktory.cli.exits import Exit
+from faktory.cli.worker import logs
 from faktory.server import EmbeddedServer
 
-from .conftest import Process
-
-Run = Callable[..., Process]
-WaitUntil = Callable[..., object]
-
-WORKER = "faktory.cli.worker"
+from .support import WORKER, Run, WaitUntil, push
 
 LOUD = """
 import json
@@ -67,18 +60,13 @@ def program(folder: Path) -> None:
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    """Every line as what it says; it fails if one says nothing."""
+    """Return the objects of all lines; fail if a line is not an object."""
     found = [json.loads(line) for line in text.splitlines()]
     assert all(isinstance(each, dict) for each in found)
     return found
 
 
-def push(server: EmbeddedServer, jobtype: str, *args: object) -> str:
-    with Client(server.url) as client:
-        return client.push({"jobtype": jobtype, "args": list(args), "retry": 0})
-
-
-def test_every_line_is_an_object_that_knows_its_job(
+def test_every_line_is_an_object_with_its_job(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
     worker = run(WORKER, "-r", "loud", "--log-format", "json", "-c", "1", url=server.url)
@@ -121,37 +109,37 @@ def test_every_line_is_an_object_that_knows_its_job(
 
 
 @pytest.mark.parametrize(
-    ("flags", "code", "told"),
+    ("flags", "code", "message"),
     [
         (["--nonsense"], Exit.USAGE, "unrecognized arguments: --nonsense"),
-        (["-c", "0"], Exit.USAGE, "argument -c/--concurrency: '0' is no whole number"),
+        (["-c", "0"], Exit.USAGE, "argument -c/--concurrency: '0' is not a whole number"),
         ([], Exit.USAGE, "no job type is registered"),
         (["-C", "gone.toml"], Exit.USAGE, "-C gone.toml: cannot be read"),
         (["-r", "gone"], Exit.MISSING, "-r gone: cannot be imported: No module named 'gone'"),
         (["-r", "broken"], Exit.IMPORT, "-r broken: cannot be imported: ZeroDivisionError("),
     ],
 )
-def test_what_is_wrong_is_one_object(
-    run: Run, folder: Path, flags: list[str], code: Exit, told: str
+def test_an_error_is_one_object(
+    run: Run, folder: Path, flags: list[str], code: Exit, message: str
 ) -> None:
     (folder / "broken.py").write_text("1 / 0")
     worker = run(WORKER, "--log-format=json", *flags)
     assert worker.wait() == code
-    (fault,) = objects(worker.said)
-    assert fault["message"].startswith(told)
-    assert fault["level"] == "ERROR"
-    assert ("exception" in fault) == (code is Exit.IMPORT)
+    (error,) = objects(worker.said)
+    assert error["message"].startswith(message)
+    assert error["level"] == "ERROR"
+    assert ("exception" in error) == (code is Exit.IMPORT)
     if code is Exit.IMPORT:
-        assert fault["exception"].splitlines()[1].strip().startswith("File")
-        assert "broken.py" in fault["exception"].splitlines()[1]
+        assert error["exception"].splitlines()[1].strip().startswith("File")
+        assert "broken.py" in error["exception"].splitlines()[1]
 
 
-def test_the_parent_and_its_workers_say_whole_objects(
+def test_objects_of_a_supervisor_and_its_workers_are_not_interleaved(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
     flags = ["-r", "loud", "--log-format", "json", "--processes", "3"]
     parent = run(WORKER, *flags, url=server.url)
-    wait_until(lambda: len(server.workers) == 3)  # else two may do all the work, and end the third
+    wait_until(lambda: len(server.workers) == 3)  # else two may run all jobs before the third
     for letter in "abcdefghij":
         push(server, "long", letter)
     wait_until(lambda: server.processed == 10)
@@ -163,22 +151,23 @@ def test_the_parent_and_its_workers_say_whole_objects(
     assert [each["message"] for each in said if each["logger"] == "faktory.parent"]
 
 
-def test_a_parent_that_gives_up_says_objects_too(
+def test_a_supervisor_that_gives_up_writes_objects_too(
     server: EmbeddedServer, run: Run, folder: Path
 ) -> None:
     (folder / "broken.py").write_text("1 / 0")
     (folder / "quick.py").write_text(
-        "import sys\nfrom functools import partial\nfrom faktory.cli import processes, worker\n"
+        "import sys\nfrom functools import partial\nfrom faktory.cli.worker import processes\n"
+        "from faktory.cli.worker.main import main\n"
         "processes.WorkerSupervisor = partial(\n"
         "    processes.WorkerSupervisor, backoff=lambda *_: 0.01\n"
-        ")\nsys.exit(worker.main())\n"
+        ")\nsys.exit(main())\n"
     )
     parent = run("quick", "-r", "broken", "--log-format", "json", "--processes", "1")
     assert parent.wait() == Exit.GAVE_UP
     assert objects(parent.said)[-1]["message"].startswith("gave up: workers could not begin")
 
 
-def test_a_program_that_uses_jid_and_jobtype_in_a_format_of_its_own_can(
+def test_a_program_can_use_jid_and_jobtype_in_a_format_of_its_own(
     server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     (folder / "own.py").write_text(
@@ -195,7 +184,7 @@ def test_a_program_that_uses_jid_and_jobtype_in_a_format_of_its_own_can(
     wait_until(lambda: f"loud {jid} hello you" in worker.said)
 
 
-# One by one
+# Formatters and streams
 
 
 def record(message: str = "text", **more: Any) -> logging.LogRecord:
@@ -204,22 +193,22 @@ def record(message: str = "text", **more: Any) -> logging.LogRecord:
     return made
 
 
-def test_a_record_is_one_line_whatever_is_in_it() -> None:
+def test_a_record_is_one_line_with_any_value() -> None:
     itself: list[object] = []
     itself.append(itself)
     for odd in (itself, {(1, 2): 3}, "\n\u2028\ud800", float("inf"), object()):
-        line = logs.as_json(record("a\nb", odd=odd))
+        line = logs.format_json(record("a\nb", odd=odd))
         assert line.isascii()
         assert "\n" not in line
         assert json.loads(line)["message"] == "a\nb"
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_a_line_of_text_is_what_a_template_would_make(many: bool) -> None:
+def test_a_line_of_text_is_the_same_as_by_a_template(many: bool) -> None:
     process = "%(process)d " if many else ""
     head = f"%(asctime)s %(levelname)s {process}%(threadName)s "
     template = logging.Formatter(f"{head}%(job)s%(message)s", defaults={"job": ""})
-    ours = logs.Text(many)  # each gets a record of its own: it leaves its traceback there
+    ours = logs.TextFormatter(many)  # with a record of its own: a formatter stores text in it
     try:
         raise ValueError("wrong")
     except ValueError:
@@ -236,15 +225,15 @@ def test_a_line_of_text_is_what_a_template_would_make(many: bool) -> None:
         assert ours.format(record(**fields)) == template.format(record(**fields))
 
 
-def test_what_is_passed_as_extra_does_not_take_the_place_of_ours() -> None:
-    said = json.loads(logs.as_json(record(level="mine", time="mine", other="mine")))
+def test_extra_values_do_not_replace_our_own() -> None:
+    said = json.loads(logs.format_json(record(level="mine", time="mine", other="mine")))
     assert said["level"] == "INFO"
     assert said["time"].endswith("Z")
     assert said["other"] == "mine"
 
 
-def test_a_stream_passes_objects_and_bytes_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
-    lines = logs.Lines("stdout", logging.INFO, logs.JsonHandler(1), sys.__stdout__)
+def test_a_stream_leaves_objects_and_bytes_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = logs.JsonStream("stdout", logging.INFO, logs.JsonHandler(1), sys.__stdout__)
     assert lines.write('{"a": 1}\n{"b"\n\n  \nbegun') == len('{"a": 1}\n{"b"\n\n  \nbegun')
     assert lines.writable()
     assert not lines.isatty()

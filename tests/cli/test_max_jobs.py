@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,8 @@ import pytest
 from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 
-from .conftest import Process
-from .test_processes import SLOW, pids, push, reports
-
-Run = Callable[..., Process]
-WaitUntil = Callable[..., object]
-
-WORKER = "faktory.cli.worker"
+from .support import WORKER, Run, WaitUntil, pids, push, reports
+from .test_processes import SLOW
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,8 @@ import sys
 
 import pytest
 
-from faktory.cli import output
-from faktory.cli.ended import Ended
-from faktory.cli.exits import Exit
+from faktory.cli.exits import Exit, ExitError
+from faktory.cli.tools import output
 
 
 class Terminal(io.StringIO):
@@ -15,7 +14,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_table_has_names_to_the_left_and_numbers_to_the_right():
+def test_a_table_aligns_names_to_the_left_and_numbers_to_the_right():
     rows = [("default", "5", "-"), ("a", "1,000", "2 h")]
     assert output.table(("queue", "jobs", "waits"), rows) == (
         "queue     jobs  waits\ndefault      5      -\na        1,000    2 h"
@@ -41,42 +40,41 @@ def test_a_table_without_rows_is_its_header():
         (86_400 * 2 + 3600 * 3 + 59, "2 d 3 h"),
     ],
 )
-def test_a_time_span_shows_its_two_largest_units(seconds, text):
+def test_a_duration_shows_its_two_largest_units(seconds, text):
     assert output.duration(seconds) == text
 
 
-def test_jobs_are_counted_in_words():
+def test_a_count_of_jobs_has_the_right_plural():
     assert [output.jobs(0), output.jobs(1), output.jobs(1234)] == ["0 jobs", "1 job", "1,234 jobs"]
 
 
 @pytest.mark.parametrize("answer", ["y\n", "Yes\n", " YES \n"])
-def test_a_yes_goes_on(answer, monkeypatch, capsys):
+def test_confirm_accepts_a_yes(answer, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     output.confirm("Delete all?", yes=False)
     assert capsys.readouterr() == ("", "Delete all? [y/N] ")
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", "", "yesterday\n"])
-def test_all_else_does_not(answer, monkeypatch):
+def test_confirm_declines_everything_else(answer, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
-    with pytest.raises(Ended, match="nothing was changed") as end:
+    with pytest.raises(ExitError, match="nothing was changed") as end:
         output.confirm("Delete all?", yes=False)
     assert end.value.code == Exit.DECLINED
 
 
-def test_without_a_terminal_a_yes_that_is_piped_in_does_not_count(monkeypatch):
+def test_confirm_without_a_terminal_ignores_a_yes_on_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    with pytest.raises(Ended, match=r"^Delete all\? .*nothing was changed; --yes"):
+    with pytest.raises(ExitError, match=r"^Delete all\? .*nothing was changed; --yes"):
         output.confirm("Delete all?", yes=False)
     output.confirm("Delete all?", yes=True)
 
 
-def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
+def test_progress_without_a_terminal_is_a_line_per_interval(capsys):
     with output.progress() as advance:
         advance("pushed 1 job", 0.5)
-    assert capsys.readouterr().err == ""  # too short a work to be worth a line
-    monkeypatch.setattr(output, "LOG_EVERY", 0)
-    with output.progress() as advance:
+    assert capsys.readouterr().err == ""  # the task is too short for a line
+    with output.progress(log_interval=0) as advance:
         advance("pushed 1 job", 0.5)
         advance("pushed 2 jobs", None)
     assert capsys.readouterr() == ("", "pushed 1 job, 50%\npushed 2 jobs\n")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,13 @@ from faktory import Client
 from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 
-from .conftest import Process
-
-Run = Callable[..., Process]
-WaitUntil = Callable[..., object]
-
-WORKER = "faktory.cli.worker"
+from .support import WORKER, Run, WaitUntil, alive, pids, push, ready, reports
 
 QUICK = """
 import sys
 from functools import partial
-from faktory.cli import processes
-from faktory.cli.worker import main
+from faktory.cli.worker import processes
+from faktory.cli.worker.main import main
 
 processes.WorkerSupervisor = partial(
     processes.WorkerSupervisor, stop_grace=0.2, backoff=lambda attempt, random: 0.01
@@ -61,33 +55,6 @@ def programs(folder: Path) -> None:
     (folder / "slow.py").write_text(SLOW)
 
 
-def push(server: EmbeddedServer, jobtype: str, *args: object, retry: int = 0) -> str:
-    with Client(server.url) as client:
-        return client.push({"jobtype": jobtype, "args": list(args), "retry": retry})
-
-
-def reports(server: EmbeddedServer, jid: str) -> list[str]:
-    return [verb for verb, text in server.commands if verb in ("ACK", "FAIL") and jid in text]
-
-
-def pids(parent: Process) -> list[int]:
-    """The workers that it has started up to now."""
-    return [int(pid) for pid in re.findall(r"worker \d+ \(process (\d+)\) started", parent.said)]
-
-
-def ready(parent: Process) -> int:
-    """How many of them were ready, with -v."""
-    return len(re.findall(r"worker \d+ \(process \d+\) is ready", parent.said))
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 # Running and stopping
 
 
@@ -122,7 +89,7 @@ def test_a_signal_to_the_whole_group_stops_it_as_one_to_the_parent_does(
     number: signal.Signals,
 ) -> None:
     parent = run(WORKER, "-r", "slow", "--processes", "2", url=server.url)
-    jid = push(server, "slow", str(folder / "began"))
+    jid = push(server, "slow", str(folder / "began"), retry=0)
     wait_until((folder / "began").exists)
     os.killpg(parent.process.pid, number)
     wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 jobs" in parent.said)
@@ -136,7 +103,7 @@ def test_the_second_signal_does_not_wait(
 ) -> None:
     flags = ["-r", "slow", "--processes", "2", "-t", "1e12"]
     parent = run(WORKER, *flags, url=server.url)
-    jid = push(server, "slow", str(folder / "began"))
+    jid = push(server, "slow", str(folder / "began"), retry=0)
     wait_until((folder / "began").exists)
     parent.send(signal.SIGTERM)
     wait_until(lambda: "Shutdown: waiting up to 1e+12 seconds for 1 jobs" in parent.said)
@@ -149,7 +116,7 @@ def test_jobs_abandoned_by_one_worker_show_in_the_exit_code(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
     parent = run(WORKER, "-r", "jobs", "--processes", "2", "-t", "0.1", url=server.url)
-    jid = push(server, "stuck")
+    jid = push(server, "stuck", retry=0)
     wait_until(lambda: f"stuck {jid} start" in parent.said)
     parent.send(signal.SIGTERM)
     assert parent.wait() == Exit.ABANDONED
@@ -218,14 +185,14 @@ def test_a_worker_that_is_killed_or_ends_is_replaced_and_its_sibling_left_alone(
     flags = ["-r", "slow", "--processes", "2", "-c", "1", "-v"]
     parent = run("quick", *flags, url=server.url)
     wait_until(lambda: ready(parent) == 2)
-    jid = push(server, "slow", str(folder / "began"))
+    jid = push(server, "slow", str(folder / "began"), retry=0)
     wait_until(lambda: (folder / "began").exists() and f"slow {jid} start" in parent.said)
     (busy,) = [pid for pid in pids(parent) if f"{pid} faktory-1 slow {jid} start" in parent.said]
     (idle,) = [pid for pid in pids(parent) if pid != busy]
     os.kill(idle, signal.SIGKILL)
     wait_until(lambda: ready(parent) == 3)
     assert re.search(r"was killed by SIGKILL; another takes its place in 0\.0 s", parent.said)
-    push(server, "dies")
+    push(server, "dies", retry=0)
     wait_until(lambda: ready(parent) == 4)
     assert "ended with exit code 42; another takes its place" in parent.said
     assert alive(busy)

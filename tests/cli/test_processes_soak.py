@@ -7,7 +7,6 @@ import random
 import re
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,11 +16,7 @@ from faktory import Client
 from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 
-from .conftest import Process
-from .test_processes import pids
-
-Run = Callable[..., Process]
-WaitUntil = Callable[..., object]
+from .support import Process, Run, WaitUntil, pids
 
 JOBS = 20_000
 MINUTE = 60.0

@@ -7,16 +7,9 @@ import sys
 
 import pytest
 
-from faktory import Client
 from faktory.server import EmbeddedServer
 
-from .terminal import run, run_on_terminal
-
-
-@pytest.fixture
-def client(server: EmbeddedServer):
-    with Client(server.url) as client:
-        yield client
+from .support import call, call_on_terminal, run
 
 
 def lines(*jobs):
@@ -28,7 +21,7 @@ def enqueued(client):
 
 
 def test_a_job_is_pushed_and_its_jid_printed(server, client):
-    done = run("push", "resize", "cat.png", "200", '"200"', "[1, null]", "-q", "q", url=server.url)
+    done = call("push", "resize", "cat.png", "200", '"200"', "[1, null]", "-q", "q", url=server.url)
     assert done.code == 0
     assert re.fullmatch(r"[0-9a-f]{24}\n", done.stdout)
     job = client.fetch("q")
@@ -37,13 +30,13 @@ def test_a_job_is_pushed_and_its_jid_printed(server, client):
     assert job["retry"] == 25
 
 
-def test_on_a_terminal_too(server, client):
-    done = run_on_terminal("push", "resize", url=server.url)
+def test_on_a_terminal_the_jid_is_printed_too(server, client):
+    done = call_on_terminal("push", "resize", url=server.url)
     assert done.code == 0
     assert client.fetch("default")["jid"] == done.stdout.strip()
 
 
-def test_a_job_can_be_told_all_that_it_may_hold(server, client):
+def test_every_field_of_a_job_has_a_flag(server, client):
     flags = {
         "retry": "3",
         "reserve-for": "600",
@@ -52,7 +45,7 @@ def test_a_job_can_be_told_all_that_it_may_hold(server, client):
         "jid": "abcdefgh",
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-    done = run("push", "resize", *words, "--json", url=server.url)
+    done = call("push", "resize", *words, "--json", url=server.url)
     assert json.loads(done.stdout) == {"jid": "abcdefgh"}
     job = client.fetch("default")
     assert (job["retry"], job["reserve_for"], job["backtrace"]) == (3, 600, 5)
@@ -60,48 +53,48 @@ def test_a_job_can_be_told_all_that_it_may_hold(server, client):
 
 
 @pytest.mark.parametrize("flags", [("--in", "60"), ("--at", "2100-01-02T03:04:05Z")])
-def test_a_job_may_wait_for_its_time(server, client, flags):
-    assert run("push", "resize", *flags, url=server.url).code == 0
+def test_a_job_can_be_scheduled(server, client, flags):
+    assert call("push", "resize", *flags, url=server.url).code == 0
     assert client.info()["faktory"]["sets"]["scheduled"] == 1
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         ([], "name the job type, or a file of jobs by -f."),
-        (["x", "-f", "-"], "with -f the jobs say everything themselves"),
-        (["-q", "x", "-f", "-"], "with -f the jobs say everything themselves"),
+        (["x", "-f", "-"], "with -f each job has its own fields"),
+        (["-q", "x", "-f", "-"], "with -f each job has its own fields"),
         (["-f", "gone.jsonl"], "-f gone.jsonl: No such file or directory."),
         (["-f", "."], "-f .: Is a directory."),
-        (["x", "--in", "1", "--at", "2100-01-02T03:04:05Z"], "--in and --at say the same"),
+        (["x", "--in", "1", "--at", "2100-01-02T03:04:05Z"], "--in and --at exclude each other"),
         (["x", "--at", "tomorrow"], "at is 'tomorrow': a time as text is RFC 3339"),
-        (["x", "--in", "soon"], "'soon' is no number of seconds"),
+        (["x", "--in", "soon"], "'soon' is not a number of seconds"),
         (["x", "--custom", "[1]"], "--custom [1]: it must be a JSON object."),
         (["x", "-q", "a b"], "a queue's name has letters"),
         (["x", "9007199254740993"], "args[0] is "),
     ],
 )
-def test_a_job_that_cannot_be_is_wrong_usage(server, client, tmp_path, flags, told):
-    done = run("push", *flags, url=server.url, cwd=tmp_path)
+def test_an_invalid_job_is_wrong_usage(server, client, tmp_path, flags, message):
+    done = call("push", *flags, url=server.url, cwd=tmp_path)
     assert done.code == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert enqueued(client) == {}
 
 
-def test_what_the_server_refuses_is_told_and_exits_with_1():
+def test_a_push_that_the_server_refuses_is_an_error():
     with EmbeddedServer(enterprise=True) as server:
         unique = ["push", "work", "--custom", '{"unique_for": 60}']
-        assert run(*unique, url=server.url).code == 0
-        done = run(*unique, url=server.url)
+        assert call(*unique, url=server.url).code == 0
+        done = call(*unique, url=server.url)
     assert done == (1, "", "python -m faktory push: NOTUNIQUE Job not unique\n")
 
 
 def test_many_jobs_come_from_a_file(server, client, tmp_path):
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(lines(*({"jobtype": "work", "args": [n]} for n in range(2500))))
-    assert run("push", "-f", str(jobs), url=server.url) == (0, "pushed 2,500 jobs\n", "")
+    assert call("push", "-f", str(jobs), url=server.url) == (0, "pushed 2,500 jobs\n", "")
     assert enqueued(client) == {"default": 2500}
     assert client.fetch("default")["args"] == [0]
 
@@ -114,14 +107,14 @@ def test_many_jobs_come_from_standard_input(server, client):
 
 
 @pytest.mark.parametrize("rich", [True, False])
-def test_on_a_terminal_progress_is_shown(server, client, tmp_path, rich):
+def test_progress_is_shown_on_a_terminal(server, client, tmp_path, monkeypatch, rich):
     if rich:
         pytest.importorskip("rich")
-    else:  # a package of that name that cannot be imported
-        (tmp_path / "rich.py").write_text("raise ImportError('not here')")
+    else:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(lines(*({"jobtype": "work", "args": [n]} for n in range(2500))))
-    done = run_on_terminal("push", "-f", "jobs.jsonl", url=server.url, cwd=tmp_path)
+    done = call_on_terminal("push", "-f", "jobs.jsonl", url=server.url, cwd=tmp_path)
     assert done.code == 0
     assert done.stdout.endswith("pushed 2,500 jobs\n")
     assert ("━━━━" in done.stdout) is rich
@@ -129,7 +122,7 @@ def test_on_a_terminal_progress_is_shown(server, client, tmp_path, rich):
     assert enqueued(client) == {"default": 2500}
 
 
-def test_lines_that_cannot_be_pushed_are_told_by_number_and_stop_no_other(server, client):
+def test_invalid_lines_are_reported_by_number_and_the_others_pushed(server, client):
     jobs = (
         lines({"jobtype": "work", "args": []})
         + "no json\n\n[1]\n"
@@ -139,21 +132,21 @@ def test_lines_that_cannot_be_pushed_are_told_by_number_and_stop_no_other(server
     done = run("push", "-f", "-", url=server.url, stdin=jobs)
     assert done.code == 1
     assert done.stdout == "pushed 2 jobs\n"
-    told = done.stderr.splitlines()
-    assert [line.split(":")[0] for line in told] == [
+    errors = done.stderr.splitlines()
+    assert [line.split(":")[0] for line in errors] == [
         f"line {number} is not pushed" for number in (2, 4, 5, 6)
     ]
-    assert "the job has no 'args'" in told[2]
-    assert "args[0]" in told[3]
+    assert "the job has no 'args'" in errors[2]
+    assert "args[0]" in errors[3]
     done = run("push", "-f", "-", "--json", url=server.url, stdin=jobs)
     assert done.code == 1
-    said = json.loads(done.stdout)
-    assert said["pushed"] == 2
-    assert sorted(said["refused"]) == ["2", "4", "5", "6"]
+    result = json.loads(done.stdout)
+    assert result["pushed"] == 2
+    assert sorted(result["refused"]) == ["2", "4", "5", "6"]
     assert enqueued(client) == {"default": 4}
 
 
-def test_a_line_that_breaks_says_which_jobs_are_in_doubt(server, client):
+def test_a_broken_connection_is_reported_with_the_lines_in_doubt(server, client):
     jobs = lines(*({"jobtype": "work", "args": [n]} for n in range(2500)))
     server.drop_after("PUSHB")
     done = run("push", "-f", "-", url=server.url, stdin="\n" + jobs)
@@ -163,15 +156,15 @@ def test_a_line_that_breaks_says_which_jobs_are_in_doubt(server, client):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_push_whose_outcome_is_unknown_is_no_unreachable_server(server):
+def test_an_unknown_outcome_has_another_exit_code_than_an_unreachable_server(server):
     server.drop_after("PUSH")
-    done = run("push", "work", url=server.url)
+    done = call("push", "work", url=server.url)
     assert done.code == 1
     assert "may or may not" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_an_interrupt_says_how_far_it_was(server, wait_until, client):
+def test_an_interrupt_reports_how_many_jobs_were_pushed(server, wait_until, client):
     with subprocess.Popen(
         [sys.executable, "-m", "faktory", "push", "-f", "-", "--url", server.url],
         stdin=subprocess.PIPE,
@@ -185,7 +178,7 @@ def test_an_interrupt_says_how_far_it_was(server, wait_until, client):
             process.stdin.flush()
             wait_until(lambda: enqueued(client) == {"default": 1000}, 15)
             process.send_signal(2)
-            said = process.stderr.read()
+            error = process.stderr.read()
             assert process.wait(15) == 130
         finally:
             process.kill()
@@ -193,5 +186,5 @@ def test_an_interrupt_says_how_far_it_was(server, wait_until, client):
     assert re.fullmatch(
         "python -m faktory push: interrupted; (0|1,000) jobs are pushed, and perhaps some of the "
         "next 1,000.\n",
-        said,
+        error,
     )

@@ -2,22 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from faktory import Client
 from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 
-from .conftest import Process
-from .test_processes import alive, pids, ready
+from .support import WORKER, Process, Run, WaitUntil, alive, pids, push, ready
 
-Run = Callable[..., Process]
-WaitUntil = Callable[..., object]
-
-WORKER = "faktory.cli.worker"
 QUIET = "quiet: no more jobs are fetched"
 
 PROGRAM = """
@@ -27,7 +20,7 @@ import time
 import faktory
 
 @faktory.job
-def tells(path):
+def writes(path):
     with open(path, "w") as file:
         file.write("{word}")
 
@@ -39,11 +32,6 @@ def slow(path):
 """
 
 
-def push(server: EmbeddedServer, jobtype: str, *args: object) -> str:
-    with Client(server.url) as client:
-        return client.push({"jobtype": jobtype, "args": list(args), "retry": 0})
-
-
 @pytest.fixture
 def program(folder: Path) -> Path:
     path = folder / "program.py"
@@ -53,28 +41,28 @@ def program(folder: Path) -> Path:
 
 @pytest.fixture
 def reloading(server: EmbeddedServer, run: Run, program: Path, wait_until: WaitUntil) -> Process:
-    """A worker that has begun anew at least once: the files are watched."""
+    """A worker that was reloaded at least once, so its files are being watched."""
     flags = ["-r", "program", "--reload", "-c", "1", "-v", "-t", "5"]
     parent = run(WORKER, *flags, url=server.url)
     wait_until(lambda: ready(parent) == 1)
 
-    def noticed() -> bool:
+    def is_noticed() -> bool:
         os.utime(program)
         return "changed: program.py" in parent.said
 
-    wait_until(noticed)
+    wait_until(is_noticed)
     wait_until(lambda: ready(parent) >= 2)
     return parent
 
 
-def words(server: EmbeddedServer, path: Path) -> str:
-    """What the program of now writes."""
+def written(server: EmbeddedServer, path: Path) -> str:
+    """Return what the present version of the program writes."""
     path.unlink(missing_ok=True)
-    push(server, "tells", str(path))
+    push(server, "writes", str(path))
     return path.read_text() if path.exists() else ""
 
 
-def test_a_saved_file_takes_effect_and_running_jobs_finish_first(
+def test_a_saved_file_reloads_the_program_when_running_jobs_have_finished(
     server: EmbeddedServer,
     reloading: Process,
     folder: Path,
@@ -87,17 +75,17 @@ def test_a_saved_file_takes_effect_and_running_jobs_finish_first(
     program.write_text(PROGRAM.format(word="second"))
     wait_until(lambda: reloading.said.count(QUIET) > quiet)
     assert len(pids(reloading)) == begun
-    push(server, "tells", str(folder / "told"))
+    push(server, "writes", str(folder / "written"))
     (folder / "began.go").touch()
-    wait_until(lambda: (folder / "told").exists() and (folder / "told").read_text())
-    assert (folder / "told").read_text() == "second"
+    wait_until(lambda: (folder / "written").exists() and (folder / "written").read_text())
+    assert (folder / "written").read_text() == "second"
     assert [verb for verb, text in server.commands if verb == "ACK" and jid in text] == ["ACK"]
     reloading.send(signal.SIGTERM)
     assert reloading.wait() == Exit.STOPPED
     assert not any(map(alive, pids(reloading)))
 
 
-def test_a_syntax_error_waits_for_the_next_save(
+def test_after_a_syntax_error_the_old_code_runs_until_the_next_save(
     server: EmbeddedServer,
     reloading: Process,
     folder: Path,
@@ -105,17 +93,18 @@ def test_a_syntax_error_waits_for_the_next_save(
     wait_until: WaitUntil,
 ) -> None:
     program.write_text("def broken(:\n")
-    told = "program.py, line 1: invalid syntax; what runs goes on until the next"
-    wait_until(lambda: told in reloading.said)
-    push(server, "tells", str(folder / "told"))
-    wait_until(lambda: (folder / "told").exists() and (folder / "told").read_text() == "first")
+    error = "program.py, line 1: invalid syntax; the old code goes on running until the next save"
+    wait_until(lambda: error in reloading.said)
+    push(server, "writes", str(folder / "written"))
+    path = folder / "written"
+    wait_until(lambda: path.exists() and path.read_text() == "first")
     program.write_text(PROGRAM.format(word="second"))
-    wait_until(lambda: words(server, folder / "told") == "second")
+    wait_until(lambda: written(server, folder / "written") == "second")
     reloading.send(signal.SIGINT)
     assert reloading.wait() == Exit.STOPPED
 
 
-def test_a_program_that_cannot_be_imported_waits_for_the_next_save(
+def test_after_an_import_error_the_supervisor_waits_for_the_next_save(
     server: EmbeddedServer,
     reloading: Process,
     folder: Path,
@@ -126,15 +115,15 @@ def test_a_program_that_cannot_be_imported_waits_for_the_next_save(
     wait_until(lambda: "(IMPORT); waiting for a file to be saved" in reloading.said)
     assert "No module named 'nowhere'" in reloading.said
     program.write_text(PROGRAM.format(word="second"))
-    wait_until(lambda: words(server, folder / "told") == "second")
+    wait_until(lambda: written(server, folder / "written") == "second")
     reloading.send(signal.SIGTERM)
     assert reloading.wait() == Exit.STOPPED
 
 
-def test_without_the_extra_it_says_how_to_install_it(run: Run, folder: Path) -> None:
+def test_without_the_extra_the_error_names_it(run: Run, folder: Path) -> None:
     (folder / "without.py").write_text(
         "import sys\nsys.modules['watchfiles'] = None\n"
-        "from faktory.cli.worker import main\nsys.exit(main())\n"
+        "from faktory.cli.worker.main import main\nsys.exit(main())\n"
     )
     worker = run("without", "-r", "jobs", "--reload")
     assert worker.wait() == Exit.USAGE

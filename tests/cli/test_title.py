@@ -9,7 +9,7 @@ import setproctitle
 
 import faktory
 from faktory import Worker
-from faktory.cli import title
+from faktory.cli.worker import title
 from faktory.server import EmbeddedServer
 
 WaitUntil = Callable[..., object]
@@ -18,21 +18,20 @@ NAME = f"faktory-worker {faktory.__version__}"
 
 @pytest.fixture(autouse=True)
 def titles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every title that was set, in place of the title of this process."""
+    """All titles that were set, instead of the title of this process."""
     titles = ["python"]
     monkeypatch.setattr(setproctitle, "getproctitle", lambda: titles[-1])
     monkeypatch.setattr(setproctitle, "setproctitle", titles.append)
-    monkeypatch.setattr(title, "EVERY", 0.001)
     return titles
 
 
 @pytest.mark.parametrize(("tag", "between"), [("", ""), ("shop", "shop ")])
-def test_a_title_says_who_it_is_and_how_busy(tag: str, between: str) -> None:
+def test_a_title_has_the_version_the_tag_and_how_busy_it_is(tag: str, between: str) -> None:
     worker = Worker("tcp://localhost", concurrency=7)
     assert title.title(worker, tag) == f"{NAME} {between}[0 of 7 busy]"
 
 
-def test_the_title_follows_the_worker_and_is_as_before_after_it(
+def test_the_title_follows_the_worker_and_is_restored_after_it(
     titles: list[str], wait_until: WaitUntil
 ) -> None:
     go_on = threading.Event()
@@ -43,7 +42,7 @@ def test_the_title_follows_the_worker_and_is_as_before_after_it(
             client.push({"jobtype": "work", "args": []})
         running = threading.Thread(target=worker.run)
         running.start()
-        with title.shown(worker, "shop"):
+        with title.shown(worker, "shop", update_interval=0.001):
             wait_until(lambda: titles[-1] == f"{NAME} shop [1 of 2 busy]")
             worker.quiet()
             wait_until(lambda: titles[-1] == f"{NAME} shop [1 of 2 busy] quiet")
@@ -56,20 +55,20 @@ def test_the_title_follows_the_worker_and_is_as_before_after_it(
     assert not [each for each in threading.enumerate() if each.name == "faktory-title"]
 
 
-def test_the_title_is_as_before_when_the_worker_raises(titles: list[str]) -> None:
+def test_the_title_is_restored_when_the_worker_raises(titles: list[str]) -> None:
     with pytest.raises(KeyError), title.shown(Worker("tcp://localhost"), ""):
         raise KeyError
     assert titles[-1] == "python"
 
 
 @pytest.mark.parametrize(("tag", "between"), [("", ""), ("shop", "shop ")])
-def test_the_title_of_a_parent_says_of_how_many(
+def test_the_title_of_a_supervisor_has_the_number_of_its_workers(
     titles: list[str], monkeypatch: pytest.MonkeyPatch, tag: str, between: str
 ) -> None:
-    title.show_parent(tag, 4)
+    title.show_supervisor(tag, 4)
     assert titles[-1] == f"{NAME} {between}parent of 4"
     monkeypatch.setitem(sys.modules, "setproctitle", None)
-    title.show_parent(tag, 5)
+    title.show_supervisor(tag, 5)
     assert titles[-1].endswith("parent of 4")
 
 

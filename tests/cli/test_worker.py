@@ -2,25 +2,20 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import faktory
 from faktory import Client
-from faktory.cli.worker import Exit, main
+from faktory.cli.exits import Exit
+from faktory.cli.worker.main import main
 from faktory.server import EmbeddedServer
 
 from ..worker.real import RealServer
-from .conftest import Process
-
-Run = Callable[..., Process]
-WaitUntil = Callable[..., object]
-
-WORKER = "faktory.cli.worker"
+from .support import WORKER, Run, WaitUntil, call, push, reports
 
 SHORT_OF_THREADS = """
 from jobs import *
@@ -94,22 +89,6 @@ def starts_a_thread():
 """
 
 
-def push(server: EmbeddedServer, jobtype: str, *args: object, queue: str = "default") -> str:
-    with Client(server.url) as client:
-        return client.push({"jobtype": jobtype, "args": list(args), "queue": queue})
-
-
-def reports(server: EmbeddedServer, jid: str) -> list[str]:
-    return [verb for verb, text in server.commands if verb in ("ACK", "FAIL") and jid in text]
-
-
-@pytest.fixture
-def dead_url() -> str:
-    """An address where nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return f"tcp://127.0.0.1:{sock.getsockname()[1]}"
-
-
 # Running
 
 
@@ -117,7 +96,7 @@ def dead_url() -> str:
     ("module", "number"),
     [("jobs", signal.SIGTERM), ("jobs.py", signal.SIGINT), ("./jobs.py", signal.SIGTERM)],
 )
-def test_it_runs_jobs_until_it_is_told_to_stop(
+def test_it_runs_jobs_until_it_is_stopped(
     server: EmbeddedServer,
     run: Run,
     folder: Path,
@@ -172,12 +151,12 @@ def test_a_loop_is_interrupted_after_the_grace_period_and_reported(
     assert server.retries[0]["failure"]["errtype"] == "Shutdown"
 
 
-def test_a_second_signal_does_not_wait_and_a_stuck_job_shows_in_the_exit_code(
-    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+def test_a_second_signal_does_not_wait_and_a_stuck_job_has_its_own_exit_code(
+    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     worker = run(WORKER, "-r", "jobs", "-t", "1000", url=server.url)
-    jid = push(server, "stuck")
-    wait_until(lambda: f"stuck {jid} start" in worker.said)
+    jid = push(server, "stuck", str(folder / "began"))
+    wait_until((folder / "began").exists)
     worker.send(signal.SIGTERM)
     wait_until(lambda: "Shutdown: waiting up to 1000 seconds for 1 jobs to finish" in worker.said)
     worker.send(signal.SIGINT)
@@ -209,28 +188,28 @@ def either(
         server.end()
 
 
-def test_ten_jobs_of_all_kinds_are_accounted_for_soon_after_the_grace_period(
+def test_ten_jobs_that_end_in_every_way_are_reported_soon_after_the_grace_period(
     either: EmbeddedServer | RealServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     (folder / "many.py").write_text(MANY)
-    kinds = ["sleeps"] * 2 + ["spins"] * 2 + ["catches"] * 2 + ["refuses", "logs", "logs", "ends"]
+    jobtypes = [*("sleeps", "spins", "catches", "logs") * 2, "refuses", "ends"]
     worker = run(WORKER, "-r", "many", "-t", "1", url=either.url)
     wait_until(lambda: "Labels:" in worker.said)
     with Client(either.url) as client:
-        client.push_bulk([{"jobtype": kind, "args": []} for kind in kinds])
+        client.push_bulk([{"jobtype": jobtype, "args": []} for jobtype in jobtypes])
         wait_until(lambda: client.info()["faktory"]["sets"]["working"] == 10)
         worker.send(signal.SIGTERM)
         began = time.monotonic()
         assert worker.wait() == Exit.ABANDONED
         took = time.monotonic() - began
         info = client.info()["faktory"]
-    assert took < 1 + 2 + 1  # a second for a machine that has other work, too
+    assert took < 1 + 2 + 2  # two seconds for a machine that has other work, too
     assert info["sets"]["working"] == 0
     assert info["sets"]["retries"] == info["total_failures"] == 9
     assert info["total_processed"] == 10
 
 
-def test_jobs_that_end_by_the_interrupt_leave_nobody_behind(
+def test_jobs_that_end_by_the_interrupt_are_not_abandoned(
     server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     (folder / "many.py").write_text(MANY)
@@ -252,26 +231,26 @@ def test_a_thread_that_a_job_started_does_not_keep_the_process(
     push(server, "starts_a_thread")
     wait_until(lambda: server.working)
     worker.send(signal.SIGTERM)
-    assert worker.wait(5) == Exit.ABANDONED
+    assert worker.wait() == Exit.ABANDONED
     assert "some jobs left running" in worker.said
 
 
 def test_the_second_of_two_interrupts_at_once_does_not_wait(
-    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     worker = run(WORKER, "-r", "jobs", "-t", "1000", url=server.url)
-    jid = push(server, "spin")
-    wait_until(lambda: f"spin {jid} start" in worker.said)
+    jid = push(server, "spin", str(folder / "began"))
+    wait_until((folder / "began").exists)
     worker.send(signal.SIGINT)
     wait_until(lambda: "Shutdown: waiting" in worker.said)
     worker.send(signal.SIGINT)
-    assert worker.wait(5) == Exit.STOPPED
+    assert worker.wait() == Exit.STOPPED
     assert reports(server, jid) == ["FAIL"]
     assert "Traceback" not in worker.said.split("grace period is over")[0]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGTTIN"), reason="this system has no such signals")
-def test_it_shows_its_threads_and_gets_quiet_when_asked_to(
+@pytest.mark.skipif(not hasattr(signal, "SIGTTIN"), reason="the system lacks these signals")
+def test_it_logs_its_threads_on_ttin_and_gets_quiet_on_tstp(
     server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     worker = run(WORKER, "-r", "jobs", "-c", "2", "-t", "0.1", url=server.url)
@@ -297,16 +276,16 @@ def test_it_waits_for_a_server_and_can_be_stopped_meanwhile(
     assert "Traceback" not in worker.said
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize("user", ["", ":wrong@"])
-def test_a_wrong_password_ends_it_quickly_and_readably(run: Run, user: str) -> None:
+def test_a_wrong_password_ends_it_quickly_with_one_message(run: Run, user: str) -> None:
     with EmbeddedServer(password="right") as server:
         started = time.monotonic()
         worker = run(WORKER, "-r", "jobs", url=f"tcp://{user}{server.address.place}")
         assert worker.wait() == Exit.REFUSED == 4
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 10
     assert re.match("faktory-worker: the server .*password", worker.said.splitlines()[-1])
     assert "Traceback" not in worker.said
 
@@ -322,7 +301,7 @@ def test_an_interrupt_before_there_is_a_worker_has_its_own_exit_code(
     assert worker.said == "faktory-worker: interrupted\n"
 
 
-def test_an_error_of_ours_says_so(server: EmbeddedServer, run: Run, folder: Path) -> None:
+def test_a_bug_of_ours_is_reported_as_one(server: EmbeddedServer, run: Run, folder: Path) -> None:
     (folder / "fault.py").write_text(
         "from jobs import *\n"
         "from faktory import Worker\n"
@@ -344,7 +323,7 @@ def test_a_queue_that_is_given_twice_is_one_queue(
     wait_until(lambda: ("FETCH", "a") in server.commands)
 
 
-def test_a_worker_without_any_job_is_told_before_it_takes_one(
+def test_a_worker_without_job_types_ends_before_it_connects(
     server: EmbeddedServer, run: Run
 ) -> None:
     worker = run(WORKER, "-r", "string", url=server.url)
@@ -356,7 +335,7 @@ def test_a_worker_without_any_job_is_told_before_it_takes_one(
     assert server.commands == []
 
 
-def test_more_threads_than_the_system_gives_are_told_in_one_message(
+def test_more_threads_than_the_system_gives_is_an_error_in_one_message(
     server: EmbeddedServer, run: Run, folder: Path
 ) -> None:
     (folder / "short.py").write_text(SHORT_OF_THREADS)
@@ -370,7 +349,7 @@ def test_more_threads_than_the_system_gives_are_told_in_one_message(
     assert "Traceback" not in worker.said
 
 
-def test_no_thread_even_for_the_heartbeat_is_told_in_one_message(
+def test_no_thread_for_the_heartbeat_is_an_error_in_one_message(
     server: EmbeddedServer, run: Run, folder: Path
 ) -> None:
     (folder / "short.py").write_text(OUT_OF_THREADS)
@@ -381,57 +360,53 @@ def test_no_thread_even_for_the_heartbeat_is_told_in_one_message(
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (["-q", "a,0"], "-q a,0: the weight '0' is no whole number of 1 or more"),
-        (["-q", "a,b"], "-q a,b: the weight 'b' is no whole number"),
+        (["-q", "a,0"], "-q a,0: the weight '0' is not a whole number of 1 or more"),
+        (["-q", "a,b"], "-q a,b: the weight 'b' is not a whole number"),
         (["-q", "a,2", "-q", "b"], "-q b has no weight and others have one"),
         (["-q", "a,3", "-q", "a,1"], "-q a is given twice, with different weights: give it once"),
         (["-q", "a b"], "the queue is 'a b'"),
         (["-q", ""], "the queue is ''"),
-        (["-c", "0"], "argument -c/--concurrency: '0' is no whole number"),
+        (["-c", "0"], "argument -c/--concurrency: '0' is not a whole number"),
         (["-c", "-1"], "argument -c/--concurrency"),
-        (["-c", "ten"], "'ten' is no whole number"),
+        (["-c", "ten"], "'ten' is not a whole number"),
         (["-t", "-1"], "argument -t/--timeout"),
-        (["-t", "nan"], "'nan' is no number of seconds"),
-        (["-t", "inf"], "'inf' is no number of seconds"),
+        (["-t", "nan"], "'nan' is not a number of seconds"),
+        (["-t", "inf"], "'inf' is not a number of seconds"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )
-def test_wrong_usage_is_told_and_has_its_own_exit_code(
-    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    try:
-        code = main(flags)
-    except SystemExit as error:  # argparse's own way
-        code = int(error.code or 0)
-    assert code == Exit.USAGE == 2
-    assert told in capsys.readouterr().err
+def test_wrong_usage_has_its_own_exit_code(flags: list[str], message: str) -> None:
+    done = call(*flags, main=main)
+    assert done.code == Exit.USAGE == 2
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "message"),
     [
         ("FAKTORY_URL", "http://localhost", "use tcp://"),
         ("FAKTORY_URL", "tcp://host:port", "is no number from 1 to 65535"),
         ("FAKTORY_PROVIDER", "tcp://host", "it must be the name of the variable"),
     ],
 )
-def test_a_wrong_variable_is_wrong_usage(
-    variable: str,
-    value: str,
-    told: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv(variable, value)
-    assert main([]) == Exit.USAGE
-    assert told in capsys.readouterr().err
+def test_an_invalid_variable_is_wrong_usage(variable: str, value: str, message: str) -> None:
+    done = call(main=main, env={variable: value})
+    assert done.code == Exit.USAGE
+    assert message in done.stderr
 
 
-def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for flag, told in (("-V", f"faktory-worker {faktory.__version__}\n"), ("-h", "exit codes:")):
-        with pytest.raises(SystemExit) as ended:
-            main([flag])
-        assert ended.value.code == 0
-        assert told in capsys.readouterr().out
+def test_version_and_help() -> None:
+    version = f"faktory-worker {faktory.__version__}\n"
+    assert call("-V", main=main) == (0, version, "")
+    help = call("-h", main=main)
+    assert (help.code, help.stderr) == (0, "")
+    assert "exit codes:" in help.stdout
+
+
+def test_the_help_has_the_exit_codes_of_a_worker() -> None:
+    text = call("-h", main=main).stdout.partition("exit codes:")[2]
+    listed = re.findall(r"^ +(\d+) ([A-Z_]+) ", text, re.M)
+    assert [Exit[name] for _, name in listed] == [int(code) for code, _ in listed]
+    assert len(listed) == 10

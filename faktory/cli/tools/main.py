@@ -1,7 +1,7 @@
-"""`python -m faktory`: what the command line may say, and which tool does it.
+"""`python -m faktory`: parse the command line and run a tool.
 
-Rules: whatever ends a tool is one message on standard error and an exit code of `exits`. Nothing
-here needs the core, so that one that does not load is told like any other fault.
+Rules: every error is one message on standard error and an exit code of `exits`. Nothing here
+imports the core, so that a core that does not load is reported like any other error.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import __version__
-from ..exceptions import (
+from ... import __version__
+from ...exceptions import (
     FaktoryAuthenticationError,
     FaktoryConnectionError,
     FaktoryError,
     FaktoryOutcomeUnknown,
     FaktoryPayloadError,
 )
-from . import admin, doctor, push, serve
-from .ended import Ended
-from .exits import Exit
+from ..exits import Exit, ExitError
+from . import admin, doctor, push, server
 
 _EPILOG = """
 the server:
@@ -31,20 +30,20 @@ the server:
   name another variable that holds the address. Without either it is tcp://localhost:7419.
 
 examples:
-  python -m faktory server                              a server in memory, to try things with
+  python -m faktory server                              a server in memory, to try things out
   python -m faktory push resize cat.png 200 -q images   push a job, print its jid
   python -m faktory queues                              which queues there are, how full
   python -m faktory doctor -r app.jobs                  what is wrong with this setup
 
-`python -m faktory TOOL --help` tells more of each. Jobs are run by another command: faktory-worker.
+`python -m faktory TOOL --help` explains each tool. Another command runs the jobs: faktory-worker.
 
 exit codes:
   0    done
   1    the server refused, or something else went wrong; doctor: an error was found
-  2    wrong usage: a flag, a variable or an address that cannot be
-  3    a module of -r is there and cannot be imported
+  2    wrong usage: an invalid flag, variable or address
+  3    a module of -r exists and cannot be imported
   4    the server refuses the password
-  7    what -r names is not there
+  7    -r names a module or a file that does not exist
   9    no connection to the server, or it broke
   10   not confirmed, so nothing was changed
   130  interrupted
@@ -56,24 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.run is not doctor.run:
         try:
-            from .. import proto  # noqa: F401
-        except ImportError as error:  # FAKTORY_IMPL asks for what is not there
-            return _complain(options.tool, error, Exit.USAGE)
+            from ... import proto  # noqa: F401
+        except ImportError as error:  # FAKTORY_IMPL asks for a core that was not built
+            return _show_error(options.tool, error, Exit.USAGE)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
         return code
-    except Ended as end:
-        return _complain(options.tool, end, end.code)
-    except BrokenPipeError:  # whoever reads the output has seen enough
+    except ExitError as error:
+        return _show_error(options.tool, error, error.code)
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     except (FaktoryError, OSError, ValueError) as error:
         taken = getattr(error, "errno", None) == errno.EADDRINUSE
         remedy = ". --bind 127.0.0.1:0 takes a free port." if taken else ""
-        return _complain(options.tool, f"{error}{remedy}", _code(error))
+        return _show_error(options.tool, f"{error}{remedy}", _code(error))
     except KeyboardInterrupt:
-        return _complain(options.tool, "interrupted", Exit.INTERRUPTED)
+        return _show_error(options.tool, "interrupted", Exit.INTERRUPTED)
 
 
 def _code(error: Exception) -> Exit:
@@ -87,8 +86,8 @@ def _code(error: Exception) -> Exit:
     return Exit.FAILED if isinstance(error, (FaktoryError, OSError)) else Exit.USAGE
 
 
-def _complain(tool: str, fault: object, code: Exit) -> int:
-    print(f"python -m faktory {tool}: {fault}", file=sys.stderr)
+def _show_error(tool: str, message: object, code: Exit) -> int:
+    print(f"python -m faktory {tool}: {message}", file=sys.stderr)
     return code
 
 
@@ -107,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     def tool(
         name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str, example: str
     ) -> Any:
-        """Add a tool that speaks to a server; return what adds an argument to it."""
+        """Add a tool that talks to a server; return the function that adds its arguments."""
         added = tools.add_parser(
             name,
             help=summary,
@@ -122,19 +121,19 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added.add_argument
 
-    serve.add_tools(tools)
-    _add_looking(tool)
+    server.add_tools(tools)
+    _add_reading(tool)
     _add_changing(tool)
     return parser
 
 
-def _add_looking(tool: Callable[..., Any]) -> None:
+def _add_reading(tool: Callable[..., Any]) -> None:
     add = tool(
         "doctor",
         doctor.run,
-        "say what is wrong with a setup, and what to do about it",
-        "It changes nothing on the server and takes no job. It ends with 0 unless one of its "
-        "findings is an error.",
+        "find what is wrong with a setup, and how to fix it",
+        "It changes nothing on the server and takes no job. It ends with 0 unless a check finds "
+        "an error.",
         " -r app.jobs",
     )
     add(
@@ -143,27 +142,26 @@ def _add_looking(tool: Callable[..., Any]) -> None:
         metavar="MODULE",
         action="append",
         default=[],
-        help="a module or a .py file that defines jobs, as faktory-worker takes it; may be "
-        "repeated",
+        help="a module or a .py file that defines jobs, as for faktory-worker; may be repeated",
     )
     add(
         "--watch",
         metavar="SECONDS",
         type=_seconds,
         default=3.0,
-        help="how long to watch queues whose jobs wait for more than a minute (default: 3)",
+        help="how long to watch queues whose jobs have waited for more than a minute (default: 3)",
     )
-    _add_json(add, "the findings")
+    _add_json(add, "a list of objects with level, check, text and remedy")
     add = tool("info", admin.info, "show the server's state", "", " --json")
-    _add_json(add, "what the server answered to INFO, unchanged")
+    _add_json(add, "the server's answer to INFO, unchanged")
     add = tool(
         "queues",
         admin.queues,
-        "show queues: how many jobs wait in them, and the oldest for how long",
-        "Whether a queue is paused, the server does not tell.",
+        "show queues: how many jobs wait in them, and for how long the oldest",
+        "The server does not show whether a queue is paused.",
         "",
     )
-    add("names", metavar="QUEUE", nargs="*", help="these queues alone (default: all)")
+    add("names", metavar="QUEUE", nargs="*", help="only these queues (default: all)")
     _add_json(add, "a list of objects with name, size and latency, in seconds")
 
 
@@ -172,7 +170,7 @@ def _add_changing(tool: Callable[..., Any]) -> None:
     add = tool(
         "pause",
         admin.pause,
-        "let the server hand out no jobs of queues",
+        "stop the server from handing out jobs of queues",
         "Jobs can still be pushed to them.",
         " images",
     )
@@ -193,16 +191,16 @@ def _add_changing(tool: Callable[..., Any]) -> None:
     add = tool(
         "mutate",
         admin.mutate,
-        "change the jobs of a set: those that wait for a retry or for their time, or are dead",
-        "All jobs of the set, unless chosen by --jid, or by --jobtype and --matching. It asks "
-        "first, except for requeue. The server does not say how many jobs it changed: the sizes "
-        "before and after are shown.",
+        "change jobs that are scheduled, wait for a retry, or are dead",
+        "It changes all jobs of the set, or those chosen by --jid, or by --jobtype and --matching. "
+        "It asks first, except for requeue. The server does not say how many jobs it changed, so "
+        "the sizes of the set before and after are shown.",
         " requeue dead --jobtype resize",
     )
     add(
         "operation",
         choices=("requeue", "kill", "discard", "clear"),
-        help="requeue: run now; kill: to the dead ones; discard: delete; clear: delete all",
+        help="requeue: run now; kill: move to the dead; discard: delete; clear: delete all",
     )
     add(
         "target",
@@ -212,13 +210,13 @@ def _add_changing(tool: Callable[..., Any]) -> None:
     )
     add("--jobtype", metavar="TYPE", help="jobs of this type")
     add("--jid", action="append", help="the job with this id; may be repeated")
-    add("--matching", metavar="GLOB", help='jobs whose stored JSON matches, *"cat.png"* say')
+    add("--matching", metavar="GLOB", help='jobs whose stored JSON matches, as *"cat.png"*')
     _add_json(add, "an object with target, before and after")
     _add_yes(add)
     add = tool(
         "flush",
         admin.flush,
-        "delete every job of the server, whatever queue or set it is in",
+        "delete all jobs of the server, in every queue and set",
         "It asks first.",
         " --yes",
     )
@@ -238,25 +236,31 @@ def _add_push(tool: Callable[..., Any]) -> None:
         "args",
         metavar="ARG",
         nargs="*",
-        help='its arguments: JSON where they can be read as that (200, true, "200" with its '
-        "quotes), else text as it stands",
+        help='its arguments: JSON if they are valid JSON (200, true, "200" with its quotes), else '
+        "text",
     )
     add(
         "-f",
         "--file",
         metavar="FILE",
         help='push the jobs in this file, "-" for standard input: one JSON object a line, with '
-        "jobtype and args at least; lines that cannot be pushed are told, and stop no other",
+        "jobtype and args at least; invalid lines are reported, and the others pushed",
     )
     add("-q", "--queue", metavar="NAME", help='its queue (default: "default")')
-    add("--in", dest="delay", metavar="SECONDS", type=_seconds, help="run it so much later")
-    add("--at", metavar="TIME", help="run it then; RFC 3339, like 2026-01-02T03:04:05Z")
+    add(
+        "--in",
+        dest="delay",
+        metavar="SECONDS",
+        type=_seconds,
+        help="run it this much later",
+    )
+    add("--at", metavar="TIME", help="run it at this time; RFC 3339, like 2026-01-02T03:04:05Z")
     add("--retry", metavar="N", type=int, help="attempts after the first (default: 25)")
     add("--reserve-for", metavar="SECONDS", type=int, help="how long a run may take")
-    add("--backtrace", metavar="N", type=int, help="lines of the traceback to keep of a failure")
-    add("--custom", metavar="JSON", help="values of your own, an object")
+    add("--backtrace", metavar="N", type=int, help="lines of a failure's traceback to keep")
+    add("--custom", metavar="JSON", help="an object with values of your own")
     add("--jid", help="its id (default: a random one)")
-    _add_json(add, "an object with jid; with -f, with pushed and refused, line to reason")
+    _add_json(add, "an object with jid; with -f, with pushed, and refused by line")
 
 
 def _add_queues(add: Callable[..., Any]) -> None:
@@ -269,7 +273,7 @@ def _add_json(add: Callable[..., Any], what: str) -> None:
 
 
 def _add_yes(add: Callable[..., Any]) -> None:
-    add("-y", "--yes", action="store_true", help="do not ask; needed where there is no terminal")
+    add("-y", "--yes", action="store_true", help="do not ask; required without a terminal")
 
 
 def _seconds(text: str) -> float:
@@ -278,5 +282,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
     return number

@@ -1,7 +1,7 @@
-"""The main job, shown: push thousands of jobs of several types, run them, count the runs.
+"""`python -m faktory demo`: push thousands of jobs of several types, run them, count the runs.
 
-Rules: on a server that is not its own, nothing but queues and job types with this run's name is
-touched. What ends in success was counted: each job ran exactly as often as it should.
+Rules: on a server that it did not start, it touches only the queue and the job types that have this
+run's name. It succeeds only if it counted that each job ran exactly as often as it should.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from typing import Any, ParamSpec
 
 import faktory
 
-from ..client.defaults import configure
-from ..jobs.definition import FunctionJob
+from ...client.defaults import configure
+from ...jobs.definition import FunctionJob
 
 P = ParamSpec("P")
-Kind = tuple[FunctionJob[Any, None], Callable[[int], Sequence[object]]]
+DemoJob = tuple[FunctionJob[Any, None], Callable[[int], Sequence[object]]]
+"""A job, and the function that returns the arguments of its nth push."""
 
 CONCURRENCY = 10
-STALLED_AFTER = 60.0
+STALL_TIMEOUT = 60.0
 """Seconds without a run after which the demo gives up."""
 
 
 class Runs:
-    """How often each job ran; safe to use from the job threads."""
+    """Counts how often each job ran; safe to use from the worker's threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -41,14 +42,14 @@ class Runs:
         self.retried = 0
 
     def count(self, jid: str, retry: bool = False) -> None:
-        """Count one run of a job; `retry`: of one that came back because it had failed."""
+        """Count one run of a job; `retry`: it had failed before."""
         with self._lock:
             self._count[jid] += 1
             self.total += 1
             self.retried += retry
 
-    def wrong(self, expected: dict[str, int]) -> list[str]:
-        """Return what differs from the runs that each jid should have had."""
+    def differences(self, expected: dict[str, int]) -> list[str]:
+        """Return a sentence for each job that did not run as often as `expected`, by jid."""
         every = expected.keys() | self._count.keys()
         return [
             f"job {jid} ran {self._count[jid]} times instead of {expected.get(jid, 0)}"
@@ -61,38 +62,38 @@ def run(jobs: int) -> int:
     """Run the demo with this many jobs; return the exit code."""
     if jobs < 100:
         raise ValueError(f"--jobs is {jobs}: the demo needs 100 or more.")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidy up first
-    with _server() as (url, whose):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up first
+    with _server() as (url, origin):
         configure(url=url)
         name = f"demo-{faktory.proto.new_jid()[:8]}"
-        print(f"Server: {whose}. Core: {_core()}. Queue: {name}.")
+        print(f"Server: {origin}. Core: {_core()}. Queue: {name}.")
         runs = Runs()
-        kinds = _declare(name, runs, jobs)
+        demo_jobs = _declare(name, runs, jobs)
         worker = faktory.Worker(url, queues=[name], concurrency=CONCURRENCY, log=_quiet_log())
         thread = Thread(target=worker.run, name="demo-worker")
-        with faktory.Client(url) as client, _tidied(client, name, kinds):
+        with faktory.Client(url) as client, _cleaned_up(client, name, demo_jobs):
             try:
-                expected, push_rate = _push(kinds, jobs)
+                expected, push_rate = _push(demo_jobs, jobs)
                 started = monotonic()
                 thread.start()
-                _watch(client, kinds, runs, expected)
+                _watch(client, demo_jobs, runs, expected)
                 run_rate = runs.total / (monotonic() - started)
             finally:
                 worker.stop()
                 if thread.ident is not None:
                     thread.join()
-        wrong = runs.wrong(expected)
-        _report(len(expected), push_rate, run_rate, runs.retried, runs.total, wrong)
-        return 1 if wrong else 0
+        differences = runs.differences(expected)
+        _report(len(expected), push_rate, run_rate, runs.retried, runs.total, differences)
+        return 1 if differences else 0
 
 
 @contextmanager
-def _tidied(client: faktory.Client, name: str, kinds: list[Kind]) -> Iterator[None]:
-    """Leave nothing of this run on the server; an error of that hides none from within."""
+def _cleaned_up(client: faktory.Client, name: str, jobs: list[DemoJob]) -> Iterator[None]:
+    """Remove this run's jobs from the server at the end of the block, also after an error."""
 
-    def tidy() -> None:
+    def clean_up() -> None:
         client.remove_queues(name)
-        for job, _ in kinds:
+        for job, _ in jobs:
             client.discard("retries", jobtype=job.jobtype)
             client.discard("dead", jobtype=job.jobtype)
 
@@ -100,21 +101,21 @@ def _tidied(client: faktory.Client, name: str, kinds: list[Kind]) -> Iterator[No
         yield
     except BaseException:
         with suppress(faktory.FaktoryError):
-            tidy()
+            clean_up()
         raise
-    tidy()
+    clean_up()
 
 
 @contextmanager
 def _server() -> Iterator[tuple[str, str]]:
-    """Give the server in FAKTORY_URL, or start an embedded one as a process of its own."""
+    """Yield the server in FAKTORY_URL and its origin, or start an embedded one as a process."""
     given = os.environ.get("FAKTORY_URL")
     if given:
         yield given, "the one in FAKTORY_URL"
         return
     command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0", "--until-eof"]
-    # In a session of its own: a Ctrl-C that ends the demo must find the server still there.
-    # Its input is ours: it closes, and so the server ends, even if the demo is killed.
+    # In a session of its own, so that Ctrl-C does not end the server before the demo cleans up.
+    # Its standard input is a pipe of ours: the server ends with us, even if we are killed.
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -132,11 +133,11 @@ def _server() -> Iterator[tuple[str, str]]:
             process.terminate()
 
 
-def _declare(name: str, runs: Runs, jobs: int) -> list[Kind]:
-    """Declare the demo's jobs; return each with what makes the arguments of its nth one."""
+def _declare(name: str, runs: Runs, jobs: int) -> list[DemoJob]:
+    """Declare the demo's jobs, the flaky one last."""
 
-    def declare(kind: str, retry: int = 25) -> Callable[[Callable[P, None]], FunctionJob[P, None]]:
-        return faktory.job(name=f"{name}.{kind}", queue=name, retry=retry)
+    def declare(verb: str, retry: int = 25) -> Callable[[Callable[P, None]], FunctionJob[P, None]]:
+        return faktory.job(name=f"{name}.{verb}", queue=name, retry=retry)
 
     @declare("resize")
     def resize(image: int, size: str) -> None:
@@ -175,16 +176,19 @@ def _declare(name: str, runs: Runs, jobs: int) -> list[Kind]:
     ]
 
 
-def _push(kinds: list[Kind], jobs: int) -> tuple[dict[str, int], float]:
-    """Push the jobs, one in ten of them alone, one in twenty a flaky one."""
-    flaky, _ = kinds[-1]
+def _push(demo_jobs: list[DemoJob], jobs: int) -> tuple[dict[str, int], float]:
+    """Push one job in ten alone and the others in bulk, one in twenty of the flaky type.
+
+    Return how often each jid should run, and the jobs per second.
+    """
+    flaky, _ = demo_jobs[-1]
     started = monotonic()
     expected: dict[str, int] = {}
-    steady = kinds[:-1]
+    steady = demo_jobs[:-1]
     for number in range(jobs // 10):
         job, arguments = steady[number % len(steady)]
         expected[job.perform_async(*arguments(number))] = 1
-    _say(f"pushed {len(expected):,} of {jobs:,}, one by one")
+    _show(f"pushed {len(expected):,} of {jobs:,}, one by one")
     for jid in flaky.perform_bulk((number,) for number in range(jobs // 20)):
         expected[jid] = 2
     left = jobs - len(expected)
@@ -192,33 +196,32 @@ def _push(kinds: list[Kind], jobs: int) -> tuple[dict[str, int], float]:
         many = left // len(steady) + (position < left % len(steady))
         jids = job.perform_bulk(arguments(number) for number in range(many))
         expected.update(dict.fromkeys(jids, 1))
-        _say(f"pushed {len(expected):,} of {jobs:,}, by the thousand")
+        _show(f"pushed {len(expected):,} of {jobs:,}, by the thousand")
     return expected, len(expected) / (monotonic() - started)
 
 
-def _watch(client: faktory.Client, kinds: list[Kind], runs: Runs, expected: dict[str, int]) -> None:
-    """Wait for all runs, bringing failed jobs back as they come in.
-
-    A failed job would come back by itself, after 15 seconds and more.
-    """
-    flaky = kinds[-1][0]
+def _watch(
+    client: faktory.Client, demo_jobs: list[DemoJob], runs: Runs, expected: dict[str, int]
+) -> None:
+    """Wait for all runs, and requeue failed jobs, which otherwise wait for 15 seconds or more."""
+    flaky = demo_jobs[-1][0]
     due = sum(expected.values())
     seen, since = -1, monotonic()
     while runs.total < due:
         if runs.total != seen:
             seen, since = runs.total, monotonic()
-        elif monotonic() - since > STALLED_AFTER:
+        elif monotonic() - since > STALL_TIMEOUT:
             break
         client.requeue("retries", jobtype=flaky.jobtype)
-        _say(f"run {runs.total:,} of {due:,}")
+        _show(f"run {runs.total:,} of {due:,}")
         sleep(0.25)
-    _say(f"run {runs.total:,} of {due:,}")
+    _show(f"run {runs.total:,} of {due:,}")
     if sys.stdout.isatty():
         print()
 
 
 def _report(
-    pushed: int, push_rate: float, run_rate: float, retried: int, total: int, wrong: list[str]
+    pushed: int, push_rate: float, run_rate: float, retried: int, total: int, differences: list[str]
 ) -> None:
     rows = [
         ("core", _core()),
@@ -227,19 +230,19 @@ def _report(
         ("retried", f"{retried:,} that failed at first and came back"),
         (
             "count",
-            "NOT as it should be" if wrong else "every job ran exactly as often as it should",
+            "NOT as it should be" if differences else "every job ran exactly as often as it should",
         ),
     ]
     print()
     for title, text in rows:
         print(f"  {title:8} {text}")
-    for line in wrong[:10]:
+    for line in differences[:10]:
         print(f"  {line}")
-    if len(wrong) > 10:
-        print(f"  and {len(wrong) - 10} more")
+    if len(differences) > 10:
+        print(f"  and {len(differences) - 10} more")
 
 
-def _say(text: str) -> None:
+def _show(text: str) -> None:
     """Show progress: in place on a terminal, a line each elsewhere."""
     if sys.stdout.isatty():
         print(f"\r  {text:60}", end="", flush=True)
@@ -253,7 +256,7 @@ def _core() -> str:
 
 
 def _quiet_log() -> logging.Logger:
-    """A log for a worker whose jobs fail on purpose."""
+    """Return a log for a worker whose jobs fail on purpose."""
     log = logging.getLogger("faktory.demo")
     log.setLevel(logging.ERROR)
     return log

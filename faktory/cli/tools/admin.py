@@ -1,7 +1,7 @@
-"""The tools that look at a server's queues and sets, and change them.
+"""The tools that show a server's queues and sets, and change them.
 
-Rules: what deletes jobs, or buries them, asks first. What the server would take with OK and not
-do (a queue that it has not seen) is an error here.
+Rules: a tool asks before it deletes jobs or moves them to the dead ones. An unknown queue is an
+error, although the server answers OK to it.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from ..exits import Exit, ExitError, UsageError
 from . import output
-from .ended import Ended
-from .exits import Exit
 
 if TYPE_CHECKING:
-    from ..client import Client
+    from ...client import Client
 
 CHUNK = 100
-"""Commands sent in one piece: their answers must fit into what the system buffers."""
+"""Commands sent at a time: their answers must fit into the buffers of the operating system."""
 
 DELETING = ("clear", "discard", "kill")
-"""Operations of `mutate` after which jobs do not run any more."""
+"""The operations of `mutate` after which jobs no longer run."""
 
 
 def info(options: argparse.Namespace) -> int:
     """Show the server's state."""
-    from ..client import Client
-    from ..proto import encode_command, load_json
-    from ..wire.commands import Command, expect_text
+    from ...client import Client
+    from ...proto import encode_command, load_json
+    from ...wire.commands import Command, expect_text
 
     with Client(options.url) as client:
         text = client.call(Command("INFO", encode_command("INFO"), expect_text, idempotent=True))
@@ -60,84 +59,84 @@ def info(options: argparse.Namespace) -> int:
 
 
 def queues(options: argparse.Namespace) -> int:
-    """Show queues: how many jobs wait, and for how long."""
-    from ..client import Client
+    """Show queues: how many jobs wait in them, and for how long."""
+    from ...client import Client
 
     with Client(options.url) as client:
         sizes = _sizes(client)
-        chosen = {name: sizes[name] for name in _seen(options.names, sizes) or sorted(sizes)}
-        waits = latencies(client, chosen)
+        chosen = {name: sizes[name] for name in _check_known(options.names, sizes) or sorted(sizes)}
+        ages = latencies(client, chosen)
     if options.json:
         output.show_json(
             [
-                {"name": name, "size": size, "latency": waits.get(name)}
+                {"name": name, "size": size, "latency": ages.get(name)}
                 for name, size in chosen.items()
             ]
         )
     elif not chosen:
         print("The server has no queues.")
     else:
-        rows = [(name, f"{size:,}", _wait(size, waits.get(name))) for name, size in chosen.items()]
+        rows = [(name, f"{size:,}", _age(size, ages.get(name))) for name, size in chosen.items()]
         print(output.table(("queue", "jobs", "oldest waits"), rows))
     return Exit.DONE
 
 
-def _wait(size: int, seconds: float | None) -> str:
+def _age(size: int, seconds: float | None) -> str:
     if not size:
         return "-"
     return "?" if seconds is None else output.duration(seconds)
 
 
 def latencies(client: Client, sizes: dict[str, int]) -> dict[str, float | None]:
-    """Return how many seconds the oldest job of each queue waits; None where it is not known.
+    """Return for how many seconds the oldest job of each queue has waited, None if unknown.
 
-    A command for each: one job that the server cannot date fails the whole of its command
-    (`server/commands.go: queueLatency`).
+    Each queue has a command of its own: a job without a date makes the server refuse the whole
+    command (`server/commands.go: queueLatency`).
     """
-    from ..wire import commands
+    from ...wire import commands
 
-    waits: dict[str, float | None] = {name: 0.0 for name, size in sizes.items() if not size}
+    ages: dict[str, float | None] = {name: 0.0 for name, size in sizes.items() if not size}
     names = [name for name, size in sizes.items() if size]
     for start in range(0, len(names), CHUNK):
         chunk = names[start : start + CHUNK]
         answers = client.exchange(*(commands.queue_latency([name]) for name in chunk))
         for name, answer in zip(chunk, answers, strict=True):
-            waits[name] = None if answer.error is not None else answer.value.get(name)
-    return waits
+            ages[name] = None if answer.error is not None else answer.value.get(name)
+    return ages
 
 
 def pause(options: argparse.Namespace) -> int:
-    """Let the server hand out no jobs of queues."""
-    return _switch(options, "paused", lambda client, names: client.pause_queues(*names))
+    """Stop the server from handing out jobs of queues."""
+    return _change(options, "paused", lambda client, names: client.pause_queues(*names))
 
 
 def resume(options: argparse.Namespace) -> int:
-    """Let the server hand out jobs of queues again."""
-    return _switch(options, "resumed", lambda client, names: client.resume_queues(*names))
+    """Let the server hand out jobs of paused queues again."""
+    return _change(options, "resumed", lambda client, names: client.resume_queues(*names))
 
 
-def _switch(
-    options: argparse.Namespace, done: str, switch: Callable[[Client, list[str]], None]
+def _change(
+    options: argparse.Namespace, done: str, change: Callable[[Client, list[str]], None]
 ) -> int:
-    from ..client import Client
+    from ...client import Client
 
     _check_names(options)
     with Client(options.url) as client:
         sizes = _sizes(client)
-        names = _seen(options.names, sizes)
-        switch(client, ["*"] if options.all else names)
+        names = _check_known(options.names, sizes)
+        change(client, ["*"] if options.all else names)
     print(f"{done}: {', '.join(names or sorted(sizes)) or 'nothing, the server has no queues'}")
     return Exit.DONE
 
 
 def remove(options: argparse.Namespace) -> int:
-    """Delete queues with their jobs."""
-    from ..client import Client
+    """Delete queues and their jobs."""
+    from ...client import Client
 
     _check_names(options)
     with Client(options.url) as client:
         sizes = _sizes(client)
-        names = _seen(options.names, sizes) or sorted(sizes)
+        names = _check_known(options.names, sizes) or sorted(sizes)
         total = sum(sizes[name] for name in names)
         what = f"{len(names)} queues" if len(names) > 5 else f"queue {', '.join(names)}"
         output.confirm(f"Delete {what} of {client.faktory} with {output.jobs(total)}?", options.yes)
@@ -148,17 +147,17 @@ def remove(options: argparse.Namespace) -> int:
 
 def mutate(options: argparse.Namespace) -> int:
     """Change the jobs of a set."""
-    from ..client import Client
-    from ..wire import commands
+    from ...client import Client
+    from ...wire import commands
 
     filters = [("jobtype", options.jobtype), ("jid", options.jid), ("matching", options.matching)]
     chosen = [f"{name} {_listed(value)}" for name, value in filters if value is not None]
     if options.operation == "clear" and chosen:
-        raise Ended(Exit.USAGE, "clear takes all jobs of a set; with a filter it is discard.")
+        raise UsageError("clear deletes all jobs of a set; use discard with a filter.")
     command = commands.mutate(
         options.operation, options.target, options.jobtype, options.jid, options.matching
     )
-    assert command is not None  # there is no empty list of jids on a command line
+    assert command is not None  # a command line has no empty list of jids
     with Client(options.url) as client:
         before = _set_size(client, options.target)
         if options.operation in DELETING:
@@ -178,8 +177,8 @@ def mutate(options: argparse.Namespace) -> int:
 
 
 def flush(options: argparse.Namespace) -> int:
-    """Delete everything."""
-    from ..client import Client
+    """Delete all jobs."""
+    from ...client import Client
 
     with Client(options.url) as client:
         state = client.info()["faktory"]
@@ -197,7 +196,7 @@ def _listed(value: str | list[str]) -> str:
 
 def _check_names(options: argparse.Namespace) -> None:
     if bool(options.names) == options.all:
-        raise Ended(Exit.USAGE, "name the queues, or all of them by --all.")
+        raise UsageError("name the queues, or choose all of them by --all.")
 
 
 def _sizes(client: Client) -> dict[str, int]:
@@ -210,15 +209,15 @@ def _set_size(client: Client, name: str) -> int:
     return int(sets.get(name, 0))
 
 
-def _seen(names: Iterable[str], sizes: dict[str, int]) -> list[str]:
-    """Return the names, all of which the server must know."""
+def _check_known(names: Iterable[str], sizes: dict[str, int]) -> list[str]:
+    """Return the names without repetitions; raise ExitError if the server does not know one."""
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in sizes:
             close = get_close_matches(name, sizes, 1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise Ended(
+            raise ExitError(
                 Exit.FAILED,
-                f"the server has no queue {name!r}; it has one from its first job on.{hint}",
+                f"the server has no queue {name!r}: the first job makes it.{hint}",
             )
     return names

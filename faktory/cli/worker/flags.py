@@ -1,66 +1,62 @@
 """The flags of `faktory-worker`: one table for the command line, the variables and the file.
 
-Rules: a flag is declared here and nowhere else, with what its value may be and what it is unless
-somebody says so. Nothing here reads a file or the environment.
+Rules: a flag is declared here and nowhere else, with the type of its value and its default. Nothing
+here reads a file or the environment.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple, NoReturn
 
-from .. import __version__
+from ... import __version__
 
 PREFIX: Final = "FAKTORY_WORKER_"
-"""What the name of every variable begins with."""
+"""The beginning of every variable's name."""
 
 
-class Wrong(Exception):
-    """What the user gave cannot be: the message says what, and what can."""
-
-
-class Kind(NamedTuple):
-    """What a value may be."""
+class ValueType(NamedTuple):
+    """The type of a flag's value: how to read it and what is valid."""
 
     check: Callable[[object], Any]
-    """Returns the value as we use it; raises ValueError that goes on from the value."""
-    read: Callable[[str], object] = str
-    """Makes of a text what `check` checks; what it cannot read it returns."""
+    """Returns the value as an option; raises ValueError with the end of a sentence about it."""
+    parse: Callable[[str], object] = str
+    """Turns a string into something for `check`; returns it unchanged if it cannot."""
 
-    def of_text(self, text: str) -> Any:
-        """Return the value that a text stands for; ValueError says why it stands for none."""
-        return self._checked(self.read(text), text)
+    def from_text(self, text: str) -> Any:
+        """Return the option that a string stands for, or raise ValueError with the reason."""
+        return self._checked(self.parse(text), text)
 
-    def of_value(self, value: object) -> Any:
-        """Return the value that one of a file stands for; ValueError as for a text."""
+    def from_value(self, value: object) -> Any:
+        """Return the option that a value of TOML stands for, or raise ValueError."""
         return self._checked(value, value)
 
     def _checked(self, value: object, given: object) -> Any:
         try:
             return self.check(value)
-        except ValueError as fault:
-            raise ValueError(f"{given!r} {fault}") from None
+        except ValueError as error:
+            raise ValueError(f"{given!r} {error}") from None
 
 
 def _number(value: object) -> int:
     if type(value) is int and value >= 1:
         return value
-    raise ValueError("is no whole number of 1 or more")
+    raise ValueError("is not a whole number of 1 or more")
 
 
 def _seconds(value: object) -> float:
     if isinstance(value, (int, float)) and value is not True and 0 <= value < float("inf"):
         return float(value)
-    raise ValueError("is no number of seconds, 0 or more")
+    raise ValueError("is not a number of seconds, 0 or more")
 
 
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
-    raise ValueError("is no text")
+    raise ValueError("is not a string")
 
 
 def _texts(value: object) -> list[str]:
@@ -68,14 +64,14 @@ def _texts(value: object) -> list[str]:
         return [value]
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return value
-    raise ValueError("is neither a text nor a list of them")
+    raise ValueError("is neither a string nor a list of strings")
 
 
-def _queue(value: object) -> list[str]:
+def _queues(value: object) -> list[str]:
     if isinstance(value, dict):
         if all(type(weight) is int and weight > 0 for weight in value.values()):
             return [f"{name},{weight}" for name, weight in value.items()]
-        raise ValueError("is no table of weights: each must be a whole number of 1 or more")
+        raise ValueError("is not a table of weights: each must be a whole number of 1 or more")
     return _texts(value)
 
 
@@ -91,18 +87,18 @@ def _format(value: object) -> str:
     raise ValueError("is neither text nor json")
 
 
-def _read_number(text: str) -> object:
+def _parse_number(text: str) -> object:
     return int(text) if text.isascii() and text.isdigit() else text
 
 
-def _read_seconds(text: str) -> object:
+def _parse_seconds(text: str) -> object:
     try:
         return float(text)
     except ValueError:
         return text
 
 
-def _read_texts(text: str) -> object:
+def _parse_texts(text: str) -> object:
     try:
         return shlex.split(text)
     except ValueError:  # a quote that is not closed
@@ -115,42 +111,42 @@ _SWITCHES: Final = {
 }
 
 
-def _read_switch(text: str) -> object:
+def _parse_switch(text: str) -> object:
     return _SWITCHES.get(text.lower(), text)
 
 
-NUMBER: Final = Kind(_number, _read_number)
-SECONDS: Final = Kind(_seconds, _read_seconds)
-TEXT: Final = Kind(_text)
-TEXTS: Final = Kind(_texts, _read_texts)
-QUEUES: Final = Kind(_queue, _read_texts)
-SWITCH: Final = Kind(_switch, _read_switch)
-FORMAT: Final = Kind(_format)
+NUMBER: Final = ValueType(_number, _parse_number)
+SECONDS: Final = ValueType(_seconds, _parse_seconds)
+TEXT: Final = ValueType(_text)
+TEXTS: Final = ValueType(_texts, _parse_texts)
+QUEUES: Final = ValueType(_queues, _parse_texts)
+SWITCH: Final = ValueType(_switch, _parse_switch)
+FORMAT: Final = ValueType(_format)
 
 
 class Flag(NamedTuple):
-    """One flag; its variable and its key of the file have its long name."""
+    """A flag; its variable and its key in the file have its long name."""
 
     group: str
     short: str
     name: str
     metavar: str
-    kind: Kind
+    value_type: ValueType
     default: object
     help: str
 
     @property
     def variable(self) -> str:
-        """The variable that says the same: FAKTORY_WORKER_MAX_JOBS."""
+        """The variable of the same meaning: FAKTORY_WORKER_MAX_JOBS."""
         return PREFIX + self.name.upper().replace("-", "_")
 
     @property
     def attribute(self) -> str:
-        """Its name among the options: max_jobs."""
+        """The option's name: max_jobs."""
         return self.name.replace("-", "_")
 
 
-JOBS, PROCESS, FILE, LOG = "what runs", "processes", "configuration", "what it says"
+JOBS, PROCESS, FILE, LOG = "jobs", "processes", "configuration", "names and logs"
 
 FLAGS: Final = (
     Flag(
@@ -182,16 +178,16 @@ FLAGS: Final = (
     ),
     Flag(
         PROCESS, "", "reload", "", SWITCH, False,
-        "for development: begin anew when a .py file below this folder is saved; running jobs "
+        "for development: restart when a .py file below this folder is saved; running jobs "
         "finish first (needs: pip install 'faktory-worker[reload]')",
     ),
     Flag(
         FILE, "-C", "config", "FILE", TEXT, None,
-        "read what is not given here from this TOML file: its keys are the long flags",
+        "read the options that are not given here from this TOML file; its keys are the long flags",
     ),
     Flag(
         FILE, "-e", "env", "ENV", TEXT, None,
-        "which table of the file goes over the keys at its top: production",
+        "the table of the file that overrides the keys at its top: production",
     ),
     Flag(
         LOG, "-l", "label", "LABEL", TEXTS, [],
@@ -208,8 +204,11 @@ FLAGS: Final = (
     Flag(LOG, "-v", "verbose", "", SWITCH, False, "log debug messages, too"),
 )  # fmt: skip
 
-OF_FILE: Final = {flag.name: flag for flag in FLAGS if flag.group is not FILE}
-"""What a file may set."""
+FILE_KEYS: Final = {flag.name: flag for flag in FLAGS if flag.group is not FILE}
+"""The flags that a file may set."""
+
+_FIRST: Final = [flag for flag in FLAGS if flag.group is FILE or flag.name == "log-format"]
+"""The flags that decide how an error in the others is logged."""
 
 _EPILOG = """
 examples:
@@ -243,9 +242,9 @@ exit codes:
   2 USAGE         wrong usage: a flag, a variable, a key of the file, no jobs to run
   3 IMPORT        a module of -r raised an error when it was imported
   4 REFUSED       the server refuses the password
-  5 ABANDONED   stopped, some jobs left running or unreported
+  5 ABANDONED     stopped, some jobs left running or unreported
   6 CANNOT_START  the system gives too few threads for -c
-  7 MISSING       -r names a module or a file that is not there
+  7 MISSING       -r names a module or a file that does not exist
   8 GAVE_UP       with --processes: a worker ended five times running before it was ready
   130 INTERRUPTED by Ctrl-C, before there was a worker to stop
 """
@@ -253,12 +252,12 @@ exit codes:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise Wrong(message)
+        raise ValueError(message)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Make the parser; what is not on the command line is not in what it returns."""
-    made = _Parser(
+def make_parser(flags: Iterable[Flag] = FLAGS, add_help: bool = True) -> argparse.ArgumentParser:
+    """Make a parser; what it returns lacks the flags that are not on the command line."""
+    parser = _Parser(
         prog="faktory-worker",
         usage="faktory-worker -r MODULE [-r MODULE]... [-q NAME[,WEIGHT]]... [flags]",
         description="Run the jobs of a program: fetch them from a Faktory server "
@@ -267,50 +266,63 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        add_help=add_help,
     )
     groups: dict[str, Any] = {}
-    for flag in FLAGS:
-        group = groups.get(flag.group) or made.add_argument_group(flag.group)
+    for flag in flags:
+        group = groups.get(flag.group) or parser.add_argument_group(flag.group)
         groups[flag.group] = group
         names = [name for name in (flag.short, f"--{flag.name}") if name]
-        if flag.kind is SWITCH:
+        if flag.value_type is SWITCH:
             group.add_argument(*names, action="store_true", help=flag.help)
-        elif flag.kind in (TEXTS, QUEUES):
+        elif flag.value_type in (TEXTS, QUEUES):
             group.add_argument(*names, metavar=flag.metavar, action="append", help=flag.help)
         else:
-            read = _for_argparse(flag.kind)
+            read = _for_argparse(flag.value_type)
             group.add_argument(*names, metavar=flag.metavar, type=read, help=flag.help)
-    made.add_argument("-V", "--version", action="version", version=f"faktory-worker {__version__}")
-    return made
+    if add_help:
+        version = f"faktory-worker {__version__}"
+        parser.add_argument("-V", "--version", action="version", version=version)
+    return parser
 
 
-def parse(argv: Sequence[str] | None) -> dict[str, Any]:
-    """Return what the command line says, by attribute; `Wrong` if it says what cannot be."""
-    made = parser()
-    options, unknown = made.parse_known_args(argv)
-    if unknown:
-        raise Wrong(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0])}")
+def parse(argv: Sequence[str], errors: list[str]) -> dict[str, Any]:
+    """Return the options on the command line; append to `errors` what is wrong with it.
+
+    The flags that decide how an error is logged are taken out first, so they are known even if
+    there is an error before them.
+    """
+    options = argparse.Namespace()
+    rest = list(argv)
+    try:
+        for parser in (make_parser(_FIRST, add_help=False), make_parser()):
+            _, rest = parser.parse_known_args(rest, options)
+    except ValueError as error:
+        errors.append(str(error))
+    else:
+        if rest:
+            errors.append(f"unrecognized arguments: {' '.join(rest)}{_hint(rest[0])}")
     return vars(options)
 
 
 def closest(name: str, known: Sequence[str]) -> str:
     """Return the known name that may have been meant, or ''."""
-    begun = [each for each in known if each.startswith(name)]
-    return next(iter(begun or get_close_matches(name, known, 1, cutoff=0.7)), "")
+    longer = [each for each in known if each.startswith(name)]
+    return next(iter(longer or get_close_matches(name, known, 1, cutoff=0.7)), "")
 
 
-def _meant(argument: str) -> str:
+def _hint(argument: str) -> str:
     if not argument.startswith("-"):
-        return f". Is it what defines the jobs? -r {argument}"
+        return f". Does it define the jobs? -r {argument}"
     close = closest(argument.partition("=")[0], [f"--{flag.name}" for flag in FLAGS])
     return f". Did you mean {close}?" if close else ""
 
 
-def _for_argparse(kind: Kind) -> Callable[[str], Any]:
+def _for_argparse(value_type: ValueType) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
-            return kind.of_text(text)
-        except ValueError as fault:
-            raise argparse.ArgumentTypeError(str(fault)) from None
+            return value_type.from_text(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     return read

@@ -1,7 +1,7 @@
-"""`python -m faktory doctor`: what is wrong with a setup, and what to do about it.
+"""`python -m faktory doctor`: find what is wrong with a setup, and how to fix it.
 
-Rules: it changes nothing on the server and takes no job from it. Everything that can be looked at
-is, whatever was wrong before; the first error decides the exit code.
+Rules: it changes nothing on the server and takes no job from it. An error does not keep the later
+checks from running, unless they need what is missing; the first error decides the exit code.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
+from ..exits import Exit
 from . import backlog, checks, output
-from .checks import Finding
-from .exits import Exit
+from .checks import Result
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at everything, and tell it as it is found."""
-    findings = []
-    for finding in _examine(options):
-        findings.append(finding)
+    """Run all checks and show each result as soon as it is known."""
+    results = []
+    for result in _check(options):
+        results.append(result)
         if not options.json:
-            _show(finding)
+            _show(result)
     if options.json:
         names = ("level", "check", "text", "remedy")
-        output.show_json([{name: getattr(found, name) for name in names} for found in findings])
+        output.show_json([{name: getattr(result, name) for name in names} for result in results])
     else:
-        levels = [finding.level for finding in findings]
+        levels = [result.level for result in results]
         print(f"\n{_count(levels, 'error')}, {_count(levels, 'warning')}")
-    return next((found.code for found in findings if found.level == "error"), Exit.DONE)
+    return next((result.code for result in results if result.level == "error"), Exit.DONE)
 
 
 def _count(levels: Sequence[str], level: str) -> str:
@@ -39,29 +39,29 @@ def _count(levels: Sequence[str], level: str) -> str:
     return f"{many or 'no'} {level}{'' if many == 1 else 's'}"
 
 
-def _show(finding: Finding) -> None:
-    lines = [f"{finding.level:8} {finding.check:10} {finding.text}"]
-    if finding.remedy:
-        lines.append(f"{'':19} -> {finding.remedy}")
+def _show(result: Result) -> None:
+    lines = [f"{result.level:8} {result.check:10} {result.text}"]
+    if result.remedy:
+        lines.append(f"{'':19} -> {result.remedy}")
     if sys.stdout.isatty():
         width = max(60, shutil.get_terminal_size().columns)
         lines = [textwrap.fill(line, width, subsequent_indent=" " * 20) for line in lines]
     print("\n".join(lines), flush=True)
 
 
-def _examine(options: argparse.Namespace) -> Iterator[Finding]:
+def _check(options: argparse.Namespace) -> Iterator[Result]:
     core = checks.core()
     yield core
     yield checks.packages()
     if core.level == "error":
-        return  # without it nothing can be said to a server, and no job be declared
+        return  # both the client and the program's jobs need it
     yield from checks.program(options.require)
-    address, found = checks.address(options.url)
-    yield found
+    address, result = checks.address(options.url)
+    yield result
     if address is None:
         return
-    client, found = checks.reach(address)
-    yield found
+    client, result = checks.reach(address)
+    yield result
     if client is None:
         return
     with client:

@@ -1,7 +1,8 @@
-"""`python -m faktory push`: one job from the command line, or many from a file.
+"""`python -m faktory push`: push one job from the command line, or many from a file.
 
-Rules: a line that cannot be pushed is told by its number, and stops no other. What was not
-queued, or may not have been, is said by line numbers, so that it can be pushed again.
+Rules: a line that is not a valid job is reported by its number, and the others are pushed all the
+same. So are the numbers of lines that were not pushed, or may not have been, so that the user can
+push them again.
 """
 
 from __future__ import annotations
@@ -16,39 +17,38 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from ..exceptions import FaktoryBulkError, FaktoryError
+from ...exceptions import FaktoryBulkError, FaktoryError
+from ..exits import Exit, ExitError, UsageError
 from . import output
-from .ended import Ended
-from .exits import Exit
 
 if TYPE_CHECKING:
-    from ..client import Client
+    from ...client import Client
 
 CHUNK = 1000
 """Jobs sent at a time: the server gives itself 5 s for a PUSHB (`server/commands.go: pushBulk`)."""
 
 FIELDS = ("queue", "jid", "retry", "backtrace", "reserve_for", "at", "custom")
-"""Options that are fields of a job by the same name."""
+"""The options that are also fields of a job."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Push what the command line says."""
+    """Push the job, or the file of jobs, that the command line names."""
     given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     if options.file is None:
         return _push_one(options, given)
     if given or options.delay is not None or options.jobtype is not None:
-        raise Ended(Exit.USAGE, "with -f the jobs say everything themselves: leave out the rest.")
+        raise UsageError("with -f each job has its own fields: leave out the other flags.")
     return _push_many(options)
 
 
 def _push_one(options: argparse.Namespace, fields: dict[str, Any]) -> int:
-    from ..client import Client
+    from ...client import Client
 
     if options.jobtype is None:
-        raise Ended(Exit.USAGE, "name the job type, or a file of jobs by -f.")
+        raise UsageError("name the job type, or a file of jobs by -f.")
     if options.delay is not None:
         if "at" in fields:
-            raise Ended(Exit.USAGE, "--in and --at say the same: give one of them.")
+            raise UsageError("--in and --at exclude each other: give one of them.")
         fields["at"] = time.time() + options.delay
     if "custom" in fields:
         fields["custom"] = _custom(fields["custom"])
@@ -63,8 +63,8 @@ def _push_one(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 
 
 def _value(text: str) -> object:
-    """Read an argument: JSON where it is that, else the text as it stands."""
-    from ..proto import load_json
+    """Return the value of an argument that is valid JSON, else its text."""
+    from ...proto import load_json
 
     try:
         return load_json(os.fsencode(text))
@@ -75,31 +75,31 @@ def _value(text: str) -> object:
 def _custom(text: str) -> dict[str, Any]:
     value = _value(text)
     if not isinstance(value, dict):
-        raise Ended(Exit.USAGE, f"--custom {text}: it must be a JSON object.")
+        raise UsageError(f"--custom {text}: it must be a JSON object.")
     return value
 
 
 class Tally:
-    """What became of the lines so far."""
+    """The results of the lines so far."""
 
     def __init__(self) -> None:
         self.pushed = 0
         self.refused: dict[int, str] = {}
 
     def refuse(self, number: int, why: object) -> None:
-        """Note that a line was not pushed, and say so."""
+        """Record that a line was not pushed, and why."""
         self.refused[number] = str(why)
 
 
-class Line(NamedTuple):
-    """A job, and the number of the line that it stands on."""
+class NumberedJob(NamedTuple):
+    """A job, and the number of its line in the file."""
 
     number: int
     job: dict[str, Any]
 
 
 def _push_many(options: argparse.Namespace) -> int:
-    from ..client import Client
+    from ...client import Client
 
     tally = Tally()
     with _opened(options.file) as source, Client(options.url) as client:
@@ -108,7 +108,7 @@ def _push_many(options: argparse.Namespace) -> int:
             with output.progress() as advance:
                 _push_all(client, source, size, tally, advance)
         except KeyboardInterrupt:
-            raise Ended(
+            raise ExitError(
                 Exit.INTERRUPTED,
                 f"interrupted; {output.jobs(tally.pushed)} are pushed, and "
                 f"perhaps some of the next {CHUNK:,}.",
@@ -142,33 +142,33 @@ def _push_all(
         for line in chunk:
             if (why := refused.get(line.job["jid"])) is not None:
                 tally.refuse(line.number, why)
-        # At once: an interrupt says how many it were, and must not come between two of them.
+        # In one step: an interrupt reports the number, and must not find it half added.
         tally.pushed += sum(line.job["jid"] not in refused for line in chunk)
         advance(f"pushed {output.jobs(tally.pushed)}", read / size if size else None)
 
 
-def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[Line]:
-    """Read a job a line; one that cannot be pushed is noted and left out."""
-    from ..proto import load_json
-    from ..wire.payload import prepare
+def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[NumberedJob]:
+    """Yield the job of each line; record a line that is not a valid job as refused."""
+    from ...proto import load_json
+    from ...wire.payload import prepare
 
     for number, text in enumerate(source, 1):
         if not text.strip():
             continue
         try:
-            yield Line(number, prepare(load_json(text)))
+            yield NumberedJob(number, prepare(load_json(text)))
         except (FaktoryError, ValueError) as error:
             tally.refuse(number, error)
 
 
-def _broken(error: FaktoryBulkError, chunk: list[Line], tally: Tally) -> Ended:
-    """Say what became of every line, now that the connection is gone."""
+def _broken(error: FaktoryBulkError, chunk: list[NumberedJob], tally: Tally) -> ExitError:
+    """Make the error that says which lines were pushed before the connection broke."""
     first, last = chunk[0].number, chunk[-1].number
-    fate = "may or may not be" if error.unknown else "are not"
+    state = "may or may not be" if error.unknown else "are not"
     refused = f" Of those before, not pushed: lines {_listed(tally.refused)}." * bool(tally.refused)
-    return Ended(
+    return ExitError(
         Exit.FAILED if error.unknown else Exit.UNREACHABLE,
-        f"the connection broke after {output.jobs(tally.pushed)}: lines {first} to {last} {fate} "
+        f"the connection broke after {output.jobs(tally.pushed)}: lines {first} to {last} {state} "
         f"pushed, nothing after them is.{refused} ({error.__cause__})",
     )
 
@@ -185,12 +185,12 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
     try:
         source = open(name, "rb")  # noqa: SIM115
     except OSError as error:
-        raise Ended(Exit.USAGE, f"-f {name}: {error.strerror}.") from None
+        raise UsageError(f"-f {name}: {error.strerror}.") from None
     with source:
         yield source
 
 
 def _size(source: IO[bytes]) -> int | None:
-    """Return how many bytes there are to read, where that is known."""
+    """Return the size of a regular file, None for anything else."""
     status = os.fstat(source.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -1,4 +1,4 @@
-"""The tools that need no server of yours: the embedded server, and the demo."""
+"""The tools that bring their own server: `server` runs the embedded one, `demo` starts one."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from typing import Any
 
 
 def add_tools(tools: Any) -> None:
-    """Add both to what the command line may say."""
+    """Add both tools to the parser."""
     server = tools.add_parser(
         "server",
         help="run an embedded server, for development and tests",
         description="Run a server of the Faktory protocol in memory: for development, demos and "
-        "tests. What it holds is gone when it stops; production is the real Faktory server.",
+        "tests. Its jobs are gone when it stops; in production use the real Faktory server.",
     )
     server.add_argument(
         "--bind",
         metavar="HOST:PORT",
         default="127.0.0.1:7419",
-        help="where to listen; port 0 takes a free one (default: 127.0.0.1:7419)",
+        help="the address to listen on; port 0 takes a free one (default: 127.0.0.1:7419)",
     )
     server.add_argument(
         "--password",
         default=os.environ.get("FAKTORY_PASSWORD"),
-        help="require this password of clients; the list of processes shows it, so better set "
-        "the variable FAKTORY_PASSWORD (the default)",
+        help="require this password of clients; the list of processes shows it, so it is better to "
+        "set the variable FAKTORY_PASSWORD (the default)",
     )
-    server.add_argument("--tls-cert", metavar="FILE", help="speak TLS, with this certificate")
-    server.add_argument("--tls-key", metavar="FILE", help="and this key of it")
+    server.add_argument("--tls-cert", metavar="FILE", help="use TLS with this certificate")
+    server.add_argument("--tls-key", metavar="FILE", help="the certificate's key")
     server.add_argument(
         "--enterprise",
         action="store_true",
-        help="know batches, tracking, unique and expiring jobs, too; approximate: made after the "
-        "public documentation of Faktory Enterprise",
+        help="support batches, tracking, unique and expiring jobs, too; approximate: made after "
+        "the public documentation of Faktory Enterprise",
     )
-    # For who starts a server that must not outlive him, however he ends: he holds its input open.
+    # For a program whose server must end with it, even if it is killed: the program holds the
+    # server's standard input open.
     server.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
     server.set_defaults(run=_server)
     demo = tools.add_parser(
         "demo",
-        help="push 20,000 jobs and run them, and check that each ran as often as it should",
+        help="push 20,000 jobs, run them, and check that each ran as often as it should",
         description="Push jobs, run them, check the count. Uses the server in FAKTORY_URL, if "
         "set, with queues and job types of its own; else an embedded one.",
     )
@@ -51,8 +52,8 @@ def add_tools(tools: Any) -> None:
 
 
 def _server(options: argparse.Namespace) -> int:
-    from ..server import EmbeddedServer
-    from ..worker.signals import handled
+    from ...server import EmbeddedServer
+    from ...worker.signals import handled
 
     stopped: SimpleQueue[None] = SimpleQueue()
     server = EmbeddedServer(

@@ -1,7 +1,8 @@
-"""`--reload`: who watches the files, and says that the program has changed.
+"""`--reload`: watch the program's files and signal each change.
 
-Rules: a process of its own does it, for watchfiles has threads and the parent must have none.
-Nothing is said of a program with a syntax error: what runs goes on until the next save.
+Rules: a process of its own watches, since watchfiles starts threads and the supervisor, which
+forks, must have none. A file with a syntax error does not restart the workers: they go on with
+the old code until the next save.
 """
 
 from __future__ import annotations
@@ -17,33 +18,33 @@ from typing import Final, NoReturn
 
 log = logging.getLogger("faktory.reload")
 
-LOOK_EVERY: Final = 1000
-"""Milliseconds between two looks whether the parent is still there."""
+PARENT_CHECK_INTERVAL: Final = 1000
+"""Milliseconds between two checks whether the parent process is still alive."""
 
 
 def available() -> bool:
-    """Tell whether the extra is installed."""
+    """Return whether watchfiles is installed."""
     try:
         return importlib.util.find_spec("watchfiles") is not None
-    except ValueError:  # somebody has put None in its place
+    except ValueError:  # sys.modules has None in its place
         return False
 
 
 @contextmanager
 def watched(required: Sequence[str]) -> Iterator[int]:
-    """Yield a descriptor that can be read after each change, for a `with` block.
+    """Yield a file descriptor that becomes readable after each change, for a `with` block.
 
-    Watched are the Python files below the current folder, and beside the files of -r.
+    Watches the Python files below the current folder, and those beside the files of -r.
     """
     parent = os.getpid()
-    changes, teller = os.pipe()
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(changes)
-        _watch(_folders(required), teller, parent)
-    os.close(teller)
+        os.close(reader)
+        _watch(_folders(required), writer, parent)
+    os.close(writer)
     try:
-        yield changes
+        yield reader
     finally:
         if os.getpid() == parent:
             with suppress(ProcessLookupError):
@@ -57,50 +58,50 @@ def _folders(required: Sequence[str]) -> list[Path]:
     return [here, *sorted(path for path in beside if not path.is_relative_to(here))]
 
 
-def _watch(folders: Sequence[Path], teller: int, parent: int) -> NoReturn:
-    """Write a byte to `teller` for each change, until the parent is gone; end the process."""
+def _watch(folders: Sequence[Path], writer: int, parent: int) -> NoReturn:
+    """Write a byte to `writer` for each change until the parent is gone, then end the process."""
     try:
         for number in (signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN):
             signal.signal(number, lambda *_: None)
         logging.getLogger("watchfiles").setLevel(logging.WARNING)
         from watchfiles import PythonFilter, watch
 
-        unfit: set[Path] = set()
+        broken: set[Path] = set()
         for changes in watch(
             *folders,
             watch_filter=PythonFilter(),
-            rust_timeout=LOOK_EVERY,
+            rust_timeout=PARENT_CHECK_INTERVAL,
             yield_on_timeout=True,
         ):
             if os.getppid() != parent:
                 break
             if changes:
-                unfit = _unfit({Path(path) for _, path in changes} | unfit)
-                if not unfit:
-                    log.info("changed: %s", _named(path for _, path in changes))
-                    os.write(teller, b"c")
+                broken = _find_broken({Path(path) for _, path in changes} | broken)
+                if not broken:
+                    log.info("changed: %s", _relative(path for _, path in changes))
+                    os.write(writer, b"c")
     except BaseException as error:
         log.error("the files cannot be watched: %r", error)
     finally:
         os._exit(1)
 
 
-def _unfit(files: Iterable[Path]) -> set[Path]:
-    """Return those that are no Python, having told why."""
-    found = set()
+def _find_broken(files: Iterable[Path]) -> set[Path]:
+    """Return the files that do not compile, and log why."""
+    broken = set()
     for file in files:
         try:
             compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
         except (SyntaxError, ValueError) as error:
             line = getattr(error, "lineno", None)
-            where = f"{_named([str(file)])}{f', line {line}' if line else ''}"
+            where = f"{_relative([str(file)])}{f', line {line}' if line else ''}"
             what = getattr(error, "msg", error)
-            log.error("%s: %s; what runs goes on until the next save", where, what)
-            found.add(file)
-        except OSError:  # it is gone
+            log.error("%s: %s; the old code goes on running until the next save", where, what)
+            broken.add(file)
+        except OSError:  # it was deleted
             continue
-    return found
+    return broken
 
 
-def _named(paths: Iterable[str]) -> str:
+def _relative(paths: Iterable[str]) -> str:
     return ", ".join(sorted(os.path.relpath(path) for path in paths))

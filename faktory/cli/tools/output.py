@@ -1,7 +1,7 @@
-"""What tools show and ask: tables, JSON, progress, a question before what cannot be undone.
+"""Write tables, JSON and progress, and ask before something that cannot be undone.
 
-Rules: standard output holds the result and nothing else; questions and progress are on standard
-error. The same text comes with and without a terminal, progress aside.
+Rules: standard output has the result only; questions and progress go to standard error. The text
+is the same with and without a terminal, except for progress.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
-from .ended import Ended
-from .exits import Exit
+from ..exits import Exit, ExitError
 
 Advance = Callable[[str, float | None], None]
-"""Called with what was done so far and, where it is known, which part of all that is, 0 to 1."""
-
-LOG_EVERY = 5.0
-"""Seconds between two lines of progress where no terminal is."""
+"""Called with a text and the part that is done, from 0 to 1, or None if that is not known."""
 
 
 def show_json(value: object) -> None:
@@ -28,7 +24,7 @@ def show_json(value: object) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out rows below a header: the first column to the left, the others to the right."""
+    """Return rows below a header, the first column aligned to the left, the others to the right."""
     lines = [tuple(header), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -41,7 +37,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time span with its two largest units: 2 d 3 h, 4 min 5 s, 0.6 s."""
+    """Return a duration in its two largest units: 2 d 3 h, 4 min 5 s, 0.6 s."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     left = round(seconds)
@@ -54,38 +50,38 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Write how many of something."""
+    """Return a count with its noun: 1 queue, 1,234 queues."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def jobs(count: int) -> str:
-    """Write how many jobs."""
+    """Return a count of jobs: 1 job, 1,234 jobs."""
     return counted(count, "job")
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Go on if the answer is yes, or was given by --yes; else end with Exit.DECLINED."""
+    """Ask on the terminal, unless `yes`; raise ExitError (DECLINED) if the answer is not yes."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Ended(
+        raise ExitError(
             Exit.DECLINED,
-            f"{question} Without a terminal nobody can be asked, so nothing was changed; "
+            f"{question} Without a terminal there is no answer, so nothing was changed; "
             "--yes goes on without asking.",
         )
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Ended(Exit.DECLINED, "nothing was changed.")
+        raise ExitError(Exit.DECLINED, "nothing was changed.")
 
 
 @contextmanager
-def progress() -> Iterator[Advance]:
-    """Show how far a long work is: a bar by rich where that is installed, else plain text.
+def progress(log_interval: float = 5.0) -> Iterator[Advance]:
+    """Show the progress of a long task: a bar if rich is installed, else a line that changes.
 
-    Without a terminal it is a line every LOG_EVERY seconds.
+    Without a terminal write a line every `log_interval` seconds.
     """
     if not sys.stderr.isatty():
-        yield _log_lines()
+        yield _log_lines(log_interval)
         return
     try:
         from rich.console import Console
@@ -107,12 +103,12 @@ def progress() -> Iterator[Advance]:
         yield advance
 
 
-def _log_lines() -> Advance:
+def _log_lines(interval: float) -> Advance:
     last = monotonic()
 
     def advance(text: str, part: float | None) -> None:
         nonlocal last
-        if monotonic() - last >= LOG_EVERY:
+        if monotonic() - last >= interval:
             last = monotonic()
             print(text + _percent(part), file=sys.stderr, flush=True)
 

@@ -17,25 +17,26 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from random import random
 from threading import Event, Lock, Thread
 from time import monotonic, sleep
 from typing import Any, Final, NoReturn
 
-from ..client import Client
-from ..exceptions import FaktoryAuthenticationError, FaktoryError
-from ..jobs.middleware import worker_middleware
-from ..wire import commands, recovery
-from ..worker import Worker
-from ..worker.backends.supervisor import (
+from ...client import Client
+from ...exceptions import FaktoryAuthenticationError, FaktoryError
+from ...jobs.middleware import worker_middleware
+from ...wire import commands, recovery
+from ...worker import Worker
+from ...worker.backends.supervisor import (
     Child,
     RunningJobs,
     Supervisor,
     describe_death,
     describe_exit,
 )
-from ..worker.processor import Processor
-from .exits import NEVER_BEGAN, Exit
+from ...worker.processor import Processor
+from ..exits import NEVER_BEGAN, Exit
 
 # Words through a channel. To the supervisor, followed by the worker's id:
 READY: Final = b"r"
@@ -130,6 +131,14 @@ class WorkerSupervisor(Supervisor):
         self._quiet = False
         self._reporters: set[int] = set()
         self.code = Exit.STOPPED
+
+    def start(self) -> Callable[[Worker], None] | None:
+        """Return None when all workers have ended; in each of them, what attaches it to this."""
+        if (born := self.run()) is None:
+            return None
+        child, channel = born
+        assert isinstance(child, WorkerChild)
+        return partial(attach, child=child, channel=channel)
 
     # The policy
 

@@ -1,4 +1,4 @@
-"""What `ps` shows of a worker: who it is and how busy, if setproctitle is installed."""
+"""The title of the process, which `ps` shows, if setproctitle is installed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 
-from .. import __version__
-from ..worker import Worker
-
-EVERY = 5.0
-"""Seconds between two looks."""
+from ... import __version__
+from ...worker import Worker
 
 
 def title(worker: Worker, tag: str) -> str:
@@ -20,8 +17,8 @@ def title(worker: Worker, tag: str) -> str:
     return " ".join(part for part in ("faktory-worker", __version__, tag, busy, state) if part)
 
 
-def show_parent(tag: str, count: int) -> None:
-    """Show the parent of `count` workers: `faktory-worker 0.1.0 shop parent of 4`."""
+def show_supervisor(tag: str, count: int) -> None:
+    """Set the title of the parent of `count` workers: `faktory-worker 0.1.0 shop parent of 4`."""
     try:
         from setproctitle import setproctitle
     except ImportError:
@@ -31,8 +28,8 @@ def show_parent(tag: str, count: int) -> None:
 
 
 @contextmanager
-def shown(worker: Worker, tag: str) -> Iterator[None]:
-    """Keep the process's title up to date for a `with` block."""
+def shown(worker: Worker, tag: str, update_interval: float = 5.0) -> Iterator[None]:
+    """Keep the title up to date within a `with` block."""
     try:
         from setproctitle import getproctitle, setproctitle
     except ImportError:
@@ -43,13 +40,13 @@ def shown(worker: Worker, tag: str) -> Iterator[None]:
 
     def show() -> None:
         setproctitle(title(worker, tag))
-        while not over.wait(EVERY):
+        while not over.wait(update_interval):
             setproctitle(title(worker, tag))
 
     thread = Thread(target=show, name="faktory-title", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # a system that is out of threads; the worker will say so
+    except RuntimeError:  # the system has no more threads, and starting the worker will fail, too
         yield
         return
     try:

@@ -1,0 +1,1 @@
+"""`python -m faktory`: the tools around a server."""

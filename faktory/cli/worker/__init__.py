@@ -1,0 +1,1 @@
+"""`faktory-worker`, which is also `python -m faktory.cli.worker`."""

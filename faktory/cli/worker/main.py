@@ -1,0 +1,227 @@
+"""`faktory-worker`: run the jobs of a program.
+
+Rules: an error in the options or in the program's own modules ends the command with one readable
+message and an exit code of its own; only an import error has a traceback, from the user's first
+line on. A supervisor never imports the program: each worker does, so that a restarted worker has
+the new code, and a module that starts threads does not make the fork unsafe.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from threading import Thread
+from time import sleep
+from typing import Final, NoReturn
+
+from ... import __version__
+from ...exceptions import FaktoryAuthenticationError, FaktoryPayloadError
+from ...jobs import registry
+from ...proto import implementation, implementation_info
+from ...wire.address import find_url
+from ...worker import Worker
+from ...worker.manager import CannotStart
+from .. import conflict, loading
+from ..exits import Exit, ExitError, UsageError
+from . import config, logs, title
+from .logs import show_error
+
+EXIT_TIMEOUT: Final = 1.0
+"""Seconds that the program's own functions at exit have if jobs were abandoned."""
+
+NO_JOBS: Final = (
+    "no job type is registered, so every job would fail. "
+    "Name the module that defines jobs: -r app.jobs"
+)
+
+log = logging.getLogger("faktory.worker")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code.
+
+    Without `argv`, as a command, end the process here if jobs were abandoned: Python would wait
+    for the threads that they have started.
+    """
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+    except ExitError as error:
+        show_error(error, error.__cause__)
+        code = error.code
+    except KeyboardInterrupt:
+        show_error("interrupted")
+        code = Exit.INTERRUPTED
+    except Exception as error:
+        show_error(f"{error!r}: this is an error of faktory-worker itself, please report it", error)
+        code = Exit.FAULT
+    if code == Exit.ABANDONED and argv is None:
+        _end_process(code)
+    return code
+
+
+def _run(argv: Sequence[str]) -> Exit:
+    try:
+        options = config.load(argv, os.environ)
+    except config.ConfigError as error:
+        logs.configure(error.log_format)
+        stop = "" if str(error).endswith("?") else "."
+        raise UsageError(f"{error}{stop} See faktory-worker --help") from None
+    supervised = options.processes is not None or options.reload
+    logs.configure(options.log_format, options.verbose, many=supervised)
+    for warning in filter(None, (conflict.find(), *options.warnings)):
+        show_error(warning, level=logging.WARNING)
+
+    attach = None
+    if supervised:
+        _check_supervisor(options)
+        outcome = _supervise(options)
+        if isinstance(outcome, Exit):
+            return outcome
+        attach = outcome  # this process is a worker now
+
+    loading.load(options.require)
+    worker = _make_worker(options)
+    if not registry.names():
+        raise UsageError(NO_JOBS)
+    if attach is not None:
+        attach(worker)
+    return _work(worker, options)
+
+
+def _check_supervisor(options: Namespace) -> None:
+    """Raise once what would be wrong in each of the workers."""
+    from . import reload
+
+    if not hasattr(os, "fork"):
+        raise UsageError(
+            "--processes and --reload need a system that can fork, and this one cannot: "
+            "start several faktory-worker instead"
+        )
+    if options.reload and not reload.available():
+        raise UsageError("--reload needs watchfiles: pip install 'faktory-worker[reload]'")
+    if not options.require:
+        raise UsageError(NO_JOBS)
+    worker = _make_worker(options)
+    count = options.processes or 1
+    reloads = ", restarted when a file is saved" if options.reload else ""
+    _log_start(worker, f", {count} worker{'s' if count > 1 else ''}{reloads}")
+
+
+def _supervise(options: Namespace) -> Exit | Callable[[Worker], None]:
+    """Return when all workers have ended; in each of them, at once, what attaches it."""
+    from . import reload
+    from .processes import WorkerSupervisor
+
+    count = options.processes or 1
+    logs.share()
+    with ExitStack() as stack:
+        changes = None
+        if options.reload:
+            changes = stack.enter_context(reload.watched(options.require))
+        title.show_supervisor(options.tag, count)
+        supervisor = WorkerSupervisor(
+            count, options.concurrency, options.timeout, find_url(os.environ), changes
+        )
+        if (attach := supervisor.start()) is not None:
+            return attach
+    outcome = supervisor.code
+    if outcome is Exit.STOPPED:
+        log.info("stopped, every job answered")
+    elif outcome is Exit.ABANDONED:
+        log.warning("stopped, some jobs left running or unreported")
+    elif outcome is Exit.GAVE_UP:
+        raise ExitError(outcome, "gave up: workers could not begin; their errors are above")
+    return outcome
+
+
+def _work(worker: Worker, options: Namespace) -> Exit:
+    """Run a worker until it stops."""
+    quota = None
+    if options.max_jobs is not None:
+        from .processes import Quota
+
+        quota = Quota(worker, options.max_jobs)
+    _log_start(worker)
+    try:
+        with title.shown(worker, options.tag):
+            worker.run()
+    except FaktoryAuthenticationError as error:
+        raise ExitError(Exit.REFUSED, error) from None
+    except CannotStart as error:
+        raise ExitError(Exit.CANNOT_START, f"-c {worker.concurrency}: {error}") from None
+    if worker.abandoned:
+        log.warning(
+            "stopped, some jobs left running or unreported, on: %s", ", ".join(worker.abandoned)
+        )
+        return Exit.ABANDONED
+    after = f" after {options.max_jobs} jobs (--max-jobs)" if quota and quota.is_used_up else ""
+    log.info("stopped%s, every job answered", after)
+    return Exit.STOPPED
+
+
+def _make_worker(options: Namespace) -> Worker:
+    try:
+        return Worker(
+            queues=_queues(options.queue),
+            concurrency=options.concurrency,
+            disconnect_wait=options.timeout,
+            labels=options.label or ["python"],
+        )
+    except (ValueError, FaktoryPayloadError) as error:
+        raise UsageError(error) from None
+
+
+def _queues(flags: Sequence[str]) -> Sequence[str] | Mapping[str, int]:
+    """Turn the -q flags into an argument of `Worker`: a list, or a mapping if all have a weight."""
+    weights: dict[str, int] = {}
+    for flag in flags:
+        name, comma, weight = flag.partition(",")
+        if comma and not (weight.isascii() and weight.isdigit() and int(weight) > 0):
+            raise ValueError(
+                f"-q {flag}: the weight {weight!r} is not a whole number of 1 or more."
+            )
+        given = int(weight) if comma else 0
+        if weights.setdefault(name, given) != given:
+            raise ValueError(f"-q {name} is given twice, with different weights: give it once.")
+    if not weights:
+        return ["default"]
+    if not any(weights.values()):
+        return list(weights)
+    if not all(weights.values()):
+        bare = next(name for name, weight in weights.items() if not weight)
+        raise ValueError(f"-q {bare} has no weight and others have one: give all one, or none.")
+    return weights
+
+
+def _log_start(worker: Worker, more: str = "") -> None:
+    log.info(
+        "faktory-worker %s on Python %s, core: %s (%s), server: %s, concurrency: %d%s",
+        __version__,
+        ".".join(map(str, sys.version_info[:3])),
+        implementation,
+        implementation_info()["reason"],
+        worker.faktory,
+        worker.concurrency,
+        more,
+    )
+
+
+def _end_process(code: int) -> NoReturn:
+    """Call the functions at exit and end the process, within EXIT_TIMEOUT."""
+
+    def end_late() -> None:
+        sleep(EXIT_TIMEOUT)
+        os._exit(code)
+
+    try:
+        Thread(target=end_late, daemon=True).start()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
