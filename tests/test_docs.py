@@ -196,7 +196,7 @@ def test_the_architecture_names_every_module_in_its_room() -> None:
         package / room / name
         for room, text in rooms.items()
         if room is not None  # the folders beside the package
-        for name in re.findall(r"\b\w+\.py\b", text)
+        for name in re.findall(r"\b[\w/]+\.py\b", text)
     }
     there = {path for path in package.rglob("*.py") if path.name != "__init__.py"}
     assert named - {package / "__init__.py"} == there

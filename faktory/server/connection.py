@@ -20,12 +20,12 @@ from ..wire.session import (
     encode_simple,
     password_hash,
 )
-from .dispatch import Wait, answer
+from .commands import Wait, answer
 from .store import Waiter
 from .workers import Worker, read_hello
 
 if TYPE_CHECKING:
-    from .core import Core
+    from .state import Core
 
 HANDSHAKE_TIMEOUT: Final = 2.0
 """Seconds from the connection to the end of HELLO [Go: server/server.go, startConnection]."""

@@ -15,10 +15,11 @@ from typing import Any, Final
 
 from ..wire.payload import MAX_RESERVE
 from ..wire.validate import QUEUE_NAME
-from . import gojson, gotime
-from .gotime import SECOND
-from .sets import SortedSet, glob
-from .stored import Failure, Job, Reservation
+from .go import json as go_json
+from .go import time as go_time
+from .go.time import SECOND
+from .job import Failure, Job, Reservation
+from .sorted_set import SortedSet, glob
 
 DEFAULT_RESERVATION: Final = 1800
 """Seconds that a worker has for a job [Go: manager/manager.go]."""
@@ -97,15 +98,15 @@ class Store:
             raise Refused("jobs cannot be reserved for more than one day")
         now = self.clock()
         if not job.created_at:
-            job.created_at = gotime.write(now)
+            job.created_at = go_time.write(now)
         if not job.queue:
             job.queue = "default"
         if job.at:
             try:
-                at = gotime.read(job.at)
+                at = go_time.read(job.at)
             except ValueError as error:
                 raise Refused(
-                    f"invalid timestamp for 'at': {gojson.quote(job.at)}: {error}"
+                    f"invalid timestamp for 'at': {go_json.quote(job.at)}: {error}"
                 ) from None
             if at > now:
                 # The queue's name is not looked at before the time has come.
@@ -117,8 +118,8 @@ class Store:
         try:
             queue = self._queue(job.queue)
         except Refused as error:
-            raise Refused(f"cannot get {gojson.quote(job.queue)} queue: {error}") from None
-        job.enqueued_at = gotime.write(self.clock())
+            raise Refused(f"cannot get {go_json.quote(job.queue)} queue: {error}") from None
+        job.enqueued_at = go_time.write(self.clock())
         job.render()
         queue.append(job)
         if job.queue in self._waiting:
@@ -227,7 +228,7 @@ class Store:
         now = self.clock()
         failure = job.failure
         if failure is None:
-            failure = Failure({"failed_at": gotime.write(now), "remaining": job.retry})
+            failure = Failure({"failed_at": go_time.write(now), "remaining": job.retry})
             job.failure = failure
         else:
             failure.retry_count += 1
@@ -242,7 +243,7 @@ class Store:
             count = failure.retry_count
             seconds = count**4 + 15 + self._random.randrange(30) * (count + 1)
             at = now + seconds * SECOND
-            failure.next_at = gotime.write(at)
+            failure.next_at = go_time.write(at)
             self.retries.add(at, job.render(), job)
         else:
             self.dead.add(now + DEAD_FOR * SECOND, job.render(), job)
@@ -301,7 +302,7 @@ class Store:
         if not queue:
             return 0.0
         try:
-            return (self.clock() - gotime.read(queue[0].enqueued_at)) / SECOND
+            return (self.clock() - go_time.read(queue[0].enqueued_at)) / SECOND
         except ValueError as error:
             # A scheduled job that MUTATE requeued was never enqueued as such.
             raise Refused(f"QUEUE: {error}") from None
@@ -378,9 +379,9 @@ def chooser(filter: dict[str, Any] | None) -> Callable[[bytes], object] | None:
 
 
 def _in_payload(field: str, value: str) -> bytes:
-    return f'"{field}":{gojson.quote(value)}'.encode()
+    return f'"{field}":{go_json.quote(value)}'.encode()
 
 
 def _clean(text: str, limit: int) -> str:
     """Trim a text and cut it to `limit` bytes; nothing is "unknown" [Go: manager/retry.go]."""
-    return gojson.decode(text.strip(_SPACE).encode()[:limit]) or "unknown"
+    return go_json.decode(text.strip(_SPACE).encode()[:limit]) or "unknown"

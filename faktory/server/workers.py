@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from . import gojson
-from .gojson import INT, STRING, STRINGS, UINT8, Kind
-from .gotime import SECOND
+from .go import json as go_json
+from .go.json import INT, STRING, STRINGS, UINT8, Kind
+from .go.time import SECOND
 
 SILENT_AFTER: Final = 60
 """Seconds without a BEAT after which a worker counts as dead."""
@@ -110,6 +110,6 @@ def read_hello(line: bytes) -> Worker | None:
     if not line.startswith(b"HELLO {"):
         return None
     try:
-        return Worker(gojson.take(HELLO, gojson.load(gojson.decode(line[6:]))))
+        return Worker(go_json.take(HELLO, go_json.load(go_json.decode(line[6:]))))
     except ValueError:
         return None

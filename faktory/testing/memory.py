@@ -28,12 +28,12 @@ from ..jobs import registry
 from ..jobs.context import JobContext, run_in
 from ..jobs.middleware import open_batch
 from ..proto import load_json
-from ..server.dispatch import State, Wait, answer
-from ..server.enterprise import EnterpriseStore
-from ..server.gotime import SECOND
-from ..server.sets import SortedSet
+from ..server.commands import State, Wait, answer
+from ..server.enterprise.store import EnterpriseStore
+from ..server.go.time import SECOND
+from ..server.job import Job
+from ..server.sorted_set import SortedSet
 from ..server.store import Refused
-from ..server.stored import Job
 from ..server.workers import Worker
 from ..wire import failure
 from ..wire.commands import Command

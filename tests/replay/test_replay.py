@@ -2,7 +2,7 @@
 
 `faktory-1.10.0.json` holds scenarios recorded from a server that started empty. Compared is every
 byte but what differs from run to run: instants, hashes, uptime, memory, and the cycles and times of
-the server's own tasks. Where the embedded server differs on purpose, `faktory/server/dispatch.py`
+the server's own tasks. Where the embedded server differs on purpose, `faktory/server/commands.py`
 says so; of that, the recordings show one thing:
 
 - a job that does not say how often it is to be retried gets 25, not what the job before it said.

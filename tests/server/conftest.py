@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from faktory.server import EmbeddedServer
-from faktory.server.enterprise import EnterpriseStore
-from faktory.server.gotime import SECOND, read
+from faktory.server.enterprise.store import EnterpriseStore
+from faktory.server.go.time import SECOND, read
+from faktory.server.job import Job
 from faktory.server.store import Store
-from faktory.server.stored import Job
 
 
 class Clock:

@@ -1,8 +1,5 @@
 """A store that also does what Faktory Enterprise does: batches, unique and expiring jobs, tracking.
 
-This is an approximation. There was no licence to compare with: it follows the public documentation
-(the pages Ent-* of Faktory's wiki) and what the tests of other clients saw the real server do.
-
 Rules: the features are told by the hooks below what happens to jobs, and know nothing of one
 another. MUTATE, QUEUE REMOVE and the like do not tell them: what waits for a job that was deleted
 waits until it is forgotten. FLUSH makes all of them forget.
@@ -18,18 +15,19 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
-from ..proto import new_jid
-from ..wire.payload import MAX_RESERVE
-from . import gojson, gotime
+from ...proto import new_jid
+from ...wire.payload import MAX_RESERVE
+from ..go import json as go_json
+from ..go import time as go_time
+from ..go.time import SECOND
+from ..job import Job
+from ..store import Refused, Store
 from .batches import Batches
-from .gotime import SECOND
-from .marks import Marks, read, stamp
-from .store import Refused, Store
-from .stored import Job
+from .locks import Locks
+from .options import Marks, read, stamp
 from .tracking import Tracks
-from .unique import Locks
 
-_LAST = gotime.read("9999-12-31T23:59:59Z")
+_LAST = go_time.read("9999-12-31T23:59:59Z")
 
 _log = logging.getLogger("faktory.server")
 
@@ -221,7 +219,7 @@ class EnterpriseStore(Store):
 def _begins(job: Job, now: int) -> int:
     """Return when a job that is pushed now can begin."""
     try:
-        return max(now, gotime.read(job.at)) if job.at else now
+        return max(now, go_time.read(job.at)) if job.at else now
     except ValueError:
         return now  # it is about to be refused for that
 
@@ -229,15 +227,15 @@ def _begins(job: Job, now: int) -> int:
 def _set_expiry(job: Job, marks: Marks, begins: int) -> None:
     """Turn `expires_in` into `expires_at`, once and for all retries."""
     if marks.expires_in is not None and marks.expires_at is None:
-        stamp(job, {"expires_at": gotime.write(min(begins + marks.expires_in, _LAST))})
+        stamp(job, {"expires_at": go_time.write(min(begins + marks.expires_in, _LAST))})
 
 
 def _reserve_until(text: str) -> int:
     if not text:
         return 0
     try:
-        return gotime.read(text)
+        return go_time.read(text)
     except ValueError as error:
         raise Refused(
-            f"invalid timestamp for 'reserve_until': {gojson.quote(text)}: {error}"
+            f"invalid timestamp for 'reserve_until': {go_json.quote(text)}: {error}"
         ) from None

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from faktory.server import gotime
+from faktory.server.enterprise.locks import NotUnique
+from faktory.server.go import time as go_time
 from faktory.server.store import Refused
-from faktory.server.unique import NotUnique
 
 MINUTE = 60
 DAY = 86400
@@ -478,7 +478,7 @@ def test_a_reservation_gets_longer_never_shorter_and_no_longer_than_a_day(
     take(store)
     store.report({"jid": "job-0001", "reserve_until": until})
     [(due, _, reservation)] = store.working
-    assert due == reservation.expires_at == gotime.read(expires_at) == store.next_due()
+    assert due == reservation.expires_at == go_time.read(expires_at) == store.next_due()
     assert store.reservations["job-0001"] is reservation
     clock.now = due - 1
     store.sweep()

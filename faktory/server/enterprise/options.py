@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from . import gojson, gotime
-from .gotime import SECOND
-from .store import Refused
-from .stored import Job
+from ..go import json as go_json
+from ..go import time as go_time
+from ..go.time import SECOND
+from ..job import Job
+from ..store import Refused
 
 MAX_SECONDS: Final = 1_000_000_000
 """Seconds of `unique_for` and `expires_in`, some 31 years."""
@@ -39,7 +40,7 @@ def read(custom: str | None) -> Marks:
     """Read the marks in the JSON of `custom`; Refused for one that makes no sense."""
     if custom is None:
         return _NONE
-    get = gojson.load(custom).get
+    get = go_json.load(custom).get
     return Marks(
         bid=_text("bid", get("bid")),
         callback_of=_text("_bid", get("_bid")),
@@ -53,35 +54,37 @@ def read(custom: str | None) -> Marks:
 
 def stamp(job: Job, marks: dict[str, str | None]) -> None:
     """Write marks into a job's `custom`, None taking one out; whoever calls renders the job."""
-    fields = {} if job.custom is None else gojson.load(job.custom)
+    fields = {} if job.custom is None else go_json.load(job.custom)
     for name, value in marks.items():
         fields.pop(name, None)
         if value is not None:
             fields[name] = value
-    job.custom = gojson.dump(fields) if fields else None
+    job.custom = go_json.dump(fields) if fields else None
 
 
 def _text(name: str, value: Any) -> str | None:
     if value is None or type(value) is str:
         return value or None
-    raise Refused(f"custom.{name} must be a string, not {gojson.dump(value)}")
+    raise Refused(f"custom.{name} must be a string, not {go_json.dump(value)}")
 
 
 def _seconds(name: str, value: Any) -> int | None:
     if value is None:
         return None
-    number = gojson.number(value)
+    number = go_json.number(value)
     if number is None or not 0 < number <= MAX_SECONDS:
         raise Refused(
             f"custom.{name} must be a number of seconds above 0 and up to {MAX_SECONDS}, "
-            f"not {gojson.dump(value)}"
+            f"not {go_json.dump(value)}"
         )
     return round(number * SECOND)
 
 
 def _until_start(value: Any) -> bool:
     if value not in (None, "", "success", "start"):
-        raise Refused(f'custom.unique_until must be "success" or "start", not {gojson.dump(value)}')
+        raise Refused(
+            f'custom.unique_until must be "success" or "start", not {go_json.dump(value)}'
+        )
     return bool(value == "start")
 
 
@@ -90,8 +93,8 @@ def _instant(name: str, value: Any) -> int | None:
     if text is None:
         return None
     try:
-        return gotime.read(text)
+        return go_time.read(text)
     except ValueError as error:
         raise Refused(
-            f"invalid timestamp for 'custom.{name}': {gojson.quote(text)}: {error}"
+            f"invalid timestamp for 'custom.{name}': {go_json.quote(text)}: {error}"
         ) from None

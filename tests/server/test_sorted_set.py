@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from faktory.server.sets import SortedSet, glob
+from faktory.server.sorted_set import SortedSet, glob
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..proto import load_json
 from ..wire.address import Address
-from . import gotime
 from .connection import HANDSHAKE_TIMEOUT, Connection
-from .core import MAX_COMMAND, MAX_CONNECTIONS, Core
 from .faults import Fault
-from .gotime import SECOND
-from .stored import Job
+from .go import time as go_time
+from .go.time import SECOND
+from .job import Job
+from .state import MAX_COMMAND, MAX_CONNECTIONS, Core
 
 if TYPE_CHECKING:
     import ssl
@@ -252,8 +252,8 @@ class EmbeddedServer:
             {
                 "job": load_json(entry.job.payload),
                 "wid": entry.wid,
-                "reserved_at": gotime.write(entry.reserved_at),
-                "expires_at": gotime.write(entry.expires_at),
+                "reserved_at": go_time.write(entry.reserved_at),
+                "expires_at": go_time.write(entry.expires_at),
             }
             for entry in entries
         ]

@@ -1,4 +1,4 @@
-"""Batches of jobs, as Faktory Enterprise has them; an approximation (see `enterprise.py`).
+"""Batches of jobs, as Faktory Enterprise has them; an approximation.
 
 A batch has two stages, complete and success, each with a callback job or without. A stage is
 pending (""), its callback is enqueued ("1"), or it is done ("2"): the callback was acknowledged, or
@@ -23,12 +23,12 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-from . import gotime
-from .gotime import SECOND
-from .marks import stamp
-from .sets import SortedSet
-from .store import Refused
-from .stored import Job
+from ..go import time as go_time
+from ..go.time import SECOND
+from ..job import Job
+from ..sorted_set import SortedSet
+from ..store import Refused
+from .options import stamp
 
 UNCOMMITTED_FOR: Final = 30 * 60
 """Seconds that a batch has from NEW to COMMIT [wiki: Ent-Batches]."""
@@ -151,7 +151,7 @@ class Batches:
         complete, success = batch.stages
         status: dict[str, object] = {
             "bid": bid,
-            "created_at": gotime.write(batch.created_at),
+            "created_at": go_time.write(batch.created_at),
             "total": batch.total,
             "pending": len(batch.members),
             "failed": batch.failed,

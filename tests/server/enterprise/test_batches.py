@@ -1,8 +1,8 @@
 import pytest
 
-from faktory.server.batches import COMMITTED_FOR, UNCOMMITTED_FOR, Batches
-from faktory.server.gotime import SECOND
-from faktory.server.marks import read
+from faktory.server.enterprise.batches import COMMITTED_FOR, UNCOMMITTED_FOR, Batches
+from faktory.server.enterprise.options import read
+from faktory.server.go.time import SECOND
 from faktory.server.store import Refused
 
 

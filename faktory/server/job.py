@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from . import gojson
-from .gojson import INT, STRING, STRINGS, Kind
+from .go import json as go_json
+from .go.json import INT, STRING, STRINGS, Kind
 
 DEFAULT_RETRY: Final = 25
 """Retries of a job that does not say how many it wants (`client/job.go`). The real server lets
@@ -35,14 +35,14 @@ JOB: Final = Kind(
     {
         "retry": INT,
         "failure": FAILURE,
-        "custom": gojson.OBJECT,
+        "custom": go_json.OBJECT,
         "jid": STRING,
         "queue": STRING,
         "jobtype": STRING,
         "created_at": STRING,
         "enqueued_at": STRING,
         "at": STRING,
-        "args": gojson.ANYTHINGS,
+        "args": go_json.ANYTHINGS,
         "reserve_for": INT,
         "backtrace": INT,
     },
@@ -75,7 +75,7 @@ class Failure:
     def render(self) -> str:
         """Return the JSON of it."""
         return (
-            f'{{"failed_at":{gojson.dump(self.failed_at)}'
+            f'{{"failed_at":{go_json.dump(self.failed_at)}'
             + _given("next_at", self.next_at)
             + _given("message", self.message)
             + _given("errtype", self.errtype)
@@ -107,21 +107,21 @@ class Job:
     )
 
     def __init__(self, fields: dict[str, Any]) -> None:
-        """Take the fields that `gojson.take` found; ValueError for a number beyond doubles."""
+        """Take the fields that `go_json.take` found; ValueError for a number beyond doubles."""
         get = fields.get
         failure = get("failure")
         custom = get("custom")
         args = get("args")
         self.retry: int = get("retry", DEFAULT_RETRY)
         self.failure = None if failure is None else Failure(failure)
-        self.custom = gojson.dump(custom) if custom else None
+        self.custom = go_json.dump(custom) if custom else None
         self.jid: str = get("jid", "")
         self.queue: str = get("queue", "")
         self.jobtype: str = get("jobtype", "")
         self.created_at: str = get("created_at", "")
         self.enqueued_at: str = get("enqueued_at", "")
         self.at: str = get("at", "")
-        self.args = None if args is None else gojson.dump(args)
+        self.args = None if args is None else go_json.dump(args)
         self.reserve_for: int = get("reserve_for", 0)
         self.backtrace: int = get("backtrace", 0)
         self.payload = b""
@@ -133,7 +133,7 @@ class Job:
             text += f',"failure":{self.failure.render()}'
         if self.custom is not None:
             text += f',"custom":{self.custom}'
-        dump = gojson.dump
+        dump = go_json.dump
         text += f',"jid":{dump(self.jid)},"queue":{dump(self.queue)},"jobtype":{dump(self.jobtype)}'
         if self.created_at:
             text += f',"created_at":{dump(self.created_at)}'
@@ -162,4 +162,4 @@ class Reservation(NamedTuple):
 
 
 def _given(name: str, value: object) -> str:
-    return f',"{name}":{gojson.dump(value)}' if value else ""
+    return f',"{name}":{go_json.dump(value)}' if value else ""

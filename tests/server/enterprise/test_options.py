@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from faktory.server.gotime import SECOND
-from faktory.server.marks import Marks, read, stamp
+from faktory.server.enterprise.options import Marks, read, stamp
+from faktory.server.go.time import SECOND
 from faktory.server.store import Refused
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from faktory.server.gotime import SECOND
-from faktory.server.tracking import TRACKED_FOR, Tracks
+from faktory.server.enterprise.tracking import TRACKED_FOR, Tracks
+from faktory.server.go.time import SECOND
 
 
 @pytest.fixture

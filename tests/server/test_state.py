@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from faktory.server import core
-from faktory.server.core import Core
+from faktory.server import state
+from faktory.server.state import Core
 
 
 def soon(seconds):
@@ -75,8 +75,8 @@ def test_the_clock_shows_where_it_has_travelled_to(server, dial):
 
 
 def test_records_are_bounded_in_number_and_in_bytes(monkeypatch):
-    monkeypatch.setattr(core, "MAX_RECORDS", 3)
-    monkeypatch.setattr(core, "MAX_RECORDED", 10)
+    monkeypatch.setattr(state, "MAX_RECORDS", 3)
+    monkeypatch.setattr(state, "MAX_RECORDED", 10)
     kept = Core(None, 1, 1)
     for _ in range(5):
         kept.record(b"A", b"A")

@@ -12,9 +12,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from .dispatch import State
+from .commands import State
 from .faults import Faults
-from .gotime import SECOND
+from .go.time import SECOND
 from .workers import Worker
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ without `unique_for` neither takes a lock nor minds one.
 
 from __future__ import annotations
 
-from .sets import SortedSet
-from .store import Refused
-from .stored import Job
+from ..job import Job
+from ..sorted_set import SortedSet
+from ..store import Refused
 
 
 class NotUnique(Refused):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import gotime
-from .gotime import SECOND
-from .sets import SortedSet
+from ..go import time as go_time
+from ..go.time import SECOND
+from ..sorted_set import SortedSet
 
 TRACKED_FOR: Final = 30 * 60
 """Seconds from the last change until it is forgotten [wiki: Ent-Tracking]."""
@@ -60,7 +60,7 @@ class Tracks:
         return {
             "jid": jid,
             "state": track.state,
-            "updated_at": gotime.write(track.updated_at),
+            "updated_at": go_time.write(track.updated_at),
             **{name: value for name, value in told.items() if value is not None},
         }
 

@@ -15,7 +15,7 @@ Where we differ from the real server on purpose:
 - INFO reports no memory, and other cycles of its tasks; MUTATE goes through a set in its order;
 - PUSHB has no time limit, while commands have a length limit.
 
-What Faktory Enterprise answers is approximated where it is switched on: see `enterprise.py`.
+What Faktory Enterprise answers is approximated where it is switched on: see `enterprise/`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from time import gmtime, strftime
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ..wire.session import encode_bulk, encode_error, encode_simple
-from . import gojson, gotime
-from .enterprise import EnterpriseStore
-from .gojson import INT, STRING, STRINGS, GoError, Kind
-from .gotime import SECOND
+from .enterprise.store import EnterpriseStore
+from .go import json as go_json
+from .go import time as go_time
+from .go.json import INT, STRING, STRINGS, GoError, Kind
+from .go.time import SECOND
+from .job import JOB, Job
 from .store import Refused, Store, chooser
-from .stored import JOB, Job
 from .workers import Worker, Workers
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ class Call(NamedTuple):
         """What follows the verb; the real server stumbles where nothing does."""
         if self.rest is None:
             raise Panic
-        return gojson.decode(self.rest)
+        return go_json.decode(self.rest)
 
     @property
     def echo(self) -> str:
@@ -140,7 +141,7 @@ def push(call: Call) -> Answer:
     except GoError as error:
         raise Refused(f"invalid JSON: {error}") from None
     except ValueError:
-        raise Refused(f"invalid JSON: {gojson.mismatch(JOB, text)}") from None
+        raise Refused(f"invalid JSON: {go_json.mismatch(JOB, text)}") from None
     call.state.store.push(job)
     return OK
 
@@ -148,17 +149,17 @@ def push(call: Call) -> Answer:
 def push_bulk(call: Call) -> Answer:
     text = call.text
     try:
-        items = gojson.load(text)
+        items = go_json.load(text)
         if items is None:
             items = []
         if type(items) is not list:
             raise ValueError
         # All are read before the first one is queued: one that is malformed refuses them all.
-        jobs = [Job(gojson.take(JOB, item)) for item in items]
+        jobs = [Job(go_json.take(JOB, item)) for item in items]
     except GoError as error:
         raise Refused(f"invalid JSON: {error}") from None
     except ValueError:
-        raise Refused(f"invalid JSON: {gojson.mismatch(JOBS, text)}") from None
+        raise Refused(f"invalid JSON: {go_json.mismatch(JOBS, text)}") from None
     refused = {}
     for job in jobs:
         try:
@@ -182,7 +183,7 @@ def fetch(call: Call) -> Answer:
 def ack(call: Call) -> Answer:
     text = call.text
     try:
-        fields = gojson.load(text)
+        fields = go_json.load(text)
         if type(fields) is not dict or not all(
             value is None or type(value) is str for value in fields.values()
         ):
@@ -243,10 +244,10 @@ def info(call: Call) -> Answer:
         "Workers": {"reaped": state.workers.reaped, "size": len(state.workers.table)},
     }
     data = (
-        f'{{"now":"{gotime.write(now)}",'
+        f'{{"now":"{go_time.write(now)}",'
         f'"server_utc_time":"{strftime("%H:%M:%S UTC", gmtime(now // SECOND))}",'
-        f'"faktory":{{"queues":{gojson.dump(queues)},"sets":{gojson.dump(sets)},'
-        f'"tasks":{gojson.dump(tasks)},"total_failures":{store.failures},'
+        f'"faktory":{{"queues":{go_json.dump(queues)},"sets":{go_json.dump(sets)},'
+        f'"tasks":{go_json.dump(tasks)},"total_failures":{store.failures},'
         f'"total_processed":{store.processed},"total_enqueued":{sum(queues.values())},'
         f'"total_queues":{len(queues)}}},'
         f'"server":{{"description":"{store.edition}","faktory_version":"{VERSION}",'
@@ -292,7 +293,7 @@ def mutate(call: Call) -> Answer:
     except GoError as error:
         raise Refused(str(error)) from None
     except ValueError:
-        raise Refused(gojson.mismatch(OPERATION, text)) from None
+        raise Refused(go_json.mismatch(OPERATION, text)) from None
     command, target = operation.get("cmd"), operation.get("target", "")
     chosen = chooser(operation.get("filter"))
     store = call.state.store
@@ -366,7 +367,7 @@ def _echo(data: bytes) -> str:
 
 
 def _read(kind: Kind, text: str) -> dict[str, Any]:
-    return gojson.take(kind, gojson.load(text))
+    return go_json.take(kind, go_json.load(text))
 
 
 def _understood(kind: Kind, text: str, use: Callable[[dict[str, Any]], T]) -> T:
@@ -376,13 +377,13 @@ def _understood(kind: Kind, text: str, use: Callable[[dict[str, Any]], T]) -> T:
     except GoError as error:
         raise Refused(f"invalid JSON: {error}") from None
     except ValueError:
-        raise Refused(f"invalid JSON: {gojson.mismatch(kind, text)}") from None
+        raise Refused(f"invalid JSON: {go_json.mismatch(kind, text)}") from None
 
 
 def _bulk(value: object) -> bytes:
-    return encode_bulk(gojson.dump(value).encode())
+    return encode_bulk(go_json.dump(value).encode())
 
 
 def _double(value: float) -> object:
     """Return a float so that it is written as Go does."""
-    return gojson.load(repr(value))
+    return go_json.load(repr(value))

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from faktory.server import gojson
-from faktory.server.gojson import INT, STRING, STRINGS, UINT8, GoError, Kind
+from faktory.server.go import json as go_json
+from faktory.server.go.json import INT, STRING, STRINGS, UINT8, GoError, Kind
 
 THING = Kind(
     "pkg.Thing",
@@ -19,7 +19,7 @@ THING = Kind(
 
 
 def through(text):
-    return gojson.dump(gojson.load(text))
+    return go_json.dump(go_json.load(text))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_numbers_pass_through_a_double_and_are_written_as_go_does(text, written)
 
 
 def test_what_html_and_javascript_are_touchy_about_is_escaped():
-    assert gojson.dump("<a&b>\u2028\u2029é") == r'"\u003ca\u0026b\u003e\u2028\u2029é"'
+    assert go_json.dump("<a&b>\u2028\u2029é") == r'"\u003ca\u0026b\u003e\u2028\u2029é"'
 
 
 def test_a_text_that_looks_like_a_bare_number_inside_stays_a_text():
@@ -55,20 +55,20 @@ def test_a_text_that_looks_like_a_bare_number_inside_stays_a_text():
 
 
 def test_each_byte_that_is_no_utf8_becomes_a_replacement_character():
-    assert gojson.decode(b"a\xff\xe2\x82b\xed\xa0\x80") == "a���b���"
+    assert go_json.decode(b"a\xff\xe2\x82b\xed\xa0\x80") == "a���b���"
 
 
 def test_a_number_beyond_doubles_can_be_read_over_but_not_written():
-    value = gojson.load('{"a":1e400,"b":1}')
+    value = go_json.load('{"a":1e400,"b":1}')
     assert value["b"] == 1
     with pytest.raises(ValueError, match="range"):
-        gojson.dump(value)
+        go_json.dump(value)
 
 
 def test_fields_are_found_whatever_their_case_and_null_is_none():
     given = {"NAME": "x", "Count": None, "unknown": 1.5, "words": ["a", None]}
-    assert gojson.take(THING, given) == {"name": "x", "words": ["a", ""]}
-    assert gojson.take(THING, None) == {}
+    assert go_json.take(THING, given) == {"name": "x", "words": ["a", ""]}
+    assert go_json.take(THING, None) == {}
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_fields_are_found_whatever_their_case_and_null_is_none():
 )
 def test_what_does_not_fit_is_named_in_gos_words(text, complaint):
     with pytest.raises(ValueError, match=r"^$"):
-        gojson.take(THING, gojson.load(text))
-    assert gojson.mismatch(THING, text) == f"json: cannot unmarshal {complaint}"
+        go_json.take(THING, go_json.load(text))
+    assert go_json.mismatch(THING, text) == f"json: cannot unmarshal {complaint}"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_named_in_gos_words(text, complaint):
 )
 def test_what_is_no_json_is_refused_in_gos_words(text, complaint):
     with pytest.raises(GoError) as refused:
-        gojson.load(text)
+        go_json.load(text)
     assert str(refused.value) == complaint
 
 
@@ -131,14 +131,14 @@ def test_what_is_no_json_is_refused_in_gos_words(text, complaint):
     ],
 )
 def test_texts_are_quoted_as_go_does(text, quoted):
-    assert gojson.quote(text) == quoted
+    assert go_json.quote(text) == quoted
 
 
 def test_what_nests_too_deep_to_be_described_is_said_to_do_so():
     depth = 900
     text = '{"words":' + "[" * depth + "]" * depth + "}"
     json.loads(text)
-    assert gojson.mismatch(THING, text).startswith("json: cannot unmarshal array into")
+    assert go_json.mismatch(THING, text).startswith("json: cannot unmarshal array into")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_what_nests_too_deep_to_be_described_is_said_to_do_so():
     ],
 )
 def test_a_number_is_told_from_what_is_none(text, number):
-    assert gojson.number(gojson.load(text)) == number
+    assert go_json.number(go_json.load(text)) == number
 
 
 @pytest.mark.parametrize(
@@ -166,9 +166,9 @@ def test_a_number_is_told_from_what_is_none(text, number):
 )
 def test_what_is_deeper_than_go_reads_is_refused_by_every_python(text):
     with pytest.raises(GoError, match="exceeded max depth"):
-        gojson.load(text)
+        go_json.load(text)
 
 
 def test_brackets_in_strings_and_side_by_side_are_not_deep():
     wide = [[]] * 10_001 + ["[{" * 10_001 + '\\"[']
-    assert gojson.load(json.dumps(wide)) == wide
+    assert go_json.load(json.dumps(wide)) == wide

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from faktory import Client
-from faktory.server import EmbeddedServer, listener
+from faktory.server import EmbeddedServer, embedded
 from faktory.wire.session import password_hash
 
 LATER = "2099-01-01T00:00:00Z"
@@ -96,7 +96,7 @@ def _has_ipv6():
 
 def test_it_goes_on_when_the_system_has_files_again(server, dial, wait_until, monkeypatch, caplog):
     resource = pytest.importorskip("resource")
-    monkeypatch.setattr(listener, "ACCEPT_AGAIN", 0.01)
+    monkeypatch.setattr(embedded, "ACCEPT_AGAIN", 0.01)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as line:
         resource.setrlimit(resource.RLIMIT_NOFILE, (line.fileno() + 1, limits[1]))

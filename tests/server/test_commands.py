@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from faktory.server.dispatch import COMMANDS, State, Wait, answer
+from faktory.server.commands import COMMANDS, State, Wait, answer
 from faktory.server.workers import Worker
 
 

@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from faktory.server import gojson
-from faktory.server.stored import JOB, Job
+from faktory.server.go import json as go_json
+from faktory.server.job import JOB, Job
 
 MINIMAL = '"jid":"j","queue":"","jobtype":"T"'
 
 
 def made(text):
-    return Job(gojson.take(JOB, gojson.load(text)))
+    return Job(go_json.take(JOB, go_json.load(text)))
 
 
 def test_fields_come_out_in_the_order_of_the_struct():

@@ -1,6 +1,6 @@
 import pytest
 
-from faktory.server.unique import Locks, NotUnique
+from faktory.server.enterprise.locks import Locks, NotUnique
 
 
 @pytest.fixture
