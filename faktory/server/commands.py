@@ -10,7 +10,8 @@ Where we differ from the real server on purpose:
   at the next tick of 5 or 15 seconds;
 - a FETCH whose connection is closed while it waits takes no job;
 - a name that stands twice in one JSON object counts once, the later one; nesting ends at some
-  1,000 levels, not at 10,000; a message about JSON shows bytes that are no UTF-8 as U+FFFD;
+  1,000 levels, not at 10,000;
+- errors about broken JSON name the problem in words of their own, behind "invalid JSON: ";
 - line ends in an error become spaces, while they break the real server's reply in two;
 - INFO reports no memory, and other cycles of its tasks; MUTATE goes through a set in its order;
 - PUSHB has no time limit, while commands have a length limit.
@@ -22,46 +23,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import gmtime, strftime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from ..wire.session import encode_bulk, encode_error, encode_simple
 from .enterprise.store import EnterpriseStore
 from .go import json as go_json
 from .go import time as go_time
-from .go.json import INT, STRING, STRINGS, GoError, Kind
+from .go.json import INT, STRING, STRINGS, GoType, JSONError
 from .go.time import SECOND
 from .job import JOB, Job
 from .store import Refused, Store, chooser
 from .workers import Worker, Workers
 
-T = TypeVar("T")
-
 VERSION: Final = "1.10.0"
 """The version of the real server that this one is held to."""
 
-JOBS: Final = Kind("[]client.Job", list, items=JOB)
-FAIL: Final = Kind(
+JOBS: Final = GoType("[]client.Job", list, items=JOB)
+FAIL: Final = GoType(
     "manager.FailPayload",
     dict,
     {"jid": STRING, "message": STRING, "errtype": STRING, "backtrace": STRINGS},
 )
-BEAT: Final = Kind(
+BEAT: Final = GoType(
     "server.ClientBeat", dict, {"current_state": STRING, "wid": STRING, "rss_kb": INT}
 )
-FILTER: Final = Kind(
+FILTER: Final = GoType(
     "client.JobFilter", dict, {"regexp": STRING, "jobtype": STRING, "jids": STRINGS}
 )
-OPERATION: Final = Kind(
+OPERATION: Final = GoType(
     "client.Operation",
     dict,
-    {"filter": FILTER, "cmd": STRING, "target": Kind("client.Structure", str)},
+    {"filter": FILTER, "cmd": STRING, "target": GoType("client.Structure", str)},
 )
-BATCH: Final = Kind(
+BATCH: Final = GoType(
     "client.Batch",
     dict,
     {"parent_bid": STRING, "description": STRING, "success": JOB, "complete": JOB},
 )
-TRACK: Final = Kind(
+TRACK: Final = GoType(
     "client.setJobTrack",
     dict,
     {"jid": STRING, "desc": STRING, "reserve_until": STRING, "percent": INT},
@@ -130,36 +129,20 @@ def answer(state: State, worker: Worker, line: bytes) -> Answer:
         return handler(Call(state, worker, rest if space else None))
     except Refused as error:
         return encode_error(str(error), error.code)
+    except JSONError as error:
+        return encode_error(f"invalid JSON: {error}")
     except Panic:
         return encode_error("internal error")
 
 
 def push(call: Call) -> Answer:
-    text = call.text
-    try:
-        job = Job(_read(JOB, text))
-    except GoError as error:
-        raise Refused(f"invalid JSON: {error}") from None
-    except ValueError:
-        raise Refused(f"invalid JSON: {go_json.mismatch(JOB, text)}") from None
-    call.state.store.push(job)
+    call.state.store.push(Job(_read(JOB, call.text)))
     return OK
 
 
 def push_bulk(call: Call) -> Answer:
-    text = call.text
-    try:
-        items = go_json.load(text)
-        if items is None:
-            items = []
-        if type(items) is not list:
-            raise ValueError
-        # All are read before the first one is queued: one that is malformed refuses them all.
-        jobs = [Job(go_json.take(JOB, item)) for item in items]
-    except GoError as error:
-        raise Refused(f"invalid JSON: {error}") from None
-    except ValueError:
-        raise Refused(f"invalid JSON: {go_json.mismatch(JOBS, text)}") from None
+    # All are read before the first one is queued: one that is malformed refuses them all.
+    jobs = [Job(fields) for fields in go_json.read_structs(JOBS, go_json.load(call.text))]
     refused = {}
     for job in jobs:
         try:
@@ -290,10 +273,8 @@ def mutate(call: Call) -> Answer:
     text = call.text
     try:
         operation = _read(OPERATION, text)
-    except GoError as error:
+    except JSONError as error:
         raise Refused(str(error)) from None
-    except ValueError:
-        raise Refused(go_json.mismatch(OPERATION, text)) from None
     command, target = operation.get("cmd"), operation.get("target", "")
     chosen = chooser(operation.get("filter"))
     store = call.state.store
@@ -315,7 +296,7 @@ def batch(call: Call) -> Answer:
     subcommand, _, rest = call.text.partition(" ")
     subcommand = subcommand.upper()
     if subcommand == "NEW":
-        return encode_bulk(_understood(BATCH, rest, store.new_batch).encode())
+        return encode_bulk(store.new_batch(_read(BATCH, rest)).encode())
     if subcommand == "OPEN":
         return encode_bulk(store.batches.to_fill(rest).bid.encode())
     if subcommand == "COMMIT":
@@ -333,7 +314,7 @@ def track(call: Call) -> Answer:
     if subcommand == "GET":
         return _bulk(store.tracks.status(rest))
     if subcommand == "SET":
-        _understood(TRACK, rest, store.report)
+        store.report(_read(TRACK, rest))
         return OK
     raise Refused(f"no such TRACK subcommand: {subcommand}")
 
@@ -366,18 +347,8 @@ def _echo(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _read(kind: Kind, text: str) -> dict[str, Any]:
-    return go_json.take(kind, go_json.load(text))
-
-
-def _understood(kind: Kind, text: str, use: Callable[[dict[str, Any]], T]) -> T:
-    """Return what `use` makes of JSON, refusing as PUSH does what does not fit the kind."""
-    try:
-        return use(_read(kind, text))
-    except GoError as error:
-        raise Refused(f"invalid JSON: {error}") from None
-    except ValueError:
-        raise Refused(f"invalid JSON: {go_json.mismatch(kind, text)}") from None
+def _read(kind: GoType, text: str) -> dict[str, Any]:
+    return go_json.read_struct(kind, go_json.load(text))
 
 
 def _bulk(value: object) -> bytes:

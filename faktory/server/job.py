@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from .go import json as go_json
-from .go.json import INT, STRING, STRINGS, Kind
+from .go.json import INT, STRING, STRINGS, GoType
 
 DEFAULT_RETRY: Final = 25
 """Retries of a job that does not say how many it wants (`client/job.go`). The real server lets
 the `retry` of one job become the default for all that follow; we do not."""
 
-FAILURE: Final = Kind(
+FAILURE: Final = GoType(
     "client.Failure",
     dict,
     {
@@ -29,7 +29,7 @@ FAILURE: Final = Kind(
     },
 )
 
-JOB: Final = Kind(
+JOB: Final = GoType(
     "client.Job",
     dict,
     {
@@ -107,7 +107,7 @@ class Job:
     )
 
     def __init__(self, fields: dict[str, Any]) -> None:
-        """Take the fields that `go_json.take` found; ValueError for a number beyond doubles."""
+        """Take what `go_json.read_struct` returned; JSONError for a number beyond doubles."""
         get = fields.get
         failure = get("failure")
         custom = get("custom")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .go import json as go_json
-from .go.json import INT, STRING, STRINGS, UINT8, Kind
+from .go.json import INT, STRING, STRINGS, UINT8, GoType
 from .go.time import SECOND
 
 SILENT_AFTER: Final = 60
 """Seconds without a BEAT after which a worker counts as dead."""
 
-HELLO: Final = Kind(
+HELLO: Final = GoType(
     "server.ClientData",
     dict,
     {
@@ -110,6 +110,6 @@ def read_hello(line: bytes) -> Worker | None:
     if not line.startswith(b"HELLO {"):
         return None
     try:
-        return Worker(go_json.take(HELLO, go_json.load(go_json.decode(line[6:]))))
+        return Worker(go_json.read_struct(HELLO, go_json.load(go_json.decode(line[6:]))))
     except ValueError:
         return None

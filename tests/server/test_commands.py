@@ -176,7 +176,7 @@ def test_a_job_that_is_not_unique_has_a_code_of_its_own(ask):
         (b'BATCH NEW {"success":"T"}', b"invalid JSON: json: cannot unmarshal string into Go str"),
         (
             b'BATCH NEW {"success":{"jobtype":"T","args":[1e999]}}',
-            b"invalid JSON: json: cannot unmarshal number 1e999",
+            b"invalid JSON: json: cannot unmarshal a number beyond the range of float64",
         ),
         (b"BATCH NEW {}", b"a batch must have a success or a complete callback"),
         (b"BATCH NEW null", b"a batch must have a success or a complete callback"),

@@ -9,7 +9,7 @@ MINIMAL = '"jid":"j","queue":"","jobtype":"T"'
 
 
 def made(text):
-    return Job(go_json.take(JOB, go_json.load(text)))
+    return Job(go_json.read_struct(JOB, go_json.load(text)))
 
 
 def test_fields_come_out_in_the_order_of_the_struct():

@@ -71,7 +71,7 @@ def _text(name: str, value: Any) -> str | None:
 def _seconds(name: str, value: Any) -> int | None:
     if value is None:
         return None
-    number = go_json.number(value)
+    number = go_json.to_float(value)
     if number is None or not 0 < number <= MAX_SECONDS:
         raise Refused(
             f"custom.{name} must be a number of seconds above 0 and up to {MAX_SECONDS}, "

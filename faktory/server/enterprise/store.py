@@ -46,10 +46,7 @@ class EnterpriseStore(Store):
     # Commands of its own.
 
     def new_batch(self, fields: dict[str, Any]) -> str:
-        """Begin a batch from the fields of BATCH NEW; return its bid.
-
-        ValueError for a number beyond doubles.
-        """
+        """Begin a batch from the fields of BATCH NEW; return its bid."""
         complete, success = (self._callback(fields, name) for name in ("complete", "success"))
         if complete is None and success is None:
             raise Refused("a batch must have a success or a complete callback")

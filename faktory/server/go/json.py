@@ -1,11 +1,11 @@
-"""JSON as the real server reads and writes it, that is as Go does.
+"""JSON as Go reads and writes it, and so the real server.
 
-Numbers of arguments pass through a double, object keys come out sorted, `<`, `>`, `&`, U+2028 and
-U+2029 come out escaped, what is no UTF-8 becomes U+FFFD. A struct takes its fields by name without
-regard to case, ignores the others, and does not convert: 3.0 is no int.
+Numbers pass through a double, object keys come out sorted, `<`, `>`, `&`, U+2028 and U+2029 come
+out escaped, bytes that are not UTF-8 become U+FFFD. A struct takes its fields by name without
+regard to case, ignores the others, and does not convert: 3.0 is not an int.
 
-Two ways lead through here. The fast one only finds out whether all is well; where it is not, the
-text is read a second time by `mismatch` and `syntax`, to say so in Go's words.
+What is accepted is exactly what Go accepts. Errors name the problem and its place, but only the
+common ones in Go's words.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _INT64: Final = 1 << 63
 DEPTH: Final = 10_000
 """How deep Go's encoding/json reads. Python gives up earlier, or later since 3.14."""
 
-_DEEPER: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
+_DEPTH_CHANGE: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
-# A lone surrogate cannot be in what `load` returns, so it may mark what goes out unquoted.
+# Marks what is written without quotes; `load` returns no lone surrogate, so no text holds it.
 _BARE: Final = "\udfff"
 
 
-class GoError(ValueError):
-    """Go's complaint about a text, in Go's words."""
+class JSONError(ValueError):
+    """JSON that is broken, or that does not fit the Go type it is read as."""
 
 
 class Literal(str):
@@ -38,37 +38,31 @@ class Literal(str):
 
 
 class Whole(int):
-    """A whole number that was not written as one (3.0), so that it fits no int."""
+    """A whole number that was not written as one (3.0), so that it does not fit an int."""
 
     __slots__ = ()
 
 
-class Raw(str):
-    """A number as it was written, for messages."""
-
-    __slots__ = ()
-
-
-class Kind(NamedTuple):
+class GoType(NamedTuple):
     """A type of Go: its name there, the Python type that JSON for it is read as, its parts."""
 
     name: str
     type: type
-    fields: Mapping[str, Kind] | None = None
-    items: Kind | None = None
+    fields: Mapping[str, GoType] | None = None
+    items: GoType | None = None
     bounds: tuple[int, int] = (-_INT64, _INT64 - 1)
 
 
-STRING: Final = Kind("string", str)
-INT: Final = Kind("int", int)
-UINT8: Final = Kind("uint8", int, bounds=(0, 255))
-STRINGS: Final = Kind("[]string", list, items=STRING)
-ANYTHINGS: Final = Kind("[]interface {}", list)
-OBJECT: Final = Kind("map[string]interface {}", dict)
+STRING: Final = GoType("string", str)
+INT: Final = GoType("int", int)
+UINT8: Final = GoType("uint8", int, bounds=(0, 255))
+STRINGS: Final = GoType("[]string", list, items=STRING)
+ANYTHINGS: Final = GoType("[]interface {}", list)
+OBJECT: Final = GoType("map[string]interface {}", dict)
 
 
 def decode(data: bytes) -> str:
-    """Read UTF-8, each byte that is none as U+FFFD."""
+    """Read UTF-8, with U+FFFD for each byte that is not."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -76,62 +70,50 @@ def decode(data: bytes) -> str:
 
 
 def load(text: str) -> Any:
-    """Read JSON; GoError says where it is none.
+    """Read JSON; JSONError where it is broken.
 
-    What is no finite double comes as an infinity, which `dump` refuses.
+    A number beyond the range of doubles is read as an infinity, which `dump` refuses.
     """
     try:
-        if text.count("[") + text.count("{") > DEPTH and _too_deep(text):
+        if text.count("[") + text.count("{") > DEPTH and _is_too_deep(text):
             raise RecursionError
-        return _decode(_valid(text))
+        return _decode(_replace_lone_surrogates(text))
     except json.JSONDecodeError as error:
-        raise GoError(syntax(text, error)) from None
+        raise JSONError(_describe(error)) from None
     except RecursionError:
-        raise GoError("exceeded max depth") from None
-
-
-def _too_deep(text: str) -> bool:
-    depth = 0
-    for token in _TOKEN.finditer(text):
-        depth += _DEEPER.get(token[0], 0)
-        if depth > DEPTH:
-            return True
-    return False
+        raise JSONError("exceeded max depth") from None
 
 
 def dump(value: object) -> str:
-    """Write JSON on one line; ValueError for an infinity."""
+    """Write JSON on one line; JSONError for an infinity."""
     try:
         text = _encode(value)
     except RecursionError:
-        raise GoError("exceeded max depth") from None
-    return _SPECIAL.sub(_special, text) if _SPECIAL.search(text) else text
+        raise JSONError("exceeded max depth") from None
+    except ValueError:
+        raise JSONError("json: cannot unmarshal a number beyond the range of float64") from None
+    return _SPECIAL.sub(_escape_special, text) if _SPECIAL.search(text) else text
 
 
-def _valid(text: str) -> str:
-    """Replace the escapes of lone surrogates in JSON."""
-    if "\\ud" in text or "\\uD" in text:
-        return _ESCAPE.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
-    return text
-
-
-def number(value: object) -> float | None:
-    """Return a number that `load` gave; None for what is none."""
+def to_float(value: object) -> float | None:
+    """Return a number that `load` gave as a float; None for anything else."""
     if isinstance(value, Literal):
         return float(value.strip(_BARE))
     return float(value) if isinstance(value, int | float) and type(value) is not bool else None
 
 
-def take(kind: Kind, value: Any) -> dict[str, Any]:
-    """Return the fields of a struct that `value` gives, null being no value; ValueError if one
-    does not fit."""
+def read_struct(struct: GoType, value: Any, path: str = "") -> dict[str, Any]:
+    """Return the fields of a struct that `value` gives, null being no value.
+
+    JSONError if one does not fit; `path` is the place of `value`, where it is inside another.
+    """
     if type(value) is not dict:
         if value is None:
             return {}
-        raise ValueError
-    fields = kind.fields
+        raise _misfit(value, struct, path or "Go value")
+    fields = struct.fields
     assert fields is not None
-    taken: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, given in value.items():
         field = fields.get(name)
         if field is None:
@@ -143,25 +125,27 @@ def take(kind: Kind, value: Any) -> dict[str, Any]:
             continue
         wanted: Any = field.type
         if type(given) is not wanted:
-            raise ValueError
+            raise _misfit(given, field, f"Go struct field {_inside(struct, path)}.{name}")
         if wanted is int:
             low, high = field.bounds
             if not low <= given <= high:
-                raise ValueError
+                raise _misfit(given, field, f"Go struct field {_inside(struct, path)}.{name}")
         elif field.fields is not None:
-            given = take(field, given)
+            given = read_struct(field, given, f"{_inside(struct, path)}.{name}")
         elif field.items is not None:
-            given = [_item(field.items, item) for item in given]
-        taken[name] = given
-    return taken
+            given = _read_items(field.items, given, f"{_inside(struct, path)}.{name}")
+        found[name] = given
+    return found
 
 
-def _item(kind: Kind, value: Any) -> Any:
-    if value is None:
-        return kind.type()
-    if type(value) is not kind.type:
-        raise ValueError
-    return value
+def read_structs(array: GoType, value: Any) -> list[dict[str, Any]]:
+    """Return the fields of each struct in a list, as `read_struct`; null is an empty list."""
+    if type(value) is not list:
+        if value is None:
+            return []
+        raise _misfit(value, array, "Go value")
+    assert array.items is not None
+    return [read_struct(array.items, item, f".{number}") for number, item in enumerate(value)]
 
 
 def quote(text: str) -> str:
@@ -169,157 +153,58 @@ def quote(text: str) -> str:
     return '"' + "".join(_QUOTED.get(c) or _quote_character(c) for c in text) + '"'
 
 
-def mismatch(kind: Kind, text: str) -> str:
-    """Say what of the JSON in `text`, which is valid, does not fit the kind: the first in order."""
-    try:
-        wrong = _mismatch(kind, _decode_raw(_valid(text)), kind.name.rpartition(".")[2], top=True)
-    except RecursionError:
-        return "exceeded max depth"
-    assert wrong is not None
-    return wrong
+def _read_items(kind: GoType, values: list[Any], path: str) -> list[Any]:
+    items = []
+    for number, value in enumerate(values):
+        if value is None:
+            value = kind.type()
+        elif type(value) is not kind.type:
+            raise _misfit(value, kind, f"{path}.{number}")
+        items.append(value)
+    return items
 
 
-def _mismatch(kind: Kind | None, value: Any, path: str, top: bool = False) -> str | None:
-    """Say what does not fit; None as a kind takes anything that a double can hold."""
-    if value is None:
-        return None
-    wrong = _wrong(kind, value)
-    if wrong is not None:
-        name = kind.name if kind else "float64"
-        return f"json: cannot unmarshal {wrong} into {_place(path, top)} of type {name}"
-    if type(value) is list:
-        items = kind.items if kind else None
-        path = "" if top else path
-        for position, item in enumerate(value):
-            if text := _mismatch(items, item, f"{path}.{position}"):
-                return text
-    elif type(value) is dict:
-        for name, item in value.items():
-            part = kind.items if kind else None
-            if kind is not None and kind.fields is not None:
-                name = name if name in kind.fields else name.casefold()
-                part = kind.fields.get(name)
-                if part is None:
-                    continue
-            escaped = name.replace("~", "~0").replace("/", "~1")  # as in a JSON pointer
-            if text := _mismatch(part, item, f"{path}.{escaped}"):
-                return text
-    return None
+def _inside(struct: GoType, path: str) -> str:
+    return path or struct.name.rpartition(".")[2]
 
 
-def _place(path: str, top: bool) -> str:
-    if top:
-        return "Go value"
-    last = path.rpartition(".")[2]
-    return path if last.isascii() and last.isdigit() else f"Go struct field {path}"
+def _misfit(value: object, kind: GoType, place: str) -> JSONError:
+    """Return the error for a value that does not fit a type, in Go's words."""
+    if isinstance(value, str | bool | list | dict) and type(value) is not Literal:
+        given = {str: "string", bool: "bool", list: "array", dict: "object"}[type(value)]
+    elif kind.type is int:
+        given = f"number {str(value).strip(_BARE)}{'.0' if type(value) is Whole else ''}"
+    else:
+        given = "number"
+    return JSONError(f"json: cannot unmarshal {given} into {place} of type {kind.name}")
 
 
-def _wrong(kind: Kind | None, value: Any) -> str | None:
-    """Return what Go calls a value that does not fit by itself, None if it does."""
-    if type(value) is not Raw:
-        return None if kind is None or type(value) is kind.type else _go_name(value)
-    if kind is None:
-        return f"number {value}" if abs(float(value)) == float("inf") else None
-    if kind.type is not int:
-        return "number"
-    low, high = kind.bounds
-    fits = value.lstrip("-").isdigit() and low <= int(value) <= high
-    return None if fits else f"number {value}"
+def _describe(error: json.JSONDecodeError) -> str:
+    """Say what is wrong with a text: in Go's words for the common cases, else in Python's."""
+    found = error.doc[error.pos : error.pos + 1]
+    if not found:
+        return "unexpected end of JSON input"
+    if error.msg.startswith("Expecting value"):
+        return f"invalid character {found!r} looking for beginning of value"
+    if error.msg.startswith("Expecting property name"):
+        return f"invalid character {found!r} looking for beginning of object key string"
+    return str(error)
 
 
-def _go_name(value: Any) -> str:
-    return {str: "string", bool: "bool", list: "array", dict: "object"}[type(value)]
+def _is_too_deep(text: str) -> bool:
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += _DEPTH_CHANGE.get(token[0], 0)
+        if depth > DEPTH:
+            return True
+    return False
 
 
-def syntax(text: str, error: json.JSONDecodeError) -> str:
-    """Say in Go's words what Python found wrong with a text."""
-    position, found = error.pos, error.msg
-    if found.startswith("Invalid \\"):
-        return _bad_escape(text)
-    if found.startswith("Unterminated string"):
-        return _END
-    if found.startswith("Illegal trailing comma"):
-        position = _next(text, position + 1)
-        found = "Expecting value" if text[position : position + 1] == "]" else "Expecting property"
-    position = _next(text, position)
-    if found.startswith("Invalid control character"):
-        return _invalid(text, error.pos, "in string")
-    if found.startswith("Expecting value"):
-        return _no_value(text, position)
-    if found.startswith("Expecting property"):
-        return _invalid(text, position, "looking for beginning of object key string")
-    if found.startswith("Expecting ':'"):
-        return _invalid(text, position, "after object key")
-    start = _start_of_number(text, position)
-    if start < position and (number := _UNFINISHED.match(text, start)):
-        return _invalid(text, number.end(), "in numeric literal")
-    inside = _innermost(text[:position])
-    return _invalid(text, position, _AFTER[inside])
-
-
-_END = "unexpected end of JSON input"
-_AFTER = {
-    "": "after top-level value",
-    "[": "after array element",
-    "{": "after object key:value pair",
-}
-
-
-def _invalid(text: str, position: int, where: str) -> str:
-    if position >= len(text):
-        return _END
-    character = text[position]
-    quoted = {"'": r"\'", '"': '"'}.get(character) or quote(character)[1:-1]
-    return f"invalid character '{quoted}' {where}"
-
-
-def _no_value(text: str, position: int) -> str:
-    rest = text[position:]
-    if rest.startswith("-"):
-        return _invalid(text, position + 1, "in numeric literal")
-    for word in ("true", "false", "null"):
-        if rest.startswith(word[0]):
-            length = next(n for n in range(1, 6) if rest[:n] != word[:n])
-            where = f"in literal {word} (expecting {word[length - 1]!r})"
-            return _invalid(text, position + length - 1, where)
-    return _invalid(text, position, "looking for beginning of value")
-
-
-def _bad_escape(text: str) -> str:
-    bad = next((m.start() for m in _GOOD_ESCAPE.finditer(text) if m[1] is None), len(text))
-    rest = text[bad:]
-    if _CUT_ESCAPE.fullmatch(rest):
-        return _END
-    # Go counts bytes, and may so cut through a character.
-    length = 6 if rest.startswith("\\u") else 2
-    shown = rest.encode()[:length].decode("utf-8", "surrogateescape")
-    plain = all(c.isprintable() and c not in " `\ufffd" for c in shown)
-    return f"invalid escape sequence {f'`{shown}`' if plain else quote(shown)} in string"
-
-
-def _start_of_number(text: str, end: int) -> int:
-    """Return where the number that ends here begins."""
-    while end and text[end - 1] in "0123456789+-.eE":
-        end -= 1
-    return end
-
-
-def _innermost(text: str) -> str:
-    """Return the bracket that is open at the text's end."""
-    stack = [""]
-    for token in _TOKEN.findall(text):
-        if token in ("[", "{"):
-            stack.append(token)
-        elif token in ("]", "}"):
-            stack.pop()
-    return stack[-1]
-
-
-def _next(text: str, position: int) -> int:
-    """Return where the next character that is no space is, from `position` on."""
-    while text[position : position + 1] in (" ", "\t", "\r", "\n"):
-        position += 1
-    return position
+def _replace_lone_surrogates(text: str) -> str:
+    """Let the escapes of lone surrogates in JSON become U+FFFD."""
+    if "\\ud" in text or "\\uD" in text:
+        return _ESCAPE.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
+    return text
 
 
 def _int(text: str) -> object:
@@ -350,11 +235,10 @@ def _zero(text: str) -> object:
 
 
 def _constant(text: str) -> None:
-    where = "in numeric literal" if text.startswith("-") else "looking for beginning of value"
-    raise GoError(f"invalid character '{text.lstrip('-')[0]}' {where}")
+    raise JSONError(f"invalid value {text}")
 
 
-def _special(match: re.Match[str]) -> str:
+def _escape_special(match: re.Match[str]) -> str:
     character = match[0]
     return "" if _BARE in character else f"\\u{ord(character):04x}"
 
@@ -363,8 +247,6 @@ def _quote_character(character: str) -> str:
     code = ord(character)
     if character.isprintable():
         return character
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
     if code < 0x80:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
@@ -372,19 +254,16 @@ def _quote_character(character: str) -> str:
 
 _MINUS_ZERO = Literal(f"{_BARE}-0{_BARE}")
 _SPECIAL = re.compile(f'[<>&\u2028\u2029]|"{_BARE}|{_BARE}"')
+# A pair of surrogates, a lone one, or any other escape.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     r"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
-_GOOD_ESCAPE = re.compile(r'\\(u[0-9a-fA-F]{4}|["\\/bfnrt])|\\')
-_CUT_ESCAPE = re.compile(r"(\\(u[0-9a-fA-F]{0,4})?)?")
-_UNFINISHED = re.compile(r"-?+(?:0|[1-9][0-9]*+)(?:\.(?![0-9])|(?:\.[0-9]++)?+[eE][+-]?+(?![0-9]))")
-# A string, which may lack its end, or what opens or closes something.
+# A string, which may lack its end, or a bracket.
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[][{}]', re.DOTALL)
 _QUOTED = dict(zip('"\\\a\b\f\n\r\t\v', map(r"\{}".format, '"\\abfnrtv'), strict=True))
 _decode = json.JSONDecoder(parse_int=_int, parse_float=_float, parse_constant=_constant).decode
-_decode_raw = json.JSONDecoder(parse_int=Raw, parse_float=Raw).decode
 _encode = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 ).encode
