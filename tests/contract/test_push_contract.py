@@ -75,6 +75,22 @@ def test_fields_are_known_whatever_their_case_and_unknown_ones_are_dropped(dial,
     assert not fetched.keys() & {"priority", "custom", "failure", "at"}
 
 
+@pytest.mark.parametrize(
+    ("number", "returned"),
+    [
+        ("-0", 0),
+        ("1234567890123456789", 1234567890123456789),
+        ("9223372036854775807", 9223372036854775807),
+        ("-9223372036854775808", -9223372036854775808),
+    ],
+)
+def test_an_integer_of_a_field_comes_back_exactly(dial, name, number, returned):
+    line, queue = dial(), name()
+    push = f'PUSH {{"jid":"{name()}","jobtype":"T","queue":"{queue}","args":[],"retry":{number}}}'
+    assert line.say(push) == b"+OK"
+    assert line.fetch(queue)["retry"] == returned
+
+
 REFUSED_PUSHES = [
     ('"jid":"1234567"', b"jobs must have a reasonable jid parameter"),
     ('"jid":"12345678","jobtype":""', b"jobs must have a jobtype parameter"),

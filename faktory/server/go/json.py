@@ -43,6 +43,13 @@ class Whole(int):
     __slots__ = ()
 
 
+class Rounded(int):
+    """A whole number with more digits than a double holds for sure, as the double gives it."""
+
+    exact: int
+    """The number as it was written: a struct's int does not pass through a double."""
+
+
 class GoType(NamedTuple):
     """A type of Go: its name there, the Python type that JSON for it is read as, its parts."""
 
@@ -125,7 +132,10 @@ def read_struct(struct: GoType, value: Any, path: str = "") -> dict[str, Any]:
             continue
         wanted: Any = field.type
         if type(given) is not wanted:
-            raise _misfit(given, field, f"Go struct field {_inside(struct, path)}.{name}")
+            exact = _exact(given) if wanted is int else None
+            if exact is None:
+                raise _misfit(given, field, f"Go struct field {_inside(struct, path)}.{name}")
+            given = exact
         if wanted is int:
             low, high = field.bounds
             if not low <= given <= high:
@@ -162,6 +172,13 @@ def _read_items(kind: GoType, values: list[Any], path: str) -> list[Any]:
             raise _misfit(value, kind, f"{path}.{number}")
         items.append(value)
     return items
+
+
+def _exact(value: object) -> int | None:
+    """Return an integer that was written as one, but is not read as an int."""
+    if type(value) is Rounded:
+        return value.exact
+    return 0 if value is _MINUS_ZERO else None
 
 
 def _inside(struct: GoType, path: str) -> str:
@@ -214,13 +231,17 @@ def _int(text: str) -> object:
     if abs(number) >= 1e21:
         return number
     # The digits of the double, which are fewer than those of the integer that it stands for.
-    return int(Decimal(repr(number)))
+    rounded = Rounded(Decimal(repr(number)))
+    rounded.exact = int(text)
+    return rounded
 
 
 def _float(text: str) -> object:
     number = float(text)
     if number.is_integer() and abs(number) < 1e21:
-        return Whole(Decimal(repr(number))) if number else _zero(text)
+        if not number and text.startswith("-"):
+            return Literal(_MINUS_ZERO)
+        return Whole(Decimal(repr(number)))
     written = repr(number)
     digits, exponential, exponent = written.partition("e-")
     if not exponential:
@@ -228,10 +249,6 @@ def _float(text: str) -> object:
     if int(exponent) <= 6:
         return Literal(f"{_BARE}{Decimal(written):f}{_BARE}")
     return Literal(f"{_BARE}{digits}e-{int(exponent)}{_BARE}")
-
-
-def _zero(text: str) -> object:
-    return _MINUS_ZERO if text.startswith("-") else Whole(0)
 
 
 def _constant(text: str) -> None:
@@ -252,6 +269,7 @@ def _quote_character(character: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+# The integer; -0.0 is a Literal of its own, since it does not fit an int.
 _MINUS_ZERO = Literal(f"{_BARE}-0{_BARE}")
 _SPECIAL = re.compile(f'[<>&\u2028\u2029]|"{_BARE}|{_BARE}"')
 # A pair of surrogates, a lone one, or any other escape.

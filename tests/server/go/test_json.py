@@ -83,7 +83,7 @@ def test_fields_are_found_whatever_their_case_and_null_is_none():
         ('{"count":1e400}', "number inf into Go struct field Thing.count of type int"),
         (
             '{"count":9223372036854775808}',
-            "number 9223372036854776000 into Go struct field Thing.count of type int",
+            "number 9223372036854775808 into Go struct field Thing.count of type int",
         ),
         ('{"small":256}', "number 256 into Go struct field Thing.small of type uint8"),
         ('{"small":-1}', "number -1 into Go struct field Thing.small of type uint8"),
@@ -98,6 +98,15 @@ def test_a_value_that_does_not_fit_is_named_with_its_place(text, complaint):
     with pytest.raises(JSONError) as refused:
         go_json.read_struct(THING, go_json.load(text))
     assert str(refused.value) == f"json: cannot unmarshal {complaint}"
+
+
+@pytest.mark.parametrize(
+    "number", [0, 1234567890123456789, 9223372036854775807, -9223372036854775808]
+)
+def test_an_integer_for_an_int_does_not_pass_through_a_double(number):
+    text = f'{{"count":{number}}}'.replace(":0", ":-0")
+    given = go_json.read_struct(THING, go_json.load(text))
+    assert (type(given["count"]), given) == (int, {"count": number})
 
 
 @pytest.mark.parametrize(
