@@ -1,22 +1,22 @@
-"""What the server answers: one small function a command [Go: server/commands.go, mutate.go].
+"""The commands: one small function for each [Go: server/commands.go, mutate.go].
 
-Rules: a command line goes in, one reply comes out, except that FETCH may have to wait and that END
-has none. No socket, no clock but the store's.
+Rules: a command line goes in and one reply comes out, except that FETCH may have to wait and that
+END has none. There is no socket here, and no clock but the state's.
 
-Where we differ from the real server on purpose:
+Deliberate differences from the real server:
 
-- a job without `retry` gets 25, not what the job before it asked for;
-- jobs whose time has come, reservations that expire and silent workers are dealt with at once, not
-  at the next tick of 5 or 15 seconds;
+- a job without `retry` gets 25, not the `retry` of the job before it;
+- scheduled jobs, retries, expired reservations and silent workers are dealt with when they are due,
+  not at the next tick of 5 or 15 seconds;
 - a FETCH whose connection is closed while it waits takes no job;
-- a name that stands twice in one JSON object counts once, the later one; nesting ends at some
-  1,000 levels, not at 10,000;
-- errors about broken JSON name the problem in words of their own, behind "invalid JSON: ";
-- line ends in an error become spaces, while they break the real server's reply in two;
-- INFO reports no memory, and other cycles of its tasks; MUTATE goes through a set in its order;
-- PUSHB has no time limit, while commands have a length limit.
+- of a name that stands twice in one JSON object the later one counts; nesting ends at some 1,000
+  levels, not at 10,000;
+- errors about broken JSON name the problem in words of their own, after "invalid JSON: ";
+- line ends in an error become spaces; they break the real server's reply in two;
+- INFO reports no memory and no cycles of the tasks; MUTATE goes through a set in order;
+- PUSHB has no time limit, but commands have a length limit.
 
-What Faktory Enterprise answers is approximated where it is switched on: see `enterprise/`.
+The commands of Faktory Enterprise are approximated where it is switched on: see `enterprise/`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from .go import json as go_json
 from .go import time as go_time
 from .go.json import INT, STRING, STRINGS, GoType, JSONError
 from .go.time import SECOND
-from .job import JOB, Job
-from .store import Refused, Store, chooser
-from .workers import Worker, Workers
+from .job import JOB, StoredJob
+from .state import ServerState
+from .store import CommandError, compile_filter
+from .workers import ClientRecord
 
 VERSION: Final = "1.10.0"
 """The version of the real server that this one is held to."""
@@ -69,65 +70,53 @@ TRACK: Final = GoType(
 OK: Final = encode_simple("OK")
 
 
-class State:
-    """All that commands work on."""
-
-    def __init__(self, clock: Callable[[], int], *, enterprise: bool = False) -> None:
-        self.clock = clock
-        self.store = EnterpriseStore(clock) if enterprise else Store(clock)
-        self.workers = Workers()
-        self.started_at = clock()
-        self.commands = 0
-        self.connections = 0
-
-
 class Wait(NamedTuple):
-    """A FETCH that found nothing: wait for a job of these queues, or just wait without any."""
+    """The reply to a FETCH that finds no job: wait for one from these queues."""
 
     queues: list[str]
 
 
 class Panic(Exception):
-    """What makes the real server stumble, and answer "internal error" [Go: safeDispatch]."""
+    """The real server panics here and replies "internal error" [Go: safeDispatch]."""
 
 
 class Call(NamedTuple):
-    """One command: who sent it, and what follows the verb, None being nothing at all."""
+    """One command; `rest` is what follows the verb and a space, None without a space."""
 
-    state: State
-    worker: Worker
+    state: ServerState
+    client: ClientRecord
     rest: bytes | None
 
     @property
     def text(self) -> str:
-        """What follows the verb; the real server stumbles where nothing does."""
+        """The text after the verb; the real server panics without one."""
         if self.rest is None:
             raise Panic
         return go_json.decode(self.rest)
 
     @property
     def echo(self) -> str:
-        """What follows the verb so that an error can repeat it byte for byte."""
+        """The text after the verb, so that an error can repeat it byte for byte."""
         return _echo(self.rest or b"")
 
 
-Answer = bytes | Wait | None
-Handler = Callable[[Call], Answer]
+Reply = bytes | Wait | None
+Handler = Callable[[Call], Reply]
 
 
-def answer(state: State, worker: Worker, line: bytes) -> Answer:
-    """Execute a command of this worker's connection; None where it is to be closed instead."""
+def execute(state: ServerState, client: ClientRecord, line: bytes) -> Reply:
+    """Execute a command of this client; without a reply (None) the connection is to be closed."""
     verb, space, rest = line.partition(b" ")
     handler = COMMANDS.get(verb)
     if handler is None:
         return encode_error(f"unknown command {_echo(verb)}")
-    state.commands += 1
+    state.command_count += 1
     store = state.store
-    if store.ripe:
+    if store.unserved:
         store.serve()
     try:
-        return handler(Call(state, worker, rest if space else None))
-    except Refused as error:
+        return handler(Call(state, client, rest if space else None))
+    except CommandError as error:
         return encode_error(str(error), error.code)
     except JSONError as error:
         return encode_error(f"invalid JSON: {error}")
@@ -135,35 +124,35 @@ def answer(state: State, worker: Worker, line: bytes) -> Answer:
         return encode_error("internal error")
 
 
-def push(call: Call) -> Answer:
-    call.state.store.push(Job(_read(JOB, call.text)))
+def push(call: Call) -> Reply:
+    call.state.store.push(StoredJob(_read(JOB, call.text)))
     return OK
 
 
-def push_bulk(call: Call) -> Answer:
-    # All are read before the first one is queued: one that is malformed refuses them all.
-    jobs = [Job(fields) for fields in go_json.read_structs(JOBS, go_json.load(call.text))]
+def push_bulk(call: Call) -> Reply:
+    # All are read before the first is queued: if one is malformed, none is queued.
+    jobs = [StoredJob(fields) for fields in go_json.read_structs(JOBS, go_json.load(call.text))]
     refused = {}
     for job in jobs:
         try:
             call.state.store.push(job)
-        except Refused as error:
+        except CommandError as error:
             refused[job.jid] = str(error) if error.code == "ERR" else f"{error.code} {error}"
     return _bulk(refused)
 
 
-def fetch(call: Call) -> Answer:
-    if call.worker.state:
+def fetch(call: Call) -> Reply:
+    if call.client.state:
         return Wait([])
     if call.rest is None:
-        raise Refused("must call fetch with at least one queue")
+        raise CommandError("must call fetch with at least one queue")
     store = call.state.store
     queues = store.active(call.echo.split(" "))
-    payload = store.fetch(call.worker.wid, queues)
+    payload = store.fetch(call.client.wid, queues)
     return Wait(queues) if payload is None else encode_bulk(payload)
 
 
-def ack(call: Call) -> Answer:
+def ack(call: Call) -> Reply:
     text = call.text
     try:
         fields = go_json.load(text)
@@ -172,40 +161,40 @@ def ack(call: Call) -> Answer:
         ):
             raise ValueError
         jid = fields["jid"]
-    except (ValueError, KeyError):
-        raise Refused(f"invalid ACK {call.echo}") from None
+    except (ValueError, KeyError):  # JSONError is a ValueError
+        raise CommandError(f"invalid ACK {call.echo}") from None
     call.state.store.acknowledge(jid or "")
     return OK
 
 
-def fail(call: Call) -> Answer:
+def fail(call: Call) -> Reply:
     text = call.text
     try:
         get = _read(FAIL, text).get
-    except ValueError:
-        raise Refused(f"invalid FAIL {call.echo}") from None
+    except JSONError:
+        raise CommandError(f"invalid FAIL {call.echo}") from None
     call.state.store.fail(
         get("jid", ""), get("errtype", ""), get("message", ""), get("backtrace", [])
     )
     return OK
 
 
-def beat(call: Call) -> Answer:
+def beat(call: Call) -> Reply:
     text = call.text
     try:
         get = _read(BEAT, text).get
-    except ValueError:
-        raise Refused(f"invalid BEAT {call.echo}") from None
+    except JSONError:
+        raise CommandError(f"invalid BEAT {call.echo}") from None
     wid = get("wid", "")
-    entry = call.state.workers.beat(
+    worker = call.state.workers.beat(
         wid, get("current_state", ""), get("rss_kb", 0), call.state.clock()
     )
-    if entry is None:
-        raise Refused(f"unknown worker {wid}")
-    return _bulk({"state": entry.state}) if entry.state else OK
+    if worker is None:
+        raise CommandError(f"unknown worker {wid}")
+    return _bulk({"state": worker.state}) if worker.state else OK
 
 
-def info(call: Call) -> Answer:
+def info(call: Call) -> Reply:
     state = call.state
     store = state.store
     now = state.clock()
@@ -217,13 +206,13 @@ def info(call: Call) -> Answer:
         "working": len(store.working),
     }
 
-    def scanned(name: str) -> dict[str, int]:
+    def task(name: str) -> dict[str, int]:
         enqueued = store.enqueued.get(name, 0)
         return {"cycles": 0, "enqueued": enqueued, "size": sets[name.lower()], "wall_time_sec": 0}
 
     tasks = {
         "Busy": {"reaped": store.expired, "size": len(store.reservations)},
-        **{name: scanned(name) for name in ("Dead", "Retries", "Scheduled")},
+        **{name: task(name) for name in ("Dead", "Retries", "Scheduled")},
         "Workers": {"reaped": state.workers.reaped, "size": len(state.workers.table)},
     }
     data = (
@@ -234,32 +223,32 @@ def info(call: Call) -> Answer:
         f'"total_processed":{store.processed},"total_enqueued":{sum(queues.values())},'
         f'"total_queues":{len(queues)}}},'
         f'"server":{{"description":"{store.edition}","faktory_version":"{VERSION}",'
-        f'"uptime":{(now - state.started_at) // SECOND},"connections":{state.connections},'
-        f'"command_count":{state.commands},"used_memory_mb":0}}}}'
+        f'"uptime":{(now - state.started_at) // SECOND},"connections":{state.connection_count},'
+        f'"command_count":{state.command_count},"used_memory_mb":0}}}}'
     )
     return encode_bulk(data.encode())
 
 
-def flush(call: Call) -> Answer:
+def flush(call: Call) -> Reply:
     call.state.store.flush()
     return OK
 
 
-def end(_call: Call) -> Answer:
+def end(_call: Call) -> Reply:
     return None
 
 
-def queue(call: Call) -> Answer:
+def queue(call: Call) -> Reply:
     subcommand, *names = call.text.split(" ")
     subcommand = subcommand.upper()
     store = call.state.store
     if subcommand == "LATENCY":
         if names == ["*"]:
-            raise Refused("QUEUE LATENCY does not support wildcards")
+            raise CommandError("QUEUE LATENCY does not support wildcards")
         return _bulk({name: _double(store.latency(name)) for name in names})
     change = {"PAUSE": store.pause, "RESUME": store.resume, "REMOVE": store.remove}.get(subcommand)
     if change is None:
-        raise Refused(f"no such QUEUE subcommand: {subcommand}")
+        raise CommandError(f"no such QUEUE subcommand: {subcommand}")
     if not names:
         raise Panic
     for name in list(store.queues) if names[0] == "*" else names:
@@ -267,47 +256,47 @@ def queue(call: Call) -> Answer:
     return OK
 
 
-def mutate(call: Call) -> Answer:
+def mutate(call: Call) -> Reply:
     if call.rest is None or b" " in call.rest:
-        raise Refused("invalid format")
+        raise CommandError("invalid format")
     text = call.text
     try:
         operation = _read(OPERATION, text)
     except JSONError as error:
-        raise Refused(str(error)) from None
+        raise CommandError(str(error)) from None
     command, target = operation.get("cmd"), operation.get("target", "")
-    chosen = chooser(operation.get("filter"))
+    matches = compile_filter(operation.get("filter"))
     store = call.state.store
     if command == "clear":
         store.discard(target, None)
     elif command == "discard":
-        store.discard(target, chosen)
+        store.discard(target, matches)
     elif command == "kill":
-        store.kill(target, chosen)
+        store.kill(target, matches)
     elif command == "requeue":
-        store.requeue(target, chosen)
+        store.requeue(target, matches)
     else:
-        raise Refused("unknown mutate operation")
+        raise CommandError("unknown mutate operation")
     return OK
 
 
-def batch(call: Call) -> Answer:
+def batch(call: Call) -> Reply:
     store = _enterprise(call, "batch")
     subcommand, _, rest = call.text.partition(" ")
     subcommand = subcommand.upper()
     if subcommand == "NEW":
         return encode_bulk(store.new_batch(_read(BATCH, rest)).encode())
     if subcommand == "OPEN":
-        return encode_bulk(store.batches.to_fill(rest).bid.encode())
+        return encode_bulk(store.batches.require_open(rest).bid.encode())
     if subcommand == "COMMIT":
         store.batches.commit(rest, store.clock())
         return OK
     if subcommand == "STATUS":
         return _bulk(store.batches.status(rest))
-    raise Refused(f"no such BATCH subcommand: {subcommand}")
+    raise CommandError(f"no such BATCH subcommand: {subcommand}")
 
 
-def track(call: Call) -> Answer:
+def track(call: Call) -> Reply:
     store = _enterprise(call, "tracking")
     subcommand, _, rest = call.text.partition(" ")
     subcommand = subcommand.upper()
@@ -316,13 +305,13 @@ def track(call: Call) -> Answer:
     if subcommand == "SET":
         store.report(_read(TRACK, rest))
         return OK
-    raise Refused(f"no such TRACK subcommand: {subcommand}")
+    raise CommandError(f"no such TRACK subcommand: {subcommand}")
 
 
 def _enterprise(call: Call, subsystem: str) -> EnterpriseStore:
     store = call.state.store
     if not isinstance(store, EnterpriseStore):
-        raise Refused(f"{subsystem} subsystem is only available in Faktory Enterprise")
+        raise CommandError(f"{subsystem} subsystem is only available in Faktory Enterprise")
     return store
 
 
@@ -344,6 +333,7 @@ COMMANDS: Final[dict[bytes, Handler]] = {
 
 
 def _echo(data: bytes) -> str:
+    """Return text that `encode_error` turns into the same bytes again."""
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -356,5 +346,5 @@ def _bulk(value: object) -> bytes:
 
 
 def _double(value: float) -> object:
-    """Return a float so that it is written as Go does."""
+    """Return a float as `load` does, so that `dump` writes it as Go does."""
     return go_json.load(repr(value))

@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 
 from faktory.server import EmbeddedServer
-from faktory.server import connection as server_connection
+from faktory.server.state import Timing
 
 JOBS = """
 import time
@@ -106,16 +106,10 @@ class Process:
         return self.silent
 
 
-@pytest.fixture(autouse=True)
-def quick_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let FETCH of this process's servers wait 0.1 s for a job, not 2."""
-    monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
-
-
 @pytest.fixture
-def server(quick_fetch: None) -> Iterator[EmbeddedServer]:
-    """A server for commands to use."""
-    with EmbeddedServer() as server:
+def server() -> Iterator[EmbeddedServer]:
+    """A server for commands to use; its FETCH waits 0.1 s for a job, not 2."""
+    with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as server:
         yield server
 
 

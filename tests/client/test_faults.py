@@ -32,7 +32,7 @@ from faktory.exceptions import (
 )
 from faktory.server import EmbeddedServer
 from faktory.server import commands as server_commands
-from faktory.server.state import Core
+from faktory.server.state import ServerState
 from faktory.wire import commands
 from faktory.wire.commands import Command
 from faktory.wire.session import encode_bulk, encode_simple
@@ -390,7 +390,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setattr(commands, "FETCH_TIMEOUT", 0.0)
     monkeypatch.setattr(commands, "BULK_TIMEOUT", 0.0)
     # So that answers have the same length each time: a clock that stands, and INFO without counts.
-    monkeypatch.setattr(Core, "clock", lambda _core: 1_900_000_000_123_456_789)
+    monkeypatch.setattr(ServerState, "clock", lambda _state: 1_900_000_000_123_456_789)
     monkeypatch.setitem(
         server_commands.COMMANDS, b"INFO", lambda _call: encode_bulk(b'{"faktory":{}}')
     )

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from faktory.proto import new_jid
-from faktory.server import EmbeddedServer, connection
+from faktory.server import EmbeddedServer
+from faktory.server.state import DEFAULT_TIMING, Timing
 from faktory.wire.address import parse
 from faktory.wire.session import password_hash
 
@@ -119,14 +120,14 @@ def true_waits() -> None:
 
 
 @pytest.fixture(params=["embedded", "real"])
-def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of each server in turn; the real one is the one in FAKTORY_URL."""
     if request.param == "real":
         yield request.getfixturevalue("real_server_url")
         return
-    if "true_waits" not in request.fixturenames:
-        monkeypatch.setattr(connection, "FETCH_WAIT", 0.2)
-    with EmbeddedServer() as server:
+    true_waits = "true_waits" in request.fixturenames
+    timing = DEFAULT_TIMING if true_waits else Timing(fetch_wait=0.2)
+    with EmbeddedServer(timing=timing) as server:
         yield server.url
 
 

@@ -13,7 +13,7 @@ import pytest
 from faktory.server import EmbeddedServer
 from faktory.server.enterprise.store import EnterpriseStore
 from faktory.server.go.time import SECOND, read
-from faktory.server.job import Job
+from faktory.server.job import StoredJob
 from faktory.server.store import Store
 
 
@@ -88,11 +88,11 @@ def enterprise(clock: Clock) -> EnterpriseStore:
 
 
 @pytest.fixture
-def new_job() -> Callable[..., Job]:
+def new_job() -> Callable[..., StoredJob]:
     """`new_job(jid, **fields)`: a job as PUSH makes it."""
 
-    def make(jid: str, **fields: object) -> Job:
-        return Job({"jid": jid, "jobtype": "T", "args": [], **fields})
+    def make(jid: str, **fields: object) -> StoredJob:
+        return StoredJob({"jid": jid, "jobtype": "T", "args": [], **fields})
 
     return make
 

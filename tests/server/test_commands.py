@@ -4,19 +4,20 @@ import json
 
 import pytest
 
-from faktory.server.commands import COMMANDS, State, Wait, answer
-from faktory.server.workers import Worker
+from faktory.server.commands import COMMANDS, Wait, execute
+from faktory.server.state import ServerState
+from faktory.server.workers import ClientRecord
 
 
 @pytest.fixture
 def state(clock):
-    return State(clock)
+    return ServerState(now=clock)
 
 
 @pytest.fixture
 def say(state):
-    worker = Worker({"wid": "w"})
-    return lambda line: answer(state, worker, line)
+    worker = ClientRecord({"wid": "w"})
+    return lambda line: execute(state, worker, line)
 
 
 def test_a_fetch_without_jobs_waits_for_the_queues_that_are_not_paused(say):
@@ -28,10 +29,10 @@ def test_a_fetch_without_jobs_waits_for_the_queues_that_are_not_paused(say):
 
 
 def test_a_quiet_worker_just_waits(state):
-    worker = Worker({"wid": "w"})
+    worker = ClientRecord({"wid": "w"})
     worker.signal("quiet")
-    answer(state, worker, b'PUSH {"jid":"job-0001","jobtype":"T","args":[]}')
-    assert answer(state, worker, b"FETCH default") == Wait([])
+    execute(state, worker, b'PUSH {"jid":"job-0001","jobtype":"T","args":[]}')
+    assert execute(state, worker, b"FETCH default") == Wait([])
 
 
 def test_what_came_in_for_someone_who_waits_is_not_seen_in_the_queue(state, say):
@@ -47,7 +48,7 @@ def test_info_is_laid_out_as_the_real_servers(state, say, clock):
     say(b'PUSH {"jid":"job-0001","jobtype":"T","args":[],"queue":"b"}')
     say(b'PUSH {"jid":"job-0002","jobtype":"T","args":[],"queue":"a"}')
     clock.forward(61.5)
-    state.connections = 3
+    state.connection_count = 3
     assert say(b"INFO").partition(b"\r\n")[2].decode() == (
         '{"now":"2026-01-01T00:01:01.5Z","server_utc_time":"00:01:01 UTC",'
         '"faktory":{"queues":{"a":1,"b":1},'
@@ -66,7 +67,7 @@ def test_info_is_laid_out_as_the_real_servers(state, say, clock):
 def test_unknown_commands_are_not_counted(state, say):
     say(b"NOPE")
     say(b"PUSH")
-    assert state.commands == 1
+    assert state.command_count == 1
 
 
 def test_latency_is_written_as_go_writes_doubles(say, clock):
@@ -93,13 +94,13 @@ def test_nothing_that_is_said_makes_it_fall(state, say, verb, rest):
 
 @pytest.fixture
 def enterprise_state(clock):
-    return State(clock, enterprise=True)
+    return ServerState(now=clock, enterprise=True)
 
 
 @pytest.fixture
 def ask(enterprise_state):
-    worker = Worker({"wid": "w"})
-    return lambda line: answer(enterprise_state, worker, line)
+    worker = ClientRecord({"wid": "w"})
+    return lambda line: execute(enterprise_state, worker, line)
 
 
 def read(reply):

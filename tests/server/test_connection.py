@@ -5,6 +5,7 @@ import time
 import pytest
 
 from faktory.server import EmbeddedServer, connection
+from faktory.server.state import Timing
 
 
 @pytest.fixture
@@ -55,18 +56,27 @@ def test_a_hello_that_is_too_long_is_refused_with_the_limit(dial):
     assert line.reply().startswith(b"-ERR HELLO is longer than 65536 bytes")
 
 
-def test_who_does_not_say_hello_in_time_is_hung_up_on(server, dial, monkeypatch):
-    monkeypatch.setattr(connection, "HANDSHAKE_TIMEOUT", 0.05)
-    line = dial(greet=False)
-    line.reply()
-    line.socket.sendall(b'HELLO {"v":2}')  # without an end
-    assert line.at_end()
+def test_a_client_without_a_whole_hello_in_time_is_disconnected(dial):
+    with EmbeddedServer(timing=Timing(handshake_timeout=0.5)) as server:
+        line = dial(to=server, greet=False)
+        line.reply()
+        line.socket.sendall(b'HELLO {"v":2}')  # without an end
+        assert line.at_end()
+
+
+def test_a_client_that_does_not_read_the_last_replies_is_cut_off(dial, wait_until):
+    with EmbeddedServer(timing=Timing(close_timeout=0.5)) as server:
+        slow = dial(to=server)
+        flood(slow, b"INFO\r\n")
+        server.disconnect()
+        wait_until(lambda: not peers(server))
+        assert slow.socket.recv(1)  # it was sent replies, and there was no room for more
 
 
 def test_a_client_that_does_not_read_stops_being_served_and_others_do_not(server, dial, wait_until):
     slow, other = dial(), dial()
     sent = flood(slow, b"INFO\r\n")
-    wait_until(lambda: any(one._slow for one in server._core.connections))
+    wait_until(lambda: any(peer._write_paused for peer in peers(server)))
     executed = len(server.commands)
     assert other.say("NOPE") == b"-ERR unknown command NOPE"
     assert len(server.commands) == executed + 1
@@ -79,7 +89,7 @@ def test_a_client_that_does_not_read_stops_being_served_and_others_do_not(server
 
 def flood(line, command):
     """Send commands until the line takes no more; return how many."""
-    line.socket.settimeout(0.1)
+    line.socket.settimeout(0.5)
     sent = 0
     try:
         while True:
@@ -89,19 +99,24 @@ def flood(line, command):
         return sent
 
 
+def peers(server):
+    return server._call(lambda state: list(state.peers))
+
+
 def _unsent(server):
-    return max(one._transport.get_write_buffer_size() for one in server._core.connections)
+    return max(peer._transport.get_write_buffer_size() for peer in peers(server))
 
 
-def test_what_comes_in_behind_a_waiting_fetch_is_bounded(server, dial, wait_until, monkeypatch):
-    monkeypatch.setattr(connection, "FETCH_WAIT", 0.3)
-    line = dial()
-    line.send("FETCH nothing")
-    flood(line, b"NOPE\r\n")
-    [waiting] = server._core.connections
-    wait_until(lambda: not waiting._transport.is_reading())
-    assert line.reply() is None
-    assert line.reply() == b"-ERR unknown command NOPE"
+def test_the_commands_received_behind_a_waiting_fetch_are_bounded(dial, wait_until):
+    with EmbeddedServer(timing=Timing(fetch_wait=60)) as server:
+        line = dial(to=server)
+        line.send("FETCH default")
+        flood(line, b"NOPE\r\n")
+        [waiting] = peers(server)
+        wait_until(lambda: not waiting._transport.is_reading())
+        dial(to=server).push("job-0001")
+        assert json.loads(line.reply())["jid"] == "job-0001"
+        assert line.reply() == b"-ERR unknown command NOPE"
 
 
 # A line that ends.
@@ -157,7 +172,7 @@ def test_half_a_command_is_not_executed_when_the_line_ends(server, dial, wait_un
     line = dial()
     line.socket.sendall(b"FLUSH")
     line.close()
-    wait_until(lambda: not server._core.connections)
+    wait_until(lambda: not peers(server))
     assert [verb for verb, _ in server.commands] == ["HELLO"]
 
 

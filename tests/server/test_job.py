@@ -3,13 +3,13 @@ import json
 import pytest
 
 from faktory.server.go import json as go_json
-from faktory.server.job import JOB, Job
+from faktory.server.job import JOB, StoredJob
 
 MINIMAL = '"jid":"j","queue":"","jobtype":"T"'
 
 
 def made(text):
-    return Job(go_json.read_struct(JOB, go_json.load(text)))
+    return StoredJob(go_json.read_struct(JOB, go_json.load(text)))
 
 
 def test_fields_come_out_in_the_order_of_the_struct():

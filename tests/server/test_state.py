@@ -6,24 +6,25 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from faktory.server import state
-from faktory.server.state import Core
+from faktory.server import EmbeddedServer
+from faktory.server.state import CommandLog, Timing
 
 
 def soon(seconds):
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-def test_a_scheduled_job_wakes_who_waits_for_it_when_it_is_due(dial):
-    line, pusher = dial(), dial()
-    line.send("FETCH default")
-    pusher.push("job-0001", at="2099-01-01T00:00:00Z")
-    at = soon(0.1)
-    pusher.push("job-0002", at=at)
-    job = json.loads(line.reply())
-    assert job["jid"] == "job-0002"
-    assert job["enqueued_at"] >= at.replace("+00:00", "Z")
-    assert time.time() < datetime.fromisoformat(at).timestamp() + 1
+def test_a_waiting_fetch_gets_a_scheduled_job_as_soon_as_it_is_due(dial):
+    with EmbeddedServer(timing=Timing(fetch_wait=60)) as server:
+        client, pusher = dial(to=server), dial(to=server)
+        client.send("FETCH default")
+        pusher.push("job-0001", at="2099-01-01T00:00:00Z")
+        at = soon(0.5)
+        pusher.push("job-0002", at=at)
+        job = json.loads(client.reply())
+        assert job["jid"] == "job-0002"
+        assert job["enqueued_at"] >= at.replace("+00:00", "Z")
+        assert time.time() < datetime.fromisoformat(at).timestamp() + 4
 
 
 def test_travelling_does_what_becomes_due_on_the_way_in_its_order(server, dial):
@@ -63,6 +64,17 @@ def test_travelling_serves_who_waits(server, dial):
     assert json.loads(line.reply())["jid"] == "job-0001"
 
 
+def test_a_stopped_server_travels_too_and_a_started_one_goes_on_from_there(server, dial):
+    client = dial()
+    client.push("job-0001", at=soon(3600))
+    client.push("job-0002", at=soon(7200))
+    server.stop()
+    server.travel(3601)
+    assert [job["jid"] for job in server.queues["default"]] == ["job-0001"]
+    server.start()
+    assert json.loads(dial().say("FETCH default"))["jid"] == "job-0001"
+
+
 def test_time_does_not_go_backwards(server):
     with pytest.raises(ValueError, match="forward only"):
         server.travel(-1)
@@ -74,14 +86,12 @@ def test_the_clock_shows_where_it_has_travelled_to(server, dial):
     assert now > (datetime.now(UTC) + timedelta(hours=23)).isoformat()
 
 
-def test_records_are_bounded_in_number_and_in_bytes(monkeypatch):
-    monkeypatch.setattr(state, "MAX_RECORDS", 3)
-    monkeypatch.setattr(state, "MAX_RECORDED", 10)
-    kept = Core(None, 1, 1)
+def test_the_log_of_commands_is_bounded_in_number_and_in_bytes():
+    log = CommandLog(max_count=3, max_bytes=10)
     for _ in range(5):
-        kept.record(b"A", b"A")
-    assert len(kept.records) == 3
-    kept.record(b"B", b"B" * 9)
-    assert [len(line) for _, line in kept.records] == [1, 9]
-    kept.record(b"C", b"C" * 11)
-    assert list(kept.records) == []
+        log.add(b"A", b"A")
+    assert len(log.entries) == 3
+    log.add(b"B", b"B" * 9)
+    assert [len(line) for _, line in log.entries] == [1, 9]
+    log.add(b"C", b"C" * 11)
+    assert list(log.entries) == []

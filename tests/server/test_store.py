@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from faktory.server.store import Refused, chooser
+from faktory.server.store import CommandError, compile_filter
 
 ANYONE = "w"
 
@@ -44,7 +44,7 @@ def test_a_job_that_expires_without_retries_is_gone(store, clock, new_job):
     clock.forward(1800)
     store.sweep()
     assert (len(store.retries), len(store.dead), store.failures) == (0, 0, 1)
-    with pytest.raises(Refused, match="Job not found job-0001"):
+    with pytest.raises(CommandError, match="Job not found job-0001"):
         store.fail("job-0001", "", "", [])
 
 
@@ -186,8 +186,8 @@ def test_those_who_wait_are_served_in_the_order_of_their_coming(store, new_job):
 def test_who_gave_up_is_not_served(store, new_job):
     waiter = store.wait(ANYONE, ["default", "default"], pytest.fail)
     store.push(new_job("job-0001"))
-    store.give_up(waiter)
-    store.give_up(waiter)
+    store.stop_waiting(waiter)
+    store.stop_waiting(waiter)
     store.serve()
     assert take(store) == "job-0001"
 
@@ -247,10 +247,10 @@ def test_flush_leaves_reservations_known_but_their_jobs_are_gone(store, new_job)
 def test_mutations_touch_only_what_was_chosen(store, new_job):
     for jid in ("job-0001", "job-0002", "job-0003"):
         store.push(new_job(jid, at="2099-01-01T00:00:00Z"))
-    store.kill("scheduled", chooser({"jids": ["job-0002"]}))
+    store.kill("scheduled", compile_filter({"jids": ["job-0002"]}))
     assert (jids(store.scheduled), jids(store.dead)) == (["job-0001", "job-0003"], ["job-0002"])
-    store.requeue("dead", chooser({}))
-    store.discard("scheduled", chooser({"regexp": "*0003*"}))
+    store.requeue("dead", compile_filter({}))
+    store.discard("scheduled", compile_filter({"regexp": "*0003*"}))
     assert (jids(store.scheduled), jids(store.dead)) == (["job-0001"], [])
     store.discard("scheduled", None)
     assert len(store.scheduled) == 0

@@ -1,10 +1,10 @@
 import pytest
 
-from faktory.server.workers import Worker, Workers, read_hello
+from faktory.server.workers import ClientRecord, Workers, read_hello
 
 
 def worker(wid, **hello):
-    return Worker({"wid": wid, **hello})
+    return ClientRecord({"wid": wid, **hello})
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def test_the_first_hello_of_a_wid_is_kept(workers, clock):
     workers.join(worker("w", hostname="first"), "a", clock())
     workers.join(worker("w", hostname="second"), "b", clock())
     assert workers.table["w"].hostname == "first"
-    assert workers.table["w"].connections == {"a", "b"}
+    assert workers.table["w"].peers == {"a", "b"}
 
 
 def test_who_has_no_wid_is_no_worker(workers, clock):

@@ -2,39 +2,44 @@ import json
 
 import pytest
 
-from faktory.server.enterprise.options import Marks, read, stamp
+from faktory.server.enterprise.options import EnterpriseOptions, read_options, set_custom
 from faktory.server.go.time import SECOND
-from faktory.server.store import Refused
+from faktory.server.store import CommandError
 
 
 def test_a_job_without_custom_has_no_marks():
-    assert read(None) == read("{}") == read('{"bid":null,"locale":"en"}') == Marks()
+    assert (
+        read_options(None)
+        == read_options("{}")
+        == read_options('{"bid":null,"locale":"en"}')
+        == EnterpriseOptions()
+    )
 
 
 @pytest.mark.parametrize(
     ("custom", "marks"),
     [
-        ('{"bid":"b-1"}', Marks(bid="b-1")),
-        ('{"bid":""}', Marks()),
-        ('{"_bid":"b-1","_cb":"success"}', Marks(callback_of="b-1")),
-        ('{"unique_for":600}', Marks(unique_for=600 * SECOND)),
-        ('{"unique_for":0.5}', Marks(unique_for=SECOND // 2)),
-        ('{"unique_for":0.0000015}', Marks(unique_for=1500)),
+        ('{"bid":"b-1"}', EnterpriseOptions(bid="b-1")),
+        ('{"bid":""}', EnterpriseOptions()),
+        ('{"_bid":"b-1","_cb":"success"}', EnterpriseOptions(callback_of="b-1")),
+        ('{"unique_for":600}', EnterpriseOptions(unique_for=600 * SECOND)),
+        ('{"unique_for":0.5}', EnterpriseOptions(unique_for=SECOND // 2)),
+        ('{"unique_for":0.0000015}', EnterpriseOptions(unique_for=1500)),
         (
             '{"unique_for":60.0,"unique_until":"start"}',
-            Marks(unique_for=60 * SECOND, until_start=True),
+            EnterpriseOptions(unique_for=60 * SECOND, until_start=True),
         ),
-        ('{"unique_until":"success"}', Marks()),
-        ('{"expires_at":"1970-01-01T01:00:01+01:00"}', Marks(expires_at=SECOND)),
-        ('{"expires_in":1000000000}', Marks(expires_in=10**18)),
-        ('{"track":1}', Marks(track=True)),
-        ('{"track":true}', Marks(track=True)),
-        ('{"track":0}', Marks()),
-        ('{"track":false}', Marks()),
+        ('{"unique_until":"success"}', EnterpriseOptions()),
+        ('{"expires_at":"1970-01-01T01:00:01+01:00"}', EnterpriseOptions(expires_at=SECOND)),
+        ('{"expires_in":1000000000}', EnterpriseOptions(expires_in=10**18)),
+        ('{"track":1}', EnterpriseOptions(track=True)),
+        ('{"track":true}', EnterpriseOptions(track=True)),
+        ('{"track":0}', EnterpriseOptions()),
+        ('{"track":false}', EnterpriseOptions()),
     ],
 )
 def test_marks_are_read(custom, marks):
-    assert read(custom) == marks
+    assert read_options(custom) == marks
 
 
 @pytest.mark.parametrize(
@@ -55,13 +60,13 @@ def test_marks_are_read(custom, marks):
     ],
 )
 def test_what_makes_no_sense_is_refused(custom, complaint):
-    with pytest.raises(Refused, match=complaint):
-        read(custom)
+    with pytest.raises(CommandError, match=complaint):
+        read_options(custom)
 
 
 def test_a_stamp_leaves_other_values_as_they_were(new_job):
     job = new_job("job-0001", custom={"a": 1.5, "bid": "b-1"})
-    stamp(job, {"_bid": "b-2", "bid": None, "other": None})
+    set_custom(job, {"_bid": "b-2", "bid": None, "other": None})
     assert json.loads(job.custom) == {"a": 1.5, "_bid": "b-2"}
-    stamp(job, {"_bid": None, "a": None})
+    set_custom(job, {"_bid": None, "a": None})
     assert job.custom is None

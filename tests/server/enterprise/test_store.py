@@ -4,7 +4,7 @@ import pytest
 
 from faktory.server.enterprise.locks import NotUnique
 from faktory.server.go import time as go_time
-from faktory.server.store import Refused
+from faktory.server.store import CommandError
 
 MINUTE = 60
 DAY = 86400
@@ -121,14 +121,14 @@ def test_a_reservation_that_expires_counts_as_a_failure(store, clock, begin, pus
 
 
 def test_a_job_of_a_batch_that_there_is_not_is_refused(store, push):
-    with pytest.raises(Refused, match=r"^No such batch b-0$"):
+    with pytest.raises(CommandError, match=r"^No such batch b-0$"):
         push("job-0001", bid="b-0")
     assert take(store) is None
 
 
 def test_a_job_that_is_refused_for_another_reason_is_no_member(store, begin, push):
     bid = begin(success="Done")
-    with pytest.raises(Refused, match="queue"):
+    with pytest.raises(CommandError, match="queue"):
         push("job-0001", bid=bid, queue="no queue")
     assert store.batches.status(bid)["total"] == 0
 
@@ -168,7 +168,7 @@ def test_its_jobs_outlive_a_batch_that_is_forgotten(store, clock, begin, push):
     bid = begin(success="Done")
     push("job-0001", bid=bid)
     pass_time(store, clock, 30 * MINUTE)
-    with pytest.raises(Refused, match="No such batch"):
+    with pytest.raises(CommandError, match="No such batch"):
         store.batches.commit(bid, clock())
     assert take(store)["jid"] == "job-0001"
     store.acknowledge("job-0001")
@@ -197,7 +197,7 @@ def test_its_jobs_outlive_a_batch_that_is_forgotten(store, clock, begin, push):
     ],
 )
 def test_a_batch_that_could_not_call_back_is_refused(store, fields, complaint):
-    with pytest.raises(Refused, match=complaint):
+    with pytest.raises(CommandError, match=complaint):
         store.new_batch(fields)
     assert (len(store.batches.table), store.queues) == (0, {})
 
@@ -282,7 +282,7 @@ def test_a_job_that_is_refused_for_another_reason_takes_no_lock(store, begin, pu
     bid = begin(success="Done")
     store.batches.commit(bid, store.clock())
     for fields in ({"queue": "a b"}, {"at": "soon"}, {"bid": bid}):
-        with pytest.raises(Refused, match=r"queue|timestamp|last callback"):
+        with pytest.raises(CommandError, match=r"queue|timestamp|last callback"):
             push("job-0001", unique_for=600, **fields)
     push("job-0002", unique_for=600)
 
@@ -438,9 +438,9 @@ def test_a_job_that_waits_may_report_and_reserve(store, push):
 
 def test_a_report_on_a_job_that_nobody_knows_is_refused(store, push):
     push("job-0001")
-    with pytest.raises(Refused, match=r"^No such job job-0001$"):
+    with pytest.raises(CommandError, match=r"^No such job job-0001$"):
         store.report({"jid": "job-0001", "percent": 5})
-    with pytest.raises(Refused, match=r"^No such job $"):
+    with pytest.raises(CommandError, match=r"^No such job $"):
         store.report({"percent": 5})
 
 
@@ -489,7 +489,7 @@ def test_a_reservation_gets_longer_never_shorter_and_no_longer_than_a_day(
 
 def test_an_instant_that_is_none_is_refused(store, push):
     push("job-0001", track=1)
-    with pytest.raises(Refused, match=r"^invalid timestamp for 'reserve_until'.*soon"):
+    with pytest.raises(CommandError, match=r"^invalid timestamp for 'reserve_until'.*soon"):
         store.report({"jid": "job-0001", "percent": 5, "reserve_until": "soon"})
     assert "percent" not in store.tracks.status("job-0001")
 
@@ -529,7 +529,7 @@ def test_after_a_flush_nothing_is_known(store, begin, push):
     take(store)
     store.flush()
     assert store.tracks.status("job-0001")["state"] == "unknown"
-    with pytest.raises(Refused, match="No such batch"):
+    with pytest.raises(CommandError, match="No such batch"):
         store.batches.find(bid)
     push("job-0002", unique_for=600)
     store.report({"jid": "job-0001", "reserve_until": "2026-01-01T05:00:00Z"})

@@ -14,7 +14,7 @@ def test_what_is_not_known_is_answered_as_the_real_server_does(tracks):
 
 
 def test_what_a_job_did_not_tell_is_left_out(tracks):
-    tracks.note("x", "enqueued", SECOND)
+    tracks.set_state("x", "enqueued", SECOND)
     assert tracks.status("x") == {
         "jid": "x",
         "state": "enqueued",
@@ -23,11 +23,11 @@ def test_what_a_job_did_not_tell_is_left_out(tracks):
 
 
 def test_what_a_job_told_stays_when_its_state_changes(tracks):
-    tracks.note("x", "working", 0)
+    tracks.set_state("x", "working", 0)
     tracks.report("x", 0, "Starting", 0)
     assert tracks.status("x")["percent"] == 0
     tracks.report("x", 98, None, 0)
-    tracks.note("x", "success", 2 * SECOND)
+    tracks.set_state("x", "success", 2 * SECOND)
     assert tracks.status("x") == {
         "jid": "x",
         "state": "success",
@@ -38,7 +38,7 @@ def test_what_a_job_told_stays_when_its_state_changes(tracks):
 
 
 def test_it_is_forgotten_half_an_hour_after_the_last_change(tracks):
-    tracks.note("x", "enqueued", 0)
+    tracks.set_state("x", "enqueued", 0)
     tracks.report("x", 1, None, 5)
     assert tracks.first() == 5 + TRACKED_FOR * SECOND
     tracks.sweep(4 + TRACKED_FOR * SECOND)
@@ -50,7 +50,7 @@ def test_it_is_forgotten_half_an_hour_after_the_last_change(tracks):
 
 def test_one_or_all_can_be_forgotten(tracks):
     for jid in ("x", "y", "z"):
-        tracks.note(jid, "enqueued", 0)
+        tracks.set_state(jid, "enqueued", 0)
     tracks.forget("x")
     assert [jid in tracks for jid in ("x", "y", "z")] == [False, True, True]
     tracks.clear()

@@ -1,0 +1,95 @@
+"""The port of the embedded server: accepts connections, with TLS if asked to.
+
+Rule: everything here happens in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import TYPE_CHECKING
+
+from .connection import ServerConnection
+from .state import ServerState
+
+if TYPE_CHECKING:
+    import ssl
+
+_log = logging.getLogger("faktory.server")
+
+
+class Listener:
+    """Open or closed; can be opened again."""
+
+    def __init__(self, state: ServerState, tls: ssl.SSLContext | None) -> None:
+        self._state = state
+        self._tls = tls
+        self._socket: socket.socket | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
+        """Connections on their way: TLS has a handshake of its own."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether connections are accepted."""
+        return self._socket is not None
+
+    def open(self, sock: socket.socket) -> None:
+        """Accept connections from a socket that listens."""
+        sock.setblocking(False)
+        self._socket = sock
+        self._state.loop.add_reader(sock, self._accept)
+
+    def close(self) -> None:
+        """Close the port; connections stay."""
+        if self._socket is not None:
+            self._state.loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    async def shut_down(self) -> None:
+        """Close the port and all connections."""
+        self.close()
+        await asyncio.sleep(0)  # a task that has not started could not close its socket
+        for task in self._connecting:
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        while self._state.peers:
+            for peer in list(self._state.peers):
+                peer.abort()
+            await asyncio.sleep(0)
+
+    def _accept(self) -> None:
+        """Accept one connection; the loop calls again if there are more."""
+        assert self._socket is not None
+        loop = self._state.loop
+        try:
+            sock, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # Out of file descriptors, most likely: an attempt at once would fail, too.
+            _log.error("cannot accept a connection: %s", error)
+            loop.remove_reader(self._socket)
+            loop.call_later(self._state.timing.accept_interval, self._accept_again, self._socket)
+            return
+        task = loop.create_task(self._connect(sock))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def _accept_again(self, sock: socket.socket) -> None:
+        if self._socket is sock:
+            self._state.loop.add_reader(sock, self._accept)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        """Make a connection of an accepted socket."""
+        timeout = None if self._tls is None else self._state.timing.handshake_timeout
+        try:
+            await self._state.loop.connect_accepted_socket(
+                lambda: ServerConnection(self._state),
+                sock,
+                ssl=self._tls,
+                ssl_handshake_timeout=timeout,
+            )
+        except OSError:
+            sock.close()  # the client does not speak TLS, or not in time
