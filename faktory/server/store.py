@@ -87,7 +87,7 @@ class Store:
         self._random = random or Random()
         self._reserved = 0
 
-    # Jobs come in.
+    # Incoming jobs.
 
     def push(self, job: StoredJob) -> None:
         """Queue a new job, or keep it until its time [Go: manager/manager.go, Push]."""
@@ -139,7 +139,7 @@ class Store:
             queue = self.queues[name] = deque()
         return queue
 
-    # Workers take jobs and report back.
+    # Workers.
 
     def active(self, queues: Iterable[str]) -> list[str]:
         """Return the queues that are not paused."""
@@ -251,7 +251,7 @@ class Store:
         else:
             self.dead.add(now + DEAD_FOR * SECOND, job.render(), job)
 
-    # Time passes.
+    # Time.
 
     def next_due(self) -> int | None:
         """Return when `sweep` will next have something to do."""
@@ -267,7 +267,7 @@ class Store:
                     self._enqueue(job)
                 except CommandError as error:
                     # As in the real server [Go: storage/sorted_redis.go, RemoveBefore].
-                    _log.warning("the scheduled job %s is lost: %s", job.jid, error)
+                    _log.warning("the job %s is due, but lost: %s", job.jid, error)
                 else:
                     self.enqueued[name] += 1
         for expired in self.working.pop_until(now):

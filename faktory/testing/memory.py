@@ -34,7 +34,7 @@ from ..server.go.time import SECOND
 from ..server.job import StoredJob
 from ..server.sorted_set import SortedSet
 from ..server.state import ServerState
-from ..server.store import CommandError
+from ..server.store import CommandError, Matches
 from ..server.workers import ClientRecord
 from ..wire import failure
 from ..wire.commands import Command
@@ -284,8 +284,8 @@ class _Store(EnterpriseStore):
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def requeue(self, target: str, chosen: Callable[[bytes], object] | None) -> None:
-        super().requeue(target, chosen)
+    def requeue(self, target: str, matches: Matches | None) -> None:
+        super().requeue(target, matches)
         for queue in self.queues.values():
             for job in queue:
                 if job not in self.numbers:

@@ -3,7 +3,7 @@ from faktory.server.faults import Fault, Faults
 DROP, ERROR = Fault("drop before"), Fault("error", message="no")
 
 
-def test_faults_happen_in_the_order_in_which_they_were_planned_and_to_their_verb_only():
+def test_faults_happen_in_the_order_planned_and_to_their_verb_only():
     faults = Faults()
     faults.plan("PUSH", DROP, 2)
     faults.plan("PUSH", ERROR, 1)
@@ -12,7 +12,7 @@ def test_faults_happen_in_the_order_in_which_they_were_planned_and_to_their_verb
     assert not faults
 
 
-def test_clearing_forgets_plans_but_not_what_is_held():
+def test_clearing_forgets_planned_faults_but_not_held_verbs():
     faults = Faults()
     faults.plan("PUSH", DROP, 1)
     faults.held.add(b"FETCH")

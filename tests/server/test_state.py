@@ -27,10 +27,10 @@ def test_a_waiting_fetch_gets_a_scheduled_job_as_soon_as_it_is_due(dial):
         assert time.time() < datetime.fromisoformat(at).timestamp() + 4
 
 
-def test_travelling_does_what_becomes_due_on_the_way_in_its_order(server, dial):
-    line = dial()
-    line.push("job-0001", reserve_for=60, retry=1)
-    line.say("FETCH default")
+def test_travelling_does_everything_that_becomes_due_on_the_way_in_order(server, dial):
+    client = dial()
+    client.push("job-0001", reserve_for=60, retry=1)
+    client.call("FETCH default")
     server.travel(59)
     assert [entry["job"]["jid"] for entry in server.working] == ["job-0001"]
     server.travel(2)
@@ -45,23 +45,23 @@ def test_travelling_does_what_becomes_due_on_the_way_in_its_order(server, dial):
     assert due - failed >= timedelta(seconds=15)
 
 
-def test_travelling_cuts_off_workers_that_are_silent_for_a_minute(server, dial):
+def test_travelling_disconnects_workers_that_are_silent_for_a_minute(server, dial):
     silent, producer = dial(wid="w"), dial()
     server.travel(59)
     assert [worker["wid"] for worker in server.workers] == ["w"]
     server.travel(2)
     assert server.workers == []
-    assert silent.at_end()
-    assert producer.say('BEAT {"wid":"w"}') == b"-ERR unknown worker w"
+    assert silent.is_closed()
+    assert producer.call('BEAT {"wid":"w"}') == b"-ERR unknown worker w"
 
 
-def test_travelling_serves_who_waits(server, dial):
-    line, pusher = dial(), dial()
+def test_travelling_serves_clients_that_wait(server, dial):
+    client, pusher = dial(), dial()
     pusher.push("job-0001", at=soon(3600))
-    line.send("FETCH default")
-    pusher.say("INFO")
+    client.send("FETCH default")
+    pusher.call("INFO")
     server.travel(3601)
-    assert json.loads(line.reply())["jid"] == "job-0001"
+    assert json.loads(client.reply())["jid"] == "job-0001"
 
 
 def test_a_stopped_server_travels_too_and_a_started_one_goes_on_from_there(server, dial):
@@ -72,7 +72,7 @@ def test_a_stopped_server_travels_too_and_a_started_one_goes_on_from_there(serve
     server.travel(3601)
     assert [job["jid"] for job in server.queues["default"]] == ["job-0001"]
     server.start()
-    assert json.loads(dial().say("FETCH default"))["jid"] == "job-0001"
+    assert json.loads(dial().call("FETCH default"))["jid"] == "job-0001"
 
 
 def test_time_does_not_go_backwards(server):
@@ -80,9 +80,9 @@ def test_time_does_not_go_backwards(server):
         server.travel(-1)
 
 
-def test_the_clock_shows_where_it_has_travelled_to(server, dial):
+def test_the_clock_shows_the_time_it_has_travelled_to(server, dial):
     server.travel(86400)
-    now = json.loads(dial().say("INFO"))["now"]
+    now = json.loads(dial().call("INFO"))["now"]
     assert now > (datetime.now(UTC) + timedelta(hours=23)).isoformat()
 
 

@@ -103,9 +103,9 @@ def test_no_call_uses_the_state_in_the_callers_thread(server, dial, strays):
         client.push(f"job-000{number}", **fields)
     client.push("job-0004", at="2099-01-01T00:00:00Z")
     for number in range(3):
-        client.say("FETCH default")
+        client.call("FETCH default")
         if number:
-            client.say(f'FAIL {{"jid":"job-000{number}"}}')
+            client.call(f'FAIL {{"jid":"job-000{number}"}}')
     sizes = {}
     for name, call in CALLS.items():
         result = call(server)

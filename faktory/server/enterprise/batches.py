@@ -223,7 +223,7 @@ class Batches:
             parent.stages[batch.stages.index(stage)].children -= 1
         return parent
 
-    # Time passes.
+    # Time.
 
     def first(self) -> int | None:
         """Return when `sweep` will next have something to do."""

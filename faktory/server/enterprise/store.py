@@ -81,7 +81,7 @@ class EnterpriseStore(Store):
                 self.reservations[jid] = longer = reservation._replace(expires_at=until)
                 self.working.add(until, longer.member, longer)
 
-    # Jobs come in.
+    # Incoming jobs.
 
     def push(self, job: StoredJob) -> None:
         options = read_options(job.custom)
@@ -127,7 +127,7 @@ class EnterpriseStore(Store):
         if options.track:
             self.tracks.set_state(job.jid, "enqueued", now)
 
-    # Workers take jobs and report back.
+    # Workers.
 
     def fetch(self, wid: str, queues: Iterable[str]) -> bytes | None:
         if self.unserved:
@@ -191,7 +191,7 @@ class EnterpriseStore(Store):
         if options.bid is not None:
             self.batches.on_failure(options.bid, job.jid)
 
-    # Time passes.
+    # Time.
 
     def next_due(self) -> int | None:
         times = (self.batches.first(), self.locks.first(), self.tracks.first())

@@ -7,7 +7,7 @@ from faktory.server.go.time import SECOND
 from faktory.server.store import CommandError
 
 
-def test_a_job_without_custom_has_no_marks():
+def test_a_job_without_custom_has_no_options():
     assert (
         read_options(None)
         == read_options("{}")
@@ -38,7 +38,7 @@ def test_a_job_without_custom_has_no_marks():
         ('{"track":false}', EnterpriseOptions()),
     ],
 )
-def test_marks_are_read(custom, marks):
+def test_options_are_read(custom, marks):
     assert read_options(custom) == marks
 
 
@@ -59,12 +59,12 @@ def test_marks_are_read(custom, marks):
         ('{"expires_at":"soon"}', "invalid timestamp for 'custom.expires_at': \"soon\": parsing"),
     ],
 )
-def test_what_makes_no_sense_is_refused(custom, complaint):
+def test_an_invalid_option_is_rejected(custom, complaint):
     with pytest.raises(CommandError, match=complaint):
         read_options(custom)
 
 
-def test_a_stamp_leaves_other_values_as_they_were(new_job):
+def test_setting_an_option_leaves_the_others_as_they_are(new_job):
     job = new_job("job-0001", custom={"a": 1.5, "bid": "b-1"})
     set_custom(job, {"_bid": "b-2", "bid": None, "other": None})
     assert json.loads(job.custom) == {"a": 1.5, "_bid": "b-2"}

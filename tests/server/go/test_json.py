@@ -46,26 +46,26 @@ def test_numbers_pass_through_a_double_and_are_written_as_go_does(text, written)
     assert through(text) == written
 
 
-def test_what_html_and_javascript_are_touchy_about_is_escaped():
+def test_characters_that_are_special_in_html_and_javascript_are_escaped():
     assert go_json.dump("<a&b>\u2028\u2029é") == r'"\u003ca\u0026b\u003e\u2028\u2029é"'
 
 
-def test_a_text_that_looks_like_a_bare_number_inside_stays_a_text():
+def test_a_text_that_resembles_an_internal_number_stays_a_text():
     assert through('"\\udfff1e-7\\udfff"') == '"\ufffd1e-7\ufffd"'
 
 
-def test_each_byte_that_is_no_utf8_becomes_a_replacement_character():
+def test_each_byte_that_is_not_utf8_becomes_a_replacement_character():
     assert go_json.decode(b"a\xff\xe2\x82b\xed\xa0\x80") == "a���b���"
 
 
-def test_a_number_beyond_doubles_can_be_read_over_but_not_written():
+def test_a_number_beyond_doubles_can_be_read_but_not_written():
     value = go_json.load('{"a":1e400,"b":1}')
     assert value["b"] == 1
     with pytest.raises(ValueError, match="range"):
         go_json.dump(value)
 
 
-def test_fields_are_found_whatever_their_case_and_null_is_none():
+def test_fields_are_found_in_any_case_and_null_is_ignored():
     given = {"NAME": "x", "Count": None, "unknown": 1.5, "words": ["a", None]}
     assert go_json.read_struct(THING, given) == {"name": "x", "words": ["a", ""]}
     assert go_json.read_struct(THING, None) == {}
@@ -94,7 +94,7 @@ def test_fields_are_found_whatever_their_case_and_null_is_none():
         ("[]", "array into Go value of type pkg.Thing"),
     ],
 )
-def test_a_value_that_does_not_fit_is_named_with_its_place(text, complaint):
+def test_the_error_for_a_value_that_does_not_fit_names_its_place(text, complaint):
     with pytest.raises(JSONError) as refused:
         go_json.read_struct(THING, go_json.load(text))
     assert str(refused.value) == f"json: cannot unmarshal {complaint}"
@@ -117,7 +117,7 @@ def test_an_integer_for_an_int_does_not_pass_through_a_double(number):
         ('[{"inner":{"count":""}}]', "string into Go struct field .0.inner.count of type int"),
     ],
 )
-def test_a_value_in_a_list_that_does_not_fit_is_named_with_its_place(text, complaint):
+def test_the_error_for_a_value_in_a_list_names_its_place(text, complaint):
     things = GoType("[]pkg.Thing", list, items=THING)
     with pytest.raises(JSONError) as refused:
         go_json.read_structs(things, go_json.load(text))
@@ -143,7 +143,7 @@ def test_a_value_in_a_list_that_does_not_fit_is_named_with_its_place(text, compl
         ("[" * 200_000, "exceeded max depth"),
     ],
 )
-def test_broken_json_is_refused_with_what_is_wrong_and_where(text, complaint):
+def test_the_error_for_broken_json_names_the_problem_and_its_place(text, complaint):
     with pytest.raises(JSONError) as refused:
         go_json.load(text)
     assert str(refused.value) == complaint
@@ -178,14 +178,14 @@ def test_texts_are_quoted_as_go_does(text, quoted):
         ("[3]", None),
     ],
 )
-def test_a_number_is_told_from_what_is_none(text, number):
+def test_only_a_number_is_converted_to_a_float(text, number):
     assert go_json.to_float(go_json.load(text)) == number
 
 
 @pytest.mark.parametrize(
     "text", ["[" * 10_001, "[" * 10_001 + "]" * 10_001, '{"[":' * 10_001 + "1" + "}" * 10_001]
 )
-def test_what_is_deeper_than_go_reads_is_refused_by_every_python(text):
+def test_deeper_nesting_than_go_reads_is_rejected_by_every_python(text):
     with pytest.raises(JSONError, match="exceeded max depth"):
         go_json.load(text)
 
