@@ -175,7 +175,7 @@ class Store:
                     del self._waiting[name]
 
     def serve(self) -> None:
-        """Hand jobs to the clients that wait for them; who has waited longest comes first."""
+        """Hand jobs to the clients that wait for them, to the longest waiting first."""
         while self.unserved:
             self._serve_queue(self.unserved.popleft())
 
