@@ -1,7 +1,7 @@
-"""What the embedded server does in a second, beside the real one in FAKTORY_URL.
+"""The rates of the embedded server, beside those of the real one in FAKTORY_URL.
 
-Each runs as a process of its own. The bytes are prepared and the answers hardly looked at: it is
-the servers' time that is measured.
+Each server is a process of its own. Commands are prepared and replies hardly read, so that the time
+of the servers is measured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Connect = Callable[[int], dict[str, list[Connection]]]
 
 @pytest.fixture
 def connect(servers: dict[str, Address]) -> Iterator[Connect]:
-    """Opens so many connections to each server; the real one comes first, if there is one."""
+    """`connect(count)`: open connections to each server, first to the real one if there is one."""
     opened: list[Connection] = []
 
     def connect(count: int) -> dict[str, list[Connection]]:
@@ -50,7 +50,7 @@ def jobs(queue: str, count: int) -> list[dict[str, object]]:
 
 
 def turns(lines: dict[str, list[Connection]], queue: str, count: int, work: Callable) -> dict:
-    """Return a way for each server: that work at it, then an empty queue."""
+    """Return a function for each server that does the work there, then removes the queue."""
 
     def turn(mine: list[Connection]) -> dict[str, float]:
         began = perf_counter()

@@ -38,7 +38,7 @@ import faktory.testing
 from faktory import Client
 from faktory.cli.worker import config
 from faktory.server import EmbeddedServer
-from faktory.server import connection as server_connection
+from faktory.server.state import Timing
 
 ROOT = Path(__file__).parent.parent
 OWN_TESTS = {"jobs.md": "tests/jobs/test_docs.py", "testing.md": "tests/testing/test_docs.py"}
@@ -111,10 +111,9 @@ def program_of(blocks: list[Block]) -> str:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
+def server() -> Iterator[EmbeddedServer]:
     """Start a server whose FETCH takes 0.1 s, not 2: a worker that stops waits for it."""
-    monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
-    with EmbeddedServer(enterprise=True) as server:
+    with EmbeddedServer(enterprise=True, timing=Timing(fetch_wait=0.1)) as server:
         yield server
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from faktory import Client
 from faktory.server import EmbeddedServer
-from faktory.server import connection as server_connection
+from faktory.server.state import Timing
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -33,13 +33,12 @@ IMPORTED = [
 
 
 @pytest.fixture(params=["embedded", "real"])
-def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "real":
         yield request.getfixturevalue("real_server_url")
         return
-    # A worker waits for its FETCH when it stops.
-    monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
-    with EmbeddedServer() as server:
+    # A worker that stops waits for its FETCH.
+    with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as server:
         yield server.url
 
 

@@ -1,5 +1,5 @@
 """The embedded server, for development and tests; production is the real Faktory server."""
 
-from .listener import EmbeddedServer
+from .embedded import EmbeddedServer
 
 __all__ = ["EmbeddedServer"]

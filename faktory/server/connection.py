@@ -1,15 +1,15 @@
 """One client's connection to the embedded server: handshake, commands one after another, limits.
 
-Rules: a command is begun when the one before it is answered. Whoever does not read gets no more
-answers, and is not read from: neither side of a connection piles up memory. What is refused for a
-limit is refused with its number.
+Rules: a command is started when the one before it has its reply. A client that does not read its
+replies is not read from either, so neither side of a connection piles up memory. A command beyond
+a limit is rejected with the number of the limit.
 """
 
 from __future__ import annotations
 
 import asyncio
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..exceptions import FaktoryProtocolError
 from ..wire.session import (
@@ -20,182 +20,170 @@ from ..wire.session import (
     encode_simple,
     password_hash,
 )
-from .dispatch import Wait, answer
+from .commands import Wait, execute
+from .state import ServerState
 from .store import Waiter
-from .workers import Worker, read_hello
-
-if TYPE_CHECKING:
-    from .core import Core
-
-HANDSHAKE_TIMEOUT: Final = 2.0
-"""Seconds from the connection to the end of HELLO [Go: server/server.go, startConnection]."""
-
-FETCH_WAIT: Final = 2.0
-"""Seconds that FETCH waits for a job [Go: manager/fetch.go, brpop]."""
-
-LINGER: Final = 2.0
-"""Seconds that a client has to read the last answers before the line is cut."""
+from .workers import ClientRecord, read_hello
 
 MAX_HELLO: Final = 64 * 1024
 """Bytes of a HELLO line."""
 
 MAX_UNREAD: Final = 1024 * 1024
-"""Bytes of further commands that are taken in while one is at work."""
+"""Bytes of further commands that are received while one is in progress."""
 
 MAX_UNSENT: Final = 1024 * 1024
-"""Bytes of answers that wait for a slow reader before its next command is begun."""
+"""Bytes of replies that wait for a slow reader before its next command is started."""
+
+COMMANDS_PER_TURN: Final = 100
+"""Commands of one connection that are executed before other connections have their turn."""
 
 
-TURN: Final = 100
-"""Commands of one connection that are executed before others have their turn."""
+class ServerConnection(asyncio.BufferedProtocol):
+    """A connection is in its handshake (no `_client`), serving, or closed."""
 
-
-class Connection(asyncio.BufferedProtocol):
-    """The states are: handshake (no `_worker`), serving, closed."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._reader = CommandReader(core.max_command)
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+        self._log_command = state.log.add
+        self._reader = CommandReader(state.max_command)
         self._transport: asyncio.Transport
-        self._worker: Worker | None = None
+        self._client: ClientRecord | None = None
         self._closed = False
-        self._salt, self._iterations = core.challenge()
-        self._answers: list[bytes] = []
+        self._salt, self._iterations = state.challenge()
+        self._replies: list[bytes] = []
         self._unsent = 0
         self._unread = 0
-        self._greeted = 0
+        self._handshake_bytes = 0
         """Bytes that came in before the handshake was done."""
         self._busy = False
-        """A command is at work: FETCH waits, or a fault delays or holds one."""
-        self._slow = False
+        """A command is in progress: FETCH waits, or a fault delays or holds one."""
+        self._write_paused = False
         """The client does not read what we write."""
         self._yielded = False
-        """There is more to execute when the others have had their turn."""
-        self._hung_up = False
-        """The client said that it will send no more."""
-        self._mute = False
-        """The answer to the command at work is not to be sent."""
+        """More commands will be executed after the other connections' turns."""
+        self._at_eof = False
+        """The client will send no more."""
+        self._drop_reply = False
+        """A fault: the command in progress ends with a close instead of its reply."""
         self._deadline: asyncio.TimerHandle
-        """When to close, whatever happens: at the end of the handshake's time or after closing."""
-        self._timer: asyncio.TimerHandle | None = None
+        """Closes when the handshake takes too long, cuts when closing takes too long."""
+        self._fetch_timer: asyncio.TimerHandle | None = None
         self._waiter: Waiter | None = None
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        state = self._state
         self._transport = transport
         transport.set_write_buffer_limits(high=MAX_UNSENT)
-        self._core.connections.add(self)
+        state.peers.add(self)
         transport.write(encode_hi(self._salt, self._iterations))
-        self._deadline = self._core.loop.call_later(HANDSHAKE_TIMEOUT, self.close)
+        self._deadline = state.loop.call_later(state.timing.handshake_timeout, self.close)
 
     def get_buffer(self, _sizehint: int) -> memoryview:
-        # One for all: what is written into it is taken out again before anything else happens. A
-        # new one each time would cost as much as all the rest.
-        return self._core.buffer
+        # One for all: what is written into it is copied out before anything else happens. A new
+        # buffer for each read would cost as much as everything else.
+        return self._state.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._closed:
             return
-        self._reader.feed(self._core.buffer[:nbytes].tobytes())
+        self._reader.feed(self._state.buffer[:nbytes].tobytes())
         if not self._yielded:
             self._run()
-        if self._worker is None:
-            self._greeted += nbytes
-            if self._greeted > MAX_HELLO:
-                self._refuse(f"HELLO is longer than {MAX_HELLO} bytes")
-        elif self._busy or self._slow or self._yielded:
+        if self._client is None:
+            self._handshake_bytes += nbytes
+            if self._handshake_bytes > MAX_HELLO:
+                self._reject(f"HELLO is longer than {MAX_HELLO} bytes")
+        elif self._busy or self._write_paused or self._yielded:
             self._unread += nbytes
             if self._unread > MAX_UNREAD:
                 self._transport.pause_reading()
 
     def eof_received(self) -> None:
-        # Most likely the client is gone for good: it must not be handed a job any more. What it
-        # has sent before is executed.
-        self._hung_up = True
+        # Most likely the client is gone and must not get a job any more. The commands that it has
+        # sent before are executed.
+        self._at_eof = True
         if self._waiter is not None:
             self._deliver(None)
         self._run(to_the_end=True)
 
     def pause_writing(self) -> None:
-        self._slow = True
+        self._write_paused = True
 
     def resume_writing(self) -> None:
-        self._slow = False
-        self._core.loop.call_soon(self._run)
+        self._write_paused = False
+        self._state.loop.call_soon(self._run)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._closed = self._hung_up = True
+        self._closed = self._at_eof = True
         self._deadline.cancel()
         self._stop_waiting()
-        self._core.connections.discard(self)
-        if self._worker is not None:
-            self._core.leave(self, self._worker)
+        self._state.peers.discard(self)
+        if self._client is not None:
+            self._state.leave(self, self._client)
 
-    # What the server calls.
+    # Called by the server: see `Peer`.
 
     def close(self) -> None:
-        """Send what is due and close."""
         self._flush()
         self._closed = True
         self._stop_waiting()
         self._transport.close()
-        self._limit_lingering()
+        self._abort_later()
 
     def abort(self) -> None:
-        """Close at once."""
         self._transport.abort()
 
-    def proceed(self, line: bytes) -> None:
-        """Execute a command that was held."""
+    def resume(self, line: bytes) -> None:
         self._busy = False
-        self._meet_faults(line)
+        self._apply_fault(line)
         self._run()
 
     # Commands.
 
     def _run(self, *, to_the_end: bool = False) -> None:
-        """Execute what has come in, as far as possible, and send the answers."""
+        """Execute the commands that have come in, as far as possible, and send the replies."""
         self._yielded = False
-        begun = 0
-        while not (self._busy or self._slow or self._closed):
-            if begun == TURN and not to_the_end:
+        started = 0
+        while not (self._busy or self._write_paused or self._closed):
+            if started == COMMANDS_PER_TURN and not to_the_end:
                 self._yielded = True
-                self._core.loop.call_soon(self._run)
+                self._state.loop.call_soon(self._run)
                 break
-            begun += 1
+            started += 1
             try:
                 line = self._reader.next()
             except FaktoryProtocolError as error:
-                self._refuse(str(error))
+                self._reject(str(error))
                 return
             if line is None:
                 break
-            self._begin(line)
+            self._start(line)
         self._flush()
-        if self._unread and not (self._busy or self._slow or self._yielded or self._closed):
+        if self._unread and not (self._busy or self._write_paused or self._yielded or self._closed):
             self._unread = 0
             self._transport.resume_reading()
-        self._core.settle()
+        self._state.schedule()
 
-    def _begin(self, line: bytes) -> None:
-        core = self._core
+    def _start(self, line: bytes) -> None:
+        state = self._state
         verb = line.partition(b" ")[0]
-        core.record(verb, line)
-        if core.shutting_down and self._worker is not None:
+        self._log_command(verb, line)
+        if state.shutting_down and self._client is not None:
             self._reply(encode_error("shutdown in progress"))
             self.close()
-        elif verb in core.faults.held:
+        elif verb in state.faults.held:
             self._busy = True
-            core.hold(verb, self, line)
-        elif core.faults:
-            self._meet_faults(line)
+            state.hold(verb, self, line)
+        elif state.faults:
+            self._apply_fault(line)
         else:
             self._execute(line)
 
-    def _meet_faults(self, line: bytes) -> None:
-        fault = self._core.faults.take(line.partition(b" ")[0])
+    def _apply_fault(self, line: bytes) -> None:
+        """Let the fault that is planned for this verb happen; execute the command if none is."""
+        fault = self._state.faults.pop(line.partition(b" ")[0])
         if fault is None:
             self._execute(line)
         elif fault.kind == "drop before":
@@ -204,9 +192,9 @@ class Connection(asyncio.BufferedProtocol):
             self._reply(encode_error(fault.message))
         elif fault.kind == "delay":
             self._busy = True
-            self._core.loop.call_later(fault.seconds, self._execute_late, line)
+            self._state.loop.call_later(fault.seconds, self._execute_late, line)
         else:
-            self._mute = True
+            self._drop_reply = True
             self._execute(line)
 
     def _execute_late(self, line: bytes) -> None:
@@ -215,14 +203,14 @@ class Connection(asyncio.BufferedProtocol):
         self._run()
 
     def _execute(self, line: bytes) -> None:
-        if self._worker is None:
+        if self._client is None:
             if not self._closed:
-                self._shake_hands(line)
+                self._handshake(line)
             return
-        if self._hung_up and line.partition(b" ")[0] == b"FETCH":
+        if self._at_eof and line.partition(b" ")[0] == b"FETCH":
             self._reply(encode_bulk(None))
             return
-        reply = answer(self._core.state, self._worker, line)
+        reply = execute(self._state, self._client, line)
         if reply is None:
             self.close()
         elif isinstance(reply, Wait):
@@ -230,84 +218,86 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._reply(reply)
 
-    def _shake_hands(self, line: bytes) -> None:
-        core = self._core
-        worker = read_hello(line)
-        if worker is None:
+    def _handshake(self, line: bytes) -> None:
+        state = self._state
+        client = read_hello(line)
+        if client is None:
             self.close()
             return
-        if core.password:
-            # Clients of the protocol's first version know nothing of iterations.
-            iterations = 1 if worker.version < 2 else self._iterations
-            expected = password_hash(core.password, self._salt, iterations)
-            if not compare_digest(worker.password_hash.encode(), expected.encode()):
+        if state.password:
+            # Clients of the protocol's first version do not know iterations.
+            iterations = 1 if client.version < 2 else self._iterations
+            expected = password_hash(state.password, self._salt, iterations)
+            if not compare_digest(client.password_hash.encode(), expected.encode()):
                 self._reply(encode_error("Invalid password"))
                 self.close()
                 return
         self._deadline.cancel()
-        self._worker = worker
-        core.join(self, worker)
+        self._client = client
+        state.join(self, client)
         self._reply(encode_simple("OK"))
-        count = core.state.connections
-        if count > core.max_connections:
+        count = state.connection_count
+        if count > state.max_connections:
             self._reply(encode_error(f"too many connections: {count}"))
             self.close()
 
     def _wait(self, queues: list[str]) -> None:
-        """Wait for a job of these queues, or for the time that FETCH takes without."""
-        assert self._worker is not None
+        """Wait for a job of these queues, as long as FETCH does."""
+        assert self._client is not None
         self._busy = True
-        core = self._core
-        self._timer = core.loop.call_later(FETCH_WAIT, self._deliver, None)
-        self._waiter = core.state.store.wait(self._worker.wid, queues, self._deliver)
+        state = self._state
+        self._fetch_timer = state.loop.call_later(state.timing.fetch_wait, self._deliver, None)
+        self._waiter = state.store.wait(self._client.wid, queues, self._deliver)
 
     def _deliver(self, payload: bytes | None) -> None:
-        """Answer the FETCH that waits; what the client sent behind it comes after this."""
+        """Reply to the FETCH that waits, then go on with the commands behind it."""
         self._stop_waiting()
         self._busy = False
         self._reply(encode_bulk(payload))
         self._flush()
-        self._core.loop.call_soon(self._run)
+        self._state.loop.call_soon(self._run)
 
     def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._fetch_timer is not None:
+            self._fetch_timer.cancel()
+            self._fetch_timer = None
         if self._waiter is not None:
-            self._core.state.store.give_up(self._waiter)
+            self._state.store.stop_waiting(self._waiter)
             self._waiter = None
 
     def _reply(self, data: bytes) -> None:
-        if self._mute:
-            self._mute = False
+        if self._drop_reply:
+            self._drop_reply = False
             self.close()
             return
-        self._answers.append(data)
+        self._replies.append(data)
         self._unsent += len(data)
         if self._unsent > MAX_UNSENT:
             self._flush()
 
     def _flush(self) -> None:
-        if self._answers and not self._closed:
-            data = self._answers[0] if len(self._answers) == 1 else b"".join(self._answers)
-            self._answers.clear()
+        if self._replies and not self._closed:
+            data = self._replies[0] if len(self._replies) == 1 else b"".join(self._replies)
+            self._replies.clear()
             self._unsent = 0
             self._transport.write(data)
 
-    def _refuse(self, limit: str) -> None:
-        """Answer that a limit was passed, and end the conversation.
+    def _reject(self, limit: str) -> None:
+        """Reply that a limit was exceeded, and close.
 
-        What the client goes on sending is read and dropped: if we closed at once, the reset would
-        overtake the answer.
+        What the client goes on sending is read and dropped: an immediate close would send a reset,
+        which would overtake the reply.
         """
         self._reply(encode_error(f"{limit}: that is the limit of this embedded server"))
         self._flush()
         self._closed = True
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._limit_lingering()
+        self._abort_later()
 
-    def _limit_lingering(self) -> None:
-        """See to it that the connection ends, even if the client neither reads nor closes."""
+    def _abort_later(self) -> None:
+        """Cut the connection after a while, even if the client neither reads nor closes."""
         self._deadline.cancel()
-        self._deadline = self._core.loop.call_later(LINGER, self._transport.abort)
+        self._deadline = self._state.loop.call_later(
+            self._state.timing.close_timeout, self._transport.abort
+        )

@@ -17,21 +17,22 @@ class Fault(NamedTuple):
 
 
 class Faults:
-    """What was planned, by verb, in the order in which it will happen."""
+    """The faults that were planned, by verb, in the order in which they will happen."""
 
     def __init__(self) -> None:
         self.held: set[bytes] = set()
+        """Verbs whose commands wait until they are released."""
         self._planned: dict[bytes, deque[Fault]] = {}
 
     def __bool__(self) -> bool:
         return bool(self.held or self._planned)
 
     def plan(self, verb: str, fault: Fault, times: int) -> None:
-        """Let the next `times` commands of this verb meet the fault."""
+        """Let the fault happen to the next `times` commands of this verb."""
         self._planned.setdefault(verb.encode(), deque()).extend([fault] * times)
 
-    def take(self, verb: bytes) -> Fault | None:
-        """Return what the next command of this verb meets."""
+    def pop(self, verb: bytes) -> Fault | None:
+        """Remove and return the fault of the next command of this verb."""
         planned = self._planned.get(verb)
         if planned is None:
             return None
@@ -41,5 +42,5 @@ class Faults:
         return fault
 
     def clear(self) -> None:
-        """Forget all that was planned; what is held stays held."""
+        """Forget the planned faults; held verbs stay held."""
         self._planned.clear()

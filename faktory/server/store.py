@@ -1,8 +1,8 @@
-"""What the server keeps: queues, the sets of jobs that wait, and the jobs in workers' hands.
+"""All jobs: queues, the sets (scheduled, retries, dead), and the reservations of workers.
 
-No socket and no thread in here, and no clock but the one that is passed in. What is due is done
-when `sweep` is called, jobs go to waiting workers when `serve` is called.
-`[Go: file]` names the place in the real server that sets the rule.
+There is no socket and no thread here, and no clock but the one that is passed in. `sweep` does what
+is due, `serve` hands jobs to clients that wait. `[Go: file]` names the place in the real server
+that sets the rule.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, Final
 
 from ..wire.payload import MAX_RESERVE
 from ..wire.validate import QUEUE_NAME
-from . import gojson, gotime
-from .gotime import SECOND
-from .sets import SortedSet, glob
-from .stored import Failure, Job, Reservation
+from .go import json as go_json
+from .go import time as go_time
+from .go.time import SECOND
+from .job import Failure, Reservation, StoredJob
+from .sorted_set import SortedSet, glob
 
 DEFAULT_RESERVATION: Final = 1800
 """Seconds that a worker has for a job [Go: manager/manager.go]."""
@@ -31,22 +32,25 @@ DEAD_FOR: Final = 180 * 86400
 
 _QUEUE_RULE = r"queue names must match \A[a-zA-Z0-9._-]+\z"
 
-# What Go takes for white space at the ends of a text; Python takes more.
+# What Go strips as white space; Python strips more.
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
 
+Matches = Callable[[bytes], object]
+"""Whether the payload of a job is meant by a filter of MUTATE."""
+
 _log = logging.getLogger("faktory.server")
 
 
-class Refused(Exception):
-    """A command that the server answers with an error; made from the error's message."""
+class CommandError(Exception):
+    """The reply to a command is an error: `code`, then the message."""
 
     code = "ERR"
 
 
 class Waiter:
-    """Someone who waits for a job from one of some queues; `deliver` is given its payload."""
+    """A FETCH that waits; `deliver` is called with the payload of a job from one of its queues."""
 
     __slots__ = ("deliver", "queues", "wid")
 
@@ -63,90 +67,90 @@ class Store:
     """How INFO describes the server."""
 
     def __init__(self, clock: Callable[[], int], random: Random | None = None) -> None:
-        """`clock` tells nanoseconds since the epoch."""
+        """`clock` returns nanoseconds since the epoch."""
         self.clock = clock
-        self.queues: dict[str, deque[Job]] = {}
-        self.scheduled: SortedSet[Job] = SortedSet()
-        self.retries: SortedSet[Job] = SortedSet()
-        self.dead: SortedSet[Job] = SortedSet()
+        self.queues: dict[str, deque[StoredJob]] = {}
+        self.scheduled: SortedSet[StoredJob] = SortedSet()
+        self.retries: SortedSet[StoredJob] = SortedSet()
+        self.dead: SortedSet[StoredJob] = SortedSet()
         self.working: SortedSet[Reservation] = SortedSet()
-        # The newest one of each jid; FLUSH leaves it alone [Go: manager/working.go].
+        # The newest of each jid; FLUSH keeps it [Go: manager/working.go].
         self.reservations: dict[str, Reservation] = {}
         self.paused: set[str] = set()
         self.processed = 0
         self.failures = 0
         self.expired = 0
         self.enqueued = {"Scheduled": 0, "Retries": 0}
-        self.ripe: deque[str] = deque()
-        """Queues that got a job while someone waited for it, in order: `serve` is to be called."""
+        self.unserved: deque[str] = deque()
+        """Queues that got a job for which a client waits, in order; `serve` is to be called."""
         self._waiting: dict[str, dict[Waiter, None]] = {}
         self._random = random or Random()
         self._reserved = 0
 
-    # Jobs come in.
+    # Incoming jobs.
 
-    def push(self, job: Job) -> None:
+    def push(self, job: StoredJob) -> None:
         """Queue a new job, or keep it until its time [Go: manager/manager.go, Push]."""
         if len(job.jid) < 8 and len(job.jid.encode()) < 8:
-            raise Refused("jobs must have a reasonable jid parameter")
+            raise CommandError("jobs must have a reasonable jid parameter")
         if not job.jobtype:
-            raise Refused("jobs must have a jobtype parameter")
+            raise CommandError("jobs must have a jobtype parameter")
         if job.args is None:
-            raise Refused("jobs must have an args parameter")
+            raise CommandError("jobs must have an args parameter")
         if job.reserve_for > MAX_RESERVE:
-            raise Refused("jobs cannot be reserved for more than one day")
+            raise CommandError("jobs cannot be reserved for more than one day")
         now = self.clock()
         if not job.created_at:
-            job.created_at = gotime.write(now)
+            job.created_at = go_time.write(now)
         if not job.queue:
             job.queue = "default"
         if job.at:
             try:
-                at = gotime.read(job.at)
+                at = go_time.read(job.at)
             except ValueError as error:
-                raise Refused(
-                    f"invalid timestamp for 'at': {gojson.quote(job.at)}: {error}"
+                raise CommandError(
+                    f"invalid timestamp for 'at': {go_json.quote(job.at)}: {error}"
                 ) from None
             if at > now:
-                # The queue's name is not looked at before the time has come.
+                # The name of the queue is checked when the time has come.
                 self.scheduled.add(at, job.render(), job)
                 return
         self._enqueue(job)
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: StoredJob) -> None:
         try:
             queue = self._queue(job.queue)
-        except Refused as error:
-            raise Refused(f"cannot get {gojson.quote(job.queue)} queue: {error}") from None
-        job.enqueued_at = gotime.write(self.clock())
+        except CommandError as error:
+            raise CommandError(f"cannot get {go_json.quote(job.queue)} queue: {error}") from None
+        job.enqueued_at = go_time.write(self.clock())
         job.render()
         queue.append(job)
         if job.queue in self._waiting:
-            self.ripe.append(job.queue)
+            self.unserved.append(job.queue)
 
-    def _queue(self, name: str) -> deque[Job]:
+    def _queue(self, name: str) -> deque[StoredJob]:
         """Return a queue, made if need be [Go: storage/redis.go, GetQueue]."""
         queue = self.queues.get(name)
         if queue is None:
             if not name:
-                raise Refused("queue name cannot be blank")
+                raise CommandError("queue name cannot be blank")
             if not QUEUE_NAME.fullmatch(name):
-                raise Refused(_QUEUE_RULE)
+                raise CommandError(_QUEUE_RULE)
             queue = self.queues[name] = deque()
         return queue
 
-    # Workers take jobs and report back.
+    # Workers.
 
     def active(self, queues: Iterable[str]) -> list[str]:
-        """Return those that are not paused."""
+        """Return the queues that are not paused."""
         return [name for name in queues if name not in self.paused]
 
     def fetch(self, wid: str, queues: Iterable[str]) -> bytes | None:
-        """Take the oldest job of the first queue that has one; return its payload.
+        """Reserve the oldest job of the first queue that has one; return its payload.
 
-        Whoever waits already comes first.
+        A FETCH that already waits is served before.
         """
-        if self.ripe:
+        if self.unserved:
             self.serve()
         for name in queues:
             queue = self.queues.get(name)
@@ -155,34 +159,34 @@ class Store:
         return None
 
     def wait(self, wid: str, queues: Sequence[str], deliver: Callable[[bytes], None]) -> Waiter:
-        """Wait in line for a job of these queues, which have none."""
+        """Wait for a job from these queues, which have none; `deliver` gets its payload."""
         waiter = Waiter(wid, queues, deliver)
         for name in queues:
             self._waiting.setdefault(name, {})[waiter] = None
         return waiter
 
-    def give_up(self, waiter: Waiter) -> None:
-        """Leave the line."""
+    def stop_waiting(self, waiter: Waiter) -> None:
+        """Take back a `wait`; harmless if it is over."""
         for name in waiter.queues:
-            line = self._waiting.get(name)
-            if line is not None:
-                line.pop(waiter, None)
-                if not line:
+            waiters = self._waiting.get(name)
+            if waiters is not None:
+                waiters.pop(waiter, None)
+                if not waiters:
                     del self._waiting[name]
 
     def serve(self) -> None:
-        """Hand jobs to those who wait for them, for each queue to the one who waits longest."""
-        while self.ripe:
-            self._serve_queue(self.ripe.popleft())
+        """Hand jobs to the clients that wait for them, to the longest waiting first."""
+        while self.unserved:
+            self._serve_queue(self.unserved.popleft())
 
     def _serve_queue(self, name: str) -> None:
-        queue, line = self.queues.get(name), self._waiting.get(name)
-        if queue and line:
-            waiter = next(iter(line))
-            self.give_up(waiter)
+        queue, waiters = self.queues.get(name), self._waiting.get(name)
+        if queue and waiters:
+            waiter = next(iter(waiters))
+            self.stop_waiting(waiter)
             waiter.deliver(self._reserve(waiter.wid, queue.popleft()))
 
-    def _reserve(self, wid: str, job: Job) -> bytes:
+    def _reserve(self, wid: str, job: StoredJob) -> bytes:
         seconds = job.reserve_for or DEFAULT_RESERVATION
         seconds = min(max(seconds, MIN_RESERVATION), MAX_RESERVE)
         now = self.clock()
@@ -194,40 +198,40 @@ class Store:
         return job.payload
 
     def acknowledge(self, jid: str) -> None:
-        """End a job; one that nobody has is no error [Go: manager/working.go, Acknowledge]."""
+        """End a job; one that is not reserved is ignored [Go: manager/working.go, Acknowledge]."""
         reservation = self.reservations.pop(jid, None)
         if reservation is not None:
             self.working.remove(reservation.member)
             self.processed += 1
 
     def fail(self, jid: str, errtype: str, message: str, backtrace: list[str]) -> None:
-        """Retry a job later, bury it or drop it [Go: manager/retry.go, Fail]."""
+        """Retry a job later, move it to the dead, or drop it [Go: manager/retry.go, Fail]."""
         if not jid:
-            raise Refused("missing JID")
-        reservation = self._end(jid)
-        # After FLUSH the reservation is known and the job is not: nothing happens.
+            raise CommandError("missing JID")
+        reservation = self._pop_reservation(jid)
+        # After FLUSH there is a reservation without a job: nothing happens.
         if self.working.remove(reservation.member):
-            self._failed(
+            self._fail_job(
                 reservation.job,
                 _clean(errtype, 100),
                 _clean(message, 1000),
                 backtrace[:50],
             )
 
-    def _end(self, jid: str) -> Reservation:
+    def _pop_reservation(self, jid: str) -> Reservation:
         reservation = self.reservations.pop(jid, None)
         if reservation is None:
-            raise Refused(f"Job not found {jid}")
+            raise CommandError(f"Job not found {jid}")
         return reservation
 
-    def _failed(self, job: Job, errtype: str, message: str, backtrace: list[str]) -> None:
+    def _fail_job(self, job: StoredJob, errtype: str, message: str, backtrace: list[str]) -> None:
         """[Go: manager/retry.go, processFailure]"""
         self.processed += 1
         self.failures += 1
         now = self.clock()
         failure = job.failure
         if failure is None:
-            failure = Failure({"failed_at": gotime.write(now), "remaining": job.retry})
+            failure = Failure({"failed_at": go_time.write(now), "remaining": job.retry})
             job.failure = failure
         else:
             failure.retry_count += 1
@@ -242,38 +246,38 @@ class Store:
             count = failure.retry_count
             seconds = count**4 + 15 + self._random.randrange(30) * (count + 1)
             at = now + seconds * SECOND
-            failure.next_at = gotime.write(at)
+            failure.next_at = go_time.write(at)
             self.retries.add(at, job.render(), job)
         else:
             self.dead.add(now + DEAD_FOR * SECOND, job.render(), job)
 
-    # Time passes.
+    # Time.
 
     def next_due(self) -> int | None:
-        """Return when `sweep` has something to do next."""
+        """Return when `sweep` will next have something to do."""
         times = (self.scheduled.first(), self.retries.first(), self.working.first())
         return min((at for at in (*times, self.dead.first()) if at is not None), default=None)
 
     def sweep(self) -> None:
-        """Do what is due: queue jobs whose time has come, end reservations, forget the dead."""
+        """Queue the jobs whose time has come, end expired reservations, forget old dead jobs."""
         now = self.clock()
         for name, jobs in (("Scheduled", self.scheduled), ("Retries", self.retries)):
             for job in jobs.pop_until(now):
                 try:
                     self._enqueue(job)
-                except Refused as error:
-                    # So the real one does it, too [Go: storage/sorted_redis.go, RemoveBefore].
-                    _log.warning("the job %s is lost, its time having come: %s", job.jid, error)
+                except CommandError as error:
+                    # As in the real server [Go: storage/sorted_redis.go, RemoveBefore].
+                    _log.warning("the job %s is due, but lost: %s", job.jid, error)
                 else:
                     self.enqueued[name] += 1
         for expired in self.working.pop_until(now):
-            # Two copies of a job share the reservation that is the newer one.
+            # Two copies of a job share the newer reservation.
             try:
-                reservation = self._end(expired.job.jid)
-            except Refused:
+                reservation = self._pop_reservation(expired.job.jid)
+            except CommandError:
                 continue
             self.expired += 1
-            self._failed(
+            self._fail_job(
                 reservation.job, "ReservationExpired", "Faktory job reservation expired", []
             )
         for _ in self.dead.pop_until(now):
@@ -282,90 +286,90 @@ class Store:
     # Administration.
 
     def pause(self, name: str) -> None:
-        """Give no more jobs from a queue; one that does not exist stays unpaused."""
+        """Stop handing out a queue's jobs; a queue that does not exist is not paused."""
         if name in self.queues:
             self.paused.add(name)
 
     def resume(self, name: str) -> None:
-        """Give jobs from a queue again."""
+        """Hand out a queue's jobs again."""
         self.paused.discard(name)
 
     def remove(self, name: str) -> None:
-        """Delete a queue with its jobs; it is paused no more."""
+        """Delete a queue with its jobs; a queue made later is not paused."""
         self.queues.pop(name, None)
         self.paused.discard(name)
 
     def latency(self, name: str) -> float:
-        """Return the seconds that the oldest job of a queue has waited."""
+        """Return how many seconds the oldest job of a queue has waited."""
         queue = self.queues.get(name)
         if not queue:
             return 0.0
         try:
-            return (self.clock() - gotime.read(queue[0].enqueued_at)) / SECOND
+            return (self.clock() - go_time.read(queue[0].enqueued_at)) / SECOND
         except ValueError as error:
-            # A scheduled job that MUTATE requeued was never enqueued as such.
-            raise Refused(f"QUEUE: {error}") from None
+            # A scheduled job that MUTATE requeued has no `enqueued_at`.
+            raise CommandError(f"QUEUE: {error}") from None
 
     def flush(self) -> None:
-        """Delete all jobs; what queues there are, and which are paused, stays known."""
+        """Delete all jobs; the queues stay, and so do their pauses."""
         for queue in self.queues.values():
             queue.clear()
         for jobs in (self.scheduled, self.retries, self.dead, self.working):
             jobs.clear()
         self.processed = self.failures = 0
 
-    def discard(self, target: str, chosen: Callable[[bytes], object] | None) -> None:
-        """Delete the chosen jobs of a set, all of them if None."""
-        jobs = self._target(target)
-        if chosen is None:
+    def discard(self, target: str, matches: Matches | None) -> None:
+        """Delete the jobs of a set that match, all if None."""
+        jobs = self._set(target)
+        if matches is None:
             jobs.clear()
             return
         for _, payload, _ in jobs:
-            if chosen(payload):
+            if matches(payload):
                 jobs.remove(payload)
 
-    def kill(self, target: str, chosen: Callable[[bytes], object] | None) -> None:
-        """Move the chosen jobs of a set to the dead."""
-        jobs = self._target(target)
+    def kill(self, target: str, matches: Matches | None) -> None:
+        """Move the jobs of a set that match to the dead, all if None."""
+        jobs = self._set(target)
         until = self.clock() + DEAD_FOR * SECOND
         for _, payload, job in jobs:
-            if chosen is None or chosen(payload):
+            if matches is None or matches(payload):
                 jobs.remove(payload)
                 self.dead.add(until, payload, job)
 
-    def requeue(self, target: str, chosen: Callable[[bytes], object] | None) -> None:
-        """Move the chosen jobs of a set to their queues, as they are."""
-        jobs = self._target(target)
+    def requeue(self, target: str, matches: Matches | None) -> None:
+        """Move the jobs of a set that match to their queues unchanged, all if None."""
+        jobs = self._set(target)
         for _, payload, job in jobs:
-            if chosen is None or chosen(payload):
+            if matches is None or matches(payload):
                 self._queue(job.queue).append(job)
                 jobs.remove(payload)
                 if job.queue in self._waiting:
-                    self.ripe.append(job.queue)
+                    self.unserved.append(job.queue)
 
-    def _target(self, name: str) -> SortedSet[Job]:
+    def _set(self, name: str) -> SortedSet[StoredJob]:
         if name == "retries":
             return self.retries
         if name == "scheduled":
             return self.scheduled
         if name == "dead":
             return self.dead
-        raise Refused("invalid target for mutation command")
+        raise CommandError("invalid target for mutation command")
 
 
-def chooser(filter: dict[str, Any] | None) -> Callable[[bytes], object] | None:
-    """Compile a filter of MUTATE; None where it chooses everything [Go: server/mutate.go].
+def compile_filter(job_filter: dict[str, Any] | None) -> Matches | None:
+    """Compile a filter of MUTATE; None where every job matches [Go: server/mutate.go].
 
-    jids win over all; a pattern is matched against the whole payload, and so is a job type that
-    stands alone, with its wildcards.
+    jids win over everything else. A pattern is matched against the whole payload; so is a job type
+    without a pattern, wildcards included.
     """
-    if filter is None:
+    if job_filter is None:
         return None
-    jids = filter.get("jids")
+    jids = job_filter.get("jids")
     if jids:
         wanted = [_in_payload("jid", jid) for jid in jids]
         return lambda payload: any(text in payload for text in wanted)
-    pattern, jobtype = filter.get("regexp", ""), filter.get("jobtype", "")
+    pattern, jobtype = job_filter.get("regexp", ""), job_filter.get("jobtype", "")
     if pattern:
         matches = glob(pattern.encode())
         if not jobtype:
@@ -378,9 +382,9 @@ def chooser(filter: dict[str, Any] | None) -> Callable[[bytes], object] | None:
 
 
 def _in_payload(field: str, value: str) -> bytes:
-    return f'"{field}":{gojson.quote(value)}'.encode()
+    return f'"{field}":{go_json.quote(value)}'.encode()
 
 
 def _clean(text: str, limit: int) -> str:
-    """Trim a text and cut it to `limit` bytes; nothing is "unknown" [Go: manager/retry.go]."""
-    return gojson.decode(text.strip(_SPACE).encode()[:limit]) or "unknown"
+    """Strip a text and cut it to `limit` bytes; "unknown" if it is empty [Go: manager/retry.go]."""
+    return go_json.decode(text.strip(_SPACE).encode()[:limit]) or "unknown"

@@ -1,21 +1,21 @@
-"""Who is connected as a worker, and what each of them was told [Go: server/workers.go].
+"""The connected workers, and the state that each is asked to enter [Go: server/workers.go].
 
-The connections of one wid share an entry that is made of the first one's HELLO. A worker goes from
-running to quiet to terminate and never back, and is cut off after 60 seconds without a beat.
+All connections with one wid share a record, made from the HELLO of the first. A worker goes from
+running to quiet to terminate and never back. After 60 seconds without a BEAT it is disconnected.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from . import gojson
-from .gojson import INT, STRING, STRINGS, UINT8, Kind
-from .gotime import SECOND
+from .go import json as go_json
+from .go.json import INT, STRING, STRINGS, UINT8, GoType
+from .go.time import SECOND
 
 SILENT_AFTER: Final = 60
 """Seconds without a BEAT after which a worker counts as dead."""
 
-HELLO: Final = Kind(
+HELLO: Final = GoType(
     "server.ClientData",
     dict,
     {
@@ -33,10 +33,23 @@ HELLO: Final = Kind(
 _ORDER = {"": 0, "quiet": 1, "terminate": 2}
 
 
-class Worker:
-    """What one HELLO said; `state` is empty while running, then quiet, then terminate.
+class Peer(Protocol):
+    """A client's connection, as the state that it shares with others sees it."""
 
-    Connections without a wid, which are no workers, have one too.
+    def close(self) -> None:
+        """Send the replies that are ready and close."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+    def resume(self, line: bytes) -> None:
+        """Execute a command that was held."""
+
+
+class ClientRecord:
+    """What a HELLO says of its client; `state` is "" (running), "quiet" or "terminate".
+
+    A client without a wid is not a worker, and has a record all the same.
     """
 
     def __init__(self, hello: dict[str, Any]) -> None:
@@ -50,66 +63,65 @@ class Worker:
         self.state = ""
         self.started_at = 0
         self.beat_at = 0
-        self.connections: set[Any] = set()
+        self.peers: set[Peer] = set()
 
     def signal(self, state: str) -> None:
-        """Tell it to be quiet or to terminate; there is no way back."""
+        """Make the worker quiet or terminate; an earlier state is ignored."""
         if _ORDER.get(state, 0) > _ORDER[self.state]:
             self.state = state
 
 
 class Workers:
-    """The table of workers by wid; `connection` is whatever stands for one."""
+    """The records of workers by wid."""
 
     def __init__(self) -> None:
-        self.table: dict[str, Worker] = {}
+        self.table: dict[str, ClientRecord] = {}
         self.reaped = 0
 
-    def join(self, worker: Worker, connection: Any, now: int) -> None:
-        """Note that a connection said HELLO as this worker."""
-        if not worker.wid:
+    def join(self, client: ClientRecord, peer: Peer, now: int) -> None:
+        """Add a connection after its HELLO."""
+        if not client.wid:
             return
-        entry = self.table.setdefault(worker.wid, worker)
-        if entry is worker:
-            worker.started_at = worker.beat_at = now
-        entry.connections.add(connection)
+        record = self.table.setdefault(client.wid, client)
+        if record is client:
+            client.started_at = client.beat_at = now
+        record.peers.add(peer)
 
-    def leave(self, worker: Worker, connection: Any) -> None:
-        """Note that a connection is gone; the last one takes the entry along."""
-        entry = self.table.get(worker.wid)
-        if entry is not None:
-            entry.connections.discard(connection)
-            if not entry.connections:
-                del self.table[worker.wid]
+    def leave(self, client: ClientRecord, peer: Peer) -> None:
+        """Remove a connection; the last one takes the record along."""
+        record = self.table.get(client.wid)
+        if record is not None:
+            record.peers.discard(peer)
+            if not record.peers:
+                del self.table[client.wid]
 
-    def beat(self, wid: str, state: str, rss_kb: int, now: int) -> Worker | None:
-        """Note a sign of life; None where there is no such worker."""
-        entry = self.table.get(wid)
-        if entry is not None:
-            entry.rss_kb = rss_kb
-            entry.beat_at = now
-            entry.signal(state)
-        return entry
+    def beat(self, wid: str, state: str, rss_kb: int, now: int) -> ClientRecord | None:
+        """Note a BEAT; return the worker's record, None if there is none."""
+        record = self.table.get(wid)
+        if record is not None:
+            record.rss_kb = rss_kb
+            record.beat_at = now
+            record.signal(state)
+        return record
 
     def next_due(self) -> int | None:
-        """Return when the next one has been silent for too long."""
-        beats = (worker.beat_at for worker in self.table.values())
-        first = min(beats, default=None)
+        """Return when the next worker will have been silent for too long."""
+        first = min((record.beat_at for record in self.table.values()), default=None)
         return None if first is None else first + SILENT_AFTER * SECOND
 
-    def reap(self, now: int) -> list[Any]:
-        """Remove those who are silent for too long; return their connections, to be closed."""
+    def reap(self, now: int) -> list[Peer]:
+        """Remove workers that are silent for too long; return their connections, to be closed."""
         limit = now - SILENT_AFTER * SECOND
-        silent = [wid for wid, worker in self.table.items() if worker.beat_at <= limit]
+        silent = [wid for wid, record in self.table.items() if record.beat_at <= limit]
         self.reaped += len(silent)
-        return [connection for wid in silent for connection in self.table.pop(wid).connections]
+        return [peer for wid in silent for peer in self.table.pop(wid).peers]
 
 
-def read_hello(line: bytes) -> Worker | None:
-    """Read a HELLO line; None for what the real server hangs up on without a word."""
+def read_hello(line: bytes) -> ClientRecord | None:
+    """Read a HELLO line; None where the real server hangs up without a reply."""
     if not line.startswith(b"HELLO {"):
         return None
     try:
-        return Worker(gojson.take(HELLO, gojson.load(gojson.decode(line[6:]))))
-    except ValueError:
+        return ClientRecord(go_json.read_struct(HELLO, go_json.load(go_json.decode(line[6:]))))
+    except go_json.JSONError:
         return None

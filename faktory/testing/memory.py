@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from threading import RLock, local
-from time import sleep, time_ns
+from time import sleep
 from typing import Any, Final, TypeVar
 from weakref import ref
 
@@ -28,13 +28,14 @@ from ..jobs.batch import open_batch
 from ..jobs.context import JobContext
 from ..jobs.runner import JobRunner, in_context
 from ..proto import load_json
-from ..server.dispatch import State, Wait, answer
-from ..server.enterprise import EnterpriseStore
-from ..server.gotime import SECOND
-from ..server.sets import SortedSet
-from ..server.store import Refused
-from ..server.stored import Job
-from ..server.workers import Worker
+from ..server.commands import Wait, execute
+from ..server.enterprise.store import EnterpriseStore
+from ..server.go.time import SECOND
+from ..server.job import StoredJob
+from ..server.sorted_set import SortedSet
+from ..server.state import ServerState
+from ..server.store import CommandError, Matches
+from ..server.workers import ClientRecord
 from ..wire import failure
 from ..wire.commands import Command
 from ..wire.session import Answer, ClientSession, encode_bulk, encode_simple
@@ -67,9 +68,8 @@ class MemoryServer(transport.Memory):
         self._runner = JobRunner(middleware=middleware)
         self._lock = RLock()
         self._failed = local()
-        self._offset = 0
-        self._state = State(self._clock, enterprise=True)
-        self._store = self._state.store = _Store(self._clock)
+        self._state = ServerState(enterprise=True)
+        self._store = self._state.store = _Store(self._state.clock)
         fork.register(self)
 
     def __repr__(self) -> str:
@@ -135,7 +135,7 @@ class MemoryServer(transport.Memory):
             raise ValueError("time goes forward only.")
 
         def arrive() -> None:
-            self._offset += round(seconds * SECOND)
+            self._state.offset += round(seconds * SECOND)
             self._store.sweep()
 
         self._and_run(arrive)
@@ -170,12 +170,12 @@ class MemoryServer(transport.Memory):
             jobs = self._runnable(jobtype)
         return done
 
-    def _runnable(self, jobtype: str | None) -> list[Job]:
+    def _runnable(self, jobtype: str | None) -> list[StoredJob]:
         with self._lock:
             waiting = self._waiting(jobtype)
         return [job for job in waiting if job.jobtype not in registry.external]
 
-    def _perform(self, job: Job) -> bool:
+    def _perform(self, job: StoredJob) -> bool:
         """Run a job and report it to the store; its exception comes out.
 
         Returns False if it no longer waits: it has expired, or was taken or cleared meanwhile.
@@ -193,7 +193,9 @@ class MemoryServer(transport.Memory):
             if isinstance(error, FaktoryError):
                 self._failed.last = ref(error)  # weak: the error keeps the job's variables alive
             report = failure.describe(error, backtrace=payload.get("backtrace") or 0)
-            with suppress(Refused):  # the job cleared itself, or travelled beyond its reservation
+            with suppress(
+                CommandError
+            ):  # the job cleared itself, or travelled beyond its reservation
                 self._and_run(lambda: self._store.fail(jid, *report))
             raise
         self._and_run(lambda: self._store.acknowledge(jid))
@@ -219,15 +221,12 @@ class MemoryServer(transport.Memory):
 
     # Using the store, with the lock held.
 
-    def _clock(self) -> int:
-        return time_ns() + self._offset
-
     def _answer(self, command: Command[Any]) -> Answer:
         session = ClientSession()
         line = session.begin([command]).removesuffix(b"\r\n")
         reply: object = encode_simple("OK")
         if not line.startswith(b"BEAT "):  # no worker is known, as there was no HELLO
-            reply = answer(self._state, Worker({}), line)
+            reply = execute(self._state, ClientRecord({}), line)
         if isinstance(reply, Wait):
             reply = encode_bulk(None)
         assert isinstance(reply, bytes)
@@ -236,7 +235,7 @@ class MemoryServer(transport.Memory):
         assert isinstance(answered, Answer)
         return answered
 
-    def _waiting(self, jobtype: str | None = None) -> list[Job]:
+    def _waiting(self, jobtype: str | None = None) -> list[StoredJob]:
         store = self._store
         found = [job for queue in store.queues.values() for job in queue]
         found += [job for _, _, job in store.scheduled]
@@ -244,7 +243,7 @@ class MemoryServer(transport.Memory):
             found = [job for job in found if job.jobtype == jobtype]
         return sorted(found, key=store.numbers.__getitem__)
 
-    def _take(self, job: Job) -> dict[str, Any] | None:
+    def _take(self, job: StoredJob) -> dict[str, Any] | None:
         """Fetch this job as a worker would; None if it has expired or no longer waits.
 
         If it has expired, a callback that waited for it may be fetched instead.
@@ -259,7 +258,7 @@ class MemoryServer(transport.Memory):
         store.queues[job.queue] = others
         return None if payload is None else load_json(payload)
 
-    def _remove(self, job: Job) -> bool:
+    def _remove(self, job: StoredJob) -> bool:
         self._store.numbers.pop(job, None)
         if self._store.scheduled.get(job.payload) is job:
             return self._store.scheduled.remove(job.payload)
@@ -276,17 +275,17 @@ class _Store(EnterpriseStore):
     def __init__(self, clock: Callable[[], int]) -> None:
         super().__init__(clock)
         self.scheduled = _Scheduled(self._note)
-        self.numbers: dict[Job, int] = {}
+        self.numbers: dict[StoredJob, int] = {}
         self._count = count()
-        self._fresh: list[Job] = []
+        self._fresh: list[StoredJob] = []
 
-    def take_fresh(self) -> list[Job]:
+    def take_fresh(self) -> list[StoredJob]:
         """Return the jobs that arrived since the last call."""
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def requeue(self, target: str, chosen: Callable[[bytes], object] | None) -> None:
-        super().requeue(target, chosen)
+    def requeue(self, target: str, matches: Matches | None) -> None:
+        super().requeue(target, matches)
         for queue in self.queues.values():
             for job in queue:
                 if job not in self.numbers:
@@ -296,27 +295,27 @@ class _Store(EnterpriseStore):
         super().flush()
         self.numbers.clear()
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: StoredJob) -> None:
         super()._enqueue(job)
         self._note(job)
 
-    def _reserve(self, wid: str, job: Job) -> bytes:
+    def _reserve(self, wid: str, job: StoredJob) -> bytes:
         self.numbers.pop(job, None)
         return super()._reserve(wid, job)
 
-    def _note(self, job: Job) -> None:
+    def _note(self, job: StoredJob) -> None:
         self.numbers[job] = next(self._count)
         self._fresh.append(job)
 
 
-class _Scheduled(SortedSet[Job]):
+class _Scheduled(SortedSet[StoredJob]):
     """Scheduled jobs; each is numbered when it is added."""
 
-    def __init__(self, note: Callable[[Job], None]) -> None:
+    def __init__(self, note: Callable[[StoredJob], None]) -> None:
         super().__init__()
         self._note = note
 
-    def add(self, score: int, member: bytes, value: Job) -> None:
+    def add(self, score: int, member: bytes, value: StoredJob) -> None:
         super().add(score, member, value)
         self._note(value)
 
@@ -328,5 +327,5 @@ class _Queues(dict[str, list[dict[str, Any]]]):
         return []
 
 
-def _shown(job: Job) -> dict[str, Any]:
+def _shown(job: StoredJob) -> dict[str, Any]:
     return load_json(job.payload)  # type: ignore[no-any-return]

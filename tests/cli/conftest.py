@@ -7,7 +7,7 @@ import pytest
 
 from faktory import Client
 from faktory.server import EmbeddedServer
-from faktory.server import connection as server_connection
+from faktory.server.state import Timing
 
 from .support import Process
 
@@ -35,16 +35,10 @@ def stuck(began=None):
 """
 
 
-@pytest.fixture(autouse=True)
-def quick_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let FETCH of this process's servers wait 0.1 s for a job, not 2."""
-    monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
-
-
 @pytest.fixture
-def server(quick_fetch: None) -> Iterator[EmbeddedServer]:
-    """A server for the commands."""
-    with EmbeddedServer() as server:
+def server() -> Iterator[EmbeddedServer]:
+    """A server for commands to use; its FETCH waits 0.1 s for a job, not 2."""
+    with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as server:
         yield server
 
 

@@ -11,6 +11,7 @@ import faktory
 from faktory import Worker
 from faktory.cli.worker import title
 from faktory.server import EmbeddedServer
+from faktory.server.state import Timing
 
 WaitUntil = Callable[..., object]
 NAME = f"faktory-worker {faktory.__version__}"
@@ -35,7 +36,7 @@ def test_the_title_follows_the_worker_and_is_restored_after_it(
     titles: list[str], wait_until: WaitUntil
 ) -> None:
     go_on = threading.Event()
-    with EmbeddedServer() as server:
+    with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as server:
         worker = Worker(server.url, concurrency=2)
         worker.register("work", lambda: go_on.wait(10))
         with faktory.Client(server.url) as client:

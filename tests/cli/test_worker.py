@@ -13,6 +13,7 @@ from faktory import Client
 from faktory.cli.exits import Exit
 from faktory.cli.worker.main import main
 from faktory.server import EmbeddedServer
+from faktory.server.state import Timing
 
 from ..worker.real import RealServer
 from .support import WORKER, Run, WaitUntil, call, push, reports
@@ -130,7 +131,7 @@ def test_labels_and_weights_reach_the_server(
 
 
 def test_the_password_is_not_shown(run: Run, wait_until: WaitUntil) -> None:
-    with EmbeddedServer(password="geheim") as server:
+    with EmbeddedServer(password="geheim", timing=Timing(fetch_wait=0.1)) as server:
         worker = run(WORKER, "-r", "jobs", url=server.url)
         wait_until(lambda: server.workers)
         worker.send(signal.SIGTERM)
@@ -177,7 +178,7 @@ def either(
     """A server of each kind; the real one as `RealServer` says."""
     server: EmbeddedServer | RealServer
     if request.param == "embedded":
-        with EmbeddedServer() as server:
+        with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as server:
             yield server
         return
     server = RealServer(tmp_path / "server", wait_until)

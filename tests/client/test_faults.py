@@ -30,8 +30,9 @@ from faktory.exceptions import (
     FaktoryOutcomeUnknown,
     FaktoryTimeout,
 )
-from faktory.server import EmbeddedServer, dispatch
-from faktory.server.core import Core
+from faktory.server import EmbeddedServer
+from faktory.server import commands as server_commands
+from faktory.server.state import ServerState
 from faktory.wire import commands
 from faktory.wire.commands import Command
 from faktory.wire.session import encode_bulk, encode_simple
@@ -389,11 +390,13 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setattr(commands, "FETCH_TIMEOUT", 0.0)
     monkeypatch.setattr(commands, "BULK_TIMEOUT", 0.0)
     # So that answers have the same length each time: a clock that stands, and INFO without counts.
-    monkeypatch.setattr(Core, "clock", lambda _core: 1_900_000_000_123_456_789)
-    monkeypatch.setitem(dispatch.COMMANDS, b"INFO", lambda _call: encode_bulk(b'{"faktory":{}}'))
+    monkeypatch.setattr(ServerState, "clock", lambda _state: 1_900_000_000_123_456_789)
+    monkeypatch.setitem(
+        server_commands.COMMANDS, b"INFO", lambda _call: encode_bulk(b'{"faktory":{}}')
+    )
     # What the open-source server has not.
-    monkeypatch.setitem(dispatch.COMMANDS, b"BATCH", batch)
-    monkeypatch.setitem(dispatch.COMMANDS, b"TRACK", track)
+    monkeypatch.setitem(server_commands.COMMANDS, b"BATCH", batch)
+    monkeypatch.setitem(server_commands.COMMANDS, b"TRACK", track)
     rig = Rig()
     try:
         yield rig
@@ -401,7 +404,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
         rig.close()
 
 
-def batch(call: dispatch.Call) -> bytes:
+def batch(call: server_commands.Call) -> bytes:
     answers = {
         "NEW": encode_bulk(b"b-new"),
         "OPEN": encode_simple("b1"),
@@ -411,7 +414,7 @@ def batch(call: dispatch.Call) -> bytes:
     return answers[call.text.split()[0]]
 
 
-def track(call: dispatch.Call) -> bytes:
+def track(call: server_commands.Call) -> bytes:
     word, rest = call.text.split(maxsplit=1)
     return encode_simple("OK") if word == "SET" else encode_bulk(b'{"jid":"%b"}' % rest.encode())
 

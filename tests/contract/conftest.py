@@ -1,4 +1,4 @@
-"""A raw line to a server, and the servers that the contract holds for."""
+"""Raw connections to a server, and the servers that the contract holds for."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from faktory.proto import new_jid
-from faktory.server import EmbeddedServer, connection
+from faktory.server import EmbeddedServer
+from faktory.server.state import DEFAULT_TIMING, Timing
 from faktory.wire.address import parse
 from faktory.wire.session import password_hash
 
 
-class Line:
-    """A connection that says what it is told to and returns replies as they came, undecoded.
+class RawClient:
+    """A connection that sends commands as text and returns replies as bytes.
 
-    A bulk reply comes without its length, nil is None.
+    A bulk reply is returned without its length, nil as None.
     """
 
     def __init__(self, url: str, **hello: object) -> None:
@@ -36,7 +37,7 @@ class Line:
         data = [line.encode() if isinstance(line, str) else line for line in lines]
         self.socket.sendall(b"".join(line + b"\r\n" for line in data))
 
-    def say(self, line: str | bytes) -> Any:
+    def call(self, line: str | bytes) -> Any:
         """Send a command and return its reply."""
         self.send(line)
         return self.reply()
@@ -64,8 +65,8 @@ class Line:
         data, self.received = self.received[:length], self.received[length:]
         return data
 
-    def closed(self) -> bool:
-        """Wait for the end; tell whether it came without a further reply."""
+    def is_closed(self) -> bool:
+        """Wait for the end; return whether it came without a further reply."""
         try:
             return self.socket.recv(1) == b""
         except ConnectionResetError:
@@ -82,63 +83,63 @@ class Line:
     def push(self, jid: str, queue: str, **fields: object) -> Any:
         # `retry` is always given: a real server lets it leak from job to job.
         job = {"jid": jid, "queue": queue, "jobtype": "T", "args": [], "retry": 25, **fields}
-        return self.say("PUSH " + json.dumps(job))
+        return self.call("PUSH " + json.dumps(job))
 
     def fetch(self, *queues: str) -> Any:
         """Fetch a job, decoded; None for nil."""
-        reply = self.say("FETCH " + " ".join(queues))
+        reply = self.call("FETCH " + " ".join(queues))
         return reply if reply is None else json.loads(reply)
 
     def mutate(self, command: str, target: str, **chosen: object) -> Any:
         request = {"cmd": command, "target": target, "filter": chosen}
-        return self.say("MUTATE " + json.dumps(request, separators=(",", ":"), ensure_ascii=False))
+        return self.call("MUTATE " + json.dumps(request, separators=(",", ":"), ensure_ascii=False))
 
 
-Dial = Callable[..., Line]
+Dial = Callable[..., RawClient]
 
 
 def dialer(url: str) -> Iterator[Dial]:
-    lines: list[Line] = []
+    clients: list[RawClient] = []
 
-    def dial(*, greet: bool = True, **hello: object) -> Line:
-        line = Line(url, **hello)
-        lines.append(line)
-        if greet:
-            line.send(line.hello)
-            assert line.reply() == b"+OK"
-        return line
+    def dial(*, handshake: bool = True, **hello: object) -> RawClient:
+        client = RawClient(url, **hello)
+        clients.append(client)
+        if handshake:
+            client.send(client.hello)
+            assert client.reply() == b"+OK"
+        return client
 
     yield dial
-    for line in lines:
-        line.socket.close()
+    for client in clients:
+        client.socket.close()
 
 
 @pytest.fixture
 def true_waits() -> None:
-    """Ask for this to have the embedded server wait as long as the real one."""
+    """Let the embedded server wait as long as the real one, where a test requests this."""
 
 
 @pytest.fixture(params=["embedded", "real"])
-def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of each server in turn; the real one is the one in FAKTORY_URL."""
     if request.param == "real":
         yield request.getfixturevalue("real_server_url")
         return
-    if "true_waits" not in request.fixturenames:
-        monkeypatch.setattr(connection, "FETCH_WAIT", 0.2)
-    with EmbeddedServer() as server:
+    true_waits = "true_waits" in request.fixturenames
+    timing = DEFAULT_TIMING if true_waits else Timing(fetch_wait=0.2)
+    with EmbeddedServer(timing=timing) as server:
         yield server.url
 
 
 @pytest.fixture
 def dial(url: str) -> Iterator[Dial]:
-    """`dial(wid=...)`: a new line to the server, after its HELLO."""
+    """`dial(wid=...)`: a new connection to the server, after its HELLO."""
     yield from dialer(url)
 
 
 @pytest.fixture
 def both(real_server_url: str) -> Iterator[tuple[Dial, Dial]]:
-    """What dials an embedded server, and what dials the real one."""
+    """`dial` for an embedded server, and for the real one."""
     with EmbeddedServer() as server:
         ours, real = dialer(server.url), dialer(real_server_url)
         yield next(ours), next(real)
@@ -148,6 +149,6 @@ def both(real_server_url: str) -> Iterator[tuple[Dial, Dial]]:
 
 @pytest.fixture
 def name() -> Callable[[], str]:
-    """Each call returns a new name, which no other run uses: for a jid, a queue, a job type."""
+    """`name()`: a jid, queue or job type that no other test and no other run uses."""
     run, numbers = new_jid(), count(1)
     return lambda: f"{run}-{next(numbers)}"

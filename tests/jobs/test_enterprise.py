@@ -13,14 +13,17 @@ from faktory import Worker
 from faktory.client import defaults
 from faktory.exceptions import FaktoryEnterpriseRequired, FaktoryNotUnique
 from faktory.server import EmbeddedServer
-from faktory.server import connection as server_connection
+from faktory.server.state import Timing
 
 WaitUntil = Callable[..., object]
 
 
 def serving(monkeypatch: pytest.MonkeyPatch, *, enterprise: bool) -> Iterator[EmbeddedServer]:
-    monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
-    with EmbeddedServer(enterprise=enterprise) as server, defaults.configured(url=server.url):
+    timing = Timing(fetch_wait=0.1)
+    with (
+        EmbeddedServer(enterprise=enterprise, timing=timing) as server,
+        defaults.configured(url=server.url),
+    ):
         yield server
 
 

@@ -1,4 +1,4 @@
-"""A clock that stands still until it is told otherwise, a store of its time, a raw line."""
+"""A clock that a test sets, stores that use it, and raw connections to an embedded server."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from faktory.server import EmbeddedServer
-from faktory.server.enterprise import EnterpriseStore
-from faktory.server.gotime import SECOND, read
+from faktory.server.enterprise.store import EnterpriseStore
+from faktory.server.go.time import SECOND, read
+from faktory.server.job import StoredJob
 from faktory.server.store import Store
-from faktory.server.stored import Job
 
 
 class Clock:
@@ -30,8 +30,8 @@ class Clock:
         self.now += round(seconds * SECOND)
 
 
-class Line:
-    """A connection to a server, at first after its HELLO."""
+class RawClient:
+    """A connection that sends commands as text and returns replies as bytes."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -41,12 +41,12 @@ class Line:
         data = [line.encode() if isinstance(line, str) else line for line in lines]
         self.socket.sendall(b"".join(line + b"\r\n" for line in data))
 
-    def say(self, line: str | bytes) -> Any:
+    def call(self, line: str | bytes) -> Any:
         self.send(line)
         return self.reply()
 
     def reply(self) -> Any:
-        """Return the next reply without its end, nil as None, the end of the line as EOFError."""
+        """Return the next reply without its line end, None for nil; EOFError at the end."""
         line = self.file.readline()
         if not line:
             raise EOFError
@@ -55,8 +55,8 @@ class Line:
         length = int(line[1:])
         return None if length < 0 else self.file.read(length + 2)[:-2]
 
-    def at_end(self) -> bool:
-        """Wait for the end; tell whether it came without a further reply."""
+    def is_closed(self) -> bool:
+        """Wait for the end; return whether it came without a further reply."""
         try:
             return self.file.read(1) == b""
         except ConnectionResetError:
@@ -64,7 +64,7 @@ class Line:
 
     def push(self, jid: str, queue: str = "default", **fields: object) -> Any:
         job = {"jid": jid, "queue": queue, "jobtype": "T", "args": [], **fields}
-        return self.say("PUSH " + json.dumps(job))
+        return self.call("PUSH " + json.dumps(job))
 
     def close(self) -> None:
         self.file.close()
@@ -83,16 +83,16 @@ def store(clock: Clock) -> Store:
 
 @pytest.fixture
 def enterprise(clock: Clock) -> EnterpriseStore:
-    """A store that does what Faktory Enterprise does."""
+    """A store with the features of Faktory Enterprise."""
     return EnterpriseStore(clock, Random(1))
 
 
 @pytest.fixture
-def new_job() -> Callable[..., Job]:
+def new_job() -> Callable[..., StoredJob]:
     """`new_job(jid, **fields)`: a job as PUSH makes it."""
 
-    def make(jid: str, **fields: object) -> Job:
-        return Job({"jid": jid, "jobtype": "T", "args": [], **fields})
+    def make(jid: str, **fields: object) -> StoredJob:
+        return StoredJob({"jid": jid, "jobtype": "T", "args": [], **fields})
 
     return make
 
@@ -104,18 +104,18 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-def dial(server: EmbeddedServer) -> Iterator[Callable[..., Line]]:
-    """`dial(wid=...)`: a new line to the server; with `greet=False`, before its HI."""
-    lines: list[Line] = []
+def dial(server: EmbeddedServer) -> Iterator[Callable[..., RawClient]]:
+    """`dial(wid=...)`: a new connection after its HELLO, before its HI with `handshake=False`."""
+    clients: list[RawClient] = []
 
-    def connect(*, to: EmbeddedServer = server, greet: bool = True, **hello: object) -> Line:
-        line = Line(socket.create_connection(("127.0.0.1", to.port), timeout=10))
-        lines.append(line)
-        if greet:
-            assert line.reply() == b'+HI {"v":2}'
-            assert line.say(b"HELLO " + json.dumps({"v": 2, **hello}).encode()) == b"+OK"
-        return line
+    def dial(*, to: EmbeddedServer = server, handshake: bool = True, **hello: Any) -> RawClient:
+        client = RawClient(socket.create_connection(("127.0.0.1", to.port), timeout=10))
+        clients.append(client)
+        if handshake:
+            assert client.reply() == b'+HI {"v":2}'
+            assert client.call(b"HELLO " + json.dumps({"v": 2, **hello}).encode()) == b"+OK"
+        return client
 
-    yield connect
-    for line in lines:
-        line.close()
+    yield dial
+    for client in clients:
+        client.close()

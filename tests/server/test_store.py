@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from faktory.server.store import Refused, chooser
+from faktory.server.store import CommandError, compile_filter
 
 ANYONE = "w"
 
@@ -22,7 +22,7 @@ def take(store, *queues):
 @pytest.mark.parametrize(
     ("reserve_for", "seconds"), [(0, 1800), (1, 60), (-5, 60), (61, 61), (86400, 86400)]
 )
-def test_a_reservation_lasts_as_long_as_asked_for_within_limits(
+def test_a_reservation_lasts_as_long_as_requested_within_limits(
     store, clock, new_job, reserve_for, seconds
 ):
     store.push(new_job("job-0001", reserve_for=reserve_for))
@@ -38,17 +38,17 @@ def test_a_reservation_lasts_as_long_as_asked_for_within_limits(
     assert job.failure.message == "Faktory job reservation expired"
 
 
-def test_a_job_that_expires_without_retries_is_gone(store, clock, new_job):
+def test_a_job_without_retries_is_dropped_when_its_reservation_expires(store, clock, new_job):
     store.push(new_job("job-0001", retry=0))
     take(store)
     clock.forward(1800)
     store.sweep()
     assert (len(store.retries), len(store.dead), store.failures) == (0, 0, 1)
-    with pytest.raises(Refused, match="Job not found job-0001"):
+    with pytest.raises(CommandError, match="Job not found job-0001"):
         store.fail("job-0001", "", "", [])
 
 
-def test_of_two_copies_in_hand_the_second_to_expire_is_nobodys(store, clock, new_job):
+def test_two_reserved_copies_of_a_job_fail_once_when_they_expire(store, clock, new_job):
     for _ in range(2):
         store.push(new_job("job-0001"))
         take(store)
@@ -57,7 +57,7 @@ def test_of_two_copies_in_hand_the_second_to_expire_is_nobodys(store, clock, new
     assert (len(store.working), len(store.retries), store.failures) == (0, 1, 1)
 
 
-def test_what_next_is_due_is_known(store, clock, new_job):
+def test_the_store_returns_when_something_is_due_next(store, clock, new_job):
     assert store.next_due() is None
     start = clock.now
     store.push(new_job("job-0001", at="2026-01-01T01:00:00Z"))
@@ -72,7 +72,7 @@ def test_what_next_is_due_is_known(store, clock, new_job):
 # Failures.
 
 
-def test_the_delay_grows_with_the_fourth_power_and_some_chance(store, clock, new_job):
+def test_the_delay_of_retries_grows_with_the_fourth_power_and_a_random_part(store, clock, new_job):
     store.push(new_job("job-0001", retry=10))
     delays = []
     for _ in range(10):
@@ -89,7 +89,7 @@ def test_the_delay_grows_with_the_fourth_power_and_some_chance(store, clock, new
     assert jids(store.dead) == ["job-0001"]
 
 
-def test_a_job_that_came_with_a_failure_goes_on_counting(store, new_job):
+def test_a_job_pushed_with_a_failure_continues_its_count(store, new_job):
     store.push(new_job("job-0001", retry=3, failure={"retry_count": 2, "remaining": 0}))
     take(store)
     store.fail("job-0001", "", "", [])
@@ -108,7 +108,7 @@ def test_a_job_that_came_with_a_failure_goes_on_counting(store, new_job):
         ("x" + "é" * 60, "x" + "é" * 49 + "\ufffd"),
     ],
 )
-def test_texts_are_trimmed_and_cut_by_bytes(store, new_job, said, kept):
+def test_error_texts_are_stripped_and_cut_by_bytes(store, new_job, said, kept):
     store.push(new_job("job-0001"))
     take(store)
     store.fail("job-0001", said, "m", [])
@@ -116,7 +116,7 @@ def test_texts_are_trimmed_and_cut_by_bytes(store, new_job, said, kept):
     assert job.failure.errtype == kept
 
 
-def test_the_dead_are_forgotten_after_180_days(store, clock, new_job):
+def test_dead_jobs_are_forgotten_after_180_days(store, clock, new_job):
     store.push(new_job("job-0001", retry=-1))
     take(store)
     store.fail("job-0001", "", "", [])
@@ -140,7 +140,7 @@ def test_due_jobs_are_queued_in_the_order_of_their_times(store, clock, new_job):
     assert store.enqueued["Scheduled"] == 3
 
 
-def test_a_job_that_is_due_is_queued_with_the_time_of_that(store, clock, new_job):
+def test_a_scheduled_job_has_the_time_at_which_it_was_queued(store, clock, new_job):
     store.push(new_job("job-0001", at="2026-01-01T00:01:00Z", enqueued_at="client's"))
     clock.forward(61.5)
     store.sweep()
@@ -149,17 +149,17 @@ def test_a_job_that_is_due_is_queued_with_the_time_of_that(store, clock, new_job
     assert job["enqueued_at"] == "2026-01-01T00:01:01.5Z"
 
 
-def test_a_due_job_for_a_queue_of_an_impossible_name_is_lost_and_logged(
+def test_a_due_job_whose_queue_has_an_invalid_name_is_lost_and_logged(
     store, clock, new_job, caplog
 ):
     store.push(new_job("job-0001", queue="a b", at="2026-01-01T00:01:00Z"))
     clock.forward(60)
     store.sweep()
     assert (len(store.scheduled), store.queues) == (0, {})
-    assert "job-0001 is lost" in caplog.text
+    assert "job-0001 is due, but lost" in caplog.text
 
 
-def test_the_same_job_scheduled_twice_is_there_once(store, new_job):
+def test_the_same_job_scheduled_twice_is_kept_once(store, new_job):
     for _ in range(2):
         store.push(new_job("job-0001", at="2026-01-01T00:01:00Z"))
     assert len(store.scheduled) == 1
@@ -168,7 +168,7 @@ def test_the_same_job_scheduled_twice_is_there_once(store, new_job):
 # Waiting.
 
 
-def test_those_who_wait_are_served_in_the_order_of_their_coming(store, new_job):
+def test_waiting_clients_are_served_in_the_order_in_which_they_came(store, new_job):
     served = []
     for name in ("first", "second", "third"):
         store.wait(name, ["other", "default"], lambda data, name=name: served.append((name, data)))
@@ -183,16 +183,16 @@ def test_those_who_wait_are_served_in_the_order_of_their_coming(store, new_job):
     assert store.reservations["job-0002"].wid == "second"
 
 
-def test_who_gave_up_is_not_served(store, new_job):
+def test_a_client_that_stopped_waiting_is_not_served(store, new_job):
     waiter = store.wait(ANYONE, ["default", "default"], pytest.fail)
     store.push(new_job("job-0001"))
-    store.give_up(waiter)
-    store.give_up(waiter)
+    store.stop_waiting(waiter)
+    store.stop_waiting(waiter)
     store.serve()
     assert take(store) == "job-0001"
 
 
-def test_a_fetch_does_not_overtake_those_who_wait(store, new_job):
+def test_a_fetch_does_not_overtake_clients_that_wait(store, new_job):
     served = []
     store.wait("first", ["default"], served.append)
     store.push(new_job("job-0001"))
@@ -211,7 +211,7 @@ def test_waiting_ends_with_one_job(store, new_job):
 
 
 @pytest.mark.parametrize("way", ["due", "retried", "requeued"])
-def test_whoever_waits_is_served_however_the_job_comes(store, clock, new_job, way):
+def test_a_waiting_client_is_served_from_whatever_set_the_job_comes(store, clock, new_job, way):
     served = []
     if way == "due":
         store.push(new_job("job-0001", at="2026-01-01T00:01:00Z"))
@@ -232,7 +232,7 @@ def test_whoever_waits_is_served_however_the_job_comes(store, clock, new_job, wa
 # Administration.
 
 
-def test_flush_leaves_reservations_known_but_their_jobs_are_gone(store, new_job):
+def test_flush_keeps_reservations_without_their_jobs(store, new_job):
     store.push(new_job("job-0001"))
     store.push(new_job("job-0002"))
     take(store)
@@ -244,20 +244,20 @@ def test_flush_leaves_reservations_known_but_their_jobs_are_gone(store, new_job)
     assert store.processed == 1
 
 
-def test_mutations_touch_only_what_was_chosen(store, new_job):
+def test_mutations_change_only_jobs_that_match(store, new_job):
     for jid in ("job-0001", "job-0002", "job-0003"):
         store.push(new_job(jid, at="2099-01-01T00:00:00Z"))
-    store.kill("scheduled", chooser({"jids": ["job-0002"]}))
+    store.kill("scheduled", compile_filter({"jids": ["job-0002"]}))
     assert (jids(store.scheduled), jids(store.dead)) == (["job-0001", "job-0003"], ["job-0002"])
-    store.requeue("dead", chooser({}))
-    store.discard("scheduled", chooser({"regexp": "*0003*"}))
+    store.requeue("dead", compile_filter({}))
+    store.discard("scheduled", compile_filter({"regexp": "*0003*"}))
     assert (jids(store.scheduled), jids(store.dead)) == (["job-0001"], [])
     store.discard("scheduled", None)
     assert len(store.scheduled) == 0
     assert take(store) == "job-0002"
 
 
-def test_killing_the_dead_gives_them_another_180_days(store, clock, new_job):
+def test_killing_dead_jobs_keeps_them_another_180_days(store, clock, new_job):
     store.push(new_job("job-0001", at="2099-01-01T00:00:00Z"))
     store.kill("scheduled", None)
     clock.forward(1000)
@@ -265,7 +265,7 @@ def test_killing_the_dead_gives_them_another_180_days(store, clock, new_job):
     assert store.next_due() == clock.now + 180 * 86400 * 10**9
 
 
-def test_latency_is_that_of_the_oldest(store, clock, new_job):
+def test_latency_is_the_age_of_the_oldest_job(store, clock, new_job):
     for jid in ("job-0001", "job-0002"):
         store.push(new_job(jid))
         clock.forward(1.5)

@@ -1,10 +1,10 @@
 import pytest
 
-from faktory.server.workers import Worker, Workers, read_hello
+from faktory.server.workers import ClientRecord, Workers, read_hello
 
 
 def worker(wid, **hello):
-    return Worker({"wid": wid, **hello})
+    return ClientRecord({"wid": wid, **hello})
 
 
 @pytest.fixture
@@ -16,15 +16,15 @@ def test_the_first_hello_of_a_wid_is_kept(workers, clock):
     workers.join(worker("w", hostname="first"), "a", clock())
     workers.join(worker("w", hostname="second"), "b", clock())
     assert workers.table["w"].hostname == "first"
-    assert workers.table["w"].connections == {"a", "b"}
+    assert workers.table["w"].peers == {"a", "b"}
 
 
-def test_who_has_no_wid_is_no_worker(workers, clock):
+def test_a_client_without_a_wid_is_not_a_worker(workers, clock):
     workers.join(worker(""), "a", clock())
     assert workers.table == {}
 
 
-def test_the_last_connection_takes_the_entry_along(workers, clock):
+def test_a_worker_is_removed_with_its_last_connection(workers, clock):
     first = worker("w")
     workers.join(first, "a", clock())
     workers.join(worker("w"), "b", clock())
@@ -59,7 +59,7 @@ def test_a_worker_is_reaped_after_a_minute_of_silence(workers, clock):
         (["", "running", "Quiet"], ""),
     ],
 )
-def test_there_is_no_way_back(signals, state):
+def test_a_worker_does_not_return_to_an_earlier_state(signals, state):
     one = worker("w")
     for signal in signals:
         one.signal(signal)
@@ -83,5 +83,5 @@ def test_hello_is_read():
 @pytest.mark.parametrize(
     "line", [b"", b"HELLO", b"HELLO []", b'HELLO {"v":2.0}', b"HELLO {x", b" HELLO {}", b"\xff"]
 )
-def test_what_is_no_hello_is_none(line):
+def test_an_invalid_hello_is_none(line):
     assert read_hello(line) is None

@@ -14,7 +14,7 @@ import pytest
 from faktory import Client, Worker
 from faktory.jobs import registry
 from faktory.server import EmbeddedServer
-from faktory.server import connection as server_connection
+from faktory.server.state import Timing
 
 # What makes processes cannot be imported on a system that has no fork.
 collect_ignore = [] if hasattr(os, "fork") else ["test_fork_server.py", "test_children.py"]
@@ -25,10 +25,9 @@ WaitUntil = Callable[..., object]
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
+def server() -> Iterator[EmbeddedServer]:
     """A server whose FETCH waits 0.1 s for a job, not 2."""
-    monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
-    with EmbeddedServer() as server:
+    with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as server:
         yield server
 
 

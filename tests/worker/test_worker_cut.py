@@ -15,7 +15,7 @@ import pytest
 import faktory
 from faktory import Client, Worker
 from faktory.server import EmbeddedServer
-from faktory.server import connection as server_connection
+from faktory.server.state import Timing
 from faktory.wire.commands import Command
 from faktory.worker.heartbeat import Heartbeat
 from faktory.worker.processor import Processor
@@ -38,8 +38,7 @@ def server(
     monkeypatch.setattr(Heartbeat, "start", lambda self: None)
     monkeypatch.setattr("faktory.wire.recovery.backoff", lambda attempt, random: 0.0)
     if request.param == "embedded":
-        monkeypatch.setattr(server_connection, "FETCH_WAIT", 0.1)
-        with EmbeddedServer() as embedded:
+        with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as embedded:
             yield embedded
         return
     real = RealServer(tmp_path, wait_until)

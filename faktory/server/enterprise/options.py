@@ -1,6 +1,6 @@
-"""What Faktory Enterprise reads in a job's `custom`: the marks of batches, locks, expiry, tracking.
+"""The options of Faktory Enterprise in a job's `custom`: batch, lock, expiry, tracking.
 
-Rules: a mark that cannot be read refuses the job, where the real server's answer is not known.
+Rules: a job with an invalid option is rejected; how the real server replies to it is not known.
 Names that begin with "_" are the server's own.
 """
 
@@ -8,39 +8,40 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from . import gojson, gotime
-from .gotime import SECOND
-from .store import Refused
-from .stored import Job
+from ..go import json as go_json
+from ..go import time as go_time
+from ..go.time import SECOND
+from ..job import StoredJob
+from ..store import CommandError
 
 MAX_SECONDS: Final = 1_000_000_000
 """Seconds of `unique_for` and `expires_in`, some 31 years."""
 
 
-class Marks(NamedTuple):
-    """The marks of one job; times in nanoseconds."""
+class EnterpriseOptions(NamedTuple):
+    """The options of one job; times in nanoseconds."""
 
     bid: str | None = None
-    """The batch that it is a member of."""
+    """The batch that the job is a member of."""
     callback_of: str | None = None
-    """The batch that called it, in `_bid`."""
+    """The batch that the job is a callback of (`_bid`)."""
     unique_for: int | None = None
     until_start: bool = False
-    """The lock of a unique job ends when a worker takes it, not when it is done."""
+    """The lock of a unique job ends when a worker fetches it, not when it is acknowledged."""
     expires_at: int | None = None
     expires_in: int | None = None
     track: bool = False
 
 
-_NONE = Marks()
+_NONE = EnterpriseOptions()
 
 
-def read(custom: str | None) -> Marks:
-    """Read the marks in the JSON of `custom`; Refused for one that makes no sense."""
+def read_options(custom: str | None) -> EnterpriseOptions:
+    """Read the options in the JSON of `custom`; CommandError for an invalid one."""
     if custom is None:
         return _NONE
-    get = gojson.load(custom).get
-    return Marks(
+    get = go_json.load(custom).get
+    return EnterpriseOptions(
         bid=_text("bid", get("bid")),
         callback_of=_text("_bid", get("_bid")),
         unique_for=_seconds("unique_for", get("unique_for")),
@@ -51,37 +52,39 @@ def read(custom: str | None) -> Marks:
     )
 
 
-def stamp(job: Job, marks: dict[str, str | None]) -> None:
-    """Write marks into a job's `custom`, None taking one out; whoever calls renders the job."""
-    fields = {} if job.custom is None else gojson.load(job.custom)
-    for name, value in marks.items():
+def set_custom(job: StoredJob, options: dict[str, str | None]) -> None:
+    """Set options in a job's `custom`, None removing one; the caller renders the job."""
+    fields = {} if job.custom is None else go_json.load(job.custom)
+    for name, value in options.items():
         fields.pop(name, None)
         if value is not None:
             fields[name] = value
-    job.custom = gojson.dump(fields) if fields else None
+    job.custom = go_json.dump(fields) if fields else None
 
 
 def _text(name: str, value: Any) -> str | None:
     if value is None or type(value) is str:
         return value or None
-    raise Refused(f"custom.{name} must be a string, not {gojson.dump(value)}")
+    raise CommandError(f"custom.{name} must be a string, not {go_json.dump(value)}")
 
 
 def _seconds(name: str, value: Any) -> int | None:
     if value is None:
         return None
-    number = gojson.number(value)
+    number = go_json.to_float(value)
     if number is None or not 0 < number <= MAX_SECONDS:
-        raise Refused(
+        raise CommandError(
             f"custom.{name} must be a number of seconds above 0 and up to {MAX_SECONDS}, "
-            f"not {gojson.dump(value)}"
+            f"not {go_json.dump(value)}"
         )
     return round(number * SECOND)
 
 
 def _until_start(value: Any) -> bool:
     if value not in (None, "", "success", "start"):
-        raise Refused(f'custom.unique_until must be "success" or "start", not {gojson.dump(value)}')
+        raise CommandError(
+            f'custom.unique_until must be "success" or "start", not {go_json.dump(value)}'
+        )
     return bool(value == "start")
 
 
@@ -90,8 +93,8 @@ def _instant(name: str, value: Any) -> int | None:
     if text is None:
         return None
     try:
-        return gotime.read(text)
+        return go_time.read(text)
     except ValueError as error:
-        raise Refused(
-            f"invalid timestamp for 'custom.{name}': {gojson.quote(text)}: {error}"
+        raise CommandError(
+            f"invalid timestamp for 'custom.{name}': {go_json.quote(text)}: {error}"
         ) from None

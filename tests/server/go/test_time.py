@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from faktory.server import gotime
+from faktory.server.go import time as go_time
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,13 @@ from faktory.server import gotime
     ],
 )
 def test_an_instant_is_written_without_zeros_at_its_end(instant, text):
-    assert gotime.write(instant) == text
-    assert gotime.read(text) == instant
+    assert go_time.write(instant) == text
+    assert go_time.read(text) == instant
 
 
-def test_what_is_written_now_reads_back():
+def test_the_present_time_reads_back_as_it_was_written():
     now = time.time_ns()
-    assert gotime.read(gotime.write(now)) == now
+    assert go_time.read(go_time.write(now)) == now
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,12 @@ def test_what_is_written_now_reads_back():
         ("2026-01-02T03:04:05.1234567899Z", "2026-01-02T03:04:05.123456789Z"),
     ],
 )
-def test_offsets_and_gos_oddities_are_read(text, same):
-    assert gotime.read(text) == gotime.read(same)
+def test_offsets_and_the_forms_that_only_go_accepts_are_read(text, same):
+    assert go_time.read(text) == go_time.read(same)
 
 
-def test_the_year_0_is_long_past():
-    assert gotime.read("0000-02-29T00:00:00Z") < 0
+def test_the_year_0_is_read_as_past():
+    assert go_time.read("0000-02-29T00:00:00Z") < 0
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_the_year_0_is_long_past():
         ("2026-01-01T00:00:00Z\n", r'parsing time "2026-01-01T00:00:00Z\x0a": extra text: "\x0a"'),
     ],
 )
-def test_what_is_no_instant_is_refused_in_gos_words(text, complaint):
+def test_an_invalid_instant_is_rejected_in_gos_words(text, complaint):
     with pytest.raises(ValueError, match="parsing time") as refused:
-        gotime.read(text)
+        go_time.read(text)
     assert str(refused.value) == complaint

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from faktory.server import gotime
-from faktory.server.store import Refused
-from faktory.server.unique import NotUnique
+from faktory.server.enterprise.locks import NotUnique
+from faktory.server.go import time as go_time
+from faktory.server.store import CommandError
 
 MINUTE = 60
 DAY = 86400
@@ -120,15 +120,15 @@ def test_a_reservation_that_expires_counts_as_a_failure(store, clock, begin, pus
     assert take(store, "callbacks")["jobtype"] == "Over"
 
 
-def test_a_job_of_a_batch_that_there_is_not_is_refused(store, push):
-    with pytest.raises(Refused, match=r"^No such batch b-0$"):
+def test_a_job_of_an_unknown_batch_is_rejected(store, push):
+    with pytest.raises(CommandError, match=r"^No such batch b-0$"):
         push("job-0001", bid="b-0")
     assert take(store) is None
 
 
-def test_a_job_that_is_refused_for_another_reason_is_no_member(store, begin, push):
+def test_a_job_that_is_rejected_for_another_reason_is_not_a_member(store, begin, push):
     bid = begin(success="Done")
-    with pytest.raises(Refused, match="queue"):
+    with pytest.raises(CommandError, match="queue"):
         push("job-0001", bid=bid, queue="no queue")
     assert store.batches.status(bid)["total"] == 0
 
@@ -154,7 +154,7 @@ def test_a_running_job_can_add_jobs_and_batches_to_its_batch(store, clock, begin
     assert take(store, "callbacks")["jobtype"] == "Done"
 
 
-def test_the_jobs_of_a_child_know_the_batch_above(store, begin, push):
+def test_the_jobs_of_a_child_batch_name_the_parent_batch(store, begin, push):
     parent = begin(success="Done")
     child = begin(success="Done", parent_bid=parent)
     push("job-0001", bid=child, at="2026-01-02T00:00:00Z")
@@ -164,11 +164,11 @@ def test_the_jobs_of_a_child_know_the_batch_above(store, begin, push):
     assert take(store)["custom"] == {"bid": child, "_pbid": parent}
 
 
-def test_its_jobs_outlive_a_batch_that_is_forgotten(store, clock, begin, push):
+def test_jobs_stay_when_their_batch_is_forgotten(store, clock, begin, push):
     bid = begin(success="Done")
     push("job-0001", bid=bid)
     pass_time(store, clock, 30 * MINUTE)
-    with pytest.raises(Refused, match="No such batch"):
+    with pytest.raises(CommandError, match="No such batch"):
         store.batches.commit(bid, clock())
     assert take(store)["jid"] == "job-0001"
     store.acknowledge("job-0001")
@@ -196,15 +196,13 @@ def test_its_jobs_outlive_a_batch_that_is_forgotten(store, clock, begin, push):
         ({"success": {"jobtype": "T", "args": []}, "parent_bid": "b-0"}, "^No such batch b-0$"),
     ],
 )
-def test_a_batch_that_could_not_call_back_is_refused(store, fields, complaint):
-    with pytest.raises(Refused, match=complaint):
+def test_a_batch_with_an_invalid_callback_is_rejected(store, fields, complaint):
+    with pytest.raises(CommandError, match=complaint):
         store.new_batch(fields)
     assert (len(store.batches.table), store.queues) == (0, {})
 
 
-def test_a_callback_may_be_scheduled_and_is_lost_like_others_in_a_queue_of_no_name(
-    store, clock, caplog
-):
+def test_a_scheduled_callback_is_lost_if_the_name_of_its_queue_is_invalid(store, clock, caplog):
     for queue in ("later", "no queue"):
         callback = {"jobtype": "T", "args": [], "queue": queue, "at": "2026-01-01T00:10:00Z"}
         bid = store.new_batch({"success": callback})
@@ -229,7 +227,7 @@ def test_a_job_is_unique_until_it_is_acknowledged(store, push):
     push("job-0002", unique_for=600)
 
 
-def test_a_job_is_unique_until_a_worker_has_it_if_it_says_so(store, push):
+def test_a_job_with_unique_until_start_is_unique_until_a_worker_fetches_it(store, push):
     push("job-0001", unique_for=600, unique_until="start")
     with pytest.raises(NotUnique):
         push("job-0002", unique_for=600)
@@ -240,7 +238,7 @@ def test_a_job_is_unique_until_a_worker_has_it_if_it_says_so(store, push):
         push("job-0003", unique_for=600)
 
 
-def test_a_job_is_unique_for_its_time_also_while_it_is_retried(store, clock, push):
+def test_a_job_stays_unique_during_its_retries_until_its_time_is_over(store, clock, push):
     push("job-0001", unique_for=600)
     take(store)
     store.fail("job-0001", "E", "m", [])
@@ -263,7 +261,7 @@ def test_a_job_that_dies_or_is_dropped_stays_unique_for_its_time(store, clock, p
     push("job-0002", unique_for=600)
 
 
-def test_the_time_of_a_scheduled_job_begins_when_it_is_due(store, clock, push):
+def test_the_lock_of_a_scheduled_job_counts_from_when_it_is_due(store, clock, push):
     push("job-0001", unique_for=600, at="2026-01-01T01:00:00Z")
     pass_time(store, clock, 3600 + 599)
     with pytest.raises(NotUnique):
@@ -272,22 +270,22 @@ def test_the_time_of_a_scheduled_job_begins_when_it_is_due(store, clock, push):
     push("job-0002", unique_for=600)
 
 
-def test_a_job_that_does_not_ask_for_it_is_not_held_to_it(store, push):
+def test_a_job_without_unique_for_ignores_locks(store, push):
     push("job-0001")
     push("job-0002", unique_for=600)
     push("job-0003")
 
 
-def test_a_job_that_is_refused_for_another_reason_takes_no_lock(store, begin, push):
+def test_a_job_that_is_rejected_for_another_reason_acquires_no_lock(store, begin, push):
     bid = begin(success="Done")
     store.batches.commit(bid, store.clock())
     for fields in ({"queue": "a b"}, {"at": "soon"}, {"bid": bid}):
-        with pytest.raises(Refused, match=r"queue|timestamp|last callback"):
+        with pytest.raises(CommandError, match=r"queue|timestamp|last callback"):
             push("job-0001", unique_for=600, **fields)
     push("job-0002", unique_for=600)
 
 
-def test_a_callback_is_not_lost_to_a_lock(store, clock, new_job):
+def test_a_callback_is_enqueued_even_if_its_lock_is_held(store, clock, new_job):
     lonely = {"jobtype": "T", "args": [], "custom": {"unique_for": 600}}
     store.push(new_job("job-0001", custom={"unique_for": 600}))
     store.batches.commit(store.new_batch({"success": lonely}), clock())
@@ -301,7 +299,7 @@ def test_a_callback_is_not_lost_to_a_lock(store, clock, new_job):
 # Expiring jobs.
 
 
-def test_who_waits_already_comes_first(store, push):
+def test_a_fetch_that_already_waits_is_served_first(store, push):
     served = []
     store.wait("other", ["default"], served.append)
     push("job-0001", expires_in=60)
@@ -309,7 +307,7 @@ def test_who_waits_already_comes_first(store, push):
     assert json.loads(served[0])["jid"] == "job-0001"
 
 
-def test_a_job_that_has_expired_is_dropped_and_the_next_one_given(store, clock, push, caplog):
+def test_an_expired_job_is_dropped_and_the_next_one_is_fetched(store, clock, push, caplog):
     push("job-0001", expires_at="2026-01-01T00:01:00Z")
     push("job-0002", expires_at="2026-01-01T00:01:00.001Z")
     clock.forward(60)
@@ -319,7 +317,7 @@ def test_a_job_that_has_expired_is_dropped_and_the_next_one_given(store, clock, 
     assert (len(store.working), store.processed) == (1, 0)
 
 
-def test_the_next_queue_gives_one_if_all_of_a_queue_have_expired(store, clock, push):
+def test_if_all_jobs_of_a_queue_have_expired_the_next_queue_is_used(store, clock, push):
     push("job-0001", expires_in=1)
     push("job-0002", expires_in=1)
     push("job-0003", queue="other")
@@ -328,7 +326,7 @@ def test_the_next_queue_gives_one_if_all_of_a_queue_have_expired(store, clock, p
     assert take(store, "default", "other") is None
 
 
-def test_seconds_count_from_the_push_or_from_the_time_it_is_scheduled_for(store, clock, push):
+def test_expires_in_counts_from_the_push_or_from_the_scheduled_time(store, clock, push):
     push("job-0001", expires_in=60)
     push("job-0002", expires_in=60, at="2026-01-01T01:00:00Z")
     assert take(store)["custom"] == {"expires_at": "2026-01-01T00:01:00Z", "expires_in": 60}
@@ -344,13 +342,13 @@ def test_a_retry_expires_too(store, clock, push):
     assert take(store) is None
 
 
-def test_an_instant_wins_over_seconds(store, clock, push):
+def test_expires_at_wins_over_expires_in(store, clock, push):
     push("job-0001", expires_in=1, expires_at="2026-01-01T01:00:00Z")
     clock.forward(2)
     assert take(store)["jid"] == "job-0001"
 
 
-def test_who_waits_is_not_given_a_job_that_has_expired(store, push):
+def test_a_waiting_fetch_does_not_get_an_expired_job(store, push):
     served = []
     store.wait("w", ["default"], served.append)
     push("job-0001", expires_at="2025-01-01T00:00:00Z")
@@ -359,7 +357,7 @@ def test_who_waits_is_not_given_a_job_that_has_expired(store, push):
     assert [json.loads(payload)["jid"] for payload in served] == ["job-0002"]
 
 
-def test_a_member_that_expires_counts_as_one_that_failed(store, clock, begin, push):
+def test_a_member_that_expires_counts_as_failed(store, clock, begin, push):
     bid = begin(complete="Over", success="Done")
     push("job-0001", bid=bid, expires_in=1)
     store.batches.commit(bid, clock())
@@ -373,7 +371,7 @@ def test_a_member_that_expires_counts_as_one_that_failed(store, clock, begin, pu
     assert store.batches.status(bid)["pending"] == 1
 
 
-def test_a_time_beyond_the_calendar_is_as_good_as_the_last_one(store, push):
+def test_an_expiry_beyond_the_year_9999_is_the_last_second_of_it(store, push):
     push("job-0001", expires_in=10**9, at="9999-12-31T23:00:00Z")
     [(_, payload, _)] = store.scheduled
     assert json.loads(payload)["custom"]["expires_at"] == "9999-12-31T23:59:59Z"
@@ -410,7 +408,7 @@ def test_the_states_of_a_tracked_job(store, clock, push):
 
 
 @pytest.mark.parametrize(("retry", "state"), [(0, "failed"), (-1, "dead"), (1, "failed")])
-def test_a_job_that_fails_is_dead_if_it_was_buried(store, push, retry, state):
+def test_a_failed_job_is_tracked_as_dead_or_failed(store, push, retry, state):
     push("job-0001", track=1, retry=retry)
     take(store)
     store.fail("job-0001", "E", "m", [])
@@ -436,22 +434,22 @@ def test_a_job_that_waits_may_report_and_reserve(store, push):
     assert (status["percent"], status["state"]) == (5, "enqueued")
 
 
-def test_a_report_on_a_job_that_nobody_knows_is_refused(store, push):
+def test_a_report_on_an_unknown_job_is_rejected(store, push):
     push("job-0001")
-    with pytest.raises(Refused, match=r"^No such job job-0001$"):
+    with pytest.raises(CommandError, match=r"^No such job job-0001$"):
         store.report({"jid": "job-0001", "percent": 5})
-    with pytest.raises(Refused, match=r"^No such job $"):
+    with pytest.raises(CommandError, match=r"^No such job $"):
         store.report({"percent": 5})
 
 
-def test_a_job_that_is_not_tracked_may_report_in_vain_while_it_runs(store, push):
+def test_a_report_of_a_running_job_that_is_not_tracked_has_no_effect(store, push):
     push("job-0001")
     take(store)
     store.report({"jid": "job-0001", "percent": 5})
     assert store.tracks.status("job-0001")["state"] == "unknown"
 
 
-def test_a_job_that_ran_in_silence_for_long_is_tracked_again(store, clock, push):
+def test_a_running_job_that_was_forgotten_is_tracked_again_when_it_reports(store, clock, push):
     push("job-0001", track=1)
     take(store)
     store.report({"jid": "job-0001", "reserve_until": "2026-01-01T01:00:00Z"})
@@ -471,14 +469,14 @@ def test_a_job_that_ran_in_silence_for_long_is_tracked_again(store, clock, push)
         ("2026-01-09T00:00:00Z", "2026-01-02T00:00:00Z"),
     ],
 )
-def test_a_reservation_gets_longer_never_shorter_and_no_longer_than_a_day(
+def test_a_reservation_can_be_extended_up_to_a_day_but_not_shortened(
     store, clock, push, until, expires_at
 ):
     push("job-0001")
     take(store)
     store.report({"jid": "job-0001", "reserve_until": until})
     [(due, _, reservation)] = store.working
-    assert due == reservation.expires_at == gotime.read(expires_at) == store.next_due()
+    assert due == reservation.expires_at == go_time.read(expires_at) == store.next_due()
     assert store.reservations["job-0001"] is reservation
     clock.now = due - 1
     store.sweep()
@@ -487,9 +485,9 @@ def test_a_reservation_gets_longer_never_shorter_and_no_longer_than_a_day(
     assert len(store.working) == 0
 
 
-def test_an_instant_that_is_none_is_refused(store, push):
+def test_an_invalid_reserve_until_is_rejected(store, push):
     push("job-0001", track=1)
-    with pytest.raises(Refused, match=r"^invalid timestamp for 'reserve_until'.*soon"):
+    with pytest.raises(CommandError, match=r"^invalid timestamp for 'reserve_until'.*soon"):
         store.report({"jid": "job-0001", "percent": 5, "reserve_until": "soon"})
     assert "percent" not in store.tracks.status("job-0001")
 
@@ -511,7 +509,7 @@ def test_a_callback_may_be_tracked_and_expire(store, clock, begin):
 # All together.
 
 
-def test_what_is_due_next_is_known(store, clock, begin, push):
+def test_the_store_returns_when_something_is_due_next(store, clock, begin, push):
     assert store.next_due() is None
     begin(success="Done")
     assert store.next_due() == clock() + 30 * MINUTE * 10**9
@@ -523,13 +521,13 @@ def test_what_is_due_next_is_known(store, clock, begin, push):
     assert store.next_due() == clock() + 10 * MINUTE * 10**9
 
 
-def test_after_a_flush_nothing_is_known(store, begin, push):
+def test_a_flush_clears_batches_locks_and_tracking(store, begin, push):
     bid = begin(success="Done")
     push("job-0001", bid=bid, unique_for=600, track=1)
     take(store)
     store.flush()
     assert store.tracks.status("job-0001")["state"] == "unknown"
-    with pytest.raises(Refused, match="No such batch"):
+    with pytest.raises(CommandError, match="No such batch"):
         store.batches.find(bid)
     push("job-0002", unique_for=600)
     store.report({"jid": "job-0001", "reserve_until": "2026-01-01T05:00:00Z"})
@@ -538,7 +536,7 @@ def test_after_a_flush_nothing_is_known(store, begin, push):
         store.acknowledge("job-0001")
 
 
-def test_nothing_is_left_behind_when_all_is_done_and_time_has_passed(store, clock, begin, push):
+def test_no_memory_is_held_when_everything_is_done_and_time_has_passed(store, clock, begin, push):
     for number in range(200):
         bid = begin(success="Done", complete="Over")
         push(f"job-{number:04}", bid=bid, unique_for=600, track=1, args=[number])

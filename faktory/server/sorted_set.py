@@ -1,4 +1,4 @@
-"""Sorted sets and glob patterns, as Redis has them beneath the real server."""
+"""Sorted sets and glob patterns as in Redis, which the real server uses."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ T = TypeVar("T")
 
 
 class SortedSet(Generic[T]):
-    """Members in the order of their scores, then of their bytes; each member is in it once."""
+    """Members with values, ordered by score, then by the bytes of the member."""
 
     def __init__(self) -> None:
         self._entries: dict[bytes, tuple[int, T]] = {}
-        # May hold what is no longer true of the entries; `_first` and `_trim` clean up.
+        # May hold outdated scores and removed members; `first` and `_trim` clean up.
         self._heap: list[tuple[int, bytes]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[tuple[int, bytes, T]]:
-        """Iterate over score, member and value; the set may be changed meanwhile."""
+        """Iterate over (score, member, value); the set may be changed meanwhile."""
         order = sorted((score, member) for member, (score, _) in self._entries.items())
         for score, member in order:
             if (entry := self._entries.get(member)) is not None:
                 yield score, member, entry[1]
 
     def get(self, member: bytes) -> T | None:
-        """Return a member's value; None if it is not in it."""
+        """Return the value of a member, None if it is not there."""
         entry = self._entries.get(member)
         return None if entry is None else entry[1]
 
     def add(self, score: int, member: bytes, value: T) -> None:
-        """Add a member, or give it another score and value."""
+        """Add a member, or replace its score and value."""
         self._entries[member] = (score, value)
         heappush(self._heap, (score, member))
 
@@ -61,20 +61,20 @@ class SortedSet(Generic[T]):
         return None
 
     def pop_until(self, score: int) -> Iterator[T]:
-        """Remove what has this score or a lower one, one by one."""
+        """Remove the members up to this score, yielding the value of each."""
         while (first := self.first()) is not None and first <= score:
             _, member = heappop(self._heap)
             yield self._entries.pop(member)[1]
 
     def _trim(self) -> None:
-        """Keep the heap within twice the size of the set, at a constant price a removal."""
+        """Keep the heap within twice the size of the set, in constant time per removal."""
         if len(self._heap) > 2 * len(self._entries) + 64:
             self._heap = [(score, member) for member, (score, _) in self._entries.items()]
             heapify(self._heap)
 
 
 def glob(pattern: bytes) -> Callable[[bytes], object]:
-    r"""Compile a pattern of Redis: `*`, `?`, `[abc]`, `[^a-z]` and `\`, over bytes."""
+    r"""Compile a glob pattern of Redis: `*`, `?`, `[abc]`, `[^a-z]` and `\`, over bytes."""
     parts = []
     regex = b""
     position = 0
@@ -82,15 +82,15 @@ def glob(pattern: bytes) -> Callable[[bytes], object]:
         character = pattern[position : position + 1]
         position += 1
         if character == b"*":
-            # The first place where the part before this star fits is as good as any other, so
-            # that there is no going back to it: no pattern takes long.
+            # The first match of the part before this star is as good as any other. An atomic group
+            # never goes back to it, so that no pattern takes exponential time.
             if regex != b".*?":
                 parts.append(b"(?>" + regex + b")")
             regex = b".*?"
         elif character == b"?":
             regex += b"."
         elif character == b"[":
-            part, position = _one_of(pattern, position)
+            part, position = _character_class(pattern, position)
             regex += part
         else:
             if character == b"\\" and position < len(pattern):
@@ -100,10 +100,10 @@ def glob(pattern: bytes) -> Callable[[bytes], object]:
     return re.compile(b"".join(parts) + regex, re.DOTALL).fullmatch
 
 
-def _one_of(pattern: bytes, position: int) -> tuple[bytes, int]:
-    """Compile what follows a `[`; return it and where the pattern goes on.
+def _character_class(pattern: bytes, position: int) -> tuple[bytes, int]:
+    """Compile the class after a `[`; return it and the position behind its `]`.
 
-    One that is never closed ends with the pattern, and an empty one matches nothing.
+    A class without `]` ends with the pattern; an empty one matches nothing.
     """
     negated = pattern[position : position + 1] == b"^"
     position += negated

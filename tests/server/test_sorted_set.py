@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from faktory.server.sets import SortedSet, glob
+from faktory.server.sorted_set import SortedSet, glob
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def test_members_are_ordered_by_score_then_by_bytes(jobs):
     assert list(jobs) == [(1, b"z", "z"), (2, b"a", "a"), (2, b"b", "b")]
 
 
-def test_a_member_is_in_it_once_with_its_last_score_and_value(jobs):
+def test_a_member_is_kept_once_with_its_last_score_and_value(jobs):
     jobs.add(1, b"a", "old")
     jobs.add(5, b"a", "new")
     assert (len(jobs), jobs.first()) == (1, 5)
@@ -25,7 +25,7 @@ def test_a_member_is_in_it_once_with_its_last_score_and_value(jobs):
     assert (len(jobs), jobs.first()) == (0, None)
 
 
-def test_a_member_is_found_while_it_is_in_it(jobs):
+def test_a_member_is_found_until_it_is_removed(jobs):
     jobs.add(1, b"a", "old")
     jobs.add(2, b"a", "new")
     assert jobs.get(b"a") == "new"
@@ -33,7 +33,7 @@ def test_a_member_is_found_while_it_is_in_it(jobs):
     assert jobs.get(b"a") is None
 
 
-def test_what_is_removed_is_not_popped(jobs):
+def test_a_removed_member_is_not_popped(jobs):
     jobs.add(1, b"a", "a")
     jobs.add(2, b"b", "b")
     assert jobs.remove(b"a") is True
@@ -41,7 +41,7 @@ def test_what_is_removed_is_not_popped(jobs):
     assert list(jobs.pop_until(9)) == ["b"]
 
 
-def test_what_is_popped_in_order_includes_what_comes_in_meanwhile(jobs):
+def test_members_that_are_added_while_popping_are_popped_in_order(jobs):
     jobs.add(1, b"a", "a")
     popped = []
     for value in jobs.pop_until(3):
@@ -52,7 +52,7 @@ def test_what_is_popped_in_order_includes_what_comes_in_meanwhile(jobs):
     assert popped == ["a", "b"]
 
 
-def test_it_may_be_changed_while_it_is_gone_through(jobs):
+def test_the_set_may_be_changed_during_iteration(jobs):
     for number in range(3):
         jobs.add(number, b"%d" % number, number)
     seen = []
@@ -63,7 +63,7 @@ def test_it_may_be_changed_while_it_is_gone_through(jobs):
     assert seen == [0, 2]
 
 
-def test_coming_and_going_leaves_no_memory_behind(jobs):
+def test_adding_and_removing_does_not_grow_the_heap(jobs):
     for number in range(10_000):
         jobs.add(number, b"%d" % number, number)
         jobs.remove(b"%d" % number)
@@ -104,7 +104,7 @@ def test_patterns_are_those_of_redis(pattern, text, matches):
     assert bool(glob(pattern)(text)) is matches
 
 
-def test_no_pattern_takes_long():
+def test_no_pattern_takes_exponential_time():
     matches = glob(b"*a" * 500 + b"b")
     started = time.monotonic()
     assert not matches(b"a" * 5000)

@@ -1,21 +1,21 @@
 """A job as the real server keeps it: the fields of its struct, and the JSON that goes to workers.
 
-Rules: unknown fields are dropped, the others come out in the struct's order, empty ones not at all.
-What never changes is rendered once.
+Rules: unknown fields are dropped; the others come out in the order of the struct, empty ones not at
+all. `args` and `custom` are rendered once.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from . import gojson
-from .gojson import INT, STRING, STRINGS, Kind
+from .go import json as go_json
+from .go.json import INT, STRING, STRINGS, GoType
 
 DEFAULT_RETRY: Final = 25
-"""Retries of a job that does not say how many it wants (`client/job.go`). The real server lets
-the `retry` of one job become the default for all that follow; we do not."""
+"""Retries of a job that has no `retry` (`client/job.go`). In the real server the `retry` of one job
+becomes the default for all jobs that follow; not here."""
 
-FAILURE: Final = Kind(
+FAILURE: Final = GoType(
     "client.Failure",
     dict,
     {
@@ -29,20 +29,20 @@ FAILURE: Final = Kind(
     },
 )
 
-JOB: Final = Kind(
+JOB: Final = GoType(
     "client.Job",
     dict,
     {
         "retry": INT,
         "failure": FAILURE,
-        "custom": gojson.OBJECT,
+        "custom": go_json.OBJECT,
         "jid": STRING,
         "queue": STRING,
         "jobtype": STRING,
         "created_at": STRING,
         "enqueued_at": STRING,
         "at": STRING,
-        "args": gojson.ANYTHINGS,
+        "args": go_json.ANYTHINGS,
         "reserve_for": INT,
         "backtrace": INT,
     },
@@ -50,7 +50,7 @@ JOB: Final = Kind(
 
 
 class Failure:
-    """What is known of a job's failures so far."""
+    """The failures of a job so far."""
 
     __slots__ = (
         "backtrace",
@@ -73,21 +73,21 @@ class Failure:
         self.remaining: int = get("remaining", 0)
 
     def render(self) -> str:
-        """Return the JSON of it."""
+        """Return it as JSON."""
         return (
-            f'{{"failed_at":{gojson.dump(self.failed_at)}'
-            + _given("next_at", self.next_at)
-            + _given("message", self.message)
-            + _given("errtype", self.errtype)
-            + _given("backtrace", self.backtrace)
+            f'{{"failed_at":{go_json.dump(self.failed_at)}'
+            + _unless_empty("next_at", self.next_at)
+            + _unless_empty("message", self.message)
+            + _unless_empty("errtype", self.errtype)
+            + _unless_empty("backtrace", self.backtrace)
             + f',"retry_count":{self.retry_count},"remaining":{self.remaining}}}'
         )
 
 
-class Job:
-    """A job; whoever changes it renders it anew.
+class StoredJob:
+    """A job; after a change to it, call `render`.
 
-    `payload` is the JSON in the state of the last `render`; `args` and `custom` are JSON too.
+    `payload` is the JSON of the last `render`; `args` and `custom` are JSON, too.
     """
 
     __slots__ = (
@@ -107,21 +107,21 @@ class Job:
     )
 
     def __init__(self, fields: dict[str, Any]) -> None:
-        """Take the fields that `gojson.take` found; ValueError for a number beyond doubles."""
+        """Take what `go_json.read_struct` returned; JSONError for a number beyond doubles."""
         get = fields.get
         failure = get("failure")
         custom = get("custom")
         args = get("args")
         self.retry: int = get("retry", DEFAULT_RETRY)
         self.failure = None if failure is None else Failure(failure)
-        self.custom = gojson.dump(custom) if custom else None
+        self.custom = go_json.dump(custom) if custom else None
         self.jid: str = get("jid", "")
         self.queue: str = get("queue", "")
         self.jobtype: str = get("jobtype", "")
         self.created_at: str = get("created_at", "")
         self.enqueued_at: str = get("enqueued_at", "")
         self.at: str = get("at", "")
-        self.args = None if args is None else gojson.dump(args)
+        self.args = None if args is None else go_json.dump(args)
         self.reserve_for: int = get("reserve_for", 0)
         self.backtrace: int = get("backtrace", 0)
         self.payload = b""
@@ -133,12 +133,12 @@ class Job:
             text += f',"failure":{self.failure.render()}'
         if self.custom is not None:
             text += f',"custom":{self.custom}'
-        dump = gojson.dump
+        dump = go_json.dump
         text += f',"jid":{dump(self.jid)},"queue":{dump(self.queue)},"jobtype":{dump(self.jobtype)}'
         if self.created_at:
             text += f',"created_at":{dump(self.created_at)}'
         if self.enqueued_at:
-            # Ours or, in a job that never was in a queue, the client's.
+            # The server's or, in a job that was never in a queue, the client's.
             text += f',"enqueued_at":{dump(self.enqueued_at)}'
         if self.at:
             text += f',"at":{dump(self.at)}'
@@ -152,14 +152,14 @@ class Job:
 
 
 class Reservation(NamedTuple):
-    """A job in a worker's hands until `expires_at`; `member` is its place in the working set."""
+    """A job that a worker has until `expires_at`; `member` is its key in the set of all of them."""
 
-    job: Job
+    job: StoredJob
     wid: str
     reserved_at: int
     expires_at: int
     member: bytes
 
 
-def _given(name: str, value: object) -> str:
-    return f',"{name}":{gojson.dump(value)}' if value else ""
+def _unless_empty(name: str, value: object) -> str:
+    return f',"{name}":{go_json.dump(value)}' if value else ""

@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from faktory.server import gojson
-from faktory.server.stored import JOB, Job
+from faktory.server.go import json as go_json
+from faktory.server.job import JOB, StoredJob
 
 MINIMAL = '"jid":"j","queue":"","jobtype":"T"'
 
 
 def made(text):
-    return Job(gojson.take(JOB, gojson.load(text)))
+    return StoredJob(go_json.read_struct(JOB, go_json.load(text)))
 
 
 def test_fields_come_out_in_the_order_of_the_struct():
@@ -23,7 +23,7 @@ def test_fields_come_out_in_the_order_of_the_struct():
     assert made(backwards).render() == text.encode()
 
 
-def test_what_is_empty_is_left_out_but_for_what_every_job_has():
+def test_empty_fields_are_left_out_except_those_of_every_job():
     job = made('{"jid":"j","jobtype":"T","args":[],"custom":{},"at":"","reserve_for":0}')
     assert job.render() == b'{"retry":25,%b,"args":[]}' % MINIMAL.encode()
 
@@ -34,17 +34,17 @@ def test_an_empty_failure_keeps_its_numbers():
     assert job.render() == b'{"retry":25,"failure":%b,%b,"args":[]}' % (failure, MINIMAL.encode())
 
 
-def test_a_job_that_does_not_say_how_often_to_retry_gets_25_whatever_others_said():
+def test_a_job_without_retry_gets_25_whatever_other_jobs_have():
     assert made('{"retry":3}').retry == 3
     assert made("{}").retry == 25
     assert made('{"retry":null}').retry == 25
 
 
 @pytest.mark.parametrize("field", ['"args":[1e999]', '"custom":{"a":[-1e999]}'])
-def test_a_number_beyond_doubles_is_refused(field):
+def test_a_number_beyond_doubles_is_rejected(field):
     with pytest.raises(ValueError, match="range"):
         made(f"{{{field}}}")
 
 
-def test_a_number_beyond_doubles_in_a_field_that_is_dropped_is_not():
+def test_a_number_beyond_doubles_in_an_unknown_field_is_ignored():
     assert made('{"unknown":1e999}').args is None

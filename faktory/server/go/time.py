@@ -1,6 +1,7 @@
-"""Instants as the real server writes and reads them: RFC 3339 with up to nanoseconds, as Go does.
+"""Instants as Go writes and reads them, and so the real server: RFC 3339, up to nanoseconds.
 
-An instant is a whole number of nanoseconds since the epoch.
+An instant is a whole number of nanoseconds since the epoch. Errors have Go's words: clients see
+them when a job's `at` is wrong.
 """
 
 from __future__ import annotations
@@ -17,33 +18,33 @@ _LAYOUT = "2006-01-02T15:04:05.999999999Z07:00"
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
-def _within(low: int, high: int, what: str) -> Callable[[re.Match[str]], str | None]:
+def _range(low: int, high: int, what: str) -> Callable[[re.Match[str]], str | None]:
     return lambda match: None if low <= int(match[1]) <= high else what
 
 
-def _zone(match: re.Match[str]) -> str | None:
+def _zone_range(match: re.Match[str]) -> str | None:
     if int(match[2] or 0) > 60:
         return "time zone offset minute"
     return "time zone offset hour" if int(match[1] or 0) > 24 else None
 
 
-# How an instant goes on, what Go calls what is missing there, and what else it is not content with.
-# It takes an hour of one digit, and a comma before the fraction.
+# The parts of an instant: pattern, Go's name for it, and a check that returns what is out of range.
+# Go accepts an hour of one digit, and a comma before the fraction.
 _PARTS = [
-    (re.compile(pattern), name, complaint)
-    for pattern, name, complaint in (
-        (r"([0-9]{4})", "2006", _within(0, 9999, "year")),
+    (re.compile(pattern), name, check)
+    for pattern, name, check in (
+        (r"([0-9]{4})", "2006", _range(0, 9999, "year")),
         (r"-", "-", None),
-        (r"([0-9]{2})", "01", _within(1, 12, "month")),
+        (r"([0-9]{2})", "01", _range(1, 12, "month")),
         (r"-", "-", None),
-        (r"([0-9]{2})", "02", _within(0, 99, "day")),
+        (r"([0-9]{2})", "02", _range(0, 99, "day")),
         (r"T", "T", None),
-        (r"([0-9]{1,2})", "15", _within(0, 23, "hour")),
+        (r"([0-9]{1,2})", "15", _range(0, 23, "hour")),
         (r":", ":", None),
-        (r"([0-9]{2})", "04", _within(0, 59, "minute")),
+        (r"([0-9]{2})", "04", _range(0, 59, "minute")),
         (r":", ":", None),
-        (r"([0-9]{2})(?:[.,][0-9]+)?", "05", _within(0, 59, "second")),
-        (r"Z|[+-]([0-9]{2}):([0-9]{2})", "Z07:00", _zone),
+        (r"([0-9]{2})(?:[.,][0-9]+)?", "05", _range(0, 59, "second")),
+        (r"Z|[+-]([0-9]{2}):([0-9]{2})", "Z07:00", _zone_range),
     )
 ]
 
@@ -51,7 +52,7 @@ _last: tuple[int, str] = (0, "1970-01-01T00:00:00")
 
 
 def write(instant: int) -> str:
-    """Return an instant as text in UTC, without zeros at the fraction's end."""
+    """Return an instant as text in UTC; the fraction has no zeros at its end."""
     global _last
     second, fraction = divmod(instant, SECOND)
     last = _last
@@ -63,18 +64,18 @@ def write(instant: int) -> str:
 
 
 def read(text: str) -> int:
-    """Return the instant that a text names; ValueError in Go's words if it names none."""
+    """Read an instant; ValueError if the text is not one."""
     found = []
     position = 0
-    for pattern, name, complaint in _PARTS:
+    for pattern, name, check in _PARTS:
         match = pattern.match(text, position)
         if match is None:
             rest = _quote(text[position:])
             raise ValueError(
                 f'parsing time {_quote(text)} as "{_LAYOUT}": cannot parse {rest} as "{name}"'
             )
-        if complaint is not None:
-            if what := complaint(match):
+        if check is not None:
+            if what := check(match):
                 raise ValueError(f"parsing time {_quote(text)}: {what} out of range")
             found.append(match[0])
         position = match.end()
@@ -86,7 +87,7 @@ def read(text: str) -> int:
     if zone != "Z":
         offset = int(zone[1:3]) * 3600 + int(zone[4:6]) * 60
     try:
-        # The year 0, which Python lacks, is long gone like the year 400, which has as many days.
+        # Python has no year 0. The year 400 has the same days, and is past as well.
         days = date(year or 400, month, day).toordinal() - _EPOCH
     except ValueError:
         raise ValueError(f"parsing time {_quote(text)}: day out of range") from None
@@ -96,7 +97,7 @@ def read(text: str) -> int:
 
 
 def _quote(text: str) -> str:
-    """Quote as Go's package time does: byte by byte."""
+    """Quote a text as Go's package time does, byte by byte."""
     escaped = {'"': '\\"', "\\": "\\\\"}
     return (
         '"'

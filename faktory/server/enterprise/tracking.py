@@ -1,24 +1,24 @@
-"""How far jobs are, as TRACK of Faktory Enterprise tells; an approximation.
+"""The progress of jobs, as TRACK of Faktory Enterprise reports it; an approximation.
 
 Rules: only jobs with `track` in `custom` are tracked. States are enqueued (or scheduled), working,
 success, failed (it will be retried, or had no retries), dead, and unknown. `percent` and `desc` are
-the job's own and stay as they are when it ends. All is forgotten 30 minutes after the last change.
+set by the job alone and stay when it ends. A job is forgotten 30 minutes after its last change.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from . import gotime
-from .gotime import SECOND
-from .sets import SortedSet
+from ..go import time as go_time
+from ..go.time import SECOND
+from ..sorted_set import SortedSet
 
 TRACKED_FOR: Final = 30 * 60
-"""Seconds from the last change until it is forgotten [wiki: Ent-Tracking]."""
+"""Seconds from the last change of a job until it is forgotten [wiki: Ent-Tracking]."""
 
 
 class Track:
-    """What is known of one job."""
+    """The progress of one job."""
 
     __slots__ = ("desc", "percent", "state", "updated_at")
 
@@ -30,7 +30,7 @@ class Track:
 
 
 class Tracks:
-    """What is known of jobs, by jid."""
+    """The progress of all tracked jobs, by jid."""
 
     def __init__(self) -> None:
         self._known: SortedSet[Track] = SortedSet()
@@ -38,13 +38,12 @@ class Tracks:
     def __contains__(self, jid: str) -> bool:
         return self._known.get(jid.encode()) is not None
 
-    def note(self, jid: str, state: str, now: int) -> None:
-        """A tracked job has come to this state."""
-        track = self._touch(jid, now)
-        track.state = state
+    def set_state(self, jid: str, state: str, now: int) -> None:
+        """Set the state of a job; from the first time on it is tracked."""
+        self._touch(jid, now).state = state
 
     def report(self, jid: str, percent: int | None, desc: str | None, now: int) -> None:
-        """A tracked job tells how far it is; what it does not tell stays."""
+        """Set what a job reports of itself; None leaves it as it is."""
         track = self._touch(jid, now)
         if percent is not None:
             track.percent = percent
@@ -52,28 +51,28 @@ class Tracks:
             track.desc = desc
 
     def status(self, jid: str) -> dict[str, object]:
-        """Return what TRACK GET answers; what the job has not told is left out."""
+        """Return the reply to TRACK GET, without what the job has not reported."""
         track = self._known.get(jid.encode())
         if track is None:
             return {"jid": jid, "state": "unknown", "updated_at": ""}
-        told = {"percent": track.percent, "desc": track.desc}
+        reported = {"percent": track.percent, "desc": track.desc}
         return {
             "jid": jid,
             "state": track.state,
-            "updated_at": gotime.write(track.updated_at),
-            **{name: value for name, value in told.items() if value is not None},
+            "updated_at": go_time.write(track.updated_at),
+            **{name: value for name, value in reported.items() if value is not None},
         }
 
     def forget(self, jid: str) -> None:
-        """Know nothing of a job any more."""
+        """Track a job no more."""
         self._known.remove(jid.encode())
 
     def first(self) -> int | None:
-        """Return when `sweep` has something to do next."""
+        """Return when `sweep` will next have something to do."""
         return self._known.first()
 
     def sweep(self, now: int) -> None:
-        """Forget what is old enough."""
+        """Forget the jobs whose time is over."""
         for _ in self._known.pop_until(now):
             pass
 

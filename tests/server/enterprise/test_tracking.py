@@ -1,7 +1,7 @@
 import pytest
 
-from faktory.server.gotime import SECOND
-from faktory.server.tracking import TRACKED_FOR, Tracks
+from faktory.server.enterprise.tracking import TRACKED_FOR, Tracks
+from faktory.server.go.time import SECOND
 
 
 @pytest.fixture
@@ -9,12 +9,12 @@ def tracks():
     return Tracks()
 
 
-def test_what_is_not_known_is_answered_as_the_real_server_does(tracks):
+def test_the_status_of_an_unknown_job_is_unknown_without_a_time(tracks):
     assert tracks.status("x") == {"jid": "x", "state": "unknown", "updated_at": ""}
 
 
-def test_what_a_job_did_not_tell_is_left_out(tracks):
-    tracks.note("x", "enqueued", SECOND)
+def test_the_status_leaves_out_what_a_job_has_not_reported(tracks):
+    tracks.set_state("x", "enqueued", SECOND)
     assert tracks.status("x") == {
         "jid": "x",
         "state": "enqueued",
@@ -22,12 +22,12 @@ def test_what_a_job_did_not_tell_is_left_out(tracks):
     }
 
 
-def test_what_a_job_told_stays_when_its_state_changes(tracks):
-    tracks.note("x", "working", 0)
+def test_a_jobs_report_stays_when_its_state_changes(tracks):
+    tracks.set_state("x", "working", 0)
     tracks.report("x", 0, "Starting", 0)
     assert tracks.status("x")["percent"] == 0
     tracks.report("x", 98, None, 0)
-    tracks.note("x", "success", 2 * SECOND)
+    tracks.set_state("x", "success", 2 * SECOND)
     assert tracks.status("x") == {
         "jid": "x",
         "state": "success",
@@ -37,8 +37,8 @@ def test_what_a_job_told_stays_when_its_state_changes(tracks):
     }
 
 
-def test_it_is_forgotten_half_an_hour_after_the_last_change(tracks):
-    tracks.note("x", "enqueued", 0)
+def test_a_job_is_forgotten_half_an_hour_after_its_last_change(tracks):
+    tracks.set_state("x", "enqueued", 0)
     tracks.report("x", 1, None, 5)
     assert tracks.first() == 5 + TRACKED_FOR * SECOND
     tracks.sweep(4 + TRACKED_FOR * SECOND)
@@ -48,9 +48,9 @@ def test_it_is_forgotten_half_an_hour_after_the_last_change(tracks):
     assert tracks.first() is None
 
 
-def test_one_or_all_can_be_forgotten(tracks):
+def test_one_job_or_all_can_be_forgotten(tracks):
     for jid in ("x", "y", "z"):
-        tracks.note(jid, "enqueued", 0)
+        tracks.set_state(jid, "enqueued", 0)
     tracks.forget("x")
     assert [jid in tracks for jid in ("x", "y", "z")] == [False, True, True]
     tracks.clear()

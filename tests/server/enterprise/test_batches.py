@@ -1,9 +1,9 @@
 import pytest
 
-from faktory.server.batches import COMMITTED_FOR, UNCOMMITTED_FOR, Batches
-from faktory.server.gotime import SECOND
-from faktory.server.marks import read
-from faktory.server.store import Refused
+from faktory.server.enterprise.batches import COMMITTED_FOR, UNCOMMITTED_FOR, Batches
+from faktory.server.enterprise.options import read_options
+from faktory.server.go.time import SECOND
+from faktory.server.store import CommandError
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def jids(called):
 
 def join(batches, bid, *jids):
     for jid in jids:
-        batches.joined(batches.to_fill(bid), jid)
+        batches.add_member(batches.require_open(bid), jid)
 
 
 def states(batches, bid):
@@ -50,7 +50,7 @@ def counts(batches, bid):
 # Counting.
 
 
-def test_the_status_of_a_new_batch_leaves_out_what_it_has_not(batches, begin):
+def test_the_status_of_a_new_batch_has_no_empty_options(batches, begin):
     bid = begin(success="s")
     assert bid.startswith("b-")
     assert batches.status(bid) == {
@@ -64,7 +64,7 @@ def test_the_status_of_a_new_batch_leaves_out_what_it_has_not(batches, begin):
     }
 
 
-def test_the_status_tells_the_parent_and_the_description(batches, begin, new_job):
+def test_the_status_has_the_parent_and_the_description(batches, begin, new_job):
     parent = begin(success="s")
     child = batches.new(parent, "resize all", None, new_job("c"), 0)
     assert batches.status(child)["parent_bid"] == parent
@@ -76,117 +76,117 @@ def test_a_member_that_fails_is_pending_and_counts_once_until_it_succeeds(batche
     bid = begin(success="s")
     join(batches, bid, "a", "b")
     assert counts(batches, bid) == (2, 2, 0)
-    batches.failed(bid, "a")
-    batches.failed(bid, "a")
+    batches.on_failure(bid, "a")
+    batches.on_failure(bid, "a")
     assert counts(batches, bid) == (2, 2, 1)
-    batches.succeeded(bid, "b")
+    batches.on_success(bid, "b")
     assert counts(batches, bid) == (2, 1, 1)
-    batches.succeeded(bid, "a")
+    batches.on_success(bid, "a")
     assert counts(batches, bid) == (2, 0, 0)
 
 
 def test_a_job_that_is_pushed_or_acknowledged_twice_counts_once(batches, begin):
     bid = begin(success="s")
     join(batches, bid, "a", "a", "b")
-    batches.succeeded(bid, "a")
-    batches.succeeded(bid, "a")
+    batches.on_success(bid, "a")
+    batches.on_success(bid, "a")
     assert counts(batches, bid) == (2, 1, 0)
 
 
-def test_jobs_of_batches_that_are_forgotten_matter_to_nobody(batches):
-    batches.succeeded("b-0", "a")
-    batches.failed("b-0", "a")
-    batches.called_back("b-0", "a")
+def test_jobs_of_forgotten_batches_are_ignored(batches):
+    batches.on_success("b-0", "a")
+    batches.on_failure("b-0", "a")
+    batches.on_callback("b-0", "a")
 
 
-@pytest.mark.parametrize("use", ["find", "to_fill", "status"])
-def test_a_batch_that_there_is_not_is_refused(batches, use):
-    with pytest.raises(Refused, match=r"^No such batch b-0$"):
+@pytest.mark.parametrize("use", ["find", "require_open", "status"])
+def test_an_unknown_batch_is_rejected(batches, use):
+    with pytest.raises(CommandError, match=r"^No such batch b-0$"):
         getattr(batches, use)("b-0")
 
 
-def test_a_parent_that_there_is_not_is_refused(begin):
-    with pytest.raises(Refused, match=r"^No such batch b-0$"):
+def test_an_unknown_parent_is_rejected(begin):
+    with pytest.raises(CommandError, match=r"^No such batch b-0$"):
         begin(success="s", parent="b-0")
 
 
 # Callbacks.
 
 
-def test_no_callback_comes_before_the_commit(batches, begin, called):
+def test_no_callback_is_enqueued_before_the_commit(batches, begin, called):
     bid = begin(complete="c")
     join(batches, bid, "a")
-    batches.succeeded(bid, "a")
+    batches.on_success(bid, "a")
     assert called == []
     batches.commit(bid, 0)
     assert jids(called) == ["c"]
     assert states(batches, bid) == ("1", "")
 
 
-def test_an_empty_batch_calls_back_at_once(batches, begin, called):
+def test_the_callback_of_an_empty_batch_is_enqueued_at_once(batches, begin, called):
     bid = begin(success="s")
     batches.commit(bid, 0)
     assert jids(called) == ["s"]
 
 
-def test_success_comes_after_complete_was_acknowledged(batches, begin, called):
+def test_success_is_enqueued_after_complete_was_acknowledged(batches, begin, called):
     bid = begin(complete="c", success="s")
     batches.commit(bid, 0)
     assert (jids(called), states(batches, bid)) == (["c"], ("1", ""))
-    batches.called_back(bid, "c")
+    batches.on_callback(bid, "c")
     assert (jids(called), states(batches, bid)) == (["c", "s"], ("2", "1"))
-    batches.called_back(bid, "s")
+    batches.on_callback(bid, "s")
     assert (jids(called), states(batches, bid)) == (["c", "s"], ("2", "2"))
 
 
-def test_callbacks_with_the_same_jid_are_told_apart(batches, begin, called):
+def test_two_callbacks_may_have_the_same_jid(batches, begin, called):
     bid = begin(complete="x", success="x")
     batches.commit(bid, 0)
-    batches.called_back(bid, "x")
+    batches.on_callback(bid, "x")
     assert states(batches, bid) == ("2", "1")
-    batches.called_back(bid, "x")
+    batches.on_callback(bid, "x")
     assert states(batches, bid) == ("2", "2")
 
 
-def test_only_its_own_callback_calls_back(batches, begin):
+def test_a_stage_ends_with_its_own_callback_only(batches, begin):
     bid = begin(complete="c", success="s")
-    batches.called_back(bid, "c")
+    batches.on_callback(bid, "c")
     batches.commit(bid, 0)
-    batches.called_back(bid, "s")
-    batches.called_back(bid, "other")
+    batches.on_callback(bid, "s")
+    batches.on_callback(bid, "other")
     assert states(batches, bid) == ("1", "")
 
 
-def test_complete_needs_each_to_have_run_and_success_each_to_have_succeeded(batches, begin, called):
+def test_complete_needs_all_members_executed_and_success_all_acknowledged(batches, begin, called):
     bid = begin(complete="c", success="s")
     join(batches, bid, "a", "b")
     batches.commit(bid, 0)
-    batches.failed(bid, "a")
+    batches.on_failure(bid, "a")
     assert called == []
-    batches.succeeded(bid, "b")
+    batches.on_success(bid, "b")
     assert jids(called) == ["c"]
-    batches.called_back(bid, "c")
+    batches.on_callback(bid, "c")
     assert jids(called) == ["c"]
-    batches.succeeded(bid, "a")
+    batches.on_success(bid, "a")
     assert jids(called) == ["c", "s"]
 
 
-def test_each_callback_comes_once(batches, begin, called):
+def test_each_callback_is_enqueued_once(batches, begin, called):
     bid = begin(complete="c", success="s")
     join(batches, bid, "a")
     batches.commit(bid, 0)
-    batches.failed(bid, "a")
+    batches.on_failure(bid, "a")
     join(batches, bid, "b")
-    batches.succeeded(bid, "b")
+    batches.on_success(bid, "b")
     batches.commit(bid, 0)
     assert jids(called) == ["c"]
-    batches.called_back(bid, "c")
-    batches.succeeded(bid, "a")
+    batches.on_callback(bid, "c")
+    batches.on_success(bid, "a")
     batches.commit(bid, 0)
     assert jids(called) == ["c", "s"]
 
 
-def test_a_callback_knows_its_batch_and_the_batch_above_and_is_no_member(batches, new_job):
+def test_a_callback_names_its_batch_and_the_parent_and_is_not_a_member(batches, new_job):
     parent = batches.new("", "", None, new_job("p", custom={"bid": "b-0", "locale": "en"}), 0)
     child = batches.new(parent, "", new_job("c"), new_job("s"), 0)
     of_parent = batches.find(parent).stages[1].callback
@@ -194,41 +194,44 @@ def test_a_callback_knows_its_batch_and_the_batch_above_and_is_no_member(batches
     assert of_parent.custom == f'{{"_bid":"{parent}","_cb":"success","locale":"en"}}'
     assert complete.custom == f'{{"_bid":"{child}","_cb":"complete","_pbid":"{parent}"}}'
     assert success.custom == f'{{"_bid":"{child}","_cb":"success","_pbid":"{parent}"}}'
-    assert (read(complete.custom).bid, read(complete.custom).callback_of) == (None, child)
+    assert (read_options(complete.custom).bid, read_options(complete.custom).callback_of) == (
+        None,
+        child,
+    )
 
 
 # Nesting.
 
 
-def test_a_stage_waits_for_the_callbacks_of_the_same_stage_below(batches, begin, called):
+def test_a_stage_waits_for_the_callbacks_of_the_same_stage_of_its_children(batches, begin, called):
     parent = begin(complete="pc", success="ps")
     child = begin(complete="cc", success="cs", parent=parent)
     batches.commit(parent, 0)
     assert called == []
     batches.commit(child, 0)
     assert jids(called) == ["cc"]
-    batches.called_back(child, "cc")
+    batches.on_callback(child, "cc")
     assert jids(called) == ["cc", "cs", "pc"]
-    batches.called_back(parent, "pc")
+    batches.on_callback(parent, "pc")
     assert jids(called) == ["cc", "cs", "pc"]
-    batches.called_back(child, "cs")
+    batches.on_callback(child, "cs")
     assert jids(called) == ["cc", "cs", "pc", "ps"]
 
 
-def test_a_child_without_callback_of_a_stage_holds_it_up_by_its_jobs_only(batches, begin, called):
+def test_a_child_without_a_callback_for_a_stage_delays_it_by_its_jobs_only(batches, begin, called):
     parent = begin(success="ps")
     child = begin(complete="cc", parent=parent)
     join(batches, child, "a")
     batches.commit(child, 0)
     batches.commit(parent, 0)
-    batches.failed(child, "a")
-    batches.called_back(child, "cc")
+    batches.on_failure(child, "a")
+    batches.on_callback(child, "cc")
     assert jids(called) == ["cc"]
-    batches.succeeded(child, "a")
+    batches.on_success(child, "a")
     assert jids(called) == ["cc", "ps"]
 
 
-def test_a_child_that_is_not_committed_holds_up_its_parent_for_good(batches, begin, called):
+def test_a_child_that_is_never_committed_keeps_its_parent_from_ending(batches, begin, called):
     parent = begin(complete="pc")
     begin(complete="cc", parent=parent)
     batches.commit(parent, 0)
@@ -237,16 +240,16 @@ def test_a_child_that_is_not_committed_holds_up_its_parent_for_good(batches, beg
     assert states(batches, parent) == ("", "")
 
 
-def test_a_child_ends_also_when_its_parent_is_forgotten(batches, begin, called):
+def test_a_child_can_end_after_its_parent_is_forgotten(batches, begin, called):
     parent = begin(success="ps")
     child = begin(success="cs", parent=parent, now=1)
     batches.commit(child, 1)
     batches.sweep(UNCOMMITTED_FOR * SECOND)
-    batches.called_back(child, "cs")
+    batches.on_callback(child, "cs")
     assert states(batches, child) == ("", "2")
 
 
-def test_a_deep_nest_ends_from_below(batches, begin, called):
+def test_deeply_nested_batches_end_innermost_first(batches, begin, called):
     depth = 3000
     bids = [begin(complete="0")]
     for level in range(1, depth):
@@ -256,49 +259,49 @@ def test_a_deep_nest_ends_from_below(batches, begin, called):
     # None but the first has a callback for complete, so that this has gone all the way up.
     assert jids(called) == [str(depth - 1), "0"]
     for level in reversed(range(1, depth)):
-        batches.called_back(bids[level], str(level))
+        batches.on_callback(bids[level], str(level))
     assert jids(called) == [str(depth - 1), "0", *map(str, reversed(range(1, depth - 1)))]
 
 
 # Adding.
 
 
-def test_it_can_be_filled_while_a_callback_is_to_come_committed_or_not(batches, begin, called):
+def test_jobs_can_be_added_before_the_last_callback_committed_or_not(batches, begin, called):
     bid = begin(complete="c", success="s")
-    assert batches.to_fill(bid).bid == bid
+    assert batches.require_open(bid).bid == bid
     batches.commit(bid, 0)
     join(batches, bid, "late")
-    batches.called_back(bid, "c")
+    batches.on_callback(bid, "c")
     assert jids(called) == ["c"]
-    batches.succeeded(bid, "late")
+    batches.on_success(bid, "late")
     assert jids(called) == ["c", "s"]
 
 
 @pytest.mark.parametrize("stage", ["complete", "success"])
-def test_nothing_can_be_added_when_the_last_callback_was_enqueued(batches, begin, stage):
+def test_nothing_can_be_added_after_the_last_callback_was_enqueued(batches, begin, stage):
     bid = begin(**{stage: "x"})
     batches.commit(bid, 0)
-    with pytest.raises(Refused, match=f"^Batch {bid} has enqueued its last callback"):
-        batches.to_fill(bid)
-    with pytest.raises(Refused, match=f"^Batch {bid} has enqueued its last callback"):
+    with pytest.raises(CommandError, match=f"^Batch {bid} has enqueued its last callback"):
+        batches.require_open(bid)
+    with pytest.raises(CommandError, match=f"^Batch {bid} has enqueued its last callback"):
         begin(success="y", parent=bid)
 
 
 # Time.
 
 
-def test_it_is_forgotten_after_half_an_hour_if_it_is_not_committed(batches, begin):
+def test_a_batch_that_is_not_committed_is_forgotten_after_half_an_hour(batches, begin):
     bid = begin(success="s", now=5)
     assert batches.first() == 5 + UNCOMMITTED_FOR * SECOND
     batches.sweep(4 + UNCOMMITTED_FOR * SECOND)
     assert batches.find(bid)
     batches.sweep(5 + UNCOMMITTED_FOR * SECOND)
-    with pytest.raises(Refused, match="No such batch"):
+    with pytest.raises(CommandError, match="No such batch"):
         batches.find(bid)
     assert batches.first() is None
 
 
-def test_it_is_forgotten_30_days_after_its_last_commit(batches, begin):
+def test_a_batch_is_forgotten_30_days_after_its_last_commit(batches, begin):
     bid = begin(complete="c", success="s")
     batches.commit(bid, 7)
     batches.commit(bid, 9)

@@ -1,6 +1,6 @@
 import pytest
 
-from faktory.server.unique import Locks, NotUnique
+from faktory.server.enterprise.locks import Locks, NotUnique
 
 
 @pytest.fixture
@@ -8,20 +8,20 @@ def locks():
     return Locks()
 
 
-def test_another_job_of_that_type_with_those_arguments_in_that_queue_is_refused(locks, new_job):
-    locks.take(new_job("job-0001", args=[1, {"a": 2, "b": 3}]), 10)
+def test_a_second_job_with_the_same_type_arguments_and_queue_is_rejected(locks, new_job):
+    locks.acquire(new_job("job-0001", args=[1, {"a": 2, "b": 3}]), 10)
     with pytest.raises(NotUnique, match=r"^Job not unique$"):
         locks.check(new_job("job-0002", args=[1, {"b": 3, "a": 2}], queue="default"))
 
 
 @pytest.mark.parametrize("other", [{"jobtype": "U"}, {"args": [2]}, {"queue": "q"}])
-def test_a_job_that_differs_is_not_refused(locks, new_job, other):
-    locks.take(new_job("job-0001", args=[1]), 10)
+def test_a_job_that_differs_is_not_rejected(locks, new_job, other):
+    locks.acquire(new_job("job-0001", args=[1]), 10)
     locks.check(new_job("job-0002", **{"args": [1], **other}))
 
 
 def test_a_lock_is_released_by_its_job(locks, new_job):
-    locks.take(new_job("job-0001"), 10)
+    locks.acquire(new_job("job-0001"), 10)
     locks.release(new_job("job-0002"))
     with pytest.raises(NotUnique):
         locks.check(new_job("job-0002"))
@@ -30,20 +30,20 @@ def test_a_lock_is_released_by_its_job(locks, new_job):
     assert locks.first() is None
 
 
-def test_a_lock_ends_at_its_time_and_then_is_another_jobs(locks, new_job):
-    locks.take(new_job("job-0001"), 10)
+def test_a_lock_ends_at_its_time_and_another_job_can_acquire_it(locks, new_job):
+    locks.acquire(new_job("job-0001"), 10)
     assert locks.first() == 10
     locks.sweep(9)
     with pytest.raises(NotUnique):
         locks.check(new_job("job-0002"))
     locks.sweep(10)
-    locks.take(new_job("job-0002"), 20)
+    locks.acquire(new_job("job-0002"), 20)
     locks.release(new_job("job-0001"))
     with pytest.raises(NotUnique):
         locks.check(new_job("job-0003"))
 
 
-def test_all_can_be_forgotten(locks, new_job):
-    locks.take(new_job("job-0001"), 10)
+def test_all_locks_can_be_released(locks, new_job):
+    locks.acquire(new_job("job-0001"), 10)
     locks.clear()
     locks.check(new_job("job-0002"))
