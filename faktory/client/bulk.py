@@ -28,7 +28,7 @@ from ..proto import new_jid
 from ..wire import commands
 from ..wire.commands import Command
 from ..wire.payload import prepare
-from . import transport
+from . import network
 
 T = TypeVar("T")
 Bulk = Command[dict[str, str]]
@@ -65,7 +65,7 @@ def push_all(
                 return refused
             under_way = partial(push_chunk, call, chunk)
             # One that is not full is the last, as a rule; jobs of inline mode run in this thread.
-            if thread is None and len(chunk.jids) == size and transport.memory is None:
+            if thread is None and len(chunk.jids) == size and not network.current.in_process:
                 thread = _Thread.start_one()
             if thread is not None:
                 under_way = thread.start_call(under_way)
@@ -141,11 +141,11 @@ def push_chunk(call: Callable[[Bulk], dict[str, str]], chunk: Bulk) -> dict[str,
     try:
         return call(chunk)
     except FaktoryServerError as error:
-        if transport.of_a_job(error):
+        if error._raised_by_job:
             raise
         return dict.fromkeys(chunk.jids, str(error))
     except FaktoryError as error:
-        if transport.of_a_job(error):
+        if error._raised_by_job:
             raise
         doubtful = isinstance(error, (FaktoryOutcomeUnknown, FaktoryJSONError))
         fate = "may or may not be queued" if doubtful else "were not queued"

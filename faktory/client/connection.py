@@ -19,7 +19,8 @@ from ..wire import recovery
 from ..wire.address import Address
 from ..wire.commands import Command
 from ..wire.session import Answer
-from . import fork, transport
+from . import fork, network
+from .transport import Transport
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -46,7 +47,8 @@ class Connection:
         self._at_least_once = at_least_once
         self._log = log
         self._log_payloads = log_payloads
-        self._transport: transport.Transport | None = None
+        self._network: network.Network = network.SOCKETS
+        self._transport: Transport | None = None  # opened by this network
         self._turn = RLock()
         self._busy = False
         fork.register(self)
@@ -54,12 +56,17 @@ class Connection:
     @property
     def is_open(self) -> bool:
         """Whether there is a connection; it may be broken without having been noticed."""
-        return self._transport is not None or transport.memory is not None
+        return self._transport is not None or network.current.in_process
 
     def open(self) -> None:
         """Connect now, if not connected."""
+        using = network.current
+        if using.in_process:
+            return
+        if using is not self._network:
+            self._switch(using)
         with self._turn:
-            if not self.is_open:
+            if self._transport is None:
                 self._refuse_interruption()
                 self._opened()
 
@@ -79,9 +86,14 @@ class Connection:
         What a break left unanswered goes out again on a new connection, once, if it may; else
         FaktoryOutcomeUnknown or the connection's own error.
         """
-        memory = transport.memory  # read once: another thread may end the test mode meanwhile
-        if memory is not None:
-            return memory.exchange(sent)
+        using = network.current  # read once: another thread may end a test mode meanwhile
+        if using is not self._network:
+            if using.in_process:
+                there = using.connect(
+                    self._address, self._identity, self._timeout, self._ssl_context
+                )
+                return there.exchange(sent)
+            self._switch(using)
         shown = self._log.isEnabledFor(logging.DEBUG)
         if shown:
             for command in sent:
@@ -159,10 +171,17 @@ class Connection:
                 "give it a client of its own, or let it only take a note."
             )
 
-    def _opened(self) -> transport.Transport:
+    def _switch(self, using: network.Network) -> None:
+        """Drop the connection, and open the next one through another network."""
+        with self._turn:
+            self._refuse_interruption()
+            self._drop()
+            self._network = using
+
+    def _opened(self) -> Transport:
         if self._transport is None:
             identity = {"hostname": socket.gethostname(), "pid": os.getpid(), **self._identity}
-            self._transport = transport.connect(
+            self._transport = self._network.connect(
                 self._address, identity, self._timeout, self._ssl_context
             )
         return self._transport

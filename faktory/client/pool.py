@@ -16,7 +16,7 @@ from threading import RLock
 
 from ..exceptions import FaktoryTimeout
 from ..wire.validate import check_timeout
-from . import fork, transport
+from . import fork, network
 from .client import Client, maker
 
 
@@ -55,7 +55,7 @@ class Pool:
     @contextmanager
     def client(self) -> Iterator[Client]:
         """Lend a client for a `with` block; from a closed pool, one for this block alone."""
-        if transport.memory is not None:  # no connection is used, so there is nothing to save
+        if network.current.in_process:  # jobs may nest deeper than the pool is large
             client = self._make()
             try:
                 yield client

@@ -37,7 +37,7 @@ from ..proto import dump_json
 from ..wire import commands, recovery
 from ..wire.payload import prepare
 from ..wire.validate import check_timeout
-from . import fork, transport
+from . import fork, network
 from .client import Client, maker
 
 LAST_WAIT: Final = 5.0
@@ -102,7 +102,7 @@ class Producer:
         """
         sent = prepare(job)
         entry = _Entry(sent["jid"], dump_json(sent), Future())
-        if transport.memory is not None and not self._closed:
+        if network.current.in_process and not self._closed:
             return self._push_now(entry)
         with self._changed:
             if self.pending >= self._max_pending:
@@ -280,7 +280,7 @@ class Producer:
             except (FaktoryConnectionError, FaktoryProtocolError) as error:  # certainly not sent
                 failure = error
                 failures += 1
-                final = isinstance(error, FaktoryAuthenticationError) or transport.of_a_job(error)
+                final = isinstance(error, FaktoryAuthenticationError) or error._raised_by_job
                 if not final and self._try_again(error, failures):
                     continue
             except FaktoryJSONError as error:

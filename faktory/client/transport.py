@@ -6,9 +6,6 @@ Before a command goes out, the line is seen to be open and silent: a PUSH into o
 has closed meanwhile could not be repeated. Only a worker's FETCH, and the report that goes with
 it, go out `blind`: after the look its thread would wait for its turn of the interpreter.
 A transport is used by one thread at a time and by the process that opened it.
-
-`connect` is the seam where a stand-in for a server takes its place; `memory` stands in for all at
-once.
 """
 
 from __future__ import annotations
@@ -77,51 +74,6 @@ class Transport(Protocol):
 
     def abandon(self) -> None:
         """Close without a word; for a process that inherited the line, too."""
-
-
-class Memory(Transport, Protocol):
-    """What takes the place of all lines in a test mode, and keeps the jobs: see `testing`."""
-
-    inline: bool
-
-    def raised(self, error: BaseException) -> bool:
-        """Tell whether it is what the job raised that failed last in this thread."""
-
-    @property
-    def jobs(self) -> list[dict[str, Any]]:
-        """All jobs that wait."""
-
-    def jobs_of(self, jobtype: str) -> list[dict[str, Any]]:
-        """The jobs of one type that wait."""
-
-    def clear(self, jobtype: str | None = None) -> None:
-        """Forget jobs."""
-
-    def drain(self, jobtype: str | None = None) -> int:
-        """Run jobs."""
-
-    def perform_one(self, jobtype: str | None = None) -> None:
-        """Run a job."""
-
-
-memory: Memory | None = None
-"""What every client speaks to in place of its server, in a test mode; None otherwise."""
-
-
-def in_test_mode() -> Memory:
-    """Return what keeps the jobs; RuntimeError where they go to a server."""
-    if memory is None:
-        raise RuntimeError(
-            "jobs go to a server: only a test mode keeps them, "
-            "`with faktory.testing.fake():` say, or the fixture faktory_fake."
-        )
-    return memory
-
-
-def of_a_job(error: BaseException) -> bool:
-    """Tell whether an error is one that a job raised in inline mode: no line and no refusal."""
-    kept = memory
-    return kept is not None and kept.raised(error)
 
 
 class SocketTransport:
@@ -485,13 +437,3 @@ def _passed_through_others(error: Exception) -> bool:
 
 def _is_reset(error: Exception) -> bool:
     return isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError))
-
-
-def connect(
-    address: Address,
-    identity: Mapping[str, object],
-    timeout: float,
-    ssl_context: SSLContext | None,
-) -> Transport:
-    """Open a line to a server: FaktoryConnectionError or one below it where that fails."""
-    return SocketTransport(address, identity, timeout, ssl_context)

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, Final, Generic, ParamSpec, Unpack
 from weakref import WeakSet
 
-from ..client import Client, Pool, defaults, transport
+from ..client import Client, Pool, defaults, network
 from ..client.bulk import push_chunk
 from ..exceptions import (
     FaktoryBulkError,
@@ -249,7 +249,7 @@ class Push(Generic[P]):
                 broken.jids, broken.refused = pushed, refused
                 raise
             except FaktoryError as error:  # no client to be had, or not the server that it needs
-                if (not pushed and not refused) or transport.of_a_job(error):
+                if (not pushed and not refused) or error._raised_by_job:
                     raise
                 raise FaktoryBulkError(
                     f"{len(jids)} jobs were not queued: {error}",
@@ -272,19 +272,19 @@ class Push(Generic[P]):
     @property
     def jobs(self) -> list[dict[str, Any]]:
         """In a test mode: the jobs of this type that wait, as wire dicts."""
-        return transport.in_test_mode().jobs_of(self._jobtype)
+        return network.memory().jobs_of(self._jobtype)
 
     def clear(self) -> None:
         """In a test mode: forget the jobs of this type."""
-        transport.in_test_mode().clear(self._jobtype)
+        network.memory().clear(self._jobtype)
 
     def drain(self) -> int:
         """In a test mode: run the jobs of this type, and those that they push of it."""
-        return transport.in_test_mode().drain(self._jobtype)
+        return network.memory().drain(self._jobtype)
 
     def perform_one(self) -> None:
         """In a test mode: run the job of this type that waits longest."""
-        transport.in_test_mode().perform_one(self._jobtype)
+        network.memory().perform_one(self._jobtype)
 
     def payload(
         self, args: Sequence[object], kwargs: Mapping[str, object] | None = None
@@ -317,7 +317,7 @@ class Push(Generic[P]):
         """Raise FaktoryEnterpriseRequired where the server would ignore what is asked of it."""
         asked = self._made[2]
         # What a test mode knows must not be taken for what the pool's server does.
-        if not asked or pool in _enterprise or transport.memory is not None:
+        if not asked or pool in _enterprise or network.current.in_process:
             return
         if "enterprise" not in str(client.info()["server"].get("description")).lower():
             raise FaktoryEnterpriseRequired(

@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from itertools import count
-from threading import RLock, local
+from threading import RLock
 from time import sleep, time_ns
-from typing import Any, Final, TypeVar
-from weakref import ref
+from typing import Any, Final, Self, TypeVar
 
-from ..client import fork, transport
+from ..client import fork
+from ..client.network import MemoryNetwork
 from ..exceptions import Discard, FaktoryError
 from ..jobs import registry
 from ..jobs.context import JobContext, run_in
@@ -54,7 +54,7 @@ class EmptyQueueError(LookupError):
     """There is no job to perform."""
 
 
-class MemoryServer(transport.Memory):
+class MemoryServer(MemoryNetwork):
     """What fake and inline mode put in a server's place; use `fake` and `inline`.
 
     Jobs are shown as the dicts that a worker would fetch, those that are scheduled among them.
@@ -65,7 +65,6 @@ class MemoryServer(transport.Memory):
         self.inline = inline
         self._middleware = middleware
         self._lock = RLock()
-        self._failed = local()
         self._offset = 0
         self._state = State(self._clock, enterprise=True)
         self._store = self._state.store = _Store(self._clock)
@@ -75,6 +74,10 @@ class MemoryServer(transport.Memory):
         return f"<{'inline' if self.inline else 'fake'} mode, {len(self.jobs)} jobs>"
 
     # In a connection's place.
+
+    def connect(self, *_: object, **__: object) -> Self:
+        """Take the place of a connection to any server."""
+        return self
 
     def exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
         """Answer commands as a server would."""
@@ -92,11 +95,6 @@ class MemoryServer(transport.Memory):
     def reset_after_fork(self) -> None:
         """Go on with the parent's jobs, which are the child's own now: for `fork`, in the child."""
         self._lock = RLock()
-
-    def raised(self, error: BaseException) -> bool:
-        """Tell whether it is what the job raised that failed last in this thread."""
-        last = getattr(self._failed, "last", None)
-        return last is not None and last() is error
 
     # What there is.
 
@@ -191,7 +189,7 @@ class MemoryServer(transport.Memory):
             pass
         except BaseException as error:
             if isinstance(error, FaktoryError):
-                self._failed.last = ref(error)  # itself it would keep the job's variables alive
+                error._raised_by_job = True
             report = failure.describe(error, backtrace=payload.get("backtrace") or 0)
             with suppress(Refused):  # the job cleared itself, or travelled until it was given up
                 self._and_run(lambda: self._store.fail(jid, *report))

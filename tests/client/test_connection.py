@@ -6,9 +6,11 @@ import logging
 
 import pytest
 
-from faktory.client import Client, transport
+from faktory.client import Client, network
 from faktory.exceptions import FaktoryServerError
 from faktory.wire.session import Answer
+
+from ..support import FakeNetwork
 
 JOB = {"jobtype": "Resize", "args": ["secret"], "jid": "12345678"}
 
@@ -38,7 +40,7 @@ def interrupted(monkeypatch):
 
     def make(handler):
         line = Interrupted(lambda: handler(client))
-        monkeypatch.setattr(transport, "connect", lambda *_: line)
+        monkeypatch.setattr(network, "current", FakeNetwork(lambda *_: line))
         client = Client("tcp://127.0.0.1:1")
         return client, line
 
@@ -71,7 +73,7 @@ def test_so_it_is_while_the_client_connects(interrupted, monkeypatch):
         return line
 
     client, line = interrupted(lambda _: None)
-    monkeypatch.setattr(transport, "connect", connect)
+    monkeypatch.setattr(network, "current", FakeNetwork(connect))
     assert client.push(JOB) == "12345678"
     assert len(told) == 2
 

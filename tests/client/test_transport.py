@@ -12,6 +12,7 @@ import time
 import pytest
 
 from faktory.client import transport
+from faktory.client.transport import SocketTransport
 from faktory.exceptions import (
     FaktoryAuthenticationError,
     FaktoryConnectionError,
@@ -39,7 +40,7 @@ LATE = transport.KERNEL_WAIT * 3
 
 
 def connect(url: str, timeout: float = 5.0, context=None, **identity):
-    return transport.connect(parse(url), {"pid": 1, **identity}, timeout, context)
+    return SocketTransport(parse(url), {"pid": 1, **identity}, timeout, context)
 
 
 def with_password(url: str, password: str) -> str:

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 import faktory
-from faktory.client import defaults, transport
+from faktory.client import defaults, network
 from faktory.exceptions import FaktoryConnectionResetError, FaktoryServerError
 from faktory.jobs import registry
 from faktory.jobs.middleware import client_middleware
 from faktory.wire.commands import Command
 from faktory.wire.recovery import ConnectionBroken
 from faktory.wire.session import Answer
+
+from ..support import FakeNetwork
 
 
 class Line:
@@ -88,7 +90,7 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
         line.opened.append(address.place)
         return line
 
-    monkeypatch.setattr(transport, "connect", connect)
+    monkeypatch.setattr(network, "current", FakeNetwork(connect))
     monkeypatch.setattr(defaults, "_settings", {})
     defaults.configure(url="tcp://stand-in:1")
     yield line

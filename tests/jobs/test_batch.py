@@ -18,6 +18,7 @@ from faktory.exceptions import (
 )
 from faktory.jobs.middleware import Next, client_middleware, open_batch
 
+from ..support import FakeNetwork
 from .conftest import Line
 
 
@@ -422,7 +423,7 @@ def test_a_batch_that_cannot_be_made_leaves_nothing_open(
     def refuse(*_: object) -> None:
         raise FaktoryConnectionError("nothing listens")
 
-    monkeypatch.setattr("faktory.client.transport.connect", refuse)
+    monkeypatch.setattr("faktory.client.network.current", FakeNetwork(refuse))
     batch = faktory.Batch(success="done")
     with pytest.raises(FaktoryConnectionError), batch.jobs():
         pytest.fail("the block was entered")

@@ -13,6 +13,7 @@ from faktory.exceptions import FaktoryConnectionError, FaktoryPayloadError
 from faktory.jobs import context as context_module
 from faktory.jobs.context import JobContext, current_job, run_in
 
+from ..support import FakeNetwork
 from .conftest import Line
 
 PAYLOAD: dict[str, Any] = {
@@ -288,7 +289,7 @@ def test_more_time_that_the_server_did_not_give_is_not_counted(
     def refuse(*_: object) -> None:
         raise FaktoryConnectionError("nothing listens")
 
-    monkeypatch.setattr("faktory.client.transport.connect", refuse)
+    monkeypatch.setattr("faktory.client.network.current", FakeNetwork(refuse))
     job = JobContext({**PAYLOAD, "reserve_for": 100})
     with pytest.raises(FaktoryConnectionError):
         job.track_progress(10, reserve_until=datetime.now(UTC) + timedelta(hours=1))

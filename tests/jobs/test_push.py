@@ -22,6 +22,7 @@ from faktory.exceptions import (
 )
 from faktory.jobs.push import BULK_CHUNK, Signature
 
+from ..support import FakeNetwork
 from .conftest import Line
 
 
@@ -383,7 +384,7 @@ def test_a_line_that_cannot_be_had_tells_what_was_never_sent(
     def refuse(*_: object) -> None:
         raise FaktoryConnectionError("nothing listens")
 
-    monkeypatch.setattr("faktory.client.transport.connect", refuse)
+    monkeypatch.setattr("faktory.client.network.current", FakeNetwork(refuse))
     with pytest.raises(FaktoryBulkError, match="2 jobs were not queued") as caught:
         faktory.job(rest).perform_bulk([(1,), (2,)])
     assert len(caught.value.unsent) == 2

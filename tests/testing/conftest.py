@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import faktory
-from faktory.client import defaults, transport
+from faktory.client import defaults, network
 from faktory.jobs import registry
 from faktory.jobs.middleware import client_middleware, worker_middleware
 
@@ -27,7 +27,7 @@ def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("FAKTORY_URL", "FAKTORY_PROVIDER"):
         monkeypatch.delenv(name, raising=False)
     defaults.configure()
-    assert transport.memory is None
+    assert network.current is network.SOCKETS
     chains = (client_middleware, worker_middleware)
     before = [list(chain) for chain in chains]
     yield
@@ -35,7 +35,7 @@ def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         chain.clear()
         for middleware in entries:
             chain.add(middleware)  # type: ignore[arg-type]
-    transport.memory = None
+    network.use(network.SOCKETS)
     defaults.configure()
 
 

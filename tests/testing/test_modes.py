@@ -11,7 +11,7 @@ import pytest
 
 import faktory
 from faktory import Client, Pool, testing
-from faktory.client import transport
+from faktory.client import network
 from faktory.exceptions import FaktoryConnectionError
 from faktory.server import EmbeddedServer
 
@@ -44,7 +44,7 @@ def test_a_mode_ends_with_an_exception_too(
     with testing.fake() as before:
         with pytest.raises(error), switch():
             raise error
-        assert transport.memory is before
+        assert network.current is before
 
 
 def test_switched_without_a_block_a_mode_stays() -> None:
@@ -116,13 +116,12 @@ def test_nothing_is_imported_or_switched_before_it_is_used() -> None:
 import sys, faktory, faktory.testing
 before = [name for name in sys.modules if name.startswith(("faktory.testing.", "faktory.server"))]
 assert before == [], before
-from faktory.client import transport
-assert transport.memory is None
-connect = transport.connect
+from faktory.client import network
+assert network.current is network.SOCKETS
 faktory.testing.fake
-assert transport.memory is None
+assert network.current is network.SOCKETS
 faktory.testing.fake()
-assert transport.memory is not None and transport.connect is connect
+assert network.current.in_process
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
