@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..wire.address import find_url, parse
 from ..wire.validate import check_timeout
+from . import network
 from .client import DEFAULT_TIMEOUT, Client
 from .pool import Pool, check_size
 
@@ -83,7 +84,9 @@ def default_pool() -> Pool:
     pool = _pool
     if pool is None:
         with _lock:
-            pool = _pool = _pool or _make_pool()
+            pool = _pool or _make_pool()
+            if not network.current.in_process:  # a test mode leaves nothing behind
+                _pool = pool
     return pool
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import faktory
 from faktory import Client, Pool, testing
-from faktory.client import network
+from faktory.client import defaults, network
 from faktory.exceptions import FaktoryConnectionError
 from faktory.server import EmbeddedServer
 
@@ -177,6 +177,23 @@ def test_the_default_pool_goes_on_to_its_server_after_a_mode() -> None:
         work.perform_async(3)
         assert [job["args"] for job in server.queues["default"]] == [[1], [3]]
         faktory.configure()
+
+
+def test_a_push_in_a_mode_leaves_nothing_behind_for_the_pushes_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = faktory.external("work")
+    monkeypatch.setenv("FAKTORY_URL", "tcp://127.0.0.1:1")
+    monkeypatch.setenv("FAKTORY_POOL_SIZE", "3")
+    with testing.fake():
+        work.perform_async(1)
+    with EmbeddedServer() as server:
+        monkeypatch.setenv("FAKTORY_URL", server.url)
+        monkeypatch.delenv("FAKTORY_POOL_SIZE")
+        work.perform_async(2)
+        assert [job["args"] for job in server.queues["default"]] == [[2]]
+        assert defaults.default_pool().size == 20
+        defaults.configure()
 
 
 def test_a_job_that_ends_the_mode_pushes_to_the_server() -> None:
