@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..exceptions import FaktoryServerError
 from ..proto import encode_command
 from ..wire import commands, failure
 from ..wire.address import Address, find_url, parse
 from ..wire.commands import Command, Operation, State, Target
-from ..wire.payload import prepare
+from ..wire.payload import DEFAULT_RETRY, prepare
 from ..wire.session import Answer
 from ..wire.validate import check_instant, check_timeout
 from . import bulk, compat
@@ -50,13 +51,13 @@ class Client:
     with `log_payloads`; the password never.
 
     As in faktory 1.0.0, `connection` is an object that takes the server's place in a test; it
-    serves `queue`, see `compat.StandIn`. `buffer_size` is accepted and has no effect.
+    serves `queue`, see `compat.FakeConnection`. `buffer_size` is accepted and has no effect.
     """
 
     def __init__(
         self,
         faktory: str | None = None,
-        connection: compat.StandIn | None = None,
+        connection: compat.FakeConnection | None = None,
         *,
         timeout: float | timedelta = DEFAULT_TIMEOUT,
         buffer_size: int = 4096,  # noqa: ARG002
@@ -81,7 +82,7 @@ class Client:
             identity["wid"] = worker_id
         self._wid = worker_id
         self._announced = False
-        self._visits = compat.TemporaryConnections()
+        self._temporary = compat.TemporaryConnections()
         self._connection: Connection | compat.CompatConnection
         if connection is None:
             self.faktory = parse(faktory or find_url(os.environ))
@@ -169,17 +170,31 @@ class Client:
         `priority`. `push` says more, and raises.
         """
         jid = jid or self.random_job_id()
-        job = compat.request(
+        job = compat.make_job(
             task, args, queue, priority, jid, custom, reserve_for, at, retry, backtrace
         )
         if isinstance(self._connection, compat.CompatConnection):
-            with self._visits.visit(self):
+            with self._temporary.connected(self):
                 refusal = self._connection.push(job)
         else:
-            refusal = compat.push(self, self._visits, job)
+            refusal = self._queue(job)
         if refusal is not None:
             self.log.warning("%s %s is not queued: %s", task, jid, refusal)
         return refusal is None
+
+    def _queue(self, job: dict[str, Any]) -> str | None:
+        """Push a job of `queue`; return why it is not queued, or None if it is."""
+        if job["retry"] is None:
+            job["retry"] = DEFAULT_RETRY  # what the server means by None, and does not keep to
+        command = commands.push(job)  # before connecting: JSON may not be able to hold it
+        if (reason := compat.why_lost(job)) is not None:
+            return reason
+        with self._temporary.connected(self):
+            # The answer tells, not an exception: in inline mode that is the job's own.
+            error = self.exchange(command)[0].error
+        if error is not None and not isinstance(error, FaktoryServerError):
+            raise error
+        return None if error is None else str(error)
 
     def push(self, job: dict[str, Any]) -> str:
         """Queue a job, a dict with `jobtype` and `args` at least; return its jid.

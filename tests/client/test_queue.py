@@ -19,22 +19,22 @@ REFUSED = b"-ERR jobs must have a reasonable jid parameter\r\n"
 FUTURE = "2100-01-01T00:00:00Z"
 
 
-class StandIn:
-    """A connection as tests written for faktory 1.0.0 make one; `heard` is what it was told."""
+class FakeConnection:
+    """A connection as tests written for faktory 1.0.0 make one; `calls` are those to it."""
 
     def __init__(self, *answers: str) -> None:
-        self.heard: list[object] = []
+        self.calls: list[object] = []
         self._answers = iter(answers)
 
     def connect(self) -> bool:
-        self.heard.append("connect")
+        self.calls.append("connect")
         return True
 
     def disconnect(self) -> None:
-        self.heard.append("disconnect")
+        self.calls.append("disconnect")
 
     def reply(self, command: str, data: object = None) -> None:
-        self.heard.append((command, data))
+        self.calls.append((command, data))
 
     def get_message(self):
         yield from self._answers
@@ -350,15 +350,15 @@ def test_another_log_may_be_given_and_hears_of_tls(closed_port, caplog):
     ]
 
 
-# A stand-in for the connection
+# A fake connection
 
 
-def test_a_stand_in_is_given_the_dict_of_1_0_0_between_connect_and_disconnect():
-    stand_in = StandIn("OK")
-    client = Client(connection=stand_in)
-    assert client.faktory is stand_in
+def test_a_fake_connection_gets_the_dict_of_1_0_0_between_connect_and_disconnect():
+    fake = FakeConnection("OK")
+    client = Client(connection=fake)
+    assert client.faktory is fake
     assert client.queue("resize", (1,), jid="x", at=datetime(2026, 1, 2), retry=None) is True
-    connect, (command, job), disconnect = stand_in.heard
+    connect, (command, job), disconnect = fake.calls
     assert (connect, command, disconnect) == ("connect", "PUSH", "disconnect")
     assert type(job) is dict
     assert job == {
@@ -373,34 +373,34 @@ def test_a_stand_in_is_given_the_dict_of_1_0_0_between_connect_and_disconnect():
     }
 
 
-def test_what_a_stand_in_answers_else_is_false(caplog):
-    assert Client(None, StandIn("ERR no")).queue("resize", jid="x") is False
+def test_any_other_answer_of_a_fake_connection_is_false(caplog):
+    assert Client(None, FakeConnection("ERR no")).queue("resize", jid="x") is False
     assert caplog.messages == ["resize x is not queued: ERR no"]
 
 
-def test_a_stand_in_is_connected_and_disconnected_by_a_with_block():
-    stand_in = StandIn("OK", "OK")
-    with get_client(connection=stand_in) as client:
+def test_a_with_block_connects_and_disconnects_a_fake_connection():
+    fake = FakeConnection("OK", "OK")
+    with get_client(connection=fake) as client:
         assert client.is_connected
         assert client.queue("resize")
         assert client.is_connected
     assert not client.is_connected
-    assert [word for word in stand_in.heard if isinstance(word, str)] == ["connect", "disconnect"]
+    assert [call for call in fake.calls if isinstance(call, str)] == ["connect", "disconnect"]
 
 
-def test_a_stand_in_that_does_not_connect_leaves_the_client_unconnected():
-    stand_in = StandIn()
-    stand_in.connect = lambda: False
-    client = Client(connection=stand_in)
+def test_a_fake_connection_that_does_not_connect_leaves_the_client_unconnected():
+    fake = FakeConnection()
+    fake.connect = lambda: False
+    client = Client(connection=fake)
     assert client.connect() is False
     assert not client.is_connected
 
 
-def test_a_stand_in_is_disconnected_when_it_fails():
-    stand_in = StandIn()
+def test_a_fake_connection_is_disconnected_when_it_fails():
+    fake = FakeConnection()
     with pytest.raises(StopIteration):
-        Client(connection=stand_in).queue("resize")
-    assert stand_in.heard[-1] == "disconnect"
+        Client(connection=fake).queue("resize")
+    assert fake.calls[-1] == "disconnect"
 
 
 @pytest.mark.parametrize(
@@ -413,16 +413,16 @@ def test_a_stand_in_is_disconnected_when_it_fails():
         lambda client: client.command("PING"),
     ],
 )
-def test_a_stand_in_knows_no_other_command(act):
-    stand_in = StandIn("OK")
+def test_a_fake_connection_knows_no_other_command(act):
+    fake = FakeConnection("OK")
     with pytest.raises(NotImplementedError, match="only knows `queue`"):
-        act(Client(connection=stand_in))
-    assert stand_in.heard == []
+        act(Client(connection=fake))
+    assert fake.calls == []
 
 
-def test_a_stand_in_needs_no_address(monkeypatch):
+def test_a_fake_connection_needs_no_address(monkeypatch):
     monkeypatch.setenv("FAKTORY_URL", "no address at all")
-    assert not Client(connection=StandIn()).is_connected
+    assert not Client(connection=FakeConnection()).is_connected
 
 
 # A real server
