@@ -76,7 +76,7 @@ class Connection:
             line, self._transport = self._transport, None
             busy = self._busy
         if line is not None and busy:  # a signal handler's wish, in the middle of a command
-            line.abandon()
+            line.abort()
         elif line is not None:
             line.close()
 
@@ -189,4 +189,4 @@ class Connection:
     def _drop(self) -> None:
         line, self._transport = self._transport, None
         if line is not None:
-            line.abandon()
+            line.abort()

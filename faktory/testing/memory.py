@@ -89,7 +89,7 @@ class MemoryServer(MemoryNetwork):
     def close(self) -> None:
         """Be left alone: there is nothing to close."""
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """Be left alone: there is nothing to close."""
 
     def reset_after_fork(self) -> None:
@@ -223,7 +223,7 @@ class MemoryServer(MemoryNetwork):
 
     def _answer(self, command: Command[Any]) -> Answer:
         session = ClientSession()
-        line = session.begin([command]).removesuffix(b"\r\n")
+        line = session.send([command]).removesuffix(b"\r\n")
         said: object = encode_simple("OK")
         if not line.startswith(b"BEAT "):  # nobody said HELLO, so nobody is known
             said = answer(self._state, Worker({}), line)
@@ -231,7 +231,7 @@ class MemoryServer(MemoryNetwork):
             said = encode_bulk(None)
         assert isinstance(said, bytes)
         session.parser.feed(said)
-        answered = session.answer()
+        answered = session.next_answer()
         assert isinstance(answered, Answer)
         return answered
 

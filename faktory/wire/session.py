@@ -58,7 +58,7 @@ class ClientSession:
     """The client's end of one connection.
 
     First `hello` and `welcome` with the server's first two replies, then any number of commands:
-    put `begin(commands)` on the line, give what comes back to `parser`, take `answer()`.
+    send the bytes of `send(commands)`, give what comes back to `parser`, take `next_answer()`.
     """
 
     def __init__(self) -> None:
@@ -122,14 +122,14 @@ class ClientSession:
             raise FaktoryHandshakeError(f"the server refused HELLO: {reply.message}")
         raise FaktoryHandshakeError(f"expected OK after HELLO, got {_clip(reply)}")
 
-    def begin(self, commands: Sequence[Command[Any]]) -> bytes:
+    def send(self, commands: Sequence[Command[Any]]) -> bytes:
         """Take the commands as sent; return the bytes that say them, to be put on the line."""
         self._waiting.extend(commands)
         if len(commands) == 1:
             return commands[0].data
         return b"".join([command.data for command in commands])
 
-    def answer(self) -> Answer | NeedData:
+    def next_answer(self) -> Answer | NeedData:
         """Take the answer to the oldest command that waits, once it is there.
 
         A refusal, or an answer that makes no sense, is the answer's `error`; FaktoryProtocolError

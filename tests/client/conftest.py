@@ -28,7 +28,7 @@ of JSON; something else is called. At the end of its script a connection is clos
 
     :greet      the handshake
     :silence    hear everything, say nothing, until the client hangs up
-    :drip       say one byte after the other until the client hangs up
+    :trickle       send one byte after the other until the client hangs up
     :echo       answer each line by its second word until the client hangs up
     :reset      end the connection so that the client gets an error
 """
@@ -40,7 +40,7 @@ class Peer:
     def __init__(self, sock: socket.socket, lines: list[bytes]) -> None:
         self._sock = sock
         self._lines = lines
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def play(self, step: Step) -> None:
         if isinstance(step, bytes):
@@ -61,7 +61,7 @@ class Peer:
             while line := self._line():
                 if line != b"END\r\n":
                     self._sock.sendall(b"+" + line.split()[1] + b"\r\n")
-        elif step == ":drip":
+        elif step == ":trickle":
             with suppress(ConnectionResetError, BrokenPipeError):
                 while True:
                     self._sock.sendall(b"x")
@@ -75,14 +75,17 @@ class Peer:
 
     def _line(self) -> bytes:
         """Wait for a line; empty if the client hangs up instead."""
-        while b"\n" not in self._buffer:
+        scanned = 0
+        while (end := self._buffer.find(b"\n", scanned) + 1) == 0:
+            scanned = len(self._buffer)
             data = self._sock.recv(65536)
             if not data:
                 return b""
             self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        self._lines.append(line + b"\n")
-        return line + b"\n"
+        line = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._lines.append(line)
+        return line
 
 
 class ScriptedServer:

@@ -30,8 +30,8 @@ class Interrupted:
     def close(self):
         self.ended.append("close")
 
-    def abandon(self):
-        self.ended.append("abandon")
+    def abort(self):
+        self.ended.append("abort")
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def test_a_signal_handler_may_close_the_client_in_use(interrupted):
     client, line = interrupted(handler)
     with pytest.raises(SystemExit):
         client.push(JOB)
-    assert line.ended == ["abandon"]  # no END into the middle of a command
+    assert line.ended == ["abort"]  # no END into the middle of a command
     assert client.push(JOB) == "12345678"
     client.close()
-    assert line.ended == ["abandon", "close"]
+    assert line.ended == ["abort", "close"]
 
 
 @pytest.mark.parametrize("shown", [False, True])

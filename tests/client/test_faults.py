@@ -21,6 +21,7 @@ from typing import Any, Final
 import pytest
 
 from faktory import Client, Producer
+from faktory.client import transport
 from faktory.client.connection import Connection
 from faktory.client.transport import SocketTransport
 from faktory.exceptions import (
@@ -527,7 +528,7 @@ def test_what_a_signal_handler_raises_anywhere_in_a_push_comes_out_and_queues_it
 def test_a_client_that_takes_a_handlers_error_for_the_sockets_is_caught(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
-    monkeypatch.setattr(SocketTransport, "_is_ours", lambda *_: True)
+    monkeypatch.setattr(transport, "_is_own", lambda _: True)
     with pytest.raises(AssertionError, match=r"swallowed|FaktoryOutcomeUnknown"):
         interrupt_everywhere(rig, error)
 
@@ -558,7 +559,7 @@ def test_a_client_that_keeps_its_connection_after_a_timeout_is_caught(
 
         return close_or_keep
 
-    monkeypatch.setattr(SocketTransport, "abandon", unless_late(SocketTransport.abandon))
+    monkeypatch.setattr(SocketTransport, "abort", unless_late(SocketTransport.abort))
     monkeypatch.setattr(Connection, "_drop", unless_late(Connection._drop))
     with pytest.raises(AssertionError, match=r"^PUSH, Fault\(kind='stall'.*another's answer: None"):
         sweep(rig, PUSH)

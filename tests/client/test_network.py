@@ -29,8 +29,8 @@ class Transport:
     def close(self) -> None:
         self._events.append(f"{self._name} close")
 
-    def abandon(self) -> None:
-        self._events.append(f"{self._name} abandon")
+    def abort(self) -> None:
+        self._events.append(f"{self._name} abort")
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_a_client_uses_the_network_of_the_moment_and_drops_the_connection_of_ano
     network.use(named("c", events))
     client.connect()
     assert events == [
-        *("a connect", "a PUSH", "a PUSH", "a abandon"),
+        *("a connect", "a PUSH", "a PUSH", "a abort"),
         *("b connect", "b PUSH", "b PUSH", "b close"),
         "c connect",
     ]

@@ -77,7 +77,7 @@ class Line:
     def close(self) -> None:
         pass
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         pass
 
 

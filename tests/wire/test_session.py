@@ -148,7 +148,7 @@ def test_anything_but_ok_is_no_welcome(reply):
 
 def take(session: ClientSession, said: list[Answer], expected: int) -> list[Answer]:
     """Add the answers that are there to `said`, of which there will be so many in the end."""
-    while len(said) < expected and (answer := session.answer()) is not NEED_DATA:
+    while len(said) < expected and (answer := session.next_answer()) is not NEED_DATA:
         assert isinstance(answer, Answer)
         said.append(answer)
     return said
@@ -191,7 +191,7 @@ def check(said: list[Answer]) -> None:
 
 def begun() -> tuple[ClientSession, bytes]:
     session = ClientSession()
-    sent = session.begin([step[0] for step in CONVERSATION])
+    sent = session.send([step[0] for step in CONVERSATION])
     assert sent == b"".join(step[0].data for step in CONVERSATION)
     return session, b"".join(step[1] for step in CONVERSATION)
 
@@ -224,32 +224,32 @@ def test_answers_may_be_split_anywhere(cuts):
 
 def test_what_comes_behind_the_last_answer_stays_in_the_parser():
     session = ClientSession()
-    session.begin([commands.info()])
+    session.send([commands.info()])
     session.parser.feed(b"$2\r\n{}\r\n+STRAY\r\n")
-    assert session.answer().value == {}
+    assert session.next_answer().value == {}
     assert session.parser.next() == "STRAY"
 
 
 def test_an_answer_that_makes_no_sense_ends_the_conversation():
     session = ClientSession()
-    session.begin([commands.push(JOB), commands.ack("12345678")])
+    session.send([commands.push(JOB), commands.ack("12345678")])
     session.parser.feed(b"$-1\r\n+OK\r\n")
     with pytest.raises(FaktoryProtocolError, match="where OK belongs"):
-        session.answer()
+        session.next_answer()
 
 
 def test_bytes_that_are_no_reply_end_the_conversation():
     session = ClientSession()
-    session.begin([commands.push(JOB)])
+    session.send([commands.push(JOB)])
     session.parser.feed(b"HTTP/1.1 400 Bad Request\r\n")
     for _ in range(2):
         with pytest.raises(FaktoryProtocolError):
-            session.answer()
+            session.next_answer()
 
 
 def test_a_single_commands_bytes_are_not_copied():
     command = commands.push(JOB)
-    assert ClientSession().begin([command]) is command.data
+    assert ClientSession().send([command]) is command.data
 
 
 class Server:
@@ -305,7 +305,7 @@ def test_a_client_and_a_server_talk_without_a_line_between_them(size, secret):
         commands.ack("12345678"),
         commands.Command("TRACK", b"TRACK GET x\n", lambda reply: reply, idempotent=True),
     )
-    talk(server, session, session.begin(sent), size)
+    talk(server, session, session.send(sent), size)
     pushed, fetched, nothing, refused, lacking = take(session, [], len(sent))
 
     assert pushed.error is fetched.error is nothing.error is None
