@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
-from ..client import Pool, defaults
+from ..client import BatchStatus, Pool, defaults
 from ..exceptions import FaktoryPayloadError
 from ..wire.payload import prepare
 from .middleware import open_batch
@@ -111,7 +111,7 @@ class Batch:
         with pool.client() as client:
             client.batch_commit(bid)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> BatchStatus:
         """Return how far it is, as the server says it; see `Client.batch_status`."""
         if self._bid is None:
             raise RuntimeError("the batch is not made yet: that is done by `with batch.jobs():`.")

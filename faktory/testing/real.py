@@ -47,7 +47,7 @@ class DrainingWorker(Worker):
                     )
                 done += 1
                 report = slot.run(
-                    JobContext(payload, client),
+                    JobContext(dict(payload), client),
                     lambda job: with_middleware(self._find(job.jobtype).run)(job),
                 )
                 assert report is not None

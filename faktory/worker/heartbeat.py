@@ -16,7 +16,7 @@ from typing import Final
 
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, FaktoryServerError
-from ..wire.commands import State
+from ..wire.commands import WorkerState
 from .lifecycle import Lifecycle
 
 LATE: Final = 2.0
@@ -96,7 +96,7 @@ class Heartbeat(Thread):
         else:
             self._log.exception("a heartbeat failed", exc_info=error)
 
-    def _beat(self) -> State | None:
+    def _beat(self) -> WorkerState | None:
         try:
             return self._client.beat(self._lifecycle.reported, rss_kb())
         except FaktoryServerError as error:

@@ -136,7 +136,7 @@ def test_a_timeout_is_seconds_or_a_timedelta():
 
 
 def test_an_address_that_is_none_is_refused_at_once():
-    with pytest.raises(ValueError, match="is no Faktory address"):
+    with pytest.raises(ValueError, match="is not a Faktory address"):
         Client("localhost")
 
 

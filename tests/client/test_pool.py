@@ -99,7 +99,7 @@ def test_a_client_that_cannot_be_made_takes_no_place(make):
 def test_waiting_too_long_for_a_client_is_a_timeout_that_says_what_to_do(make):
     pool = Pool(make, size=1, timeout=0.01)
     with pool.client():
-        with pytest.raises(FaktoryTimeout, match="none of the pool's 1 clients came back") as late:
+        with pytest.raises(FaktoryTimeout, match="of the pool's 1 clients was released") as late:
             pool.client().__enter__()
         assert "within 0.01 s" in str(late.value)
         assert "Make the pool larger" in str(late.value)
@@ -193,7 +193,7 @@ def test_who_waits_longest_is_served_first(make, wait_until):
         for number in range(5):
             threads.append(threading.Thread(target=wait, args=(number,)))
             threads[-1].start()
-            wait_until(lambda number=number: len(pool._queue) == number + 1)
+            wait_until(lambda number=number: len(pool._waiters) == number + 1)
     with pool.client():  # who comes later waits, though it was here last
         for thread in threads:
             thread.join()
@@ -231,7 +231,7 @@ def test_room_for_a_client_that_could_not_be_made_goes_to_who_waits(wait_until):
     wait_until(lambda: made)
     second = threading.Thread(target=lambda: pool.client().__enter__())
     second.start()
-    wait_until(lambda: pool._queue)
+    wait_until(lambda: pool._waiters)
     gate.set()
     thread.join(5)
     second.join(5)
@@ -308,9 +308,9 @@ def test_an_address_will_do():
             assert client.info()["faktory"]["queues"] == {}
         pool.close()
     for wrong in (5, None):
-        with pytest.raises(TypeError, match=f"{wrong} is no address"):
+        with pytest.raises(TypeError, match=f"{wrong} is not an address"):
             Pool(wrong)
-    with pytest.raises(ValueError, match="no Faktory address"):
+    with pytest.raises(ValueError, match="not a Faktory address"):
         Pool("localhost")
 
 

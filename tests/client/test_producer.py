@@ -265,7 +265,7 @@ def test_limits_are_1_or_more(limit):
 
 
 def test_what_keeps_the_sending_thread_from_starting_is_told_to_who_pushes(monkeypatch):
-    with pytest.raises(ValueError, match="no Faktory address"):
+    with pytest.raises(ValueError, match="not a Faktory address"):
         Producer("localhost:7419")
     producer = Producer("tcp://127.0.0.1:1")
 

@@ -228,7 +228,7 @@ def test_what_is_no_job_is_refused_where_it_is_set(callback: Any) -> None:
         ({}, "no 'jobtype'"),
         ({"args": []}, "no 'jobtype'"),
         ({"jobtype": "done", "queue": "a b"}, "queue is 'a b'"),
-        ({"jobtype": "done", "nope": 1}, "'nope' is no field"),
+        ({"jobtype": "done", "nope": 1}, "'nope' is not a field"),
     ],
 )
 def test_a_callback_that_the_server_would_not_have_is_refused_where_it_is_set(
