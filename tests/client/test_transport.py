@@ -28,26 +28,18 @@ from faktory.wire.address import parse
 from faktory.wire.commands import Command
 from faktory.wire.recovery import ConnectionBroken
 
-OK = b"+OK\r\n"
+from .conftest import OK, SHORT, connect_impatient
+
 PUSH = commands.push({"jid": "12345678", "jobtype": "Resize", "args": []})
 ACK = commands.ack("12345678")
 INFO = commands.info()
 FETCH = commands.fetch(["default"])
-SHORT = 0.5
-"""Seconds that a transport waits for an answer that does not come."""
 PAUSE = KERNEL_WAIT * 3
 """Seconds between two pieces of an answer, so that the wait for the second is Python's."""
 
 
 def connect(url: str, timeout: float = 20.0, context=None, **identity):
     return SocketTransport(parse(url), {"pid": 1, **identity}, timeout, context)
-
-
-def connect_impatient(url: str):
-    """Return a transport that waits SHORT for each answer, though not for the handshake."""
-    transport = connect(url)
-    transport._timeout = SHORT
-    return transport
 
 
 def with_password(url: str, password: str) -> str:
@@ -57,7 +49,7 @@ def with_password(url: str, password: str) -> str:
 def test_hello_carries_the_identity(scripted):
     server = scripted([":greet", ":silence"])
     connect(server.url, wid="w1", labels=["python"]).close()
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     assert server.lines[0] == [
         b'HELLO {"pid":1,"wid":"w1","labels":["python"],"v":2}\r\n',
         b"END\r\n",
@@ -247,14 +239,14 @@ def test_close_sends_end_and_abort_does_not(scripted):
     connect(server.url).close()
     connect(server.url).abort()
     for ended in server.ended:
-        assert ended.wait(5)
+        assert ended.wait(20)
     assert [server.verbs(0), server.verbs(1)] == [["HELLO", "END"], ["HELLO"]]
 
 
 def test_a_dead_connection_can_be_closed_twice(scripted):
     server = scripted([":greet", ":reset"])
     transport = connect(server.url)
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     transport.close()
     transport.close()
 
@@ -274,7 +266,7 @@ def test_a_connection_that_was_closed_meanwhile_is_noticed_before_anything_is_se
     server = scripted([":greet", "ACK", OK])
     transport = connect(server.url)
     transport.exchange([ACK])
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     error = broken(transport, PUSH)
     assert error.sent == 0
     assert type(error.cause) is FaktoryConnectionResetError
@@ -284,7 +276,7 @@ def test_without_the_check_a_command_breaks_on_a_connection_that_was_closed_mean
     server = scripted([":greet", "ACK", OK])
     transport = connect(server.url)
     transport.exchange([ACK])
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     unchecked = commands.fetch(["default"], skip_check=True)
     error = broken(transport, ACK, unchecked)
     assert error.sent == len(ACK.data) + len(unchecked.data)
@@ -292,11 +284,11 @@ def test_without_the_check_a_command_breaks_on_a_connection_that_was_closed_mean
 
 
 def test_a_closing_error_for_an_unchecked_command_means_that_nothing_was_run(scripted):
-    said = threading.Event()
-    script = ["ACK", OK, b"-ERR shutdown in progress\r\n", said.set, ":silence"]
+    sent = threading.Event()
+    script = ["ACK", OK, b"-ERR shutdown in progress\r\n", sent.set, ":silence"]
     transport = connect(scripted([":greet", *script]).url)
     transport.exchange([ACK])
-    assert said.wait(5)
+    assert sent.wait(20)
     error = broken(transport, ACK, commands.fetch(["default"], skip_check=True))
     assert (error.answers, error.sent) == ([], 0)
 
@@ -304,7 +296,7 @@ def test_a_closing_error_for_an_unchecked_command_means_that_nothing_was_run(scr
 def test_a_connection_that_was_reset_meanwhile_is_noticed_before_anything_is_sent(scripted):
     server = scripted([":greet", ":reset"])
     transport = connect(server.url)
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     error = broken(transport, PUSH)
     assert error.sent == 0
     assert type(error.cause) is FaktoryConnectionResetError
@@ -331,7 +323,8 @@ def test_answers_from_before_the_break_are_kept(scripted):
 
 
 def test_no_answer_in_time_breaks_the_connection(scripted):
-    transport = connect_impatient(scripted([":greet", "PUSH", ":silence"]).url)
+    server = scripted([":greet", "PUSH", ":silence"])
+    transport = connect_impatient(parse(server.url), {"pid": 1}, 20.0)
     error = broken(transport, PUSH)
     assert type(error.cause) is FaktoryTimeout
     assert "within 0.5 s; the connection is dropped" in str(error.cause)
@@ -355,7 +348,7 @@ def test_a_peer_that_does_not_read_times_out_with_the_command_not_sent(scripted)
     stop = threading.Event()
     server = scripted([":greet", lambda: stop.wait(20)])
     large = Command("LARGE", b"x" * 50_000_000 + b"\r\n", lambda reply: reply, idempotent=False)
-    error = broken(connect_impatient(server.url), large)
+    error = broken(connect_impatient(parse(server.url), {"pid": 1}, 20.0), large)
     stop.set()
     assert type(error.cause) is FaktoryTimeout
     assert "nothing could be sent" in str(error.cause)
@@ -446,7 +439,7 @@ def test_an_error_of_a_signal_handler_after_a_send_does_not_mean_that_nothing_wa
 def test_signals_that_keep_coming_do_not_put_off_the_end_of_waiting(scripted, alarm, seconds):
     stop = threading.Event()
     server = scripted([":greet", "INFO", lambda: stop.wait(15)])  # and closes, if nobody stops it
-    transport = connect_impatient(server.url)
+    transport = connect_impatient(parse(server.url), {"pid": 1}, 20.0)
     alarm(lambda *_: None, seconds)
     assert type(broken(transport, commands.info()).cause) is FaktoryTimeout
     stop.set()
@@ -476,7 +469,7 @@ def test_an_unsolicited_closing_error_is_read_before_anything_is_sent(scripted, 
         script = [":greet", closing]
     server = scripted(script)
     transport = connect(server.url)
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     error = broken(transport, PUSH)
     assert error.sent == 0
     assert "too many connections: 2001" in str(error.cause)
@@ -484,28 +477,28 @@ def test_an_unsolicited_closing_error_is_read_before_anything_is_sent(scripted, 
 
 @pytest.mark.parametrize("stray", [b"+OK\r\n", b"-ERR what\r\n", b"$-1\r\n", b":1\r\n", b"+O"])
 def test_unsolicited_data_never_answers_the_next_command(scripted, stray):
-    answered, said = threading.Event(), threading.Event()
-    script = [":greet", "ACK", OK, lambda: answered.wait(5), stray, said.set, ":silence"]
+    answered, sent = threading.Event(), threading.Event()
+    script = [":greet", "ACK", OK, lambda: answered.wait(20), stray, sent.set, ":silence"]
     server = scripted(script)
     transport = connect(server.url)
     transport.exchange([ACK])
     answered.set()
-    assert said.wait(5)
+    assert sent.wait(20)
     error = broken(transport, PUSH)
     assert error.sent == 0
     assert type(error.cause) is FaktoryProtocolError
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     assert server.verbs(0) == ["HELLO", "ACK"]
 
 
 def test_unsolicited_data_behind_two_answers_never_answers_the_next_command(scripted):
-    answered, said = threading.Event(), threading.Event()
-    script = ["ACK", "FETCH", OK, {"jid": "1"}, lambda: answered.wait(5), b"+O", said.set]
+    answered, sent = threading.Event(), threading.Event()
+    script = ["ACK", "FETCH", OK, {"jid": "1"}, lambda: answered.wait(20), b"+O", sent.set]
     server = scripted([":greet", *script, ":silence"])
     transport = connect(server.url)
     transport.exchange([ACK, FETCH])
     answered.set()
-    assert said.wait(5)
+    assert sent.wait(20)
     assert broken(transport, ACK, FETCH).sent == 0
 
 
@@ -514,7 +507,7 @@ def test_unsolicited_data_along_with_an_answer_never_answers_the_next_command(sc
     transport = connect(server.url)
     transport.exchange([ACK])
     assert broken(transport, PUSH).sent == 0
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     assert server.verbs(0) == ["HELLO", "ACK"]
 
 
@@ -535,7 +528,7 @@ def test_an_interrupt_between_send_and_answer_closes_the_connection(scripted, mo
     monkeypatch.setattr(transport, "_receive", interrupted)
     with pytest.raises(KeyboardInterrupt):
         transport.exchange([PUSH])
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
 
 
 def test_a_large_answer_arrives_complete(scripted):
@@ -552,14 +545,14 @@ def test_tls_with_a_certificate_that_is_trusted(scripted, server_tls, client_tls
     assert transport.exchange([PUSH])[0].error is None
     assert transport.exchange([INFO])[0].value == {"a": 1}
     transport.close()
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     assert server.verbs(0) == ["HELLO", "PUSH", "INFO", "END"]
 
 
 def test_a_tls_connection_that_was_closed_meanwhile_is_noticed(scripted, server_tls, client_tls):
     server = scripted([":greet"], context=server_tls)
     transport = connect(server.url, context=client_tls)
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     assert broken(transport, PUSH).sent == 0
 
 
