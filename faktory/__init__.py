@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .client import Client, Pool, Producer
-    from .client.client import connection, get_client
     from .client.defaults import configure
+    from .client.factory import connection, get_client
     from .exceptions import (
         Discard,
         FaktoryAuthenticationError,
@@ -100,7 +100,7 @@ _MODULES = {
     "implementation": "proto",
     "implementation_info": "proto",
     **dict.fromkeys(("Client", "Pool", "Producer"), "client"),
-    **dict.fromkeys(("connection", "get_client"), "client.client"),
+    **dict.fromkeys(("connection", "get_client"), "client.factory"),
     **dict.fromkeys(("Worker", "error_handlers", "on"), "worker"),
     **dict.fromkeys(
         (

@@ -51,6 +51,9 @@ __all__ = [
 class FaktoryError(Exception):
     """Base class of this package's errors."""
 
+    _raised_by_job = False
+    """A job raised it, in inline mode: no push broke and none was refused."""
+
 
 class FaktoryPayloadError(FaktoryError, TypeError, ValueError):
     """A job or an argument cannot be sent as it is; nothing was sent."""

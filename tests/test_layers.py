@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -65,13 +65,6 @@ READS_ENVIRONMENT = "faktory.proto"
 """The one pure module that may: for FAKTORY_IMPL."""
 
 
-CLOSES_A_CIRCLE = {
-    # The compatible names of 1.0.0 call the client, which is made of them.
-    ("faktory.client.compat", "faktory.client.client"),
-}
-"""Imports that still close a circle. Nothing may be added; what is gone has to be removed here."""
-
-
 def complaints(root: Path) -> list[str]:
     """Return what the package in folder `root` (named faktory) breaks, a sentence each."""
     sources = _sources(root)
@@ -92,19 +85,17 @@ def complaints(root: Path) -> list[str]:
     return found
 
 
-def circles(root: Path, except_for: Set[tuple[str, str]] = frozenset()) -> list[str]:
+def circles(root: Path) -> list[str]:
     """Return each circle of modules that import each other in the package, as "a -> b -> a".
 
-    For each module that is in one it is a shortest. Without the imports `except_for`.
+    For each module that is in one it is a shortest.
     """
     sources = _sources(root)
     graph: dict[str, set[str]] = {module: set() for _, module in sources}
     for path, module in sources:
         package = module if path.stem == "__init__" else module.rpartition(".")[0]
         targets = _imports(_parse(path), package, set(graph))
-        graph[module].update(
-            target for target in targets if target in graph and (module, target) not in except_for
-        )
+        graph[module].update(target for target in targets if target in graph)
         graph[module].discard(module)
     found: dict[frozenset[str], str] = {}
     for module in sorted(graph):
@@ -243,14 +234,8 @@ def test_no_import_points_up():
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    found = circles(ROOT, CLOSES_A_CIRCLE)
+    found = circles(ROOT)
     assert not found, "\n".join(found)
-
-
-@pytest.mark.parametrize("listed", sorted(CLOSES_A_CIRCLE), ids=" -> ".join)
-def test_each_import_that_is_listed_closes_a_circle(listed: tuple[str, str]):
-    found = circles(ROOT, CLOSES_A_CIRCLE - {listed})
-    assert found, f"the import {' -> '.join(listed)} closes no circle: remove it from the list"
 
 
 def test_the_walk_sees_the_whole_package():
@@ -417,8 +402,6 @@ def test_a_planted_circle_is_found_and_named_as_a_whole(tmp_path, path, source, 
     root = _innocent_package(tmp_path)
     (root / path).write_text(dedent(source) + "\n")
     assert circles(root) == [circle]
-    *_, before, last = circle.split(" -> ")
-    assert circles(root, {(before, last)}) == []
 
 
 def test_an_innocent_package_is_left_alone(tmp_path):

@@ -3,19 +3,24 @@
 from turns import ARGS, take_turns
 
 import faktory
-from faktory.client import transport
+from faktory.client import network
 from faktory.proto import JobTemplate
 from faktory.wire.session import Answer
 
 
 class Nowhere:
-    """A transport that accepts every command without sending it."""
+    """A network, and its transport, that accepts every command without sending it."""
+
+    in_process = False
+
+    def connect(self, *_):
+        return self
 
     def exchange(self, sent):
         return [Answer(command, command.read(_reply(command)), None) for command in sent]
 
     def close(self): ...
-    def abandon(self): ...
+    def abort(self): ...
 
 
 def _reply(command):
@@ -32,7 +37,7 @@ class Resize(faktory.Job):
     def perform(self, image, size="full", options=None): ...
 
 
-transport.connect = lambda *_: Nowhere()
+network.use(Nowhere())
 faktory.configure(url="tcp://nowhere:1")
 client = faktory.Client("tcp://nowhere:1")
 job = {"jobtype": "resize", "args": ARGS, "queue": "images", "retry": 3}

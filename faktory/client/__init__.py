@@ -1,17 +1,29 @@
-"""Who says it: a blocking client, a pool of them, and where this process pushes to."""
+"""The blocking client, pools and producers of it, and this process's default pool."""
 
 try:
-    from .client import Client, get_client
+    from ..wire.types import BatchStatus, FetchedJob, JobPayload, JobProgress, ServerInfo
+    from .client import Client
+    from .factory import get_client
     from .pool import Pool
     from .producer import Producer
 except ImportError as error:
     if getattr(error, "name", None) != "faktory.exceptions":
         raise
-    # The package `faktory` 1.0.0 has the same import name; installed later, its files replace ours.
+    # The package `faktory` 1.0.0 has the same import name; installed later, it replaces files.
     raise ImportError(
-        "files of another package, `faktory`, have replaced some of faktory-worker's. To mend it: "
+        "files of another package, `faktory`, have replaced some of faktory-worker's. The remedy: "
         "pip uninstall faktory, then pip install --force-reinstall --no-deps faktory-worker.",
         name="faktory",
     ) from error
 
-__all__ = ["Client", "Pool", "Producer", "get_client"]
+__all__ = [
+    "BatchStatus",
+    "Client",
+    "FetchedJob",
+    "JobPayload",
+    "JobProgress",
+    "Pool",
+    "Producer",
+    "ServerInfo",
+    "get_client",
+]

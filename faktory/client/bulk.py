@@ -1,14 +1,14 @@
-"""Many jobs through one client, in chunks, however many there are.
+"""Any number of jobs through one client, in chunks.
 
-Rules: memory holds two chunks at most, the one that the server works on and the next, which is
-prepared meanwhile. A job that cannot be sent is left out, not the chunk that it is in. Where the
-line breaks, or the source does, FaktoryBulkError says what became of every job that was taken
-from it. An interrupt does not wait for the chunk that is under way.
+Rules: memory holds at most two chunks, the one that the server works on and the next, which is
+prepared meanwhile. A job that cannot be sent is left out, and the rest of its chunk is sent. If the
+connection breaks, or the source of jobs raises, FaktoryBulkError accounts for every job that was
+taken from it. An interrupt does not wait for the chunk in flight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain, islice
@@ -28,16 +28,18 @@ from ..proto import new_jid
 from ..wire import commands
 from ..wire.commands import Command
 from ..wire.payload import prepare
-from . import transport
+from . import network
 
 T = TypeVar("T")
 Bulk = Command[dict[str, str]]
 
 
 def push_all(
-    call: Callable[[Bulk], dict[str, str]], jobs: Iterable[dict[str, Any]], size: int
+    call: Callable[[Bulk], dict[str, str]], jobs: Iterable[Mapping[str, object]], size: int
 ) -> dict[str, str]:
-    """Push jobs in chunks of `size` by `call`; return what was refused, jid to reason."""
+    """Push jobs in chunks of `size` by `call`; return those refused, jid to reason."""
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size is {size!r}: it must be a whole number of 1 or more.")
     if isinstance(jobs, (dict, str, bytes)) or not hasattr(type(jobs), "__iter__"):
         raise FaktoryPayloadError(
             f"push_bulk takes many jobs, not a {type(jobs).__name__}. For a single one: [job]."
@@ -45,44 +47,44 @@ def push_all(
     refused: dict[str, str] = {}
     chunks = _chunks(jobs, size, refused)
     thread: _Thread | None = None
-    under_way: Callable[[], dict[str, str]] | None = None
+    in_flight: Callable[[], dict[str, str]] | None = None
     try:
         while True:
             try:
                 chunk = next(chunks, None)
-            except _SourceBroke as broke:
-                _settle(under_way, broke.jids, refused)
-                if under_way is None and not refused:
-                    raise broke.cause from None
+            except _SourceError as error:
+                _settle(in_flight, error.jids, refused)
+                if in_flight is None and not refused:
+                    raise error.cause from None
                 raise FaktoryBulkError(
-                    f"{len(broke.jids)} jobs were not sent, nor any after them, since their source "
-                    f"broke: {broke.cause!r}",
+                    f"{len(error.jids)} jobs were not sent, nor any after them, as their source "
+                    f"raised {error.cause!r}",
                     refused=refused,
-                    unsent=broke.jids,
-                ) from broke.cause
-            _settle(under_way, () if chunk is None else chunk.jids, refused)
+                    unsent=error.jids,
+                ) from error.cause
+            _settle(in_flight, () if chunk is None else chunk.jids, refused)
             if chunk is None:
                 return refused
-            under_way = partial(push_chunk, call, chunk)
-            # One that is not full is the last, as a rule; jobs of inline mode run in this thread.
-            if thread is None and len(chunk.jids) == size and transport.memory is None:
-                thread = _Thread.start_one()
+            in_flight = partial(push_chunk, call, chunk)
+            # A chunk that is not full is the last one as a rule; inline jobs run in this thread.
+            if thread is None and len(chunk.jids) == size and not network.current.in_process:
+                thread = _Thread.started()
             if thread is not None:
-                under_way = thread.start_call(under_way)
+                in_flight = thread.start_call(in_flight)
     finally:
         if thread is not None:
             thread.end()
 
 
 class _Thread:
-    """A thread that calls one function after the other; nobody waits for it at the end."""
+    """A daemon thread that calls one function after the other."""
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
 
     @classmethod
-    def start_one(cls) -> _Thread | None:
-        """Start one; None where there are no more to be had, at the interpreter's exit say."""
+    def started(cls) -> _Thread | None:
+        """Start one; None where that fails, for example at the interpreter's exit."""
         made = cls()
         try:
             Thread(target=made._run, name="faktory-bulk", daemon=True).start()
@@ -91,13 +93,13 @@ class _Thread:
         return made
 
     def start_call(self, function: Callable[[], T]) -> Callable[[], T]:
-        """Have a function called; return what waits for its result."""
+        """Call a function in the thread; return one that waits for its result."""
         future: Future[T] = Future()
         self._calls.put((function, future))
         return future.result
 
     def end(self) -> None:
-        """Let it end when what it was given is done."""
+        """Let the thread end after the calls so far."""
         self._calls.put(None)
 
     def _run(self) -> None:
@@ -110,8 +112,8 @@ class _Thread:
             del given, function, future
 
 
-class _SourceBroke(Exception):
-    """The jobs of a caller raised; `jids` were taken from them and not sent."""
+class _SourceError(Exception):
+    """The caller's iterable of jobs raised; `jids` were taken from it and not sent."""
 
     def __init__(self, cause: Exception, jids: list[str]) -> None:
         self.cause = cause
@@ -121,7 +123,7 @@ class _SourceBroke(Exception):
 def _settle(
     result: Callable[[], dict[str, str]] | None, following: Sequence[str], refused: dict[str, str]
 ) -> None:
-    """Wait for what became of a chunk, if one is under way; others may be ready to follow it."""
+    """Wait for the result of a chunk, if one is in flight; `following` jobs are not sent yet."""
     if result is None:
         return
     try:
@@ -133,41 +135,43 @@ def _settle(
 
 
 def push_chunk(call: Callable[[Bulk], dict[str, str]], chunk: Bulk) -> dict[str, str]:
-    """Push one chunk by `call`; return what was refused, jid to reason.
+    """Push one chunk by `call`; return the jobs refused, jid to reason.
 
-    A chunk that the server refuses whole is refused job by job. FaktoryBulkError where the line
-    broke: all of its jobs are `unknown` then, or `unsent`.
+    If the server refuses the whole chunk, that is the reason for each job. FaktoryBulkError if the
+    connection breaks: all of its jobs are `unknown` then, or `unsent`.
     """
     try:
         return call(chunk)
     except FaktoryServerError as error:
-        if transport.of_a_job(error):
+        if error._raised_by_job:
             raise
         return dict.fromkeys(chunk.jids, str(error))
     except FaktoryError as error:
-        if transport.of_a_job(error):
+        if error._raised_by_job:
             raise
-        doubtful = isinstance(error, (FaktoryOutcomeUnknown, FaktoryJSONError))
-        fate = "may or may not be queued" if doubtful else "were not queued"
+        unknown = isinstance(error, (FaktoryOutcomeUnknown, FaktoryJSONError))
+        outcome = "may or may not be queued" if unknown else "were not queued"
         raise FaktoryBulkError(
-            f"{len(chunk.jids)} jobs {fate}: {error}",
-            unknown=chunk.jids if doubtful else (),
-            unsent=() if doubtful else chunk.jids,
+            f"{len(chunk.jids)} jobs {outcome}: {error}",
+            unknown=chunk.jids if unknown else (),
+            unsent=() if unknown else chunk.jids,
         ) from error
 
 
-def _chunks(jobs: Iterable[dict[str, Any]], size: int, refused: dict[str, str]) -> Iterator[Bulk]:
-    """Make a command of each chunk of jobs; what cannot be sent goes into `refused`.
+def _chunks(
+    jobs: Iterable[Mapping[str, object]], size: int, refused: dict[str, str]
+) -> Iterator[Bulk]:
+    """Make a command of each chunk of jobs; those that cannot be sent go into `refused`.
 
-    A job is prepared as soon as it is taken: a chunk of them at hand besides would keep the garbage
-    collector busy.
+    A job is prepared as soon as it is taken: a whole chunk of dicts beside the prepared ones would
+    keep the garbage collector busy.
     """
     source = enumerate(jobs)
     while True:
         try:
             first = next(source, None)
         except Exception as error:
-            raise _SourceBroke(error, []) from None
+            raise _SourceError(error, []) from None
         if first is None:
             return
         ready: list[dict[str, Any]] = []
@@ -179,10 +183,10 @@ def _chunks(jobs: Iterable[dict[str, Any]], size: int, refused: dict[str, str]) 
                     jid = job.get("jid") if isinstance(job, dict) else None
                     if isinstance(jid, str) and jid:
                         refused[jid] = str(error)
-                    else:  # nobody knows it by a jid
+                    else:  # it has no jid of its own
                         refused[new_jid()] = f"jobs[{index}]: {error}"
         except Exception as error:
-            raise _SourceBroke(error, [job["jid"] for job in ready]) from None
+            raise _SourceError(error, [job["jid"] for job in ready]) from None
         try:
             command = commands.push_bulk(ready)
         except FaktoryPayloadError:
@@ -193,7 +197,7 @@ def _chunks(jobs: Iterable[dict[str, Any]], size: int, refused: dict[str, str]) 
 
 
 def _encodes(job: dict[str, Any], refused: dict[str, str]) -> bool:
-    """Tell whether a job can be put into JSON, or why not."""
+    """Return whether JSON can hold a job; put the reason into `refused` if not."""
     try:
         commands.push(job)
         return True

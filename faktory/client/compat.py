@@ -1,7 +1,7 @@
-"""What code written for faktory 1.0.0 relies on: `Client.queue`, and stand-ins for a connection.
+"""What code written for faktory 1.0.0 relies on: `Client.queue`, and fake connections in its tests.
 
-Rules: no check but that package's own; what the server would make of a job is the server's to
-say. A stand-in is never shown a byte: it gets the dict.
+Rules: a job is checked for what that package checked and for nothing else, since the server's
+answer decides the rest. A fake connection gets the job as a dict, never as bytes.
 """
 
 from __future__ import annotations
@@ -9,25 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from ..exceptions import FaktoryPayloadError, FaktoryServerError
-from ..wire import commands
+from ..exceptions import FaktoryPayloadError
 from ..wire.commands import Command
-from ..wire.payload import DEFAULT_RETRY
 from ..wire.session import Answer
 from ..wire.validate import check_queue
 from . import fork
 
-if TYPE_CHECKING:
-    from .client import Client
 
-
-class StandIn(Protocol):
-    """What `Client(connection=...)` takes in the place of a connection, from a test say."""
+class FakeConnection(Protocol):
+    """What a test may pass as `Client(connection=...)`: the methods of 1.0.0's own connection."""
 
     def connect(self) -> Any:
-        """Connect; what is true says that it went well."""
+        """Connect; return something true if that succeeded."""
 
     def disconnect(self) -> Any:
         """Disconnect."""
@@ -40,14 +35,14 @@ class StandIn(Protocol):
 
 
 class CompatConnection:
-    """A stand-in in the place of a client's line; it knows `Client.queue` and no other command."""
+    """A fake connection in the place of a client's own; it serves `Client.queue` alone."""
 
-    def __init__(self, connection: StandIn) -> None:
+    def __init__(self, connection: FakeConnection) -> None:
         self._connection = connection
         self.is_open = False
 
     def open(self) -> None:
-        """Connect, even if connected: to a stand-in every word may matter."""
+        """Connect, even if connected: a fake may count the calls."""
         self.is_open = bool(self._connection.connect())
 
     def close(self) -> None:
@@ -58,7 +53,7 @@ class CompatConnection:
     def exchange(self, *sent: Command[Any]) -> list[Answer]:
         """Refuse."""
         raise NotImplementedError(
-            f"{sent[0].name}: a stand-in connection (Client(connection=...)) only knows `queue`. "
+            f"{sent[0].name}: a fake connection (Client(connection=...)) only knows `queue`. "
             "For the other methods use a server: faktory.server.EmbeddedServer."
         )
 
@@ -69,10 +64,24 @@ class CompatConnection:
         return None if answer == "OK" else str(answer)
 
 
-class TemporaryConnections:
-    """Pushes that find a client not connected: they connect it, and the last one disconnects it.
+class Connectable(Protocol):
+    """A client, as far as its connecting goes."""
 
-    Threads that share the client may come and go in any order.
+    @property
+    def is_connected(self) -> bool:
+        """Whether it is connected."""
+
+    def connect(self) -> object:
+        """Connect."""
+
+    def disconnect(self) -> None:
+        """Disconnect."""
+
+
+class TemporaryConnections:
+    """Connects a client for pushes that find it unconnected; the last one to end disconnects it.
+
+    Threads that share the client may begin and end theirs in any order.
     """
 
     def __init__(self) -> None:
@@ -80,29 +89,29 @@ class TemporaryConnections:
         fork.register(self)
 
     def reset_after_fork(self) -> None:
-        """Forget the parent's visits: for `fork`, in the child."""
-        self._door = Lock()
-        self._guests = 0
+        """Forget the parent's pushes: for `fork`, in the child."""
+        self._lock = Lock()
+        self._pushes = 0
 
     @contextmanager
-    def visit(self, client: Client) -> Iterator[None]:
-        """Have the client connected in a `with` block."""
-        with self._door:
-            guest = self._guests > 0 or not client.is_connected
-            self._guests += guest
+    def connected(self, client: Connectable) -> Iterator[None]:
+        """Keep a client connected for a `with` block."""
+        with self._lock:
+            temporary = self._pushes > 0 or not client.is_connected
+            self._pushes += temporary
         try:
-            if guest and not client.is_connected:
+            if temporary and not client.is_connected:
                 client.connect()
             yield
         finally:
-            if guest:
-                with self._door:
-                    self._guests -= 1
-                    if not self._guests:
+            if temporary:
+                with self._lock:
+                    self._pushes -= 1
+                    if not self._pushes:
                         client.disconnect()
 
 
-def request(
+def make_job(
     task: str,
     args: object,
     queue: str,
@@ -121,7 +130,7 @@ def request(
         raise ValueError("Empty queue name")
     if args is None:
         args = ()
-    if not isinstance(args, (list, tuple, set, Iterator)):  # no frozenset: to the letter
+    if not isinstance(args, (list, tuple, set, Iterator)):  # a frozenset was refused, too
         raise ValueError("Argument `args` must be an iterator, generator, list, tuple or a set")
     job: dict[str, Any] = {
         "jid": jid,
@@ -137,23 +146,14 @@ def request(
     return job
 
 
-def push(client: Client, visits: TemporaryConnections, job: dict[str, Any]) -> str | None:
-    """Push a job of `request`; return why the server refuses it, or None if it is queued.
+def why_lost(job: dict[str, Any]) -> str | None:
+    """Return why the server would answer OK and lose the job; None if it would not.
 
-    Nobody is connected for a job that JSON cannot hold: FaktoryPayloadError.
+    It checks the queue's name of any other job itself, of a scheduled one when it is too late.
     """
-    if job["retry"] is None:
-        job["retry"] = DEFAULT_RETRY  # what the server means by None; it does not keep to it
-    command = commands.push(job)
-    # Any other queue's name is checked by the server; when a job is due it is too late for that.
     if job.get("at"):
         try:
             check_queue("queue", job["queue"])
         except FaktoryPayloadError as error:
             return f"{error} The server would answer OK and lose the job when it is due."
-    with visits.visit(client):
-        # The answer is looked at, not what is raised: in inline mode that is the job's own.
-        refusal = client.exchange(command)[0].error
-    if refusal is not None and not isinstance(refusal, FaktoryServerError):
-        raise refusal
-    return None if refusal is None else str(refusal)
+    return None

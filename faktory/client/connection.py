@@ -1,9 +1,8 @@
-"""A line to a server that mends itself: what a client speaks over.
+"""A client's connection to a server, which reconnects after a break.
 
-Rules: whether a command is sent again after a break is decided in `wire.recovery`; here it is only
-asked, once for every command. Threads take turns, an exchange at a time; a signal handler that
-comes into the middle of its own thread's is refused. A forked child lets go of the parent's
-connection without a word and opens its own.
+Rules: `wire.recovery` decides whether a command is sent again after a break, at most once. Threads
+take turns, an exchange at a time; a signal handler that interrupts its own thread's exchange gets
+an error. A forked child drops the parent's connection, sends nothing on it and opens its own.
 """
 
 from __future__ import annotations
@@ -19,14 +18,15 @@ from ..wire import recovery
 from ..wire.address import Address
 from ..wire.commands import Command
 from ..wire.session import Answer
-from . import fork, transport
+from . import fork, network
+from .transport import Transport
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 
 class Connection:
-    """Opens when first needed, and again after a break."""
+    """A connection that opens when first needed, and again after a break."""
 
     def __init__(
         self,
@@ -46,49 +46,60 @@ class Connection:
         self._at_least_once = at_least_once
         self._log = log
         self._log_payloads = log_payloads
-        self._transport: transport.Transport | None = None
-        self._turn = RLock()
-        self._busy = False
+        self._network: network.Network = network.SOCKETS
+        self._transport: Transport | None = None  # opened by this network
+        self._lock = RLock()
+        self._busy = False  # in an exchange
         fork.register(self)
 
     @property
     def is_open(self) -> bool:
         """Whether there is a connection; it may be broken without having been noticed."""
-        return self._transport is not None or transport.memory is not None
+        return self._transport is not None or network.current.in_process
 
     def open(self) -> None:
         """Connect now, if not connected."""
-        with self._turn:
-            if not self.is_open:
-                self._refuse_interruption()
+        using = network.current
+        if using.in_process:
+            return
+        if using is not self._network:
+            self._switch(using)
+        with self._lock:
+            if self._transport is None:
+                self._check_not_busy()
                 self._opened()
 
     def close(self) -> None:
-        """Say goodbye and close; the next command opens it anew."""
-        with self._turn:
-            line, self._transport = self._transport, None
+        """Send END and close; the next command opens it again."""
+        with self._lock:
+            transport, self._transport = self._transport, None
             busy = self._busy
-        if line is not None and busy:  # a signal handler's wish, in the middle of a command
-            line.abandon()
-        elif line is not None:
-            line.close()
+        if transport is not None and busy:  # in a signal handler: no END inside a command
+            transport.abort()
+        elif transport is not None:
+            transport.close()
 
     def exchange(self, *sent: Command[Any]) -> list[Answer]:
-        """Send commands in one piece; return an answer for each, refusals among them.
+        """Send commands in one piece; return an answer for each, errors of the server included.
 
-        What a break left unanswered goes out again on a new connection, once, if it may; else
-        FaktoryOutcomeUnknown or the connection's own error.
+        If the connection breaks, the commands without an answer are sent again on a new one, once,
+        if all of them may be; else FaktoryOutcomeUnknown or the connection's own error.
         """
-        memory = transport.memory  # read once: another thread may end the test mode meanwhile
-        if memory is not None:
-            return memory.exchange(sent)
-        shown = self._log.isEnabledFor(logging.DEBUG)
-        if shown:
+        using = network.current  # read once: another thread may end a test mode meanwhile
+        if using is not self._network:
+            if using.in_process:
+                transport = using.connect(
+                    self._address, self._identity, self._timeout, self._ssl_context
+                )
+                return transport.exchange(sent)
+            self._switch(using)
+        logged = self._log.isEnabledFor(logging.DEBUG)
+        if logged:
             for command in sent:
                 self._log.debug("> %s", self._show(command))
-        with self._turn:
+        with self._lock:
             if self._busy:
-                self._refuse_interruption()
+                self._check_not_busy()
             try:
                 self._busy = True
                 answers = (self._transport or self._opened()).exchange(sent)
@@ -100,23 +111,23 @@ class Connection:
                 raise
             finally:
                 self._busy = False
-        if shown:
-            self._show_answers(answers)
+        if logged:
+            self._log_answers(answers)
         return answers
 
-    def _show_answers(self, answers: Sequence[Answer]) -> None:
-        """Show what was answered; what jobs hold only where that was asked for."""
+    def _log_answers(self, answers: Sequence[Answer]) -> None:
+        """Log answers, with the contents of jobs only if that was asked for."""
         for answer in answers:
-            said: object = answer.value
+            text: object = answer.value
             if answer.error is not None:
-                said = str(answer.error)
-                if not self._log_payloads:  # the server repeats the job that it refuses
-                    said = said.partition("{")[0]
-            elif said is None:
-                said = "OK or nothing"
+                text = str(answer.error)
+                if not self._log_payloads:  # the server repeats a job that it refuses
+                    text = text.partition("{")[0]
+            elif text is None:
+                text = "OK or nothing"
             elif not self._log_payloads:
-                said = f"a {type(said).__name__}"
-            self._log.debug("< %s", said)
+                text = f"a {type(text).__name__}"
+            self._log.debug("< %s", text)
 
     def _show(self, command: Command[Any]) -> str:
         if self._log_payloads:
@@ -126,8 +137,8 @@ class Connection:
         return f"{command.name}{about}{more} ({len(command.data)} bytes)"
 
     def reset_after_fork(self) -> None:
-        """Forget the connection, which is the parent's: for `fork`, in the child."""
-        self._turn = RLock()
+        """Drop the connection, which is the parent's: for `fork`, in the child."""
+        self._lock = RLock()
         self._busy = False
         self._drop()
 
@@ -139,9 +150,9 @@ class Connection:
             error = recovery.error_for(rest, broken.sent, broken.cause)
             raise error from error.__cause__
         self._log.debug("once more, over a new connection: %s", broken.cause)
-        doubtful = recovery.count_sent(rest, broken.sent)  # so many may have happened before
+        resent = recovery.count_sent(rest, broken.sent)  # the server may have run so many
         try:
-            fresh = self._opened().exchange(rest)
+            answers = self._opened().exchange(rest)
         except recovery.ConnectionBroken as again:
             self._drop()
             error = recovery.error_for(rest[len(again.answers) :], again.sent, again.cause)
@@ -149,25 +160,36 @@ class Connection:
         except BaseException:
             self._drop()
             raise
-        return [*broken.answers, *map(recovery.resolve_resent, fresh[:doubtful]), *fresh[doubtful:]]
+        return [
+            *broken.answers,
+            *map(recovery.resolve_resent, answers[:resent]),
+            *answers[resent:],
+        ]
 
-    def _refuse_interruption(self) -> None:
-        """Raise where this thread is in the middle of a command: it could never be its turn."""
+    def _check_not_busy(self) -> None:
+        """Raise in a signal handler that interrupted an exchange, which it would wait for."""
         if self._busy:
             raise RuntimeError(
-                "a signal handler uses the client that the code which it interrupts is using: "
-                "give it a client of its own, or let it only take a note."
+                "a signal handler uses a client in the middle of that client's own command: "
+                "give it a client of its own, or let it only set a flag."
             )
 
-    def _opened(self) -> transport.Transport:
+    def _switch(self, using: network.Network) -> None:
+        """Drop the connection, and open the next one through another network."""
+        with self._lock:
+            self._check_not_busy()
+            self._drop()
+            self._network = using
+
+    def _opened(self) -> Transport:
         if self._transport is None:
             identity = {"hostname": socket.gethostname(), "pid": os.getpid(), **self._identity}
-            self._transport = transport.connect(
+            self._transport = self._network.connect(
                 self._address, identity, self._timeout, self._ssl_context
             )
         return self._transport
 
     def _drop(self) -> None:
-        line, self._transport = self._transport, None
-        if line is not None:
-            line.abandon()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()

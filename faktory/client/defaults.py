@@ -1,7 +1,7 @@
-"""Where this process's pushes go: what `faktory.configure` said, the environment, the default.
+"""The pool that this process pushes through, by `faktory.configure`, the environment or default.
 
 `FAKTORY_*` variables are read when the default pool is made: with the first push, not at import.
-A forked child pushes to where its parent did, over connections of its own.
+A forked child pushes to the same server as its parent, over connections of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..wire.address import find_url, parse
 from ..wire.validate import check_timeout
+from . import network
 from .client import DEFAULT_TIMEOUT, Client
 from .pool import Pool, check_size
 
@@ -37,13 +38,13 @@ def configure(
     timeout: float | timedelta | None = None,
     ssl_context: SSLContext | None = None,
 ) -> None:
-    """Say where `perform_async` and its like push to; what is None stays as it was.
+    """Set where `perform_async` and its like push to; arguments that are None change nothing.
 
     `url` is an address; `pool_size` connections at most (20); `pool_timeout` seconds to wait for a
     free one (5); `timeout` seconds for connecting and for each answer (10). Each but `ssl_context`
-    is also a variable, which counts where nothing was said here: FAKTORY_URL (or the one that
+    is also a variable, which counts unless it is set here: FAKTORY_URL (or the one that
     FAKTORY_PROVIDER names), FAKTORY_POOL_SIZE, FAKTORY_POOL_TIMEOUT, FAKTORY_TIMEOUT. A change
-    drops the default pool; pushes under way end on the old one. ValueError for what cannot be.
+    drops the default pool; pushes in progress end on the old one. ValueError for a bad value.
     """
     global _pool
     given = {
@@ -64,7 +65,7 @@ def configure(
 
 @contextmanager
 def configured(**settings: Any) -> Iterator[None]:
-    """Be configured like this, and in no other way, for a `with` block; see `configure`."""
+    """Use these settings, and no others, for a `with` block; see `configure`."""
     global _settings
     with _lock:
         before, _settings = _settings, {}
@@ -83,27 +84,29 @@ def default_pool() -> Pool:
     pool = _pool
     if pool is None:
         with _lock:
-            pool = _pool = _pool or _make_pool()
+            pool = _pool or _make_pool()
+            if not network.current.in_process:  # a test mode leaves nothing behind
+                _pool = pool
     return pool
 
 
-def _say_goodbye() -> None:
-    """At the interpreter's exit: leave no connection for the server to find dead."""
+def _close() -> None:
+    """At the interpreter's exit: let the server see END, not a dead connection."""
     if _pool is not None:
         _pool.close()
 
 
-atexit.register(_say_goodbye)
+atexit.register(_close)
 
 
-def _renew_lock() -> None:
-    """Have a free lock in a forked child: a thread of the parent may have held it."""
+def _reset_after_fork() -> None:
+    """In a forked child: make a new lock, as a thread of the parent may have held the old one."""
     global _lock
     _lock = Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def _make_pool() -> Pool:

@@ -1,7 +1,7 @@
-"""What starts anew in a forked child: its parent's connections and locks are not its own.
+"""Objects that reset themselves in a forked child, as the parent's connections are not its own.
 
-Rules: it happens before anything else runs in the child, so that no thread of it can meet what is
-the parent's, and nobody else has to ask whether there was a fork.
+Rules: they do so before anything else runs in the child, so that nothing in it can see the parent's
+state, and nobody else has to check whether there was a fork.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from typing import Protocol
 from weakref import WeakSet
 
 
-class Forkable(Protocol):
-    """What can start anew."""
+class Resettable(Protocol):
+    """An object with state that a child must not share."""
 
     def reset_after_fork(self) -> None:
-        """Let go of what is the parent's, without a word to anybody."""
+        """Drop the parent's connections, locks and work; send nothing."""
 
 
-_known: WeakSet[Forkable] = WeakSet()
+_registered: WeakSet[Resettable] = WeakSet()
 
 
-def register(known: Forkable) -> None:
-    """See that it starts anew in every child from now on, as long as it lives."""
-    _known.add(known)
+def register(instance: Resettable) -> None:
+    """Call `reset_after_fork` in each child, as long as the object lives."""
+    _registered.add(instance)
 
 
-def _in_child() -> None:
-    for known in list(_known):
-        known.reset_after_fork()
+def _reset_all() -> None:
+    for instance in list(_registered):
+        instance.reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(after_in_child=_reset_all)

@@ -1,8 +1,8 @@
-"""Clients lent to threads.
+"""Clients that threads acquire and release.
 
-Rules: the client that came back last goes out first, so that as few as possible stay busy; who
-waits longest is served first, so that nobody starves. A forked child starts with an empty pool of
-its own and leaves the parent's connections alone.
+Rules: the client that was released last is acquired first, so that few connections are in use; the
+thread that waits longest is served first. A forked child starts with an empty pool and leaves the
+parent's connections alone.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from threading import RLock
 
 from ..exceptions import FaktoryTimeout
 from ..wire.validate import check_timeout
-from . import fork, transport
-from .client import Client, maker
+from . import fork, network
+from .client import Client
+from .factory import client_factory
 
 
 def check_size(size: int) -> int:
-    """Return the size of a pool if it can be one, else raise ValueError."""
+    """Return a valid size of a pool; ValueError for any other."""
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"the pool's size is {size!r}: it must be a whole number of 1 or more.")
     return size
 
 
 class Pool:
-    """Up to `size` clients, made when first needed, each lent to one thread at a time.
+    """Up to `size` clients, made when first needed, each used by one thread at a time.
 
-    `make` is the server's address, or what makes a client. `timeout` is the seconds to wait for one
-    to come back; FaktoryTimeout after that.
+    `make` is the server's address, or a function that makes a client. `timeout` is the seconds to
+    wait for a client to be released; FaktoryTimeout after that.
     """
 
-    _life: object
+    _process: object
     _lock: RLock  # a signal handler may push, too
     _idle: list[Client]
 
@@ -47,33 +48,33 @@ class Pool:
     ) -> None:
         self.size = check_size(size)
         self.timeout = check_timeout("timeout", timeout)
-        self._make = maker(make)
+        self._make = client_factory(make)
         self._closed = False
         self.reset_after_fork()
         fork.register(self)
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """Lend a client for a `with` block; from a closed pool, one for this block alone."""
-        if transport.memory is not None:  # no connection is used, so there is nothing to save
+        """Acquire a client for a `with` block; a closed pool makes one for this block alone."""
+        if network.current.in_process:  # jobs may nest deeper than the pool is large
             client = self._make()
             try:
                 yield client
             finally:
                 client.close()  # the test mode may have ended meanwhile
             return
-        life = self._life
-        client = self._take()
+        process = self._process
+        client = self._acquire()
         try:
             yield client
         finally:
-            if life is self._life:
-                self._give_back(client)
-            else:  # this is a child now, and the client counts in its parent's pool
+            if process is self._process:
+                self._release(client)
+            else:  # forked in the block: the client counts in the parent's pool
                 client.close()
 
     def close(self) -> None:
-        """Disconnect the clients, those that are lent when they come back."""
+        """Disconnect the clients, those in use when they are released."""
         with self._lock:
             self._closed = True
             idle = self._idle.copy()
@@ -84,63 +85,63 @@ class Pool:
 
     def reset_after_fork(self) -> None:
         """Start with no clients: for `fork`, in the child."""
-        self._life = object()
+        self._process = object()
         self._lock = RLock()
-        self._made = 0  # clients that there are, lent or idle
+        self._made = 0  # clients that exist, in use or idle
         self._idle = []
-        self._queue: deque[SimpleQueue[Client | None]] = deque()
+        self._waiters: deque[SimpleQueue[Client | None]] = deque()
 
-    def _take(self) -> Client:
+    def _acquire(self) -> Client:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-            place: SimpleQueue[Client | None] = SimpleQueue()
+            waiter: SimpleQueue[Client | None] = SimpleQueue()
             if self._made < self.size:
                 self._made += 1
-                place.put(None)
+                waiter.put(None)
             else:
-                self._queue.append(place)
-        return self._wait_at(place) or self._make_one()
+                self._waiters.append(waiter)
+        return self._wait(waiter) or self._make_one()
 
-    def _wait_at(self, place: SimpleQueue[Client | None]) -> Client | None:
-        """Wait for a client, or for None: the room for a new one."""
+    def _wait(self, waiter: SimpleQueue[Client | None]) -> Client | None:
+        """Wait for a client, or for None: permission to make one."""
         try:
-            return place.get(timeout=self.timeout)
+            return waiter.get(timeout=self.timeout)
         except Empty:
             with self._lock:
-                if place in self._queue:  # else something has come at the last moment
-                    self._queue.remove(place)
+                if waiter in self._waiters:  # else something was released at the last moment
+                    self._waiters.remove(waiter)
                     raise FaktoryTimeout(
-                        f"none of the pool's {self.size} clients came back within "
+                        f"none of the pool's {self.size} clients was released within "
                         f"{self.timeout:g} s. Make the pool larger (pool_size), or keep clients "
                         "for a shorter time."
                     ) from None
-            return place.get()
-        except BaseException:  # an interrupt: nobody waits at this place any more
+            return waiter.get()
+        except BaseException:  # an interrupt: this thread waits no more
             with self._lock:
-                waits = place in self._queue
+                waits = waiter in self._waiters
                 if waits:
-                    self._queue.remove(place)
+                    self._waiters.remove(waiter)
             if not waits:
                 try:
-                    self._give_back(place.get_nowait())
-                except Empty:  # it came, and the interrupt before anybody had it
-                    self._give_back(None)
+                    self._release(waiter.get_nowait())
+                except Empty:  # interrupted behind `get`, which had a client or None
+                    self._release(None)
             raise
 
     def _make_one(self) -> Client:
         try:
             return self._make()
         except BaseException:
-            self._give_back(None)
+            self._release(None)
             raise
 
-    def _give_back(self, client: Client | None) -> None:
-        """Give a client, or the room for one, to who waits longest; else keep it."""
+    def _release(self, client: Client | None) -> None:
+        """Pass a client, or None, to the thread that waits longest; else keep it."""
         with self._lock:
             kept = None if self._closed else client
-            if self._queue:
-                self._queue.popleft().put(kept)
+            if self._waiters:
+                self._waiters.popleft().put(kept)
             elif kept is not None:
                 self._idle.append(kept)
             else:

@@ -1,10 +1,10 @@
-"""Many threads push, few PUSHBs go out.
+"""Many threads push jobs, which are sent together in few PUSHBs.
 
-Rules: a future ends once: as a jid, as a refusal, or as FaktoryOutcomeUnknown. What was certainly
-not sent is sent again until it is, or until `close` gives it up, and only then ends as
-FaktoryConnectionError. Memory is bounded: who pushes into a full producer waits, or is refused.
-The sending thread dies of no error, and never waits for itself. After a fork the child's producer
-starts empty, and what waits stays with the parent.
+Rules: each future ends once: with a jid, the server's refusal, or FaktoryOutcomeUnknown. A batch
+that was certainly not sent is tried again until `close` gives up, and only then ends with
+FaktoryConnectionError. Memory is bounded: a push into a full producer waits or fails. The sending
+thread survives every error, and never waits for itself. In a forked child the producer starts
+empty; the jobs that wait stay with the parent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datetime import timedelta
 from random import random
 from threading import Condition, Thread, current_thread
 from time import monotonic
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 from weakref import WeakSet, ref
 
 from ..exceptions import (
@@ -34,14 +34,17 @@ from ..exceptions import (
     FaktoryTimeout,
 )
 from ..proto import dump_json
-from ..wire import commands, recovery
+from ..wire import commands
 from ..wire.payload import prepare
+from ..wire.recovery import Backoff
+from ..wire.types import AnyJob
 from ..wire.validate import check_timeout
-from . import fork, transport
-from .client import Client, maker
+from . import fork, network
+from .client import Client
+from .factory import client_factory
 
-LAST_WAIT: Final = 5.0
-"""Seconds that the interpreter's exit waits for what is still to be sent."""
+EXIT_TIMEOUT: Final = 5.0
+"""Seconds that the interpreter's exit waits for jobs that are not pushed yet."""
 
 _log = logging.getLogger("faktory.producer")
 
@@ -55,12 +58,13 @@ class _Entry(NamedTuple):
 class Producer:
     """Collects jobs from any number of threads and pushes them together.
 
-    A PUSHB goes out when `max_batch` jobs or `max_bytes` of them wait, or `linger` seconds after
-    the first came. At most `max_pending` jobs wait or are under way; `push` waits `patience`
-    seconds for room then (None: as long as it takes, 0: not at all). `make` is the server's
-    address, or what makes its client, called with the first push.
+    A PUSHB is sent when `max_batch` jobs or `max_bytes` of them wait, or `linger` seconds after
+    the first one. At most `max_pending` jobs are not answered yet; then `push` waits up to
+    `patience` seconds for room (None: as long as it takes, 0: not at all). `make` is the server's
+    address, or a function that makes a client, called with the first push.
     """
 
+    _backoff = Backoff()
     _thread: Thread | None
 
     def __init__(
@@ -77,7 +81,7 @@ class Producer:
         for name, value in limits.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}: it must be a whole number of 1 or more.")
-        self._make = maker(make)
+        self._make = client_factory(make)
         self._max_batch = max_batch
         self._max_bytes = max_bytes
         self._linger = check_timeout("linger", linger)
@@ -94,15 +98,15 @@ class Producer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def push(self, job: dict[str, Any]) -> Future[str]:
+    def push(self, job: AnyJob) -> Future[str]:
         """Take a job to be pushed soon; the future's result is its jid.
 
-        Raises at once: FaktoryPayloadError for what cannot be sent, FaktoryTimeout when there is
-        no room. A future that is cancelled before its job leaves is not sent.
+        Raises at once FaktoryPayloadError for a job that cannot be sent, and FaktoryTimeout if
+        there is no room. The job of a future that is cancelled in time is not sent.
         """
         sent = prepare(job)
         entry = _Entry(sent["jid"], dump_json(sent), Future())
-        if transport.memory is not None and not self._closed:
+        if network.current.in_process and not self._closed:
             return self._push_now(entry)
         with self._changed:
             if self.pending >= self._max_pending:
@@ -119,10 +123,10 @@ class Producer:
         return entry.future
 
     def flush(self, timeout: float | timedelta | None = None) -> None:
-        """Send what waits now, and wait until it is answered; FaktoryTimeout says what is left."""
+        """Push the jobs that wait, and wait for all answers; FaktoryTimeout if some are missing."""
         limit = None if timeout is None else check_timeout("timeout", timeout)
         with self._changed:
-            self._refuse_to_wait_for_itself("flush")
+            self._check_not_sender("flush")
             taken = self._taken
             self._flushing += 1
             self._changed.notify_all()
@@ -134,10 +138,10 @@ class Producer:
                 raise FaktoryTimeout(f"{taken - self._done} jobs are not pushed yet.")
 
     def close(self, timeout: float | timedelta | None = None) -> None:
-        """Flush and end; what is not sent within `timeout` seconds is given up.
+        """Flush and end; jobs that are not sent within `timeout` seconds are given up.
 
-        FaktoryTimeout says how much that was. Without a `timeout`, as at the end of a `with` block,
-        this waits for a server that is away until it is back.
+        FaktoryTimeout has their number. Without a `timeout`, as at the end of a `with` block, this
+        waits until an unreachable server is back.
         """
         deadline = None if timeout is None else monotonic() + check_timeout("timeout", timeout)
         try:
@@ -154,11 +158,11 @@ class Producer:
         """Start with nothing to push: for `fork`, in the child."""
         self._changed = Condition()
         self._queue: deque[_Entry] = deque()
-        self._under_way: list[_Entry] = []  # those that were cancelled in time among them
+        self._in_flight: list[_Entry] = []  # including those that were cancelled in time
         self._waiting_bytes = 0
-        self._taken = 0  # how many jobs were taken so far
-        self._done = 0  # how many of them are answered, the oldest first
-        self._flushing = 0  # how many threads wait for all to be answered
+        self._taken = 0  # jobs so far
+        self._done = 0  # those of them that are answered, the oldest first
+        self._flushing = 0  # threads that wait for all to be answered
         self._thread = None
 
     @property
@@ -167,7 +171,7 @@ class Producer:
         return self._taken - self._done
 
     def _push_now(self, entry: _Entry) -> Future[str]:
-        """Push in a test mode: there is nothing to wait for, and what a job raises comes out."""
+        """Push in this thread, in a test mode: an inline job's error is raised here."""
         client = self._make()
         try:
             refused = client.call(_command([entry]))
@@ -177,19 +181,19 @@ class Producer:
         return entry.future
 
     def _start(self) -> None:
-        """Start the sending thread; what goes wrong with that is told to who pushes."""
+        """Start the sending thread; the push that needs it raises if that fails."""
         client = self._make()
         thread = Thread(target=self._run, args=(client,), name="faktory-producer", daemon=True)
         thread.start()
         self._thread = thread
         processes = sys.modules.get("multiprocessing")
         if processes is not None and processes.parent_process() is not None:
-            # This child of multiprocessing will end without the interpreter's exit functions.
+            # A child of multiprocessing ends without the interpreter's exit functions.
             from multiprocessing.util import Finalize
 
-            Finalize(self, _close_last, args=(ref(self),), exitpriority=0)
+            Finalize(self, _close_if_alive, args=(ref(self),), exitpriority=0)
 
-    def _refuse_to_wait_for_itself(self, what: str) -> None:
+    def _check_not_sender(self, what: str) -> None:
         if current_thread() is self._thread:
             raise RuntimeError(
                 f"{what} would wait for itself here: a future's callback runs in the thread that "
@@ -198,7 +202,7 @@ class Producer:
 
     def _wait_for_room(self) -> None:
         if not self._closed:
-            self._refuse_to_wait_for_itself("push into a full producer")
+            self._check_not_sender("push into a full producer")
         has_room = self._changed.wait_for(
             lambda: self.pending < self._max_pending or self._closed, self._patience
         )
@@ -216,27 +220,27 @@ class Producer:
         try:
             while batch := self._next_batch():
                 self._push(client, batch)
-        except BaseException as error:  # whatever it is, nobody may wait for ever
-            self._give_up(error)
+        except BaseException as error:  # no future may stay without an end
+            self._fail_all(error)
             raise
         finally:
             client.close()
 
-    def _give_up(self, error: BaseException) -> None:
-        """Take no more jobs, and end the futures of those that there are."""
+    def _fail_all(self, error: BaseException) -> None:
+        """Take no more jobs, and end all futures."""
         with self._changed:
             self._closed = True
-            left = [*self._under_way, *self._queue]
+            entries = [*self._in_flight, *self._queue]
             self._queue.clear()
         unknown = FaktoryOutcomeUnknown(f"the producer's thread broke: {error!r}")
-        for entry in left:
-            with suppress(InvalidStateError):  # those that have ended
+        for entry in entries:
+            with suppress(InvalidStateError):  # it has ended
                 _end(entry, unknown, None)
         with self._changed:
             self._answered(self.pending)
 
     def _next_batch(self) -> list[_Entry]:
-        """Wait for jobs, then a little for more; return none when closed and empty."""
+        """Wait for jobs, then a little for more; return [] when closed and empty."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._closed)
@@ -253,20 +257,20 @@ class Producer:
     def _take_batch(self) -> list[_Entry]:
         batch: list[_Entry] = []
         size = 0
-        self._under_way = []
+        self._in_flight = []
         while self._queue and len(batch) < self._max_batch and size < self._max_bytes:
             entry = self._queue.popleft()
-            self._under_way.append(entry)
+            self._in_flight.append(entry)
             self._waiting_bytes -= len(entry.data)
             if entry.future.set_running_or_notify_cancel():
                 size += len(entry.data)
                 batch.append(entry)
         if not batch:
-            self._answered(len(self._under_way))
+            self._answered(len(self._in_flight))
         return batch
 
     def _push(self, client: Client, batch: list[_Entry]) -> None:
-        """Push a batch until it is answered, unknown, or given up; end its futures."""
+        """Push a batch until it is answered, unknown or given up; end its futures."""
         command = _command(batch)
         failures = 0
         failure: FaktoryError | None = None
@@ -277,31 +281,31 @@ class Producer:
                 failure = None
             except FaktoryOutcomeUnknown as error:
                 failure = error
-            except (FaktoryConnectionError, FaktoryProtocolError) as error:  # certainly not sent
+            except (FaktoryConnectionError, FaktoryProtocolError) as error:  # it was not sent
                 failure = error
                 failures += 1
-                final = isinstance(error, FaktoryAuthenticationError) or transport.of_a_job(error)
+                final = isinstance(error, FaktoryAuthenticationError) or error._raised_by_job
                 if not final and self._try_again(error, failures):
                     continue
             except FaktoryJSONError as error:
                 failure = FaktoryOutcomeUnknown(f"{len(batch)} jobs may be queued or not: {error}")
             except FaktoryError as error:
                 failure = error
-            except BaseException as error:  # a job of inline mode may raise anything
+            except BaseException as error:  # an inline job may raise anything
                 failure = FaktoryOutcomeUnknown(f"the push of {len(batch)} jobs broke: {error!r}")
             break
         for entry in batch:
             _end(entry, failure, refused.get(entry.jid))
         with self._changed:
-            self._answered(len(self._under_way))
+            self._answered(len(self._in_flight))
 
     def _try_again(self, error: FaktoryError, failures: int) -> bool:
-        """Wait a little; tell whether the batch is to be sent again."""
+        """Wait a little; return whether to send the batch again."""
         if failures == 1:
             _log.warning("jobs wait until the server is back: %s", error)
         with self._changed:
-            pause = recovery.backoff(failures, random())
-            return not self._changed.wait_for(lambda: self._closed, pause)
+            delay = self._backoff.delay(failures, random())
+            return not self._changed.wait_for(lambda: self._closed, delay)
 
     def _answered(self, count: int) -> None:
         self._done += count
@@ -328,16 +332,16 @@ _producers: WeakSet[Producer] = WeakSet()
 
 
 def _close_all() -> None:
-    """At the interpreter's exit: push what waits, for a while, and say what remains."""
-    deadline = monotonic() + LAST_WAIT
+    """At the interpreter's exit: push the jobs that wait, and log how many could not be."""
+    deadline = monotonic() + EXIT_TIMEOUT
     for producer in list(_producers):
         _close(producer, max(0.0, deadline - monotonic()))
 
 
-def _close_last(producer: ref[Producer]) -> None:
+def _close_if_alive(producer: ref[Producer]) -> None:
     found = producer()
     if found is not None:
-        _close(found, LAST_WAIT)
+        _close(found, EXIT_TIMEOUT)
 
 
 def _close(producer: Producer, timeout: float) -> None:

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
-from ..client import Pool, defaults
+from ..client import BatchStatus, Pool, defaults
 from ..exceptions import FaktoryPayloadError
 from ..wire.payload import prepare
 from .chain import Next
@@ -126,7 +126,7 @@ class Batch:
         with pool.client() as client:
             client.batch_commit(bid)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> BatchStatus:
         """Return how many jobs are left, and more, from the server; see `Client.batch_status`."""
         if self._bid is None:
             raise RuntimeError("the batch does not exist yet: `with batch.jobs():` creates it.")

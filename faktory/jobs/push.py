@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Generic, ParamSpec, Unpack
 from weakref import WeakSet
 
-from ..client import Client, Pool, defaults, transport
+from ..client import Client, Pool, defaults, network
 from ..client.bulk import push_chunk
 from ..exceptions import (
     FaktoryBulkError,
@@ -144,7 +144,7 @@ class Push(JobSpec, Generic[P]):
                 broken.jids, broken.refused = pushed, refused
                 raise
             except FaktoryError as error:  # no client in time, or a server without Enterprise
-                if (not pushed and not refused) or transport.of_a_job(error):
+                if (not pushed and not refused) or error._raised_by_job:
                     raise
                 raise FaktoryBulkError(
                     f"{len(jids)} jobs were not queued: {error}",
@@ -167,19 +167,19 @@ class Push(JobSpec, Generic[P]):
     @property
     def jobs(self) -> list[dict[str, Any]]:
         """In a test mode: the waiting jobs of this type, as wire dicts."""
-        return transport.in_test_mode().jobs_of(self._jobtype)
+        return network.memory().jobs_of(self._jobtype)
 
     def clear(self) -> None:
         """In a test mode: forget the jobs of this type."""
-        transport.in_test_mode().clear(self._jobtype)
+        network.memory().clear(self._jobtype)
 
     def drain(self) -> int:
         """In a test mode: run the jobs of this type, and those of it that they push."""
-        return transport.in_test_mode().drain(self._jobtype)
+        return network.memory().drain(self._jobtype)
 
     def perform_one(self) -> None:
         """In a test mode: run the job of this type that waits longest."""
-        transport.in_test_mode().perform_one(self._jobtype)
+        network.memory().perform_one(self._jobtype)
 
     def _push(
         self, args: Sequence[object], kwargs: Mapping[str, object], at: datetime | None
@@ -199,7 +199,7 @@ class Push(JobSpec, Generic[P]):
         """Raise FaktoryEnterpriseRequired if the job needs it and the server would ignore that."""
         needed = self._checked[2]
         # The answer of a test mode must not be remembered as that of the pool's server.
-        if not needed or pool in _enterprise or transport.memory is not None:
+        if not needed or pool in _enterprise or network.current.in_process:
             return
         if "enterprise" not in str(client.info()["server"].get("description")).lower():
             raise FaktoryEnterpriseRequired(

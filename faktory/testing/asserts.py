@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from ..client import transport
+from ..client import network
 from ..jobs.spec import DeclaredJob, spec_of
 from ..wire.validate import check_instant
 
@@ -64,7 +64,7 @@ def _look_for(
     """Return the jobs of the type that are as wanted, and the others of the type."""
     found: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
-    for kept in transport.in_test_mode().jobs_of(_jobtype(job)):
+    for kept in network.memory().jobs_of(_jobtype(job)):
         (others if _differences(kept, wanted) else found).append(kept)
     return found, others
 
@@ -128,7 +128,7 @@ def _report(
             [f"{kept['jid']}: {'; '.join(_differences(kept, wanted))}" for kept in others]
         )
     if not found and not others:
-        jobs = transport.in_test_mode().jobs
+        jobs = network.memory().jobs
         lines.append("Jobs of other types:" if jobs else "There are no jobs at all.")
         lines += _listed([_shown(kept) for kept in jobs])
     return "\n".join(lines)

@@ -48,7 +48,7 @@ class DrainingWorker(Worker):
                         "without end?"
                     )
                 done += 1
-                report = processor.run_job(JobContext(payload, client))
+                report = processor.run_job(JobContext(dict(payload), client))
                 assert report is not None
                 client.call(report)
         return done

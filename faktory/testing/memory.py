@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
-from threading import RLock, local
+from threading import RLock
 from time import sleep
-from typing import Any, Final, TypeVar
-from weakref import ref
+from typing import Any, Final, Self, TypeVar
 
-from ..client import fork, transport
+from ..client import fork
+from ..client.network import MemoryNetwork
 from ..exceptions import Discard, FaktoryError
 from ..jobs import registry
 from ..jobs.batch import open_batch
@@ -54,7 +54,7 @@ class EmptyQueueError(LookupError):
     """There is no job to perform."""
 
 
-class MemoryServer(transport.Memory):
+class MemoryServer(MemoryNetwork):
     """The server of fake and inline mode; `fake` and `inline` create it.
 
     Jobs are shown as the dicts that a worker would fetch, scheduled ones among them. Jobs of
@@ -67,7 +67,6 @@ class MemoryServer(transport.Memory):
         self.inline = inline
         self._runner = JobRunner(middleware=middleware)
         self._lock = RLock()
-        self._failed = local()
         self._state = ServerState(enterprise=True)
         self._store = self._state.store = _Store(self._state.clock)
         fork.register(self)
@@ -76,6 +75,10 @@ class MemoryServer(transport.Memory):
         return f"<{'inline' if self.inline else 'fake'} mode, {len(self.jobs)} jobs>"
 
     # In a connection's place.
+
+    def connect(self, *_: object, **__: object) -> Self:
+        """Take the place of a connection to any server."""
+        return self
 
     def exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
         """Answer commands as a server would."""
@@ -87,17 +90,12 @@ class MemoryServer(transport.Memory):
     def close(self) -> None:
         """Do nothing: no socket is open."""
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """Do nothing: no socket is open."""
 
     def reset_after_fork(self) -> None:
         """Keep a copy of the parent's jobs in a forked child, and replace the lock."""
         self._lock = RLock()
-
-    def raised(self, error: BaseException) -> bool:
-        """Tell whether the job that failed last in this thread raised it."""
-        last = getattr(self._failed, "last", None)
-        return last is not None and last() is error
 
     # Looking at the jobs.
 
@@ -191,7 +189,7 @@ class MemoryServer(transport.Memory):
             pass
         except BaseException as error:
             if isinstance(error, FaktoryError):
-                self._failed.last = ref(error)  # weak: the error keeps the job's variables alive
+                error._raised_by_job = True
             report = failure.describe(error, backtrace=payload.get("backtrace") or 0)
             with suppress(
                 CommandError
@@ -223,7 +221,7 @@ class MemoryServer(transport.Memory):
 
     def _answer(self, command: Command[Any]) -> Answer:
         session = ClientSession()
-        line = session.begin([command]).removesuffix(b"\r\n")
+        line = session.send([command]).removesuffix(b"\r\n")
         reply: object = encode_simple("OK")
         if not line.startswith(b"BEAT "):  # no worker is known, as there was no HELLO
             reply = execute(self._state, ClientRecord({}), line)
@@ -231,7 +229,7 @@ class MemoryServer(transport.Memory):
             reply = encode_bulk(None)
         assert isinstance(reply, bytes)
         session.parser.feed(reply)
-        answered = session.answer()
+        answered = session.next_answer()
         assert isinstance(answered, Answer)
         return answered
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from ..client import transport
+from ..client import network
 from .memory import MemoryServer
 
 M = TypeVar("M", bound=MemoryServer | None)
@@ -20,11 +20,11 @@ class Switched(Generic[M]):
 
     def __init__(self, memory: M) -> None:
         self._memory = memory
-        self._before = transport.memory
-        transport.memory = memory
+        self._before = network.current
+        self.__enter__()
 
     def __enter__(self) -> M:
-        transport.memory = self._memory
+        network.use(network.SOCKETS if self._memory is None else self._memory)
         return self._memory
 
     def __exit__(
@@ -33,7 +33,7 @@ class Switched(Generic[M]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        transport.memory = self._before
+        network.use(self._before)
 
 
 def fake(*, middleware: bool = False) -> Switched[MemoryServer]:
@@ -59,16 +59,17 @@ def disable() -> Switched[None]:
 
 def clear_all() -> None:
     """Forget all waiting jobs of the active test mode."""
-    transport.in_test_mode().clear()
+    network.memory().clear()
 
 
 def drain_all() -> int:
     """Run all waiting jobs, and those that they push; see `MemoryServer.drain`."""
-    return transport.in_test_mode().drain()
+    return network.memory().drain()
 
 
 def look_up(name: str) -> Any:
     """Return what `faktory.testing` shows of the active test mode: jobs, queues or mode."""
     if name == "mode":
-        return None if transport.memory is None else "inline" if transport.memory.inline else "fake"
-    return getattr(transport.in_test_mode(), name)
+        on = network.current
+        return ("inline" if on.inline else "fake") if isinstance(on, MemoryServer) else None
+    return getattr(network.memory(), name)

@@ -1,1 +1,1 @@
-"""What is said on the line, without a line: no socket, clock, thread or environment in here."""
+"""The protocol without a connection: no socket, clock, thread or environment in here."""

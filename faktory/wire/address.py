@@ -1,6 +1,6 @@
-"""Where a server is and how to talk to it: `tcp+tls://user:password@host:port` taken apart.
+"""A server's address: `tcp+tls://user:password@host:port`, parsed and found in the environment.
 
-No environment in here: `find_url` looks into the mapping that it is given.
+The environment is passed in.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Address(NamedTuple):
 
 
 def parse(url: str) -> Address:
-    """Take a URL apart; ValueError, without the password, where it is none.
+    """Parse a URL; ValueError, whose text leaves the password out, where it is not an address.
 
     User and password are percent-decoded; a `+` stays a plus. Default port 7419.
     """
@@ -60,7 +60,7 @@ def parse(url: str) -> Address:
     match = _SCHEME.match(url)
     if match is None:
         raise ValueError(
-            f"{_without_password(url)!r} is no Faktory address: write tcp://host:port, "
+            f"{_without_password(url)!r} is not a Faktory address: write tcp://host:port, "
             f"for example {DEFAULT_URL}."
         )
     scheme = match[1]
@@ -70,7 +70,7 @@ def parse(url: str) -> Address:
             "use tcp:// or, for TLS, tcp+tls://."
         )
     if any(character <= " " or character == "\x7f" for character in url):
-        raise ValueError(  # `urlsplit` would drop some of them in silence
+        raise ValueError(  # `urlsplit` would silently drop some of them
             f"the address {_without_password(url)!r} holds a space or a control character. "
             "In a password it must be percent-encoded."
         )
@@ -87,7 +87,7 @@ def parse(url: str) -> Address:
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"the port in {_without_password(url)!r} is no number from 1 to 65535. "
+            f"the port in {_without_password(url)!r} is not a number from 1 to 65535. "
             "A '/', '?', '#' or '@' in the password must be percent-encoded."
         ) from None
     if parts.path.strip("/") or parts.query or parts.fragment:
@@ -102,14 +102,14 @@ def parse(url: str) -> Address:
         username, password = _decode(parts.username), _decode(parts.password)
     except UnicodeError:
         raise ValueError(
-            f"user and password in {_without_password(url)!r} are no percent-encoded UTF-8."
+            f"user and password in {_without_password(url)!r} are not percent-encoded UTF-8."
         ) from None
     host = parts.hostname.replace("%25", "%")  # before the zone of a link-local address
     return Address(host, port, _SCHEMES[scheme.lower()], username or "", password)
 
 
 def find_url(environ: Mapping[str, str]) -> str:
-    """Tell the address that the environment names.
+    """Return the address that the environment names.
 
     `FAKTORY_PROVIDER` names the variable that holds it; `FAKTORY_URL` is next, then localhost.
     """
@@ -125,7 +125,7 @@ def find_url(environ: Mapping[str, str]) -> str:
 
 
 def switched_on(text: str | None) -> bool:
-    """Tell whether a variable switches something on: `0`, `false` and nothing do not."""
+    """Return whether a variable switches something on: `0`, `false` and nothing do not."""
     return (text or "").strip().lower() not in ("", "0", "false")
 
 
@@ -133,14 +133,14 @@ def _decode(part: str | None) -> str | None:
     if part is None:
         return None
     text = unquote(part, errors="strict")
-    text.encode()  # a variable that is no UTF-8 comes as lone surrogates
+    text.encode()  # a variable that is not UTF-8 has lone surrogates
     return text
 
 
 def _without_password(url: str) -> str:
-    """The URL fit to be shown: all between the scheme and the last @ is left out."""
+    """Return a URL without what is between its scheme and the last @, for messages."""
     secret, separator, place = url.rpartition("@")
-    if not separator:  # what follows a colon and is no port may be a password without its host
+    if not separator:  # text behind a colon may be a password without its host
         return re.sub(r"(?<=://)([^/:\[]*):(?!\d*/?$).*", r"\1:***", url)
     scheme = _SCHEME.match(secret)
     return f"{scheme[0] if scheme else ''}***@{place}"

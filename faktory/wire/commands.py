@@ -1,38 +1,44 @@
 """One small pure function a command: what to send, how to read its answer, how to treat it.
 
-Each command says of itself whether it may be repeated when the line broke after it was sent, and
-how long its answer may lawfully take; what follows from that is decided elsewhere.
+A command carries whether it may be sent again when the connection breaks before its answer, and
+how long its answer may take; what follows from that is decided in `recovery` and by the client.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from ..exceptions import FaktoryPayloadError, FaktoryProtocolError
 from ..proto import encode_command, encode_push, encode_push_bulk
-from .validate import check_queue, clip
+from .payload import prepare
+from .types import BatchStatus, FetchedJob, JobProgress, ServerInfo
+from .validate import check_instant, check_queue, clip
 
 T = TypeVar("T")
 
 FETCH_TIMEOUT: Final = 12.0
-"""Seconds. FETCH waits 2 s for a job, and lawfully up to its context of 5 s and one more Redis
-call (`server/server.go: processLines`); who gives up earlier strands a job for its reservation."""
+"""Seconds. FETCH waits 2 s for a job, and at worst for its context of 5 s and one more Redis call
+(`server/server.go: processLines`); a client that gives up earlier leaves a job reserved."""
 
 BULK_TIMEOUT: Final = 15.0
-"""Seconds. PUSHB has 5 s for the whole array (`server/commands.go: pushBulk`), and large ones
-take a while to arrive before that."""
+"""Seconds. PUSHB has 5 s for the whole array (`server/commands.go: pushBulk`), once it has
+arrived, which takes large ones a while."""
 
 
 class Command(Generic[T]):
-    """A command on its way.
+    """A command to send.
 
-    `data` is its line, `read` makes the answer's value of the reply and is never given an error
-    reply, `json` tells whether a bulk reply holds JSON, `idempotent` whether sending it twice
-    does no harm, `may_duplicate` whether it may do twice what was asked once, which a caller can
-    choose to risk, `already_done` how a refusal begins that says, the second time, that the first
-    one had arrived, `floor` the seconds to wait for the answer at least, `jids` the jobs that
-    it is about, `blind` whether it goes out without a look at the line before.
+    data            its line
+    read            makes the answer's value from a reply; it is not called with an error reply
+    json            a bulk reply holds JSON
+    idempotent      sending it twice does no harm
+    may_duplicate   sending it twice may do twice what was asked once: a caller's choice
+    already_done    how the error begins that means, the second time, that the first one arrived
+    min_timeout     seconds to wait for the answer at least
+    jids            the jobs that it is about
+    skip_check      send it without checking first that the connection is open and silent
     """
 
     __slots__ = (
@@ -78,18 +84,18 @@ class Command(Generic[T]):
 
 def push(job: dict[str, Any]) -> Command[None]:
     """Queue one job. Not idempotent: the server does not notice a jid that it has already."""
-    # By position: keywords cost more than the encoding.
+    # Positional: keywords cost more than the encoding.
     return Command("PUSH", encode_push(job), expect_ok, False, True, (job["jid"],))
 
 
 def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
-    """Queue many jobs; answered by what was refused, jid to reason."""
+    """Queue many jobs; the value maps the jids of those refused to the reason."""
     jids = [job["jid"] for job in jobs]
     return push_bulk_line(encode_push_bulk(jobs), jids)
 
 
 def push_bulk_line(line: bytes, jids: Sequence[str]) -> Command[dict[str, str]]:
-    """Queue many jobs whose PUSHB line is already there, from a JobTemplate say."""
+    """Queue many jobs whose PUSHB line is already encoded, by a JobTemplate for example."""
     return Command(
         "PUSHB",
         line,
@@ -102,15 +108,15 @@ def push_bulk_line(line: bytes, jids: Sequence[str]) -> Command[dict[str, str]]:
     )
 
 
-def fetch(queues: Sequence[str], skip_check: bool = False) -> Command[dict[str, Any] | None]:
+def fetch(queues: Sequence[str], skip_check: bool = False) -> Command[FetchedJob | None]:
     """Ask for a job from the first queue that has one; None after 2 s without.
 
-    Not idempotent: a job that was popped for an answer nobody read is reserved all the same.
-    `blind` is for who asks again whatever becomes of it: nothing is popped for a closed line.
+    Not idempotent: a job whose answer is lost stays reserved. `skip_check` is for a loop that
+    fetches again after any error: the server pops nothing for a closed connection.
     """
     return Command(
         "FETCH",
-        encode_command("FETCH", *_named(queues)),
+        encode_command("FETCH", *_check_queues(queues)),
         expect_dict_or_none,
         json=True,
         idempotent=False,
@@ -125,48 +131,55 @@ def ack(jid: str) -> Command[None]:
     Idempotent: the server answers OK for a jid that it does not know
     (`manager/working.go: Acknowledge`).
     """
-    line = encode_command("ACK", json={"jid": _job_id(jid)})
+    line = encode_command("ACK", json={"jid": _check_jid(jid)})
     return Command("ACK", line, expect_ok, idempotent=True, jids=(jid,))
 
 
 def fail(jid: str, errtype: str, message: str, backtrace: Sequence[str] | None) -> Command[None]:
     """Report a job as failed; the server retries or buries it.
 
-    Idempotent: the second time the server says that it does not know the job any more.
+    Idempotent: the second time the server answers that it does not know the job.
     """
-    failure = {"jid": _job_id(jid), "errtype": errtype, "message": message, "backtrace": backtrace}
+    failure = {
+        "jid": _check_jid(jid),
+        "errtype": errtype,
+        "message": message,
+        "backtrace": backtrace,
+    }
     line = encode_command("FAIL", json=failure)
     return Command(
         "FAIL", line, expect_ok, idempotent=True, already_done="Job not found", jids=(jid,)
     )
 
 
-def _job_id(jid: str) -> str:
-    """The id of a job that there is; of any length: the server once took it."""
+def _check_jid(jid: str) -> str:
+    """Return the id of an existing job, which may be of any length."""
     if not isinstance(jid, str) or not jid:
         raise FaktoryPayloadError(f"the jid is {jid!r}: pass the id of the job, as FETCH gave it.")
     return jid
 
 
-State = Literal["quiet", "terminate"]
+WorkerState = Literal["quiet", "terminate"]
 
 
-def beat(wid: str, current_state: str | None, rss_kb: int | None) -> Command[State | None]:
-    """Report a worker as alive; answered by the state that the server wants it in, or None.
+def beat(wid: str, current_state: str | None, rss_kb: int | None) -> Command[WorkerState | None]:
+    """Report a worker as alive; the value is the state that the server wants it in, or None.
 
-    A left out `rss_kb` shows as 0 in the server's pages.
+    Without `rss_kb` the server's pages show 0.
     """
     if current_state not in (None, "quiet", "terminate"):
-        raise ValueError(f"the state is {current_state!r}: it can be 'quiet' or 'terminate'.")
+        raise ValueError(f"the state is {current_state!r}: it must be 'quiet' or 'terminate'.")
     fields: dict[str, object] = {"wid": wid}
     if current_state is not None:
         fields["current_state"] = current_state
     if rss_kb is not None:
         fields["rss_kb"] = rss_kb
-    return Command("BEAT", encode_command("BEAT", json=fields), _state, json=True, idempotent=True)
+    return Command(
+        "BEAT", encode_command("BEAT", json=fields), _expect_state, json=True, idempotent=True
+    )
 
 
-def info() -> Command[dict[str, Any]]:
+def info() -> Command[ServerInfo]:
     """Ask for the server's state."""
     return Command("INFO", encode_command("INFO"), expect_dict, json=True, idempotent=True)
 
@@ -187,20 +200,20 @@ def mutate(
     jids: Iterable[str] | None = None,
     matching: str | None = None,
 ) -> Command[None] | None:
-    """Change the jobs of a set; None where nothing can match, so that nothing is to be sent.
+    """Change the jobs of a set; None where nothing can match, so that nothing need be sent.
 
-    The server reads an empty list of jids as all jobs, ignores what stands beside jids, and takes
-    `*?[]` in a job type for wildcards (`server/mutate.go`): none of that is sent.
+    The server takes an empty list of jids for all jobs, ignores other filters beside jids, and
+    takes `*?[]` in a job type for wildcards (`server/mutate.go`): none of these is sent.
     """
     if target not in ("retries", "scheduled", "dead"):
-        raise ValueError(f"the target {target!r} is none of retries, scheduled and dead.")
+        raise ValueError(f"the target {target!r} is not one of retries, scheduled and dead.")
     chosen: dict[str, object] = {}
     if jids is not None:
         if jobtype is not None or matching is not None:
-            raise ValueError("the server looks at jids alone: give them without jobtype, matching.")
+            raise ValueError("the server looks at jids alone: pass no jobtype, no matching.")
         if isinstance(jids, (str, bytes)) or not isinstance(jids, Iterable):
             raise ValueError(f"jids is {jids!r}: pass a list of job ids.")
-        chosen["jids"] = [_job_id(jid) for jid in jids]
+        chosen["jids"] = [_check_jid(jid) for jid in jids]
         if not chosen["jids"]:
             return None
     for name, wire_name, value in (
@@ -219,7 +232,7 @@ def mutate(
     if jobtype is not None and any(character in jobtype for character in "*?[]\\"):
         raise ValueError(
             f"the job type {jobtype!r} holds one of *?[]\\, which the server takes as wildcards. "
-            "Give jids, or use matching with a pattern that you mean."
+            "Pass jids, or matching with a pattern."
         )
     request: dict[str, object] = {"cmd": operation, "target": target}
     if chosen:
@@ -229,7 +242,7 @@ def mutate(
 
 
 def pause_queues(names: Sequence[str]) -> Command[None]:
-    """Stop handing out jobs of queues; a queue that the server has not seen yet stays as it is."""
+    """Stop handing out jobs of queues; a queue that the server does not know yet stays active."""
     return _queues("PAUSE", names)
 
 
@@ -239,15 +252,15 @@ def resume_queues(names: Sequence[str]) -> Command[None]:
 
 
 def remove_queues(names: Sequence[str]) -> Command[None]:
-    """Delete queues with all that is in them."""
+    """Delete queues and the jobs in them."""
     return _queues("REMOVE", names)
 
 
 def queue_latency(names: Sequence[str]) -> Command[dict[str, float]]:
-    """Ask how many seconds the oldest job of each queue waits; 0 for one that is not there."""
+    """Ask for how many seconds the oldest job of each queue has waited; 0 without a job."""
     return Command(
         "QUEUE LATENCY",
-        encode_command("QUEUE", "LATENCY", *_named(names)),
+        encode_command("QUEUE", "LATENCY", *_check_queues(names)),
         expect_dict,
         json=True,
         idempotent=True,
@@ -255,26 +268,42 @@ def queue_latency(names: Sequence[str]) -> Command[dict[str, float]]:
 
 
 def _queues(action: str, names: Sequence[str]) -> Command[None]:
-    words = ["*"] if list(names) == ["*"] else _named(names)
+    words = ["*"] if list(names) == ["*"] else _check_queues(names)
     line = encode_command("QUEUE", action, *words)
     return Command(f"QUEUE {action}", line, expect_ok, idempotent=True)
 
 
-def _named(names: Sequence[str]) -> list[str]:
-    """The names, of which there must be one: older servers crash without."""
+def _check_queues(names: Sequence[str]) -> list[str]:
+    """Return the names of queues, at least one: older servers crash without."""
     if not names:
-        raise ValueError("name a queue at least.")
+        raise ValueError("no queue is named: pass one at least.")
     return [check_queue("the queue", name) for name in names]
 
 
-def batch_new(definition: Mapping[str, object]) -> Command[str]:
-    """Make a batch; answered by its bid. It takes jobs until it is committed."""
-    line = encode_command("BATCH", "NEW", json=definition)
+def batch_new(
+    success: Mapping[str, object] | None,
+    complete: Mapping[str, object] | None = None,
+    description: str | None = None,
+    parent_bid: str | None = None,
+) -> Command[str]:
+    """Make a batch; the value is its bid. It takes jobs until it is committed."""
+    if success is None and complete is None:
+        raise ValueError("a batch needs a callback: pass success=, complete= or both.")
+    fields: dict[str, object] = {}
+    if description is not None:
+        fields["description"] = description
+    if parent_bid is not None:
+        fields["parent_bid"] = parent_bid
+    if success is not None:
+        fields["success"] = prepare(success)
+    if complete is not None:
+        fields["complete"] = prepare(complete)
+    line = encode_command("BATCH", "NEW", json=fields)
     return Command("BATCH NEW", line, expect_text, idempotent=False)
 
 
 def batch_open(bid: str) -> Command[str]:
-    """Open a batch again, for more jobs; answered by its bid."""
+    """Open a batch again, for more jobs; the value is its bid."""
     line = encode_command("BATCH", "OPEN", bid)
     return Command("BATCH OPEN", line, expect_text, idempotent=False)
 
@@ -285,64 +314,68 @@ def batch_commit(bid: str) -> Command[None]:
     return Command("BATCH COMMIT", line, expect_ok, idempotent=False)
 
 
-def batch_status(bid: str) -> Command[dict[str, Any]]:
+def batch_status(bid: str) -> Command[BatchStatus]:
     """Ask how far a batch is."""
     line = encode_command("BATCH", "STATUS", bid)
     return Command("BATCH STATUS", line, expect_dict, json=True, idempotent=True)
 
 
-def track_get(jid: str) -> Command[dict[str, Any]]:
-    """Ask how far a job says it is."""
-    line = encode_command("TRACK", "GET", _job_id(jid))
+def track_get(jid: str) -> Command[JobProgress]:
+    """Ask for the progress that a job has reported."""
+    line = encode_command("TRACK", "GET", _check_jid(jid))
     return Command("TRACK GET", line, expect_dict, json=True, idempotent=True, jids=(jid,))
 
 
 def track_set(
-    jid: str, percent: int | None, desc: str | None, reserve_until: str | None
+    jid: str, percent: int | None, desc: str | None, reserve_until: datetime | str | float | None
 ) -> Command[None]:
-    """Say how far a job is; `reserve_until` (RFC 3339) asks for more time."""
-    fields: dict[str, object] = {"jid": _job_id(jid), "desc": desc}
+    """Report a job's progress; `reserve_until` extends its reservation."""
+    if desc is not None and not isinstance(desc, str):
+        raise ValueError(f"desc is {desc!r}: it must be text.")
+    fields: dict[str, object] = {"jid": _check_jid(jid), "desc": desc}
     if percent is not None:
+        if not isinstance(percent, int) or not 0 <= percent <= 100:
+            raise ValueError(f"percent is {percent!r}: it must be a whole number from 0 to 100.")
         fields["percent"] = percent
     if reserve_until is not None:
-        fields["reserve_until"] = reserve_until
+        fields["reserve_until"] = check_instant("reserve_until", reserve_until)
     line = encode_command("TRACK", "SET", json=fields)
     return Command("TRACK SET", line, expect_ok, idempotent=True, jids=(jid,))
 
 
 def end() -> bytes:
-    """Say goodbye: the server closes without an answer (`server/commands.go: end`)."""
+    """End the connection: the server closes it without an answer (`server/commands.go: end`)."""
     return encode_command("END")
 
 
 def expect_ok(reply: object) -> None:
-    """Read a reply that is OK or makes no sense."""
+    """Read a reply that must be OK."""
     if reply != "OK":
-        raise _senseless(reply, "OK")
+        raise _unexpected(reply, "OK")
 
 
 def expect_text(reply: object) -> str:
-    """Read a reply that is text, as a line or as a bulk."""
+    """Read a reply that must be text, as a line or in bulk."""
     if isinstance(reply, bytes):
         return reply.decode("utf-8", "replace")
     if not isinstance(reply, str):
-        raise _senseless(reply, "text")
+        raise _unexpected(reply, "text")
     return reply
 
 
-def expect_dict(reply: object) -> dict[str, Any]:
-    """Read a reply that is a JSON object."""
+def expect_dict(reply: object) -> Any:
+    """Read a reply that must be a JSON object: return a dict."""
     if not isinstance(reply, dict):
-        raise _senseless(reply, "a JSON object")
+        raise _unexpected(reply, "a JSON object")
     return reply
 
 
-def expect_dict_or_none(reply: object) -> dict[str, Any] | None:
-    """Read a reply that is a JSON object or nil."""
+def expect_dict_or_none(reply: object) -> Any:
+    """Read a reply that must be a JSON object or nil: return a dict or None."""
     return None if reply is None else expect_dict(reply)
 
 
-def _state(reply: object) -> State | None:
+def _expect_state(reply: object) -> WorkerState | None:
     if reply == "OK":
         return None
     state = reply.get("state") if isinstance(reply, dict) else None
@@ -350,8 +383,8 @@ def _state(reply: object) -> State | None:
         return "quiet"
     if state == "terminate":
         return "terminate"
-    raise _senseless(reply, "OK or a state")
+    raise _unexpected(reply, "OK or a state")
 
 
-def _senseless(reply: object, expected: str) -> FaktoryProtocolError:
+def _unexpected(reply: object, expected: str) -> FaktoryProtocolError:
     return FaktoryProtocolError(f"the server answered {clip(repr(reply))} where {expected} belongs")

@@ -1,8 +1,8 @@
-"""An exception as FAIL reports it: type, message and lines of traceback, always fit to be sent.
+"""An exception as FAIL reports it: type, message and lines of traceback, which can always be sent.
 
-Rules: this never fails, whatever the exception's class does, since a report that fails loses a
-job. Texts are cut here, at whole characters, to what the server keeps (`manager/retry.go:
-cleanse` cuts bytes).
+Rules: nothing in here raises, whatever the exception's class does, since a failed report loses a
+job. Texts are cut to what the server keeps, between characters (`manager/retry.go: cleanse` cuts
+between bytes).
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ def describe(
 ) -> tuple[str, str, list[str]]:
     """Return type, message and traceback lines of a failure.
 
-    `errtype` and `message` win over the exception's own. `backtrace` is the lines, one by one or
-    as one text, or how many of the exception's to take: the last ones, which tell where it
-    happened.
+    `errtype` and `message` replace the exception's own. `backtrace` is the lines, one by one or as
+    one text, or how many of the exception's to take: the last ones, which show where it happened.
     """
     if errtype is None:
         errtype = "unknown" if error is None else type(error).__name__
@@ -53,13 +52,13 @@ def describe(
 
 
 def clean(text: object, limit: int) -> str:
-    """Return text that can be sent: without lone surrogates, `limit` bytes at most."""
+    """Return text that can be sent: without lone surrogates, at most `limit` bytes."""
     data = text_of(text)[:limit].encode("utf-8", "backslashreplace")
     return data[:limit].decode("utf-8", "ignore")
 
 
 def text_of(error: object) -> str:
-    """Return `str(error)`, or why it cannot be had."""
+    """Return `str(error)`, or a note that it raised."""
     try:
         return str(error)
     except BaseException as second:
@@ -67,9 +66,9 @@ def text_of(error: object) -> str:
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """Return an error's traceback without the frames of this package that lead to others' code.
+    """Return an error's traceback without the frames of this package that lead to other code.
 
-    What our own frames would push out of a cut traceback is the job's, or the cause of the error.
+    Where a traceback is cut, the frames of the job, or of the cause, are what counts.
     """
     steps = []
     step = error.__traceback__
@@ -79,7 +78,7 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     kept: TracebackType | None = None
     leading = False
     for step in reversed(steps):
-        name = step.tb_frame.f_globals.get("__name__")  # what `exec` runs may have any
+        name = step.tb_frame.f_globals.get("__name__")  # code run by `exec` may have any
         if not (isinstance(name, str) and name.startswith("faktory.")):
             leading = True
         elif leading:
@@ -89,7 +88,7 @@ def traceback_of(error: BaseException) -> TracebackType | None:
 
 
 def _traceback(error: BaseException) -> list[str]:
-    import traceback  # needed for failures only
+    import traceback  # takes long, and is needed for failures only
 
     try:
         text = "".join(traceback.format_exception(type(error), error, traceback_of(error)))

@@ -1,12 +1,12 @@
-"""A job as it goes over the line: a dict with the server's field names, completed and checked.
+"""A job as it is sent: a dict with the server's field names, completed and checked.
 
-What the server would refuse, drop or lose in silence is refused here, by field, before anything
-is sent. What stands inside `args` and `custom` is the encoder's to check. No clock in here.
+A value that the server would refuse, drop or silently lose is refused here, by field, before
+anything is sent. The encoder checks what is inside `args` and `custom`. No clock in here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ..exceptions import FaktoryPayloadError
@@ -14,14 +14,14 @@ from ..proto import new_jid
 from .validate import check_duration, check_instant, check_queue, show
 
 DEFAULT_RETRY: Final = 25
-"""Attempts after the first, as every other client of Faktory has it."""
+"""Attempts after the first, as in every other client of Faktory."""
 
 MAX_RESERVE: Final = 86_400
 """Seconds: the server reserves a job for a day at most (`manager/manager.go: Push`)."""
 
 
-def prepare(job: dict[str, Any]) -> dict[str, Any]:
-    """Return the job as it is to be sent: a new dict, with `jid`, `queue` and `retry` filled in.
+def prepare(job: Mapping[str, object]) -> dict[str, Any]:
+    """Return the job to send: a new dict, with `jid`, `queue` and `retry` filled in.
 
     FaktoryPayloadError names the field. `retry` is always explicit: the server's own default
     leaks from one job into the next (`server/commands.go: push`).
@@ -39,11 +39,11 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(args, (list, tuple)):
         raise FaktoryPayloadError(f"args is {show(args)}: it must be a list, [] for no arguments.")
     sent: dict[str, Any] = {
-        "jid": new_jid() if jid is None else _jid("jid", jid),
+        "jid": new_jid() if jid is None else _check_jid("jid", jid),
         "jobtype": jobtype,
         "queue": check_queue("queue", job.get("queue", "default")),
         "args": args,
-        "retry": DEFAULT_RETRY if retry is None else _attempts("retry", retry),
+        "retry": DEFAULT_RETRY if retry is None else _check_retry("retry", retry),
     }
     for name in job:
         if name not in sent:
@@ -55,13 +55,13 @@ def _check_other(name: str, value: object) -> object:
     check = _OTHERS.get(name)
     if check is None:
         raise FaktoryPayloadError(
-            f"{name!r} is no field of a job, so the server would drop it. "
+            f"{name!r} is not a field of a job, so the server would drop it. "
             "Put values of your own into 'custom'."
         )
     return None if value is None else check(name, value)
 
 
-def _jid(name: str, value: object) -> str:
+def _check_jid(name: str, value: object) -> str:
     if (
         isinstance(value, str)
         and len(value.encode("utf-8", "replace")) >= 8
@@ -74,13 +74,13 @@ def _jid(name: str, value: object) -> str:
     )
 
 
-def _mapping(name: str, value: object) -> object:
+def _check_dict(name: str, value: object) -> object:
     if isinstance(value, dict):
         return value
     raise FaktoryPayloadError(f"{name} is {show(value)}: it must be a dict.")
 
 
-def _integer(minimum: int, unit: str) -> Callable[[str, object], int]:
+def _check_integer(minimum: int, unit: str) -> Callable[[str, object], int]:
     def check(name: str, value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and value >= minimum:
             return value
@@ -91,36 +91,34 @@ def _integer(minimum: int, unit: str) -> Callable[[str, object], int]:
     return check
 
 
-def _reserve(name: str, value: object) -> int:
+def _check_reserve(name: str, value: object) -> int:
     whole = -int(-check_duration(name, value) // 1)
     if 0 <= whole <= MAX_RESERVE:
         return whole
     raise FaktoryPayloadError(
-        f"{name} is {show(value)}: a job can be reserved for {MAX_RESERVE} seconds at most, "
-        "and not for less than none."
+        f"{name} is {show(value)}: it must be from 0 to {MAX_RESERVE} seconds."
     )
 
 
-def _stamp(name: str, value: object) -> str:
+def _check_stamp(name: str, value: object) -> str:
     return value if isinstance(value, str) else check_instant(name, value)
 
 
-def _any(_name: str, value: object) -> object:
+def _accept(_name: str, value: object) -> object:
     return value
 
 
-_attempts = _integer(-1, "attempts")
+_check_retry = _check_integer(-1, "attempts")
 
 _OTHERS: dict[str, Callable[[str, Any], object]] = {
-    "backtrace": _integer(0, "lines"),
-    "reserve_for": _reserve,
+    "backtrace": _check_integer(0, "lines"),
+    "reserve_for": _check_reserve,
     "at": check_instant,
-    "custom": _mapping,
-    "created_at": _stamp,
-    # What a fetched job carries besides, so that it can be pushed again; the server makes
-    # these anew, or ignores them, but for a wrong type it refuses a whole bulk push. Other
-    # clients send `priority`.
-    "enqueued_at": _stamp,
-    "failure": _mapping,
-    "priority": _any,
+    "custom": _check_dict,
+    "created_at": _check_stamp,
+    # A fetched job also has these, and can be pushed again. The server replaces or ignores them,
+    # but for a wrong type it refuses a whole bulk push. Other clients send `priority`.
+    "enqueued_at": _check_stamp,
+    "failure": _check_dict,
+    "priority": _accept,
 }

@@ -1,32 +1,25 @@
-"""What to do when a line breaks: repeat, give up, or say that the outcome is unknown.
+"""What follows when a connection breaks: send again, fail, or report the outcome as unknown.
 
-Pure decisions, no I/O: a transport reports how far it got, this module says what follows. A
-command is sent again only if it says of itself that it may be, or if it never left whole: the
-server acts on whole lines alone.
+Pure decisions, no I/O: a transport reports how much was sent and answered, this module decides. A
+command is sent again only if it is idempotent, or if a part of it was never sent, as the server
+acts on complete lines only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from ..exceptions import (
-    FaktoryError,
-    FaktoryOutcomeUnknown,
-    FaktoryServerError,
-)
+from ..exceptions import FaktoryError, FaktoryOutcomeUnknown, FaktoryServerError
 from .commands import Command
 from .session import Answer
 
-_FIRST_WAIT: Final = 0.5
-_LONGEST_WAIT: Final = 15.0
-
 
 class ConnectionBroken(Exception):
-    """A line broke in the middle of an exchange.
+    """A connection broke in the middle of an exchange.
 
-    `answers` came before, `sent` bytes of what is not answered had left, `cause` is the error
-    that users see where nothing better can be done.
+    `answers` were received before, `sent` bytes of the commands without an answer were sent,
+    `cause` is the error for the user if the exchange fails.
     """
 
     def __init__(self, answers: Sequence[Answer], sent: int, cause: FaktoryError) -> None:
@@ -37,7 +30,7 @@ class ConnectionBroken(Exception):
 
 
 def is_closing(reply: object) -> bool:
-    """Tell whether a reply means that the server closes the line and ran nothing.
+    """Return whether a reply means that the server closes the connection and ran nothing.
 
     It has no code of its own (`server/server.go: processLines`).
     """
@@ -47,7 +40,7 @@ def is_closing(reply: object) -> bool:
 
 
 def count_sent(unanswered: Sequence[Command[Any]], sent: int) -> int:
-    """Count the commands of which every byte left: the server may have acted on these."""
+    """Count the commands that were sent completely: the server may have acted on these."""
     for count, command in enumerate(unanswered):
         sent -= len(command.data)
         if sent < 0:
@@ -56,9 +49,9 @@ def count_sent(unanswered: Sequence[Command[Any]], sent: int) -> int:
 
 
 def may_resend(unanswered: Sequence[Command[Any]], sent: int, at_least_once: bool = False) -> bool:
-    """Tell whether all that was not answered may go out again on a new line.
+    """Return whether all commands without an answer may be sent again on a new connection.
 
-    `at_least_once` is the caller's choice to have a job queued twice rather than not know.
+    `at_least_once` is the caller's choice to risk that a job is queued twice.
     """
     return all(
         command.idempotent or (at_least_once and command.may_duplicate)
@@ -67,7 +60,7 @@ def may_resend(unanswered: Sequence[Command[Any]], sent: int, at_least_once: boo
 
 
 def error_for(unanswered: Sequence[Command[Any]], sent: int, cause: FaktoryError) -> FaktoryError:
-    """Return the error for an exchange that is given up."""
+    """Return the error for an exchange that fails."""
     gone = unanswered[: count_sent(unanswered, sent)]
     doubtful = [command for command in gone if not command.idempotent]
     if not doubtful:
@@ -76,7 +69,7 @@ def error_for(unanswered: Sequence[Command[Any]], sent: int, cause: FaktoryError
     names = " and ".join(dict.fromkeys(command.name for command in doubtful))
     of = f" of {jids[0]}" if len(jids) == 1 else f" of {len(jids)} jobs" if jids else ""
     unknown = FaktoryOutcomeUnknown(
-        f"the line broke after {names}{of} was sent and before it was answered; "
+        f"the connection broke after {names}{of} was sent and before it was answered; "
         f"it may or may not have happened: {cause}",
         jids,
     )
@@ -85,7 +78,7 @@ def error_for(unanswered: Sequence[Command[Any]], sent: int, cause: FaktoryError
 
 
 def resolve_resent(answer: Answer) -> Answer:
-    """Return the answer to a command that had left whole before: refused as done is done."""
+    """Return the answer to a command that was sent before: "already done" means success."""
     error, already_done = answer.error, answer.command.already_done
     if (
         already_done
@@ -96,11 +89,21 @@ def resolve_resent(answer: Answer) -> Answer:
     return answer
 
 
-def backoff(attempt: int, random: float) -> float:
-    """Return the seconds to wait before attempt 1, 2...: doubling from 0.5 to 15 s.
+class Backoff(NamedTuple):
+    """Seconds to wait between attempts, doubling from `first` to `longest`."""
 
-    `random` from 0 to 1 takes up to half of it away, so that many clients do not come back at
-    the same moment.
-    """
-    longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(attempt - 1, 10))
-    return longest * (1 - random / 2)
+    first: float = 0.5
+    longest: float = 15.0
+
+    def delay(self, attempt: int, random: float) -> float:
+        """Return the seconds to wait before attempt 1, 2...
+
+        `random`, from 0 to 1, takes up to half of them away, so that clients that lost their
+        server at the same moment do not all come back at the same moment.
+        """
+        delay = min(self.longest, self.first * 2.0 ** min(attempt - 1, 10))
+        return delay * (1 - random / 2)
+
+
+backoff: Final = Backoff().delay
+"""Return the seconds that this package waits by default before attempt 1, 2..."""

@@ -1,10 +1,10 @@
-"""The conversation of one connection, both ends of it, without the connection.
+"""The state of one connection, at either end, without the connection.
 
-HI and HELLO, the password's hash, answers matched to the commands that they answer; for a
-server, command lines in and replies out.
+HI and HELLO, the password's hash, answers matched to their commands; for a server, command lines
+in and replies out.
 
-Rules: answers come in the order of the commands, one each. An answer that makes no sense ends the
-conversation, since nothing that follows could be trusted to answer what it seems to.
+Rules: there is one answer to each command, in their order. An answer that makes no sense ends the
+connection, since what follows could answer any command.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from .validate import clip
 PROTOCOL_VERSION: Final = 2
 
 _MAX_ITERATIONS: Final = 1_000_000
-"""Rounds of hashing that a server may ask for: it asks for 4,000 to 8,095
-(`server/server.go: startConnection`); a hostile one must not keep us busy for long."""
+"""Rounds of hashing that a server may ask for: Faktory asks for 4,000 to 8,095
+(`server/server.go: startConnection`); a hostile server must not keep the client busy for long."""
 
 
 def password_hash(password: str, salt: str, iterations: int) -> str:
-    """Return what proves that one knows the password (`server/server.go: hash`).
+    """Return the proof that a client knows the password (`server/server.go: hash`).
 
     SHA-256 over password and salt, then over its own raw digest, `iterations` rounds in all;
     lower-case hex.
     """
-    from hashlib import sha256  # costly to import, needed with a password only
+    from hashlib import sha256  # takes long, and is needed with a password only
 
     digest = sha256((password + salt).encode()).digest()
     for _ in range(iterations - 1):
@@ -47,7 +47,7 @@ def password_hash(password: str, salt: str, iterations: int) -> str:
 
 
 class Answer(NamedTuple):
-    """A command and what the server said to it: a value, or the error that reading it raised."""
+    """A command, and the value or the error that answers it."""
 
     command: Command[Any]
     value: Any
@@ -57,8 +57,8 @@ class Answer(NamedTuple):
 class ClientSession:
     """The client's end of one connection.
 
-    First `hello` and `welcome` with the server's first two replies, then any number of commands:
-    put `begin(commands)` on the line, give what comes back to `parser`, take `answer()`.
+    First `hello` and `welcome` read the server's first two replies. Then, any number of times: put
+    the bytes of `send(commands)` on the connection, feed `parser`, take `next_answer()`.
     """
 
     def __init__(self) -> None:
@@ -68,10 +68,10 @@ class ClientSession:
     def hello(
         self, hi: object, identity: Mapping[str, object], username: str, password: str | None
     ) -> bytes:
-        """Answer the server's greeting: the HELLO line, with `identity` as the fields of it.
+        """Return the HELLO line that answers the greeting, with the fields of `identity`.
 
-        FaktoryHandshakeError where the greeting is none of Faktory's,
-        FaktoryAuthenticationError where it asks for a password and there is none.
+        FaktoryHandshakeError if the greeting is not Faktory's, FaktoryAuthenticationError if it
+        asks for a password and there is none.
         """
         if not isinstance(hi, str) or not hi.startswith("HI "):
             raise FaktoryHandshakeError(
@@ -122,18 +122,18 @@ class ClientSession:
             raise FaktoryHandshakeError(f"the server refused HELLO: {reply.message}")
         raise FaktoryHandshakeError(f"expected OK after HELLO, got {_clip(reply)}")
 
-    def begin(self, commands: Sequence[Command[Any]]) -> bytes:
-        """Take the commands as sent; return the bytes that say them, to be put on the line."""
+    def send(self, commands: Sequence[Command[Any]]) -> bytes:
+        """Return the bytes of commands, which count as sent from now on."""
         self._waiting.extend(commands)
         if len(commands) == 1:
             return commands[0].data
         return b"".join([command.data for command in commands])
 
-    def answer(self) -> Answer | NeedData:
-        """Take the answer to the oldest command that waits, once it is there.
+    def next_answer(self) -> Answer | NeedData:
+        """Return the answer to the oldest command without one, or NEED_DATA.
 
-        A refusal, or an answer that makes no sense, is the answer's `error`; FaktoryProtocolError
-        is raised only where the whole conversation is lost.
+        A server's error, or JSON that cannot be read, is the answer's `error`. FaktoryProtocolError
+        is raised for an answer that makes no sense: the connection is of no use then.
         """
         command = self._waiting[0]
         value: Any = None
@@ -146,7 +146,7 @@ class ClientSession:
                 error = reply
             else:
                 if command.json and isinstance(reply, str) and reply.startswith("{"):
-                    reply = load_json(reply.encode())  # as the protocol's document has it
+                    reply = load_json(reply.encode())  # as the protocol's document shows it
                 value = command.read(reply)
         except FaktoryJSONError as exception:
             error = exception
@@ -155,10 +155,10 @@ class ClientSession:
 
 
 class CommandReader:
-    """A server's end: cut what a client sends into command lines.
+    """A server's end: splits received bytes into command lines.
 
-    A line ends with LF or CRLF and is at most `max_line` bytes long (`server/server.go:
-    processLines`, which knows no limit).
+    A line ends with LF or CRLF and has at most `max_line` bytes (`server/server.go: processLines`
+    has no limit).
     """
 
     def __init__(self, max_line: int) -> None:
@@ -171,7 +171,7 @@ class CommandReader:
         self._buffer += data
 
     def next(self) -> bytes | None:
-        """Take the next whole line without its end; FaktoryProtocolError if it is too long."""
+        """Return the next complete line without its end; FaktoryProtocolError if it is too long."""
         end = self._buffer.find(b"\n", self._scanned)
         length = len(self._buffer) if end < 0 else end
         length -= self._buffer.endswith(b"\r", 0, length)
@@ -187,7 +187,7 @@ class CommandReader:
 
 
 def encode_hi(salt: str = "", iterations: int = 0) -> bytes:
-    """Encode a server's greeting; with a salt, it asks for a password."""
+    """Encode a server's greeting, which asks for a password if there is a salt."""
     secret = f',"i":{iterations},"s":"{salt}"' if salt else ""
     return f'+HI {{"v":{PROTOCOL_VERSION}{secret}}}\r\n'.encode()
 
@@ -198,7 +198,7 @@ def encode_simple(text: str) -> bytes:
 
 
 def encode_error(message: str, code: str = "ERR") -> bytes:
-    """Encode a `-` reply; line ends, which would end it early, become spaces."""
+    """Encode a `-` reply; line ends in the message become spaces."""
     line = f"{code} {message}".replace("\r", " ").replace("\n", " ")
     return b"-" + line.encode("utf-8", "surrogateescape") + b"\r\n"
 
@@ -209,5 +209,5 @@ def encode_bulk(data: bytes | None) -> bytes:
 
 
 def _clip(reply: object) -> str:
-    """A peer's reply fit to be shown in an error."""
+    """Return a peer's reply for an error message."""
     return clip(str(reply) if isinstance(reply, FaktoryError) else repr(reply))

@@ -1,25 +1,26 @@
-"""Checks of single values: queue names, durations, timeouts, points in time.
+"""Checks of single values: queue names, labels, durations, timeouts, points in time.
 
-Each returns the value as the wire has it, or raises FaktoryPayloadError with the field's name, the
-value and the remedy. There is no clock in here.
+Each returns the value as it is sent, or raises FaktoryPayloadError, a ValueError, with the field's
+name, the value and the remedy. There is no clock in here.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from ..exceptions import FaktoryPayloadError
 
 LONGEST_WAIT: Final = 1_000_000
-"""Seconds, more than 11 days: the system waits for 2^31 milliseconds at most."""
+"""Seconds, more than 11 days: poll takes at most 2^31 milliseconds."""
 
 QUEUE_NAME: Final = re.compile(r"[a-zA-Z0-9._-]+")
 
-_good_queues: set[str] = set()
+_valid_queues: set[str] = set()
 _MOST_QUEUES: Final = 1000
-"""Names that are remembered as good: a program has few, and matching costs more than the rest."""
+"""Names that are remembered as valid: a program has few, and matching takes the longest."""
 
 _INSTANT = re.compile(
     r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-][012]\d:[0-5]\d)",
@@ -28,16 +29,16 @@ _INSTANT = re.compile(
 
 
 def check_queue(name: str, value: object) -> str:
-    """Return the queue's name if it can be one.
+    """Return the name of a queue if it is valid.
 
-    The server takes a scheduled job for any other with OK and loses it when it is due
+    For any other the server answers OK to a scheduled job and loses it when it is due
     (`manager/scheduler.go: schedule`).
     """
-    if type(value) is str and value in _good_queues:
+    if type(value) is str and value in _valid_queues:
         return value
     if isinstance(value, str) and QUEUE_NAME.fullmatch(value):
-        if len(_good_queues) < _MOST_QUEUES:
-            _good_queues.add(value)
+        if len(_valid_queues) < _MOST_QUEUES:
+            _valid_queues.add(value)
         return value
     raise FaktoryPayloadError(
         f"{name} is {show(value)}: a queue's name has letters, digits, '.', '_' and '-' only."
@@ -45,9 +46,9 @@ def check_queue(name: str, value: object) -> str:
 
 
 def check_instant(name: str, value: object) -> str:
-    """Return a point in time as the wire has it: RFC 3339 text with an offset.
+    """Return a point in time as it is sent: RFC 3339 text with an offset.
 
-    Takes an aware datetime, such a text, or seconds since the epoch.
+    Takes an aware datetime, such text, or seconds since the epoch.
     """
     if isinstance(value, str):
         if _INSTANT.fullmatch(value):
@@ -85,6 +86,15 @@ def check_instant(name: str, value: object) -> str:
     return text.replace("+00:00", "Z")
 
 
+def check_labels(value: object) -> list[str]:
+    """Return a worker's labels as a list."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        texts = list(value)
+        if all(isinstance(text, str) for text in texts):
+            return texts
+    raise ValueError(f"labels is {value!r}: pass a list of texts, like ['python'].")
+
+
 def check_duration(name: str, value: object) -> float:
     """Return a duration in seconds; takes seconds or a timedelta."""
     if isinstance(value, timedelta):
@@ -95,7 +105,7 @@ def check_duration(name: str, value: object) -> float:
 
 
 def check_timeout(name: str, value: object, *, allow_zero: bool = True) -> float:
-    """Return a duration that one can wait for, in seconds; `allow_zero` allows 0."""
+    """Return a duration to wait for, in seconds; `allow_zero` allows 0."""
     number = check_duration(name, value)
     if not 0 <= number <= LONGEST_WAIT or not (number or allow_zero):
         least = "0 seconds or more" if allow_zero else "more than 0 seconds"
@@ -111,8 +121,9 @@ def clip(text: str) -> str:
 
 
 def show(value: object) -> str:
+    """Return a value, and its type unless it is text, for an error message."""
     try:
         text = f"{value!r} ({type(value).__name__})" if not isinstance(value, str) else repr(value)
-    except Exception:  # the value's own, or an integer of too many digits
+    except Exception:  # its own repr's, or an integer of too many digits
         text = f"a value of type {type(value).__name__}"
     return clip(text)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, FaktoryServerError
-from ..wire.commands import State
+from ..wire.commands import WorkerState
 from .lifecycle import Lifecycle
 from .timing import Timing
 
@@ -97,7 +97,7 @@ class Heartbeat(Thread):
         else:
             self._log.exception("a heartbeat failed", exc_info=error)
 
-    def _beat(self) -> State | None:
+    def _beat(self) -> WorkerState | None:
         state = self._worker.lifecycle.reported
         try:
             return self._client.beat(state, rss_kb())

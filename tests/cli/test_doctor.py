@@ -133,7 +133,7 @@ def test_an_invalid_address_is_an_error():
     code, found, _ = examine(url="localhost:7419")
     level, text, remedy = parts(found["address"])
     assert (code, level) == (2, "error")
-    assert text.startswith("'localhost:7419' is no Faktory address")
+    assert text.startswith("'localhost:7419' is not a Faktory address")
     assert remedy == "Write it like tcp://localhost:7419."
 
 

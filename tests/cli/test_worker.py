@@ -388,7 +388,7 @@ def test_wrong_usage_has_its_own_exit_code(flags: list[str], message: str) -> No
     ("variable", "value", "message"),
     [
         ("FAKTORY_URL", "http://localhost", "use tcp://"),
-        ("FAKTORY_URL", "tcp://host:port", "is no number from 1 to 65535"),
+        ("FAKTORY_URL", "tcp://host:port", "is not a number from 1 to 65535"),
         ("FAKTORY_PROVIDER", "tcp://host", "it must be the name of the variable"),
     ],
 )

@@ -1,5 +1,5 @@
-"""A server that plays a script, for trouble that no real one makes on demand; and a look-out for
-sockets that are left open.
+"""A server that plays a script, for faults that no real one makes on demand; small helpers; and a
+check that no test leaves a socket open.
 """
 
 from __future__ import annotations
@@ -16,22 +16,56 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-PATIENCE = 5.0
-"""Seconds that a script waits for its client before it says what is missing."""
+from faktory.client import network
+from faktory.client.transport import SocketTransport
+
+from ..support import FakeNetwork
+
+OK = b"+OK\r\n"
+
+SHORT = 0.5
+"""Seconds that a client waits for an answer that does not come."""
+
+TIMEOUT = 20.0
+"""Seconds that a script waits for its client before it fails."""
 
 Step = bytes | str | dict[str, object] | Callable[[], object]
 """Bytes are sent; a text is the beginning of a line that must come; a dict is sent as a bulk reply
 of JSON; something else is called. At the end of its script a connection is closed. And these:
 
     :greet      the handshake
-    :silence    hear everything, say nothing, until the client hangs up
-    :drip       say one byte after the other until the client hangs up
-    :echo       answer each line by its second word until the client hangs up
+    :silence    read everything, send nothing, until the client closes
+    :trickle    send one byte after the other until the client closes
+    :echo       answer each line by its second word until the client closes
     :reset      end the connection so that the client gets an error
 """
+
+
+def job(number: int, **fields: object) -> dict[str, Any]:
+    """Make a job; its number is in its jid and its argument."""
+    return {"jid": f"job-{number:04}", "jobtype": "Resize", "args": [number], **fields}
+
+
+def payload(line: bytes) -> Any:
+    """Return the JSON of a command line."""
+    return json.loads(line.partition(b" ")[2])
+
+
+def connect_impatient(*args: Any) -> SocketTransport:
+    """Open a transport that waits SHORT for each answer, though not for the handshake."""
+    transport = SocketTransport(*args)
+    transport._timeout = SHORT
+    return transport
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients wait SHORT for each answer."""
+    monkeypatch.setattr(network, "current", FakeNetwork(connect_impatient))
 
 
 class Peer:
@@ -40,7 +74,7 @@ class Peer:
     def __init__(self, sock: socket.socket, lines: list[bytes]) -> None:
         self._sock = sock
         self._lines = lines
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def play(self, step: Step) -> None:
         if isinstance(step, bytes):
@@ -61,7 +95,7 @@ class Peer:
             while line := self._line():
                 if line != b"END\r\n":
                     self._sock.sendall(b"+" + line.split()[1] + b"\r\n")
-        elif step == ":drip":
+        elif step == ":trickle":
             with suppress(ConnectionResetError, BrokenPipeError):
                 while True:
                     self._sock.sendall(b"x")
@@ -74,22 +108,25 @@ class Peer:
             assert line.startswith(step.encode()), f"expected {step}, got {line!r}"
 
     def _line(self) -> bytes:
-        """Wait for a line; empty if the client hangs up instead."""
-        while b"\n" not in self._buffer:
+        """Wait for a line; empty if the client closes instead."""
+        scanned = 0
+        while (end := self._buffer.find(b"\n", scanned) + 1) == 0:
+            scanned = len(self._buffer)
             data = self._sock.recv(65536)
             if not data:
                 return b""
             self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        self._lines.append(line + b"\n")
-        return line + b"\n"
+        line = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._lines.append(line)
+        return line
 
 
 class ScriptedServer:
-    """Plays one script a connection, in the order in which they come; any more are refused.
+    """Plays one script for each connection, in their order; any more connections are refused.
 
-    `lines[n]` is what connection n has sent, `ended[n]` is set when its script is over. A script
-    that was not played to its end is a fault, which `stop` raises.
+    `lines[n]` are those that connection n has sent, `ended[n]` is set when its script is over.
+    `stop` raises if a script was not played to its end.
     """
 
     def __init__(self, *scripts: list[Step], context: ssl.SSLContext | None = None) -> None:
@@ -97,7 +134,7 @@ class ScriptedServer:
         self.ended = [threading.Event() for _ in scripts]
         self._scripts = scripts
         self._context = context
-        self._faults: list[BaseException] = []
+        self._errors: list[BaseException] = []
         self._players: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -113,8 +150,8 @@ class ScriptedServer:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the acceptor
         for thread in (self._acceptor, *self._players):
             thread.join()
-        for fault in self._faults:
-            raise fault
+        for error in self._errors:
+            raise error
         assert len(self._players) == len(self._scripts), "not every script was played"
 
     def _accept(self) -> None:
@@ -132,19 +169,19 @@ class ScriptedServer:
                 player.start()
 
     def _play(self, sock: socket.socket, number: int) -> None:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(TIMEOUT)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             if self._context:
                 try:
                     sock = self._context.wrap_socket(sock, server_side=True)
                 except (ssl.SSLError, ConnectionResetError):
-                    return  # the client does not like our certificate
+                    return  # the client does not trust the certificate
             peer = Peer(sock, self.lines[number])
             for step in self._scripts[number]:
                 peer.play(step)
-        except BaseException as fault:
-            self._faults.append(fault)
+        except BaseException as error:
+            self._errors.append(error)
         finally:
             sock.close()
             self.ended[number].set()
@@ -173,11 +210,11 @@ def closed_port() -> int:
 
 @pytest.fixture(autouse=True)
 def no_socket_is_left_open(wait_until: Callable[..., object]) -> Iterator[None]:
-    """Threads that were left to end by themselves have time to do so."""
+    """Daemon threads have time to end."""
     before = _open_sockets()
     yield
     if _open_sockets() - before:
-        gc.collect()  # one that nobody refers to any more warns, which is an error
+        gc.collect()  # an unreferenced socket warns, which is an error
         wait_until(lambda: not _open_sockets() - before)
 
 
@@ -203,13 +240,13 @@ def server_tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
 
 @pytest.fixture
 def client_tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
-    """What makes a client trust it."""
+    """Make a client trust `server_tls`."""
     return ssl.create_default_context(cafile=str(certificate[0]))
 
 
 @pytest.fixture
 def in_child() -> Callable[[Callable[[], object]], object]:
-    """`in_child(act)` forks, acts in the child and returns what came of it, through JSON."""
+    """`in_child(act)` forks, calls it in the child and returns its value, through JSON."""
     return _in_child
 
 
@@ -220,7 +257,7 @@ def _in_child(act: Callable[[], object]) -> object:
         pid = os.fork()
     if pid == 0:
         try:
-            signal.alarm(10)
+            signal.alarm(30)
             try:
                 result = {"value": act()}
             except BaseException as error:

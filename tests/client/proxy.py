@@ -1,7 +1,7 @@
-"""A line with one fault in it: a proxy that cuts, stalls, splits or corrupts at a planned byte.
+"""A proxy with one fault: it cuts, stalls, splits or corrupts a connection at a planned byte.
 
-Rules: a fault belongs to one connection and strikes once. Bytes are counted from the moment that
-it is planned, each way for itself. Everything before it is forwarded as it comes.
+Rules: a fault belongs to one connection and happens once. Bytes are counted from the moment that it
+is planned, separately in each direction. Everything before it is forwarded as it comes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from threading import Event, Thread
 from typing import Literal, NamedTuple
 
 GAP = 0.0003
-"""Seconds between the two pieces of what is split, so that they are received apart."""
+"""Seconds between the two pieces of split data, so that they are received apart."""
 
 Way = Literal["request", "reply"]
 
 
 class Fault(NamedTuple):
-    """What happens to one way of a connection once `offset` bytes have gone.
+    """What happens in one direction of a connection after `offset` bytes.
 
-    cut      both ends see the end of the line
+    cut      both ends see the connection closed
     reset    the client gets an error instead
-    stall    nothing more, either way, until the client says something new: then all that was
-             held back arrives, as it does from a network that was only slow
+    stall    nothing more is forwarded, in either direction, until the client sends something new:
+             then all that was held back arrives, as from a slow network
     split    a short pause
     corrupt  the next byte becomes `byte`
     """
@@ -38,7 +38,7 @@ class Fault(NamedTuple):
 
 
 class Link:
-    """One connection through the proxy; the fault that waits on it, if any."""
+    """One connection through the proxy, and the fault that is planned for it, if any."""
 
     def __init__(self, client: socket.socket, server: socket.socket, fault: Fault | None) -> None:
         self.ends: dict[Way, tuple[socket.socket, socket.socket]] = {
@@ -63,8 +63,8 @@ class Proxy:
     def __init__(self, server_port: int) -> None:
         self.opened = 0
         """How many connections there have been."""
-        self.struck = Event()
-        """The fault that was planned last has happened."""
+        self.happened = Event()
+        """Set once the fault that was planned last has happened."""
         self._server_port = server_port
         self._link: Link | None = None
         self._next: Fault | None = None
@@ -76,15 +76,15 @@ class Proxy:
         self._thread.start()
 
     def plan(self, fault: Fault | None) -> None:
-        """Let a fault strike the connection that was opened last; it must be idle."""
+        """Plan a fault for the connection that was opened last, which must be idle."""
         assert self._link is not None
-        self.struck.clear()
+        self.happened.clear()
         self._link.moved = {"request": b"", "reply": b""}
         self._link.fault = fault
 
     def plan_next(self, fault: Fault | None) -> None:
-        """Let a fault strike the connection that will be opened next."""
-        self.struck.clear()
+        """Plan a fault for the connection that will be opened next."""
+        self.happened.clear()
         self._next = fault
 
     @property
@@ -112,7 +112,7 @@ class Proxy:
                         links.append(self._accept())
                     else:
                         link, way = key.data
-                        # Its other way may have closed it in this same round.
+                        # Its other direction may have closed it in this same round.
                         if link in links and not self._forward(link, way):
                             links.remove(link)
 
@@ -129,7 +129,7 @@ class Proxy:
         return link
 
     def _forward(self, link: Link, way: Way) -> bool:
-        """Forward what has come; False if the connection is closed now."""
+        """Forward received data; return False if the connection is closed now."""
         source, target = link.ends[way]
         data = b""
         with suppress(ConnectionError):
@@ -147,11 +147,11 @@ class Proxy:
             if fault is None or not 0 <= offset <= last:
                 target.sendall(data)
                 return True
-            return self._strike(link, fault, data[:offset], data[offset:])
-        except ConnectionError:  # the other end has just gone
+            return self._cause(link, fault, data[:offset], data[offset:])
+        except ConnectionError:  # the other end has just closed
             return self._close(link)
 
-    def _strike(self, link: Link, fault: Fault, before: bytes, after: bytes) -> bool:
+    def _cause(self, link: Link, fault: Fault, before: bytes, after: bytes) -> bool:
         link.fault = None
         target = link.ends[fault.way][1]
         if fault.kind == "corrupt":
@@ -166,7 +166,7 @@ class Proxy:
         elif fault.kind == "split":
             time.sleep(GAP)
             target.sendall(after)
-        self.struck.set()
+        self.happened.set()
         return fault.kind not in ("cut", "reset")
 
     def _hold(self, link: Link, way: Way, data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Chunks of jobs: what goes out, what is held, what is said of it when something goes wrong."""
+"""Chunks of jobs: what is sent, how much is held, and how each job ends after a fault."""
 
 from __future__ import annotations
 
@@ -18,14 +18,11 @@ from faktory.exceptions import (
 )
 from faktory.wire import commands
 
-
-def job(number, **fields):
-    return {"jobtype": "work", "args": [number], "jid": f"job-{number:04}", **fields}
+from .conftest import job
 
 
 class Server:
-    """Stands in for a client's `call`; the nth answer is the nth of `answers`, else that all is
-    well."""
+    """A fake of a client's `call`: answers each chunk by the next of `answers`, then by {}."""
 
     def __init__(self, *answers):
         self.chunks = []
@@ -40,7 +37,7 @@ class Server:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7])
-def test_every_job_goes_out_once_in_order(count):
+def test_every_job_is_sent_once_in_order(count):
     server = Server()
     assert push_all(server, (job(n) for n in range(count)), 2) == {}
     assert [jid for chunk in server.chunks for jid in chunk] == [
@@ -49,7 +46,7 @@ def test_every_job_goes_out_once_in_order(count):
     assert all(len(chunk) <= 2 for chunk in server.chunks)
 
 
-def test_the_next_chunk_is_ready_before_the_last_is_answered_and_no_more_than_that():
+def test_one_chunk_and_no_more_is_prepared_while_another_is_in_flight():
     taken = []
     ready = Event()
 
@@ -63,7 +60,7 @@ def test_the_next_chunk_is_ready_before_the_last_is_answered_and_no_more_than_th
     ahead = []
 
     def call(command):
-        assert ready.wait(5)
+        assert ready.wait(20)
         ahead.append(len(taken) - int(command.jids[-1][-4:]) - 1)
         return {}
 
@@ -71,7 +68,7 @@ def test_the_next_chunk_is_ready_before_the_last_is_answered_and_no_more_than_th
     assert max(ahead) <= 2
 
 
-def test_the_refused_are_told_whoever_refused_them():
+def test_jobs_refused_by_us_and_by_the_server_are_returned():
     server = Server({"job-0000": "no"}, {"job-0004": "never"})
     jobs = [job(0), job(1, retry="x"), job(2), job(3, args=[{1}]), job(4)]
     refused = push_all(server, jobs, 3)
@@ -81,13 +78,13 @@ def test_the_refused_are_told_whoever_refused_them():
     assert "args[0] is a set" in refused["job-0003"]
 
 
-def test_a_chunk_refused_whole_does_not_stop_the_next():
+def test_a_refused_chunk_does_not_stop_the_next_one():
     server = Server(FaktoryServerError("ERR invalid"), {})
     assert push_all(server, [job(0), job(1)], 1) == {"job-0000": "ERR invalid"}
     assert server.chunks == [["job-0000"], ["job-0001"]]
 
 
-def test_a_broken_line_says_what_is_unknown_and_what_was_never_sent():
+def test_a_broken_connection_says_which_jobs_are_unknown_and_which_were_not_sent():
     server = Server({"job-0000": "no"}, FaktoryOutcomeUnknown("broke", ["job-0002", "job-0003"]))
     with pytest.raises(FaktoryBulkError, match="2 jobs may or may not be queued: broke") as caught:
         push_all(server, [job(n) for n in range(9)], 2)
@@ -96,7 +93,7 @@ def test_a_broken_line_says_what_is_unknown_and_what_was_never_sent():
     assert caught.value.unsent == ["job-0004", "job-0005"]
 
 
-def test_what_could_not_be_sent_is_unsent():
+def test_jobs_that_could_not_be_sent_are_unsent():
     server = Server(FaktoryConnectionError("nothing listens"))
     with pytest.raises(FaktoryBulkError, match="2 jobs were not queued: nothing listens") as caught:
         push_all(server, [job(n) for n in range(3)], 2)
@@ -109,14 +106,14 @@ def breaks_after(count):
     raise RuntimeError("no more")
 
 
-def test_an_error_of_the_source_before_anything_was_sent_comes_out_as_it_is():
+def test_an_error_of_the_source_before_anything_was_sent_is_raised_unchanged():
     server = Server()
     with pytest.raises(RuntimeError, match="no more"):
         push_all(server, breaks_after(2), 3)
     assert server.chunks == []
 
 
-def test_an_error_of_the_source_after_that_tells_what_became_of_the_jobs():
+def test_a_later_error_of_the_source_says_which_jobs_were_not_sent():
     server = Server()
     with pytest.raises(FaktoryBulkError, match=r"1 jobs were not sent.*no more") as caught:
         push_all(server, breaks_after(5), 2)
@@ -125,7 +122,7 @@ def test_an_error_of_the_source_after_that_tells_what_became_of_the_jobs():
     assert type(caught.value.__cause__) is RuntimeError
 
 
-def test_a_line_that_broke_meanwhile_is_told_before_an_error_of_the_source():
+def test_a_broken_connection_comes_before_an_error_of_the_source():
     def breaks(command):
         raise FaktoryOutcomeUnknown("broke", command.jids)
 
@@ -145,13 +142,13 @@ def test_a_chunk_is_sent_before_the_next_one_is_complete():
 
     def jobs():
         yield from (job(0), job(1))
-        assert sent.wait(5)
+        assert sent.wait(20)
         yield job(2)
 
     assert push_all(answer, jobs(), 2) == {}
 
 
-def test_an_interrupt_does_not_wait_for_the_chunk_under_way():
+def test_an_interrupt_does_not_wait_for_the_chunk_in_flight():
     answered = threading.Event()
 
     def jobs():
@@ -163,7 +160,7 @@ def test_an_interrupt_does_not_wait_for_the_chunk_under_way():
     answered.set()
 
 
-def test_many_chunks_can_be_pushed_where_no_thread_is_to_be_had(monkeypatch):
+def test_many_chunks_can_be_pushed_without_a_thread(monkeypatch):
     def start(thread):
         raise RuntimeError("can't start new thread")
 
@@ -174,7 +171,7 @@ def test_many_chunks_can_be_pushed_where_no_thread_is_to_be_had(monkeypatch):
 
 
 @pytest.mark.parametrize("one", [job(1), "job", b"job"])
-def test_one_job_by_mistake_is_told_how_to_be_passed(one):
+def test_the_error_for_a_single_job_has_the_remedy(one):
     with pytest.raises(FaktoryPayloadError, match=r"For a single one: \[job\]"):
         push_all(Server(), one, 10)
 
@@ -188,7 +185,7 @@ def test_one_job_by_mistake_is_told_how_to_be_passed(one):
         (FaktoryConnectionError("nothing listens"), [], [], ["job-0001"]),
     ],
 )
-def test_what_became_of_a_chunk_is_told_apart(fault, refused, unknown, unsent):
+def test_a_chunk_is_refused_unknown_or_unsent(fault, refused, unknown, unsent):
     chunk = commands.push_bulk([job(1)])
     if refused:
         assert list(push_chunk(Server(fault), chunk)) == refused

@@ -14,7 +14,7 @@ class Known:
         self.started += 1
 
 
-def test_what_is_known_starts_anew_once_in_each_child_and_not_in_the_parent(in_child):
+def test_registered_objects_are_reset_once_in_each_child_and_not_in_the_parent(in_child):
     known = [Known(), Known()]
     for one in known:
         fork.register(one)
@@ -27,7 +27,7 @@ def test_what_is_known_starts_anew_once_in_each_child_and_not_in_the_parent(in_c
     assert look() == [0, 0]
 
 
-def test_nothing_is_kept_alive_for_it():
+def test_registering_does_not_keep_an_object_alive():
     known = Known()
     fork.register(known)
     gone = weakref.ref(known)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -13,8 +14,8 @@ from faktory.exceptions import FaktoryTimeout
 from faktory.server import EmbeddedServer
 
 
-class Lent:
-    """Stands in for a client."""
+class FakeClient:
+    """Counts how often it was closed."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -25,13 +26,13 @@ class Lent:
 
 
 class Maker:
-    """Makes clients and remembers them."""
+    """Makes clients and keeps them in `made`."""
 
     def __init__(self) -> None:
-        self.made: list[Lent] = []
+        self.made: list[FakeClient] = []
 
-    def __call__(self) -> Lent:
-        self.made.append(Lent(len(self.made)))
+    def __call__(self) -> FakeClient:
+        self.made.append(FakeClient(len(self.made)))
         return self.made[-1]
 
 
@@ -49,7 +50,7 @@ def test_clients_are_made_when_they_are_needed(make):
             assert make.made == [first, second]
 
 
-def test_by_default_clients_go_where_the_environment_says(monkeypatch):
+def test_by_default_clients_use_the_address_of_the_environment(monkeypatch):
     monkeypatch.delenv("FAKTORY_PROVIDER", raising=False)
     monkeypatch.setenv("FAKTORY_URL", "tcp://example.com:99")
     pool = Pool()
@@ -59,7 +60,7 @@ def test_by_default_clients_go_where_the_environment_says(monkeypatch):
         assert client.faktory.place == "example.com:99"
 
 
-def test_the_client_that_came_back_last_goes_out_first(make):
+def test_the_client_released_last_is_acquired_first(make):
     pool = Pool(make)
     with pool.client() as first, pool.client() as second:
         pass  # the second goes back before the first
@@ -71,7 +72,7 @@ def test_the_client_that_came_back_last_goes_out_first(make):
     assert len(make.made) == 2
 
 
-def test_a_client_comes_back_whatever_happens(make):
+def test_a_client_is_released_after_any_exception(make):
     pool = Pool(make, size=1, timeout=0)
     for error in (ValueError, KeyboardInterrupt):
         with pytest.raises(error), pool.client():
@@ -81,7 +82,7 @@ def test_a_client_comes_back_whatever_happens(make):
         assert make.made[0].closed == 0
 
 
-def test_a_client_that_cannot_be_made_takes_no_place(make):
+def test_a_client_that_cannot_be_made_does_not_count(make):
     answers = iter([ValueError, None])
 
     def fail_once():
@@ -96,32 +97,32 @@ def test_a_client_that_cannot_be_made_takes_no_place(make):
         assert client is make.made[0]
 
 
-def test_waiting_too_long_for_a_client_is_a_timeout_that_says_what_to_do(make):
-    pool = Pool(make, size=1, timeout=0.01)
+def test_waiting_too_long_for_a_client_is_a_timeout_with_the_remedy(make):
+    pool = Pool(make, size=1, timeout=0.5)
     with pool.client():
-        with pytest.raises(FaktoryTimeout, match="none of the pool's 1 clients came back") as late:
+        with pytest.raises(FaktoryTimeout, match="of the pool's 1 clients was released") as late:
             pool.client().__enter__()
-        assert "within 0.01 s" in str(late.value)
+        assert "within 0.5 s" in str(late.value)
         assert "Make the pool larger" in str(late.value)
     with pool.client():
         assert len(make.made) == 1
 
 
-def test_a_thread_that_waits_gets_the_client_that_comes_back(make):
-    pool = Pool(make, size=1, timeout=5)
+def test_a_waiting_thread_gets_the_client_that_is_released(make):
+    pool = Pool(make, size=1, timeout=20)
     with ThreadPoolExecutor(1) as threads:
 
-        def take():
+        def acquire():
             with pool.client() as client:
                 return client
 
         with pool.client() as client:
-            waiting = threads.submit(take)
-        assert waiting.result(5) is client
+            waiting = threads.submit(acquire)
+        assert waiting.result(20) is client
 
 
-def test_no_client_is_lent_to_two_threads_at_once(make):
-    pool = Pool(make, size=3, timeout=5)
+def test_no_client_is_used_by_two_threads_at_once(make):
+    pool = Pool(make, size=3, timeout=20)
     busy: set[int] = set()
     lock = threading.Lock()
     start = threading.Barrier(8)
@@ -148,30 +149,30 @@ def test_a_timeout_is_seconds_or_a_timedelta(make):
 
 
 @pytest.mark.parametrize("timeout", [-1, timedelta(seconds=-1), 1e20])
-def test_a_pool_cannot_wait_for_less_than_nothing_nor_for_ever(make, timeout):
+def test_a_pools_timeout_is_neither_negative_nor_huge(make, timeout):
     with pytest.raises(ValueError, match=r"timeout is .* 0 seconds or more, and 1,000,000 at most"):
         Pool(make, timeout=timeout)
 
 
 @pytest.mark.parametrize("size", [0, -1, True, 1.5])
-def test_a_pool_has_room_for_a_client_at_least(make, size):
+def test_a_pools_size_is_at_least_one(make, size):
     with pytest.raises(ValueError, match=f"the pool's size is {size}"):
         Pool(make, size=size)
 
 
-def test_close_disconnects_the_clients_at_once_and_those_that_are_lent_when_they_return(make):
+def test_close_disconnects_idle_clients_at_once_and_others_when_they_are_released(make):
     pool = Pool(make)
-    with pool.client() as lent:
+    with pool.client() as held:
         with pool.client() as idle:
             pass
         pool.close()
-        assert (idle.closed, lent.closed) == (1, 0)
-    assert (idle.closed, lent.closed) == (1, 1)
+        assert (idle.closed, held.closed) == (1, 0)
+    assert (idle.closed, held.closed) == (1, 1)
     pool.close()
-    assert (idle.closed, lent.closed) == (1, 1)
+    assert (idle.closed, held.closed) == (1, 1)
 
 
-def test_a_closed_pool_lends_a_client_for_the_block_alone(make):
+def test_a_closed_pool_makes_a_client_for_the_block_alone(make):
     pool = Pool(make, size=1, timeout=0)
     pool.close()
     for number in range(2):
@@ -180,8 +181,8 @@ def test_a_closed_pool_lends_a_client_for_the_block_alone(make):
         assert client.closed == 1
 
 
-def test_who_waits_longest_is_served_first(make, wait_until):
-    pool = Pool(make, size=1, timeout=10)
+def test_the_thread_that_waits_longest_is_served_first(make, wait_until):
+    pool = Pool(make, size=1, timeout=20)
     served = []
 
     def wait(number):
@@ -193,32 +194,32 @@ def test_who_waits_longest_is_served_first(make, wait_until):
         for number in range(5):
             threads.append(threading.Thread(target=wait, args=(number,)))
             threads[-1].start()
-            wait_until(lambda number=number: len(pool._queue) == number + 1)
-    with pool.client():  # who comes later waits, though it was here last
+            wait_until(lambda number=number: len(pool._waiters) == number + 1)
+    with pool.client():  # a new request waits for those before it
         for thread in threads:
             thread.join()
         assert served == [0, 1, 2, 3, 4]
 
 
-def test_who_waited_in_vain_leaves_no_place_behind(make):
-    pool = Pool(make, size=1, timeout=0.01)
+def test_a_thread_that_timed_out_waits_no_more(make):
+    pool = Pool(make, size=1, timeout=0)
     with pool.client() as first, pytest.raises(FaktoryTimeout), pool.client():
         pass
     with pool.client() as again:
         assert again is first
 
 
-def test_room_for_a_client_that_could_not_be_made_goes_to_who_waits(wait_until):
+def test_a_waiting_thread_may_make_the_client_that_another_could_not(wait_until):
     gate, made = threading.Event(), []
 
     def make():
         made.append(None)
         if len(made) == 1:
-            assert gate.wait(5)
+            assert gate.wait(20)
             raise ValueError("no client today")
         return SimpleNamespace(close=lambda: None)
 
-    pool = Pool(make, size=1, timeout=10)
+    pool = Pool(make, size=1, timeout=20)
     faults = []
 
     def fail():
@@ -231,10 +232,10 @@ def test_room_for_a_client_that_could_not_be_made_goes_to_who_waits(wait_until):
     wait_until(lambda: made)
     second = threading.Thread(target=lambda: pool.client().__enter__())
     second.start()
-    wait_until(lambda: pool._queue)
+    wait_until(lambda: pool._waiters)
     gate.set()
-    thread.join(5)
-    second.join(5)
+    thread.join(20)
+    second.join(20)
     assert faults == [1]
     assert len(made) == 2
 
@@ -246,7 +247,7 @@ def echo(pool: Pool, text: str) -> str:
 
 def test_a_forked_child_starts_with_an_empty_pool_of_its_own(scripted, in_child):
     server = scripted([":greet", ":echo"], [":greet", ":echo"])
-    pool = Pool(lambda: Client(server.url), size=1, timeout=1)
+    pool = Pool(lambda: Client(server.url), size=1, timeout=20)
     assert echo(pool, "before") == "before"
 
     def act():
@@ -258,88 +259,88 @@ def test_a_forked_child_starts_with_an_empty_pool_of_its_own(scripted, in_child)
     assert echo(pool, "after") == "after"
     pool.close()
     for ended in server.ended:
-        assert ended.wait(5)
+        assert ended.wait(20)
     assert server.verbs(0) == ["HELLO", "ECHO", "ECHO", "END"]
     assert server.verbs(1) == ["HELLO", "ECHO", "END"]
 
 
-def test_a_child_has_all_the_places_though_the_parents_are_taken(scripted, in_child):
+def test_a_child_can_acquire_all_clients_though_the_parents_are_in_use(scripted, in_child):
     server = scripted([":greet", ":echo"], [":greet", ":echo"])
-    pool = Pool(lambda: Client(server.url), size=1, timeout=1)
+    pool = Pool(lambda: Client(server.url), size=1, timeout=20)
 
     def act():
         answer = echo(pool, "child")
         pool.close()
         return answer
 
-    with pool.client() as lent:
-        assert lent.command("ECHO", "a") == "a"
+    with pool.client() as held:
+        assert held.command("ECHO", "a") == "a"
         assert in_child(act) == "child"
-        assert lent.command("ECHO", "b") == "b"
+        assert held.command("ECHO", "b") == "b"
     pool.close()
 
 
 def test_a_fork_inside_the_block_leaves_nothing_open_in_the_child(scripted, in_child):
     server = scripted([":greet", ":echo"], [":greet", ":echo"], [":greet", ":echo"])
-    pool = Pool(lambda: Client(server.url), size=1, timeout=1)
+    pool = Pool(lambda: Client(server.url), size=1, timeout=20)
     block = pool.client()
-    lent = block.__enter__()
-    assert lent.command("ECHO", "parent") == "parent"
+    held = block.__enter__()
+    assert held.command("ECHO", "parent") == "parent"
 
     def act():
-        said = lent.command("ECHO", "lent")
+        said = held.command("ECHO", "held")
         block.__exit__(None, None, None)
         said += echo(pool, "again")
         pool.close()
-        return [said, lent.is_connected]
+        return [said, held.is_connected]
 
-    assert in_child(act) == ["lentagain", False]
+    assert in_child(act) == ["heldagain", False]
     block.__exit__(None, None, None)
     assert echo(pool, "after") == "after"
     pool.close()
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
     assert server.verbs(0) == ["HELLO", "ECHO", "ECHO", "END"]
 
 
-def test_an_address_will_do():
+def test_a_pool_takes_an_address():
     with EmbeddedServer() as server:
         pool = Pool(server.url, size=1)
         with pool.client() as client:
             assert client.info()["faktory"]["queues"] == {}
         pool.close()
     for wrong in (5, None):
-        with pytest.raises(TypeError, match=f"{wrong} is no address"):
+        with pytest.raises(TypeError, match=f"{wrong} is not an address"):
             Pool(wrong)
-    with pytest.raises(ValueError, match="no Faktory address"):
+    with pytest.raises(ValueError, match="not a Faktory address"):
         Pool("localhost")
 
 
-def test_who_is_interrupted_while_he_waits_takes_no_client_along():
+def test_an_interrupted_wait_loses_no_client(wait_until):
     class Interrupt(BaseException):
         pass
 
     def interrupt(*_):
         raise Interrupt
 
-    pool = Pool(lambda: Client("tcp://127.0.0.1:1"), size=1, timeout=10)
-    lent, done = threading.Event(), threading.Event()
+    pool = Pool(lambda: Client("tcp://127.0.0.1:1"), size=1, timeout=20)
+    held = threading.Event()
+    main = threading.get_ident()
 
     def hold():
         with pool.client():
-            lent.set()
-            done.wait(10)
+            held.set()
+            wait_until(lambda: sys._current_frames()[main].f_code is Pool._wait.__code__)
+            signal.pthread_kill(main, signal.SIGALRM)
 
-    with ThreadPoolExecutor(1) as threads:
-        threads.submit(hold)
-        lent.wait(10)
-        before = signal.signal(signal.SIGALRM, interrupt)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            holding = threads.submit(hold)
+            assert held.wait(20)
             with pytest.raises(Interrupt), pool.client():
                 pass
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-            done.set()
+            holding.result(20)
+    finally:
+        signal.signal(signal.SIGALRM, before)
     with pool.client():
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -14,39 +13,36 @@ import faktory
 from faktory import Client, FaktoryOutcomeUnknown, FaktoryPayloadError, connection, get_client
 from faktory.server import EmbeddedServer
 
-OK = b"+OK\r\n"
+from .conftest import OK, payload
+
 REFUSED = b"-ERR jobs must have a reasonable jid parameter\r\n"
 FUTURE = "2100-01-01T00:00:00Z"
 
 
-class StandIn:
-    """A connection as tests written for faktory 1.0.0 make one; `heard` is what it was told."""
+class FakeConnection:
+    """A connection as tests written for faktory 1.0.0 make one; `calls` are those to it."""
 
     def __init__(self, *answers: str) -> None:
-        self.heard: list[object] = []
+        self.calls: list[object] = []
         self._answers = iter(answers)
 
     def connect(self) -> bool:
-        self.heard.append("connect")
+        self.calls.append("connect")
         return True
 
     def disconnect(self) -> None:
-        self.heard.append("disconnect")
+        self.calls.append("disconnect")
 
     def reply(self, command: str, data: object = None) -> None:
-        self.heard.append((command, data))
+        self.calls.append((command, data))
 
     def get_message(self):
         yield from self._answers
 
 
-def payload(line: bytes):
-    return json.loads(line.removeprefix(b"PUSH "))
-
-
 @pytest.fixture
 def queued(scripted):
-    """`queued(*args, **kwargs)`: the job that the server hears of from `Client.queue`."""
+    """`queued(*args, **kwargs)` calls `Client.queue` and returns the job that was sent."""
 
     def queued(*args, **kwargs):
         server = scripted([":greet", "PUSH", OK, "END"])
@@ -56,10 +52,10 @@ def queued(scripted):
     return queued
 
 
-# What goes out
+# What is sent
 
 
-def test_a_job_goes_out_with_the_defaults_of_1_0_0(queued):
+def test_a_job_is_sent_with_the_defaults_of_1_0_0(queued):
     sent = queued("resize")
     jid = sent.pop("jid")
     assert len(jid) == 32
@@ -74,7 +70,7 @@ def test_a_job_goes_out_with_the_defaults_of_1_0_0(queued):
     }
 
 
-def test_every_argument_goes_out_as_it_was_given_in_the_order_of_1_0_0(queued):
+def test_every_argument_is_sent_unchanged_in_the_order_of_1_0_0(queued):
     sent = queued("resize", [1], "images", 9, "my-own-jid", {"a": 1}, 60, FUTURE, 0, 3)
     assert sent == {
         "jid": "my-own-jid",
@@ -91,7 +87,7 @@ def test_every_argument_goes_out_as_it_was_given_in_the_order_of_1_0_0(queued):
 
 
 @pytest.mark.parametrize("falsy", [{"custom": {}}, {"reserve_for": 0}, {"at": ""}])
-def test_an_optional_field_is_left_out_for_none_alone(queued, falsy):
+def test_an_optional_field_is_left_out_only_for_none(queued, falsy):
     assert queued("resize", **falsy).items() >= falsy.items()
 
 
@@ -109,11 +105,11 @@ def test_arguments_are_a_list_tuple_set_or_iterator(queued, make):
     assert queued("resize", make())["args"] == [1, 2]
 
 
-def test_no_retry_goes_out_as_what_the_server_means_by_it(queued):
+def test_a_retry_of_none_is_sent_as_the_servers_default(queued):
     assert queued("resize", retry=None)["retry"] == 25
 
 
-def test_an_empty_jid_is_none(queued):
+def test_an_empty_jid_is_replaced(queued):
     assert len(queued("resize", jid="")["jid"]) == 32
 
 
@@ -132,7 +128,7 @@ def test_random_job_ids_differ():
     assert client.random_job_id() != client.random_job_id()
 
 
-# What is refused, by whom
+# What is refused
 
 
 @pytest.mark.parametrize(
@@ -154,7 +150,7 @@ def test_random_job_ids_differ():
         ),
     ],
 )
-def test_the_three_errors_of_1_0_0_are_raised_and_nobody_is_connected(closed_port, wrong, text):
+def test_the_three_errors_of_1_0_0_are_raised_without_a_connection(closed_port, wrong, text):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         Client(f"tcp://127.0.0.1:{closed_port}").queue(**wrong)
     assert str(caught.value) == text
@@ -172,9 +168,7 @@ def test_the_three_errors_of_1_0_0_are_raised_and_nobody_is_connected(closed_por
         {"at": datetime(2026, 1, 2)},
     ],
 )
-def test_what_json_cannot_hold_is_refused_by_the_encoder_and_nobody_is_connected(
-    closed_port, wrong
-):
+def test_a_job_that_json_cannot_hold_is_refused_without_a_connection(closed_port, wrong):
     with pytest.raises(FaktoryPayloadError):
         Client(f"tcp://127.0.0.1:{closed_port}").queue("resize", **wrong)
 
@@ -182,7 +176,7 @@ def test_what_json_cannot_hold_is_refused_by_the_encoder_and_nobody_is_connected
 @pytest.mark.parametrize(
     "refusal", [REFUSED, b"-NOTUNIQUE Job not unique\r\n", b"-ERR internal error\r\n"]
 )
-def test_what_the_server_refuses_is_false_and_the_log_says_why(scripted, caplog, refusal):
+def test_a_refusal_of_the_server_is_false_and_logged(scripted, caplog, refusal):
     server = scripted([":greet", "PUSH", refusal, "PUSH", OK, ":silence"])
     with Client(server.url) as client:
         assert client.queue("resize", jid="x") is False
@@ -212,7 +206,7 @@ def test_what_the_server_refuses_is_false_and_the_log_says_why(scripted, caplog,
         {"task": 7},
     ],
 )
-def test_nothing_else_is_checked_before_the_server_has_refused_it(caplog, wrong):
+def test_nothing_else_is_checked_before_the_server_refuses_it(caplog, wrong):
     with EmbeddedServer() as server, Client(server.url) as client:
         assert client.queue(**{"task": "resize", **wrong}) is False
         assert "PUSH" in [verb for verb, _ in server.commands]
@@ -230,7 +224,7 @@ def test_a_scheduled_job_that_the_server_would_lose_is_false(caplog, name):
     assert "lose the job when it is due" in caplog.text
 
 
-def test_a_job_that_may_or_may_not_be_queued_is_no_plain_false(scripted):
+def test_a_job_with_an_unknown_outcome_raises(scripted):
     server = scripted([":greet", "PUSH"])
     client = Client(server.url)
     with pytest.raises(FaktoryOutcomeUnknown):
@@ -256,7 +250,7 @@ def test_a_client_that_is_connected_stays_so(scripted):
         assert client.queue("resize")
         assert client.queue("resize")
         assert client.is_connected
-    assert server.ended[0].wait(5)
+    assert server.ended[0].wait(20)
 
 
 def test_threads_that_share_an_unconnected_client_leave_it_unconnected():
@@ -281,7 +275,7 @@ def test_a_child_forked_while_a_job_is_queued_can_queue_too(scripted, in_child):
     assert not client.is_connected
 
 
-def test_what_connects_and_disconnects_may_be_overridden(scripted):
+def test_connect_and_disconnect_may_be_overridden(scripted):
     calls = []
 
     class Watched(Client):
@@ -301,29 +295,29 @@ def test_what_connects_and_disconnects_may_be_overridden(scripted):
 # What the constructor takes
 
 
-def test_the_arguments_of_1_0_0_are_taken(scripted):
+def test_the_arguments_of_1_0_0_are_accepted(scripted):
     server = scripted([":greet", "END"])
     with connection(
         server.url, None, timeout=7, buffer_size=8192, labels=["a"], worker_id="w-1", log=None
     ) as client:
         assert client.timeout == 7
-    hello = json.loads(server.lines[0][0].removeprefix(b"HELLO "))
+    hello = payload(server.lines[0][0])
     assert hello["labels"] == ["a"]
 
 
-def test_an_empty_address_is_none(monkeypatch):
+def test_an_empty_address_is_the_default(monkeypatch):
     monkeypatch.delenv("FAKTORY_PROVIDER", raising=False)
     monkeypatch.setenv("FAKTORY_URL", "tcp://somewhere:7500")
     assert Client("").faktory[:2] == ("somewhere", 7500)
 
 
-def test_the_address_tells_host_and_port():
+def test_the_address_has_host_and_port():
     client = get_client("tcp+tls://:secret@faktory.example")
     assert isinstance(client, faktory.Client)
     assert (client.faktory.host, client.faktory.port) == ("faktory.example", 7419)
 
 
-def test_the_log_hears_of_connecting_and_disconnecting(scripted, caplog):
+def test_connecting_and_disconnecting_are_logged(scripted, caplog):
     server = scripted([":greet", "END"])
     caplog.set_level(logging.DEBUG, "faktory.connection")
     client = Client(server.url)
@@ -339,7 +333,7 @@ def test_the_log_hears_of_connecting_and_disconnecting(scripted, caplog):
     ]
 
 
-def test_another_log_may_be_given_and_hears_of_tls(closed_port, caplog):
+def test_another_log_may_be_passed_and_tls_is_logged(closed_port, caplog):
     caplog.set_level(logging.DEBUG, "mine")
     client = Client(f"tcp+tls://127.0.0.1:{closed_port}", log=logging.getLogger("mine"))
     with pytest.raises(ConnectionError):
@@ -350,15 +344,15 @@ def test_another_log_may_be_given_and_hears_of_tls(closed_port, caplog):
     ]
 
 
-# A stand-in for the connection
+# A fake connection
 
 
-def test_a_stand_in_is_given_the_dict_of_1_0_0_between_connect_and_disconnect():
-    stand_in = StandIn("OK")
-    client = Client(connection=stand_in)
-    assert client.faktory is stand_in
+def test_a_fake_connection_gets_the_dict_of_1_0_0_between_connect_and_disconnect():
+    fake = FakeConnection("OK")
+    client = Client(connection=fake)
+    assert client.faktory is fake
     assert client.queue("resize", (1,), jid="x", at=datetime(2026, 1, 2), retry=None) is True
-    connect, (command, job), disconnect = stand_in.heard
+    connect, (command, job), disconnect = fake.calls
     assert (connect, command, disconnect) == ("connect", "PUSH", "disconnect")
     assert type(job) is dict
     assert job == {
@@ -373,34 +367,34 @@ def test_a_stand_in_is_given_the_dict_of_1_0_0_between_connect_and_disconnect():
     }
 
 
-def test_what_a_stand_in_answers_else_is_false(caplog):
-    assert Client(None, StandIn("ERR no")).queue("resize", jid="x") is False
+def test_any_other_answer_of_a_fake_connection_is_false(caplog):
+    assert Client(None, FakeConnection("ERR no")).queue("resize", jid="x") is False
     assert caplog.messages == ["resize x is not queued: ERR no"]
 
 
-def test_a_stand_in_is_connected_and_disconnected_by_a_with_block():
-    stand_in = StandIn("OK", "OK")
-    with get_client(connection=stand_in) as client:
+def test_a_with_block_connects_and_disconnects_a_fake_connection():
+    fake = FakeConnection("OK", "OK")
+    with get_client(connection=fake) as client:
         assert client.is_connected
         assert client.queue("resize")
         assert client.is_connected
     assert not client.is_connected
-    assert [word for word in stand_in.heard if isinstance(word, str)] == ["connect", "disconnect"]
+    assert [call for call in fake.calls if isinstance(call, str)] == ["connect", "disconnect"]
 
 
-def test_a_stand_in_that_does_not_connect_leaves_the_client_unconnected():
-    stand_in = StandIn()
-    stand_in.connect = lambda: False
-    client = Client(connection=stand_in)
+def test_a_fake_connection_that_does_not_connect_leaves_the_client_unconnected():
+    fake = FakeConnection()
+    fake.connect = lambda: False
+    client = Client(connection=fake)
     assert client.connect() is False
     assert not client.is_connected
 
 
-def test_a_stand_in_is_disconnected_when_it_fails():
-    stand_in = StandIn()
+def test_a_fake_connection_is_disconnected_when_it_fails():
+    fake = FakeConnection()
     with pytest.raises(StopIteration):
-        Client(connection=stand_in).queue("resize")
-    assert stand_in.heard[-1] == "disconnect"
+        Client(connection=fake).queue("resize")
+    assert fake.calls[-1] == "disconnect"
 
 
 @pytest.mark.parametrize(
@@ -413,16 +407,16 @@ def test_a_stand_in_is_disconnected_when_it_fails():
         lambda client: client.command("PING"),
     ],
 )
-def test_a_stand_in_knows_no_other_command(act):
-    stand_in = StandIn("OK")
+def test_a_fake_connection_knows_no_other_command(act):
+    fake = FakeConnection("OK")
     with pytest.raises(NotImplementedError, match="only knows `queue`"):
-        act(Client(connection=stand_in))
-    assert stand_in.heard == []
+        act(Client(connection=fake))
+    assert fake.calls == []
 
 
-def test_a_stand_in_needs_no_address(monkeypatch):
+def test_a_fake_connection_needs_no_address(monkeypatch):
     monkeypatch.setenv("FAKTORY_URL", "no address at all")
-    assert not Client(connection=StandIn()).is_connected
+    assert not Client(connection=FakeConnection()).is_connected
 
 
 # A real server

@@ -1,4 +1,4 @@
-"""What takes a minute: memory that stays flat, and a pool that everybody wants."""
+"""Tests of a minute: memory that stays flat, and a pool that many threads share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def sink():
-    """The URL of what greets one client and answers every line by {}."""
+    """The URL of a server that greets one client and answers every line by {}."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -51,7 +51,7 @@ def test_ten_million_jobs_from_a_generator_leave_memory_flat(sink):
 
 
 def test_64_threads_share_a_pool_of_8_for_a_minute():
-    faults = []
+    errors = []
     pushed = [0] * 64
     ends = monotonic() + 60
 
@@ -62,7 +62,7 @@ def test_64_threads_share_a_pool_of_8_for_a_minute():
                     client.push({"jobtype": "work", "args": [number], "queue": "pool"})
                     pushed[number] += 1
         except BaseException as error:
-            faults.append(error)
+            errors.append(error)
 
     with EmbeddedServer() as server:
         pool = Pool(lambda: Client(server.url), size=8, timeout=30)
@@ -72,7 +72,7 @@ def test_64_threads_share_a_pool_of_8_for_a_minute():
         for thread in threads:
             thread.join()
         pool.close()
-        assert faults == []
+        assert errors == []
         with Client(server.url) as client:
             assert client.info()["faktory"]["queues"]["pool"] == sum(pushed)
     print(f"{sum(pushed):,} jobs pushed, between {min(pushed):,} and {max(pushed):,} a thread")

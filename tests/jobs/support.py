@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 import faktory
-from faktory.client import defaults, transport
+from faktory.client import defaults, network
 from faktory.exceptions import FaktoryConnectionResetError, FaktoryServerError
 from faktory.jobs import JobContext, client_middleware, registry, worker_middleware
 from faktory.wire.commands import Command
 from faktory.wire.recovery import ConnectionBroken
 from faktory.wire.session import Answer
+
+from ..support import FakeNetwork
 
 
 class FakeServer:
@@ -75,7 +77,7 @@ class FakeServer:
     def close(self) -> None:
         pass
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         pass
 
 
@@ -89,7 +91,7 @@ def faked_server() -> Iterator[FakeServer]:
         return server
 
     with pytest.MonkeyPatch.context() as patch, defaults.configured(url="tcp://fake:1"):
-        patch.setattr(transport, "connect", connect)
+        patch.setattr(network, "current", FakeNetwork(connect))
         yield server
 
 

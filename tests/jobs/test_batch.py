@@ -20,6 +20,7 @@ from faktory.jobs.batch import open_batch
 from faktory.jobs.chain import Next
 from faktory.jobs.middleware import client_middleware
 
+from ..support import FakeNetwork
 from .support import FakeServer
 
 
@@ -233,7 +234,7 @@ def test_a_callback_that_is_not_a_job_is_refused_where_it_is_set(callback: Any) 
         ({}, "no 'jobtype'"),
         ({"args": []}, "no 'jobtype'"),
         ({"jobtype": "done", "queue": "a b"}, "queue is 'a b'"),
-        ({"jobtype": "done", "nope": 1}, "'nope' is no field"),
+        ({"jobtype": "done", "nope": 1}, "'nope' is not a field"),
     ],
 )
 def test_a_callback_with_a_wrong_field_is_refused_where_it_is_set(
@@ -432,7 +433,7 @@ def test_a_batch_that_cannot_be_created_is_not_open(
     def refuse(*_: object) -> None:
         raise FaktoryConnectionError("nothing listens")
 
-    monkeypatch.setattr("faktory.client.transport.connect", refuse)
+    monkeypatch.setattr("faktory.client.network.current", FakeNetwork(refuse))
     batch = faktory.Batch(success="done")
     with pytest.raises(FaktoryConnectionError), batch.jobs():
         pytest.fail("the block was entered")

@@ -12,6 +12,7 @@ import faktory
 from faktory.exceptions import FaktoryConnectionError, FaktoryPayloadError
 from faktory.jobs.context import JobContext, current_job, run_in
 
+from ..support import FakeNetwork
 from .support import FakeServer
 
 PAYLOAD: dict[str, Any] = {
@@ -305,7 +306,7 @@ def test_a_reservation_that_the_server_did_not_extend_is_not_extended_here(
     def refuse(*_: object) -> None:
         raise FaktoryConnectionError("nothing listens")
 
-    monkeypatch.setattr("faktory.client.transport.connect", refuse)
+    monkeypatch.setattr("faktory.client.network.current", FakeNetwork(refuse))
     job = JobContext({**PAYLOAD, "reserve_for": 100})
     with pytest.raises(FaktoryConnectionError):
         job.track_progress(10, reserve_until=datetime.now(UTC) + timedelta(hours=1))

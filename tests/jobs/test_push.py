@@ -19,6 +19,7 @@ from faktory.exceptions import (
 )
 from faktory.jobs.push import BULK_CHUNK
 
+from ..support import FakeNetwork
 from .support import FakeServer
 
 
@@ -292,7 +293,7 @@ def test_a_connection_that_cannot_be_opened_is_raised_with_the_unsent_jids(
     def refuse(*_: object) -> None:
         raise FaktoryConnectionError("nothing listens")
 
-    monkeypatch.setattr("faktory.client.transport.connect", refuse)
+    monkeypatch.setattr("faktory.client.network.current", FakeNetwork(refuse))
     with pytest.raises(FaktoryBulkError, match="2 jobs were not queued") as caught:
         faktory.job(rest).perform_bulk([(1,), (2,)])
     assert len(caught.value.unsent) == 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from faktory import testing
-from faktory.client import transport
+from faktory.client import network
 from faktory.testing import MemoryServer
 
 from ..jobs.support import new_process
@@ -21,10 +21,10 @@ from ..jobs.support import new_process
 @pytest.fixture(autouse=True)
 def own_process() -> Iterator[None]:
     """What a test declares, configures or switches to is unknown to the next one."""
-    assert transport.memory is None
+    assert network.current is network.SOCKETS
     with new_process():
         yield
-    transport.memory = None
+    network.use(network.SOCKETS)
 
 
 @pytest.fixture

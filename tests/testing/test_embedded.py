@@ -161,7 +161,7 @@ def test_environment_settings_and_mode_are_restored(
                     raise error
         except (ValueError, KeyboardInterrupt):
             assert error is not None
-        assert testing.modes.transport.memory is memory
+        assert testing.modes.network.current is memory
     assert environment() == before
     assert configured() == ("tcp://configured:2", 3.0)
     assert defaults.default_pool().size == 20

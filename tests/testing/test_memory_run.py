@@ -278,7 +278,7 @@ def meddle_clear() -> None:
 
 
 def meddle_travel() -> None:
-    testing.modes.transport.memory.travel(7200)  # type: ignore[union-attr]
+    testing.modes.network.current.travel(7200)  # type: ignore[attr-defined]
 
 
 def meddle_ack() -> None:

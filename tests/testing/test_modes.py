@@ -11,7 +11,7 @@ import pytest
 
 import faktory
 from faktory import Client, Pool, testing
-from faktory.client import transport
+from faktory.client import defaults, network
 from faktory.exceptions import FaktoryConnectionError
 from faktory.server import EmbeddedServer
 
@@ -44,7 +44,7 @@ def test_a_mode_ends_with_an_exception_too(
     with testing.fake() as before:
         with pytest.raises(error), switch():
             raise error
-        assert transport.memory is before
+        assert network.current is before
 
 
 def test_switched_without_a_block_a_mode_stays() -> None:
@@ -118,13 +118,12 @@ def test_nothing_is_imported_or_switched_before_it_is_used() -> None:
 import sys, faktory, faktory.testing
 before = [name for name in sys.modules if name.startswith(("faktory.testing.", "faktory.server"))]
 assert before == [], before
-from faktory.client import transport
-assert transport.memory is None
-connect = transport.connect
+from faktory.client import network
+assert network.current is network.SOCKETS
 faktory.testing.fake
-assert transport.memory is None
+assert network.current is network.SOCKETS
 faktory.testing.fake()
-assert transport.memory is not None and transport.connect is connect
+assert network.current.in_process
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -180,6 +179,23 @@ def test_the_default_pool_pushes_to_its_server_again_after_a_mode() -> None:
         work.perform_async(3)
         assert [job["args"] for job in server.queues["default"]] == [[1], [3]]
         faktory.configure()
+
+
+def test_a_push_in_a_mode_leaves_nothing_behind_for_the_pushes_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = faktory.external("work")
+    monkeypatch.setenv("FAKTORY_URL", "tcp://127.0.0.1:1")
+    monkeypatch.setenv("FAKTORY_POOL_SIZE", "3")
+    with testing.fake():
+        work.perform_async(1)
+    with EmbeddedServer() as server:
+        monkeypatch.setenv("FAKTORY_URL", server.url)
+        monkeypatch.delenv("FAKTORY_POOL_SIZE")
+        work.perform_async(2)
+        assert [job["args"] for job in server.queues["default"]] == [[2]]
+        assert defaults.default_pool().size == 20
+        defaults.configure()
 
 
 def test_a_job_that_ends_the_mode_pushes_to_the_server() -> None:

@@ -18,7 +18,7 @@ import socket
 import faktory
 import pytest
 from faktory import testing
-from faktory.client import transport
+from faktory.client import network
 
 ran = []
 
@@ -34,7 +34,7 @@ def work(what):
 def nothing_is_left():
     def state():
         settings = dict(faktory.client.defaults._settings)
-        return transport.memory, dict(os.environ, PYTEST_CURRENT_TEST=""), settings
+        return network.current, dict(os.environ, PYTEST_CURRENT_TEST=""), settings
 
     before = state()
     ran.clear()

@@ -9,7 +9,7 @@ import pytest
 
 import faktory
 from faktory import testing
-from faktory.client import transport
+from faktory.client import network
 from faktory.testing import FakeMixin, InlineMixin, ServerMixin
 
 
@@ -41,7 +41,7 @@ def test_each_test_of_a_fake_case_begins_without_jobs() -> None:
         test_b = test_a
 
     assert passes(Case("test_a"), Case("test_b"))
-    assert transport.memory is None
+    assert network.current is network.SOCKETS
 
 
 def test_an_inline_case_runs_jobs_at_once() -> None:
@@ -55,7 +55,7 @@ def test_an_inline_case_runs_jobs_at_once() -> None:
             assert self.faktory.inline
 
     assert passes(Case("test"))
-    assert transport.memory is None
+    assert network.current is network.SOCKETS
 
 
 def test_a_server_case_has_a_server_that_runs_jobs_and_can_travel() -> None:
@@ -96,7 +96,7 @@ def test_a_failing_test_leaves_no_mode_on(mixin: Any, fails: str) -> None:
     Case = type("Case", (mixin, unittest.TestCase), steps)
     result = run(Case("test"))
     assert "ValueError: no" in result.errors[0][1]
-    assert transport.memory is None
+    assert network.current is network.SOCKETS
     assert "FAKTORY_URL" not in os.environ
 
 
@@ -128,4 +128,4 @@ def test_the_mixins_work_with_asynchronous_cases() -> None:
             assert len(self.faktory.jobs) == 1
 
     assert passes(Case("test"))
-    assert transport.memory is None
+    assert network.current is network.SOCKETS

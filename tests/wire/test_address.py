@@ -29,24 +29,24 @@ from faktory.wire.address import DEFAULT_URL, Address, find_url, parse, switched
         ("tcp://:p@ss@host", Address("host", 7419, password="p@ss")),
     ],
 )
-def test_an_address_is_taken_apart(url, address):
+def test_an_address_is_parsed(url, address):
     assert parse(url) == address
 
 
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        ("", "'' is no Faktory address: write tcp://host:port"),
-        ("localhost:7419", "is no Faktory address"),
-        ("//localhost:7419", "is no Faktory address"),
-        ("://localhost", "is no Faktory address"),
+        ("", "'' is not a Faktory address: write tcp://host:port"),
+        ("localhost:7419", "is not a Faktory address"),
+        ("//localhost:7419", "is not a Faktory address"),
+        ("://localhost", "is not a Faktory address"),
         ("http://localhost:7419", "begins with 'http': use tcp:// or, for TLS, tcp+tls://."),
         ("tls://localhost:7419", "begins with 'tls'"),
-        ("tcp://localhost:0", "is no number from 1 to 65535"),
-        ("tcp://localhost:65536", "is no number from 1 to 65535"),
-        ("tcp://localhost:-1", "is no number from 1 to 65535"),
-        ("tcp://localhost:\uff17\uff14\uff11\uff19", "is no number from 1 to 65535"),
-        ("tcp://localhost:port", "is no number from 1 to 65535"),
+        ("tcp://localhost:0", "is not a number from 1 to 65535"),
+        ("tcp://localhost:65536", "is not a number from 1 to 65535"),
+        ("tcp://localhost:-1", "is not a number from 1 to 65535"),
+        ("tcp://localhost:\uff17\uff14\uff11\uff19", "is not a number from 1 to 65535"),
+        ("tcp://localhost:port", "is not a number from 1 to 65535"),
         ("tcp://localhost:7419/queue", "goes on after the port"),
         ("tcp://localhost?tls=1", "goes on after the port"),
         ("tcp://localhost#x", "goes on after the port"),
@@ -59,11 +59,11 @@ def test_an_address_is_taken_apart(url, address):
         ("tcp://localhost\n", "holds a space or a control character"),
         ("tcp://:pass\tword@localhost", "must be percent-encoded"),
         ("tcp://:pass\nword@localhost", "must be percent-encoded"),
-        ("tcp://:%ff@localhost", "are no percent-encoded UTF-8"),
-        ("tcp://\udcff:pw@localhost", "are no percent-encoded UTF-8"),
+        ("tcp://:%ff@localhost", "are not percent-encoded UTF-8"),
+        ("tcp://\udcff:pw@localhost", "are not percent-encoded UTF-8"),
     ],
 )
-def test_what_is_no_address_is_refused_with_what_is_wrong(url, complaint):
+def test_a_bad_address_is_refused_with_the_reason(url, complaint):
     with pytest.raises(ValueError, match=r"address|port|percent-encoded") as refusal:
         parse(url)
     assert complaint in str(refusal.value)
@@ -90,7 +90,7 @@ def test_what_is_no_address_is_refused_with_what_is_wrong(url, complaint):
         "tcp://:s3cret@other@localhost:port",
     ],
 )
-def test_no_refusal_shows_the_password(url):
+def test_no_error_shows_the_password(url):
     with pytest.raises(ValueError, match=r"address|port|percent-encoded") as refusal:
         parse(url)
     assert "s3cret" not in str(refusal.value)
@@ -101,13 +101,13 @@ def test_no_refusal_shows_the_password(url):
 
 
 @pytest.mark.parametrize("url", ["tcp://:s3cret", "tcp://user:s3cret", "tcp://:s3cret/"])
-def test_nor_does_one_that_has_a_password_and_no_host(url):
+def test_no_error_shows_a_password_without_a_host(url):
     with pytest.raises(ValueError, match=r":\*\*\*'") as refusal:
         parse(url)
     assert "s3cret" not in str(refusal.value)
 
 
-def test_a_port_that_is_none_is_shown():
+def test_a_bad_port_is_shown():
     with pytest.raises(ValueError, match="tcp://localhost:99999"):
         parse("tcp://localhost:99999")
 
@@ -130,7 +130,7 @@ def test_the_password_is_in_the_url_and_nowhere_else():
         Address("host", 4, False, "a@b:c/d", "é%?#[]@:/ +"),
     ],
 )
-def test_the_url_of_an_address_reads_back_as_that_address(address):
+def test_the_url_of_an_address_parses_to_that_address(address):
     assert parse(address.url) == address
     assert pickle.loads(pickle.dumps(address)) == address
 
@@ -147,14 +147,14 @@ def test_the_url_of_an_address_reads_back_as_that_address(address):
         ({"FAKTORY_PROVIDER": "", "": "tcp://b"}, DEFAULT_URL),
     ],
 )
-def test_the_provider_names_the_variable_then_comes_the_url_then_the_default(environ, url):
+def test_the_provider_comes_before_the_url_and_that_before_the_default(environ, url):
     assert find_url(environ) == url
 
 
 @pytest.mark.parametrize(
     ("text", "on"), [("1", True), ("yes", True), ("0", False), ("False", False), ("", False)]
 )
-def test_a_variable_switches_on_what_it_does_not_deny(text, on):
+def test_a_variable_switches_on_unless_it_is_empty_0_or_false(text, on):
     assert switched_on(text) is on
     assert switched_on(None) is False
 

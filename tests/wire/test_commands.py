@@ -55,17 +55,17 @@ JOB = {"jid": "12345678", "jobtype": "Resize", "args": [1, "é"], "retry": 25}
     ],
     ids=lambda value: "" if isinstance(value, str) else repr(value),
 )
-def test_a_commands_line_is_exactly_this(command, line):
+def test_the_line_of_a_command(command, line):
     assert command.data == line.encode()
     assert command.name == line.split(maxsplit=1)[0]
 
 
-def test_goodbye_is_a_line_without_an_answer():
+def test_the_line_of_end():
     assert commands.end() == b"END\r\n"
 
 
-# Twice is harmful for these: the server does not notice a jid that it has, and a job that was
-# fetched for nobody stays reserved.
+# The first four do harm twice: the server does not notice a jid that it has, and a job whose answer
+# is lost stays reserved.
 @pytest.mark.parametrize(
     ("command", "idempotent", "jids"),
     [
@@ -82,20 +82,18 @@ def test_goodbye_is_a_line_without_an_answer():
     ],
     ids=repr,
 )
-def test_a_command_says_whether_it_may_be_repeated_and_which_jobs_it_is_about(
-    command, idempotent, jids
-):
+def test_a_command_carries_whether_it_is_idempotent_and_its_jids(command, idempotent, jids):
     assert command.idempotent is idempotent
     assert list(command.jids) == jids
 
 
-def test_only_a_failure_has_a_refusal_that_means_it_was_done_before():
+def test_only_fail_has_an_error_that_means_it_was_done_before():
     assert commands.fail("12345678", "E", "m", []).already_done == "Job not found"
     assert commands.ack("12345678").already_done is None
     assert commands.push(JOB).already_done is None
 
 
-def test_what_lawfully_takes_longer_than_five_seconds_says_so():
+def test_commands_that_may_take_longer_than_five_seconds_have_a_timeout_of_their_own():
     # FETCH waits 2 s and may take 5; PUSHB and MUTATE have 5 s for themselves.
     assert commands.fetch(["a"]).min_timeout > 5 + 2
     assert commands.push_bulk([]).min_timeout > 5 + 2
@@ -103,8 +101,8 @@ def test_what_lawfully_takes_longer_than_five_seconds_says_so():
     assert commands.push(JOB).min_timeout == commands.info().min_timeout == 0
 
 
-def test_fetch_needs_a_queue_at_least():
-    with pytest.raises(ValueError, match="name a queue at least"):
+def test_fetch_needs_a_queue():
+    with pytest.raises(ValueError, match="no queue is named: pass one at least"):
         commands.fetch([])
 
 
@@ -117,8 +115,8 @@ def test_a_queue_that_would_split_the_line_is_refused(queue):
 @pytest.mark.parametrize(
     ("chosen", "complaint"),
     [
-        ({"target": "everything"}, "is none of retries, scheduled and dead"),
-        ({"target": "Dead"}, "is none of retries, scheduled and dead"),
+        ({"target": "everything"}, "is not one of retries, scheduled and dead"),
+        ({"target": "Dead"}, "is not one of retries, scheduled and dead"),
         ({"jobtype": ""}, "jobtype is empty, which the server would take as everything"),
         ({"matching": ""}, "matching is empty, which the server would take as everything"),
         ({"jids": ["a"], "jobtype": "X"}, "the server looks at jids alone"),
@@ -140,11 +138,11 @@ def test_a_filter_that_the_server_would_misread_is_refused(chosen, complaint):
 
 
 @pytest.mark.parametrize("jids", [[], (), iter(()), set()])
-def test_no_jids_at_all_change_nothing_so_nothing_is_sent(jids):
+def test_an_empty_list_of_jids_makes_no_command(jids):
     assert commands.mutate("clear", "dead", jids=jids) is None
 
 
-def test_a_pattern_may_hold_the_wildcards_that_a_jobtype_may_not():
+def test_a_pattern_may_have_wildcards_and_a_jobtype_may_not():
     assert commands.mutate("kill", "dead", matching="*[ab]?*") is not None
 
 
@@ -186,7 +184,7 @@ def test_an_answer_is_read(command, reply, value):
     ],
     ids=repr,
 )
-def test_an_answer_that_makes_no_sense_is_the_protocols_fault(command, senseless):
+def test_an_answer_that_makes_no_sense_is_a_protocol_error(command, senseless):
     for reply in senseless:
         with pytest.raises(FaktoryProtocolError, match="the server answered") as error:
             command.read(reply)
@@ -197,7 +195,7 @@ def test_a_commands_repr_shows_no_payload():
     assert repr(commands.push(JOB)) == f"<PUSH, {len(commands.push(JOB).data)} bytes>"
 
 
-def test_a_command_has_no_room_for_what_it_does_not_say():
+def test_a_command_has_no_other_attributes():
     command = Command("X", b"X\r\n", lambda reply: reply, idempotent=True)
     with pytest.raises(AttributeError):
         command.attempts = 1
@@ -210,7 +208,11 @@ def test_a_command_has_no_room_for_what_it_does_not_say():
         (commands.resume_queues(["*"]), b"QUEUE RESUME *\r\n"),
         (commands.remove_queues(("a",)), b"QUEUE REMOVE a\r\n"),
         (commands.queue_latency(["a"]), b"QUEUE LATENCY a\r\n"),
-        (commands.batch_new({"success": {}}), b'BATCH NEW {"success":{}}\r\n'),
+        (
+            commands.batch_new({**JOB, "args": []}, None, "images", "b-0"),
+            b'BATCH NEW {"description":"images","parent_bid":"b-0","success":{"jid":"12345678",'
+            b'"jobtype":"Resize","queue":"default","args":[],"retry":25}}\r\n',
+        ),
         (commands.batch_open("b-1"), b"BATCH OPEN b-1\r\n"),
         (commands.batch_commit("b-1"), b"BATCH COMMIT b-1\r\n"),
         (commands.batch_status("b-1"), b"BATCH STATUS b-1\r\n"),
@@ -223,12 +225,12 @@ def test_a_command_has_no_room_for_what_it_does_not_say():
     ],
     ids=lambda value: value.name if isinstance(value, Command) else "",
 )
-def test_queue_batch_and_track_commands_say_what_the_server_reads(command, line):
+def test_the_line_of_queue_batch_and_track_commands(command, line):
     assert command.data == line
 
 
 @pytest.mark.parametrize("jid", ["", None, 5])
-def test_a_job_that_a_command_is_about_is_named(jid):
+def test_a_bad_jid_is_refused(jid):
     for make in (
         commands.ack,
         commands.track_get,
@@ -239,8 +241,8 @@ def test_a_job_that_a_command_is_about_is_named(jid):
             make(jid)
 
 
-def test_a_worker_is_alive_quiet_or_about_to_end():
-    with pytest.raises(ValueError, match="the state is 'foo': it can be 'quiet' or 'terminate'"):
+def test_the_states_of_beat():
+    with pytest.raises(ValueError, match="the state is 'foo': it must be 'quiet' or 'terminate'"):
         commands.beat("w", "foo", None)
 
 
@@ -248,7 +250,7 @@ def test_a_worker_is_alive_quiet_or_about_to_end():
 @pytest.mark.parametrize(
     "make", [commands.pause_queues, commands.resume_queues, commands.remove_queues]
 )
-def test_queues_are_named_one_by_one_or_all_by_a_star(make, names):
+def test_queues_are_named_one_by_one_or_a_star_means_all(make, names):
     with pytest.raises(ValueError, match="queue"):
         make(names)
 
@@ -267,5 +269,5 @@ def test_a_bid_that_would_split_the_line_is_refused(bid):
 
 @pytest.mark.parametrize("reply", ["b-1", b"b-1"])
 def test_a_bid_comes_as_a_line_or_as_a_bulk(reply):
-    assert commands.batch_new({}).read(reply) == "b-1"
+    assert commands.batch_new(JOB).read(reply) == "b-1"
     assert commands.batch_open("b-1").read(reply) == "b-1"

@@ -35,7 +35,7 @@ class Quitter(Exception):
         raise SystemExit
 
 
-def test_an_exception_is_told_by_type_and_message_without_lines_unless_asked_for():
+def test_an_exception_is_reported_by_type_and_message_and_without_lines_by_default():
     assert describe(raised(KeyError("x"))) == ("KeyError", "'x'", [])
 
 
@@ -49,7 +49,7 @@ def names_in(error: BaseException) -> list[str]:
     return [frame.name for frame in extract_tb(traceback_of(error))]
 
 
-def test_the_way_through_this_package_to_the_job_is_left_out():
+def test_frames_of_this_package_above_the_jobs_are_left_out():
     def job() -> object:
         try:
             raise KeyError("reason")
@@ -68,7 +68,7 @@ def test_the_way_through_this_package_to_the_job_is_left_out():
     assert not any("in call" in line for line in told)
 
 
-def test_what_this_package_does_for_the_job_is_left_in():
+def test_frames_of_this_package_that_the_job_called_are_kept():
     def job() -> object:
         return call({}.popitem)
 
@@ -77,7 +77,7 @@ def test_what_this_package_does_for_the_job_is_left_in():
     assert names_in(caught.value)[1:] == ["job", "call"]
 
 
-def test_a_traceback_through_this_package_alone_is_left_whole():
+def test_a_traceback_with_frames_of_this_package_alone_is_kept():
     with pytest.raises(KeyError) as caught:
         call({}.popitem)
     assert caught.value.__traceback__ is not None
@@ -91,7 +91,7 @@ def test_without_an_exception_the_type_is_unknown():
     assert describe(None, backtrace=5) == ("unknown", "", [])
 
 
-def test_type_and_message_that_are_given_win():
+def test_a_given_type_and_message_replace_the_exceptions():
     assert describe(ValueError("a"), "Custom", "b") == ("Custom", "b", [])
     assert describe(ValueError("a"), "", "") == ("", "", [])
 
@@ -124,14 +124,14 @@ def test_the_server_keeps_fifty_lines_so_the_last_fifty_are_sent():
 
 @pytest.mark.parametrize("kind", [Unspeakable, Wordless, Quitter])
 @pytest.mark.parametrize("backtrace", [None, 50])
-def test_an_exception_whose_text_cannot_be_had_is_told_all_the_same(kind, backtrace):
+def test_an_exception_whose_str_raises_is_reported(kind, backtrace):
     errtype, message, lines = describe(raised(kind()), backtrace=backtrace)
     assert errtype == kind.__name__
     assert message.startswith("(its text cannot be had: str() raised ")
     assert bool(lines) is (backtrace is not None)
 
 
-def test_an_exception_that_breaks_the_traceback_is_told_all_the_same(monkeypatch):
+def test_an_exception_whose_traceback_cannot_be_formatted_is_reported(monkeypatch):
     def broken(*_):
         raise MemoryError
 
@@ -142,12 +142,12 @@ def test_an_exception_that_breaks_the_traceback_is_told_all_the_same(monkeypatch
     )
 
 
-def test_texts_of_the_callers_own_that_cannot_be_had_do_no_harm():
+def test_given_texts_whose_str_raises_are_reported():
     errtype, message, lines = describe(None, Unspeakable(), Quitter(), [Wordless()])
     assert all("cannot be had" in text for text in (errtype, message, *lines))
 
 
-def test_what_is_no_text_becomes_text():
+def test_other_values_become_text():
     assert describe(None, 5, ["x"], [7, None]) == ("5", "['x']", ["7", "None"])
 
 
@@ -167,7 +167,7 @@ def test_a_lone_surrogate_is_escaped():
         ("\ud800" * 400, 1000, ("\\ud800" * 400)[:1000]),
     ],
 )
-def test_text_is_cut_at_whole_characters_to_bytes(text, limit, kept):
+def test_text_is_cut_to_bytes_between_characters(text, limit, kept):
     assert clean(text, limit) == kept
 
 
@@ -180,13 +180,13 @@ def test_all_parts_are_cut_to_what_the_server_keeps():
 
 
 @pytest.mark.parametrize("kind", [Unspeakable, Quitter, ValueError])
-def test_what_describe_returns_can_always_be_sent(kind):
+def test_every_report_can_be_sent(kind):
     report = describe(raised(kind("\x00\udcff\n💥")), backtrace=50)
     sent = load_json(commands.fail("a" * 24, *report).data[len("FAIL ") :])
     assert (sent["errtype"], sent["message"], sent["backtrace"]) == report
 
 
-def test_groups_and_chains_are_told_in_full():
+def test_groups_and_chains_are_reported_in_full():
     try:
         try:
             raise KeyError("first")

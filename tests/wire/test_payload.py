@@ -23,7 +23,7 @@ class Level(IntEnum):
     LOW = 3
 
 
-def test_a_job_is_completed_with_jid_queue_and_retry():
+def test_jid_queue_and_retry_are_filled_in():
     sent = prepare({"jobtype": "Resize", "args": [1]})
     assert len(sent.pop("jid")) == 24
     assert sent == {"jobtype": "Resize", "args": [1], "queue": "default", "retry": 25}
@@ -35,11 +35,11 @@ def test_retry_is_always_explicit(given):
 
 
 @pytest.mark.parametrize("retry", [-1, 0, 1, 100, Level.LOW])
-def test_a_retry_of_the_jobs_own_stays(retry):
+def test_a_given_retry_stays(retry):
     assert prepare({**JOB, "retry": retry})["retry"] == retry
 
 
-def test_what_is_given_is_sent_as_it_is():
+def test_given_fields_are_sent_unchanged():
     job = {
         "jid": "12345678",
         "jobtype": "Resize",
@@ -56,7 +56,7 @@ def test_what_is_given_is_sent_as_it_is():
     assert prepare(job) == job
 
 
-def test_a_job_as_the_server_hands_it_out_can_be_pushed_again():
+def test_a_fetched_job_can_be_pushed_again():
     fetched = {
         "jid": "4a5b6c7d8e9f",
         "queue": "default",
@@ -116,7 +116,7 @@ def test_an_optional_field_may_be_none(optional):
         *[(field, Unspeakable()) for field in ("at", "reserve_for", "backtrace", "custom")],
     ],
 )
-def test_a_refusal_names_the_field_and_says_what_belongs_there(field, value):
+def test_the_error_names_the_field_and_its_valid_values(field, value):
     with pytest.raises(FaktoryPayloadError) as refusal:
         prepare({**JOB, field: value})
     assert str(refusal.value).startswith(f"{field} is ")
@@ -138,12 +138,12 @@ def test_a_missing_field_is_named(missing):
 
 @pytest.mark.parametrize("unknown", ["Retry", "job_type", "unique_for", "", 5, None])
 def test_a_field_that_the_server_would_drop_is_refused(unknown):
-    with pytest.raises(FaktoryPayloadError, match="is no field of a job"):
+    with pytest.raises(FaktoryPayloadError, match="is not a field of a job"):
         prepare({**JOB, unknown: 1})
 
 
 @pytest.mark.parametrize("job", [None, "Resize", [JOB], Unspeakable()])
-def test_what_is_no_dict_is_no_job(job):
+def test_a_job_that_is_not_a_dict_is_refused(job):
     with pytest.raises(FaktoryPayloadError, match="a job is a dict with at least"):
         prepare(job)
 
@@ -160,7 +160,7 @@ def test_what_is_no_dict_is_no_job(job):
         (timedelta(milliseconds=1), 1),
     ],
 )
-def test_a_reservation_goes_out_as_whole_seconds_rounded_up(given, sent):
+def test_a_reservation_is_sent_in_seconds_rounded_up(given, sent):
     reserved = prepare({**JOB, "reserve_for": given})["reserve_for"]
     assert reserved == sent
     assert type(reserved) is int
@@ -185,7 +185,7 @@ class Lost(tzinfo):
         ("2024-02-29T23:59:59+05:30", "2024-02-29T23:59:59+05:30"),
     ],
 )
-def test_a_point_in_time_goes_out_as_text_with_its_offset(value, text):
+def test_a_point_in_time_is_sent_as_text_with_its_offset(value, text):
     assert check_instant("at", value) == text
 
 
@@ -215,7 +215,7 @@ def test_a_point_in_time_goes_out_as_text_with_its_offset(value, text):
         None,
     ],
 )
-def test_a_time_that_the_server_would_not_read_is_refused(value):
+def test_a_time_that_the_server_cannot_read_is_refused(value):
     with pytest.raises(FaktoryPayloadError, match="at is "):
         check_instant("at", value)
 
@@ -232,12 +232,12 @@ def test_a_duration_is_seconds_or_a_timedelta(value, expected):
 
 
 @pytest.mark.parametrize("value", [None, "5", True, nan, inf, [], Unspeakable()])
-def test_what_is_no_duration_is_refused_by_name(value):
+def test_a_bad_duration_is_refused_by_name(value):
     with pytest.raises(FaktoryPayloadError, match=r"timeout is .*pass seconds or a timedelta"):
         check_duration("timeout", value)
 
 
-def test_a_queues_name_is_returned_if_it_is_one():
+def test_a_valid_queue_name_is_returned():
     assert check_queue("queue", "a.B_c-9") == "a.B_c-9"
     with pytest.raises(FaktoryPayloadError, match=r"queues\[1\] is 'a b'"):
         check_queue("queues[1]", "a b")

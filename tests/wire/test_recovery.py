@@ -11,6 +11,7 @@ from faktory.exceptions import (
 )
 from faktory.wire import commands, recovery
 from faktory.wire.recovery import (
+    Backoff,
     ConnectionBroken,
     backoff,
     count_sent,
@@ -60,25 +61,27 @@ a, b, ack, fetch = (len(command.data) for command in (PUSH_A, PUSH_B, ACK, FETCH
         ([], 0, 0, True),
     ],
 )
-def test_what_never_left_whole_or_says_so_of_itself_may_be_repeated(unanswered, sent, gone, repeat):
+def test_a_command_may_be_sent_again_if_it_is_idempotent_or_incomplete(
+    unanswered, sent, gone, repeat
+):
     assert count_sent(unanswered, sent) == gone
     assert may_resend(unanswered, sent) is repeat
 
 
-def test_what_may_be_repeated_ends_with_the_lines_own_error():
+def test_commands_that_may_be_sent_again_fail_with_the_connections_own_error():
     cause = FaktoryTimeout("no answer")
     assert error_for([ACK], ack, cause) is cause
     assert error_for([PUSH_A], a - 1, cause) is cause
     assert error_for([], 0, cause) is cause
 
 
-def test_a_job_that_was_sent_and_not_answered_has_an_unknown_outcome():
+def test_a_push_that_was_sent_and_not_answered_has_an_unknown_outcome():
     cause = FaktoryConnectionResetError("gone")
     error = error_for([PUSH_A], a, cause)
     assert type(error) is FaktoryOutcomeUnknown
     assert error.jids == ["aaaaaaaa"]
     assert str(error) == (
-        "the line broke after PUSH of aaaaaaaa was sent and before it was answered; "
+        "the connection broke after PUSH of aaaaaaaa was sent and before it was answered; "
         "it may or may not have happened: gone"
     )
     assert error.__cause__ is cause
@@ -90,13 +93,13 @@ def test_many_jobs_are_counted_in_the_text_and_named_in_the_attribute():
     assert error.jids == ["aaaaaaaa", "cccccccc", "dddddddd"]
 
 
-def test_a_job_that_never_left_is_not_among_the_unknown():
+def test_a_job_that_was_not_sent_is_not_unknown():
     error = error_for([PUSH_A, PUSH_B], a + b - 1, FaktoryTimeout("late"))
     assert error.jids == ["aaaaaaaa"]
     assert "PUSH of aaaaaaaa was sent" in str(error)
 
 
-def test_what_may_be_repeated_is_not_among_the_unknown():
+def test_an_idempotent_command_is_not_unknown():
     error = error_for([ACK, FETCH], ack + fetch, FaktoryTimeout("late"))
     assert type(error) is FaktoryOutcomeUnknown
     assert error.jids == []
@@ -118,11 +121,11 @@ def test_what_may_be_repeated_is_not_among_the_unknown():
         (None, False),
     ],
 )
-def test_only_two_refusals_mean_that_the_server_closes_and_ran_nothing(reply, goodbye):
+def test_only_two_errors_mean_that_the_server_closes_and_ran_nothing(reply, goodbye):
     assert recovery.is_closing(reply) is goodbye
 
 
-def test_job_not_found_settles_a_failure_that_was_sent_before():
+def test_job_not_found_means_success_for_a_fail_that_was_sent_before():
     refusal = FaktoryServerError("ERR Job not found aaaaaaaa")
     assert resolve_resent(Answer(FAIL, None, refusal)) == Answer(FAIL, None, None)
 
@@ -137,22 +140,28 @@ def test_job_not_found_settles_a_failure_that_was_sent_before():
     ],
     ids=repr,
 )
-def test_nothing_else_is_settled(answer):
+def test_any_other_answer_stays_as_it_is(answer):
     assert resolve_resent(answer) is answer
 
 
-def test_waiting_doubles_from_half_a_second_to_fifteen():
+def test_the_delay_doubles_from_half_a_second_to_fifteen():
     waits = [backoff(attempt, 0.0) for attempt in range(1, 8)]
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0]
     assert backoff(10**6, 0.0) == 15.0
 
 
-def test_chance_takes_up_to_half_of_the_wait_away():
+def test_other_delays_may_be_chosen():
+    fast = Backoff(first=0.1, longest=0.3)
+    assert [fast.delay(attempt, 0.0) for attempt in range(1, 4)] == [0.1, 0.2, 0.3]
+    assert Backoff(0.0, 0.0).delay(9, 0.5) == 0.0
+
+
+def test_chance_takes_up_to_half_of_the_delay_away():
     assert backoff(1, 1.0) == 0.25
     assert backoff(99, 0.5) == 11.25
 
 
-def test_a_broken_line_tells_how_far_it_got():
+def test_a_broken_connection_carries_answers_and_bytes_sent():
     cause = FaktoryTimeout("late")
     answers = [Answer(ACK, None, None)]
     broken = ConnectionBroken(answers, 7, cause)

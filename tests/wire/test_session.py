@@ -56,7 +56,7 @@ def hello(hi: object, password: str | None = None, username: str = "") -> dict[s
         ),
     ],
 )
-def test_the_passwords_hash_is_what_the_server_makes_of_it(password, salt, iterations, digest):
+def test_the_passwords_hash_is_the_servers(password, salt, iterations, digest):
     assert password_hash(password, salt, iterations) == digest
 
 
@@ -70,7 +70,7 @@ def test_with_a_salt_hello_carries_the_passwords_hash():
     assert "a" not in fields.values()
 
 
-def test_one_round_is_hashed_where_the_greeting_names_none():
+def test_one_round_is_hashed_by_default():
     assert hello('HI {"v":2,"s":"bc"}', password="a")["pwdhash"] == password_hash("a", "bc", 1)
 
 
@@ -78,7 +78,7 @@ def test_an_empty_password_is_a_password():
     assert hello('HI {"v":2,"i":1,"s":"bc"}', password="")["pwdhash"] == password_hash("", "bc", 1)
 
 
-def test_a_username_is_sent_where_there_is_one():
+def test_a_username_is_sent():
     assert hello('HI {"v":2}', username="me")["username"] == "me"
     assert "username" not in hello('HI {"v":2}')
 
@@ -122,7 +122,7 @@ def test_a_greeting_that_asks_for_a_password_when_there_is_none_is_an_authentica
         ("x" * 10_000, "..."),
     ],
 )
-def test_a_greeting_that_is_none_of_faktorys_is_refused(hi, complaint):
+def test_a_greeting_that_is_not_faktorys_is_refused(hi, complaint):
     with pytest.raises(FaktoryHandshakeError) as refusal:
         hello(hi, password="secret")
     assert complaint in str(refusal.value)
@@ -133,7 +133,7 @@ def test_ok_is_a_welcome():
     ClientSession().welcome("OK")
 
 
-def test_a_wrong_password_is_told_with_the_likely_reason():
+def test_the_error_for_a_wrong_password_has_the_likely_reason():
     with pytest.raises(FaktoryAuthenticationError, match=r"refused the password.*percent-encoded"):
         ClientSession().welcome(FaktoryServerError("ERR Invalid password"))
 
@@ -141,14 +141,14 @@ def test_a_wrong_password_is_told_with_the_likely_reason():
 @pytest.mark.parametrize(
     "reply", [None, "", "ok", b"OK", 1, FaktoryServerError("ERR too many connections")]
 )
-def test_anything_but_ok_is_no_welcome(reply):
+def test_anything_but_ok_after_hello_is_refused(reply):
     with pytest.raises(FaktoryHandshakeError, match=r"HELLO"):
         ClientSession().welcome(reply)
 
 
 def take(session: ClientSession, said: list[Answer], expected: int) -> list[Answer]:
-    """Add the answers that are there to `said`, of which there will be so many in the end."""
-    while len(said) < expected and (answer := session.answer()) is not NEED_DATA:
+    """Add the answers that are there to `said`, up to the expected number."""
+    while len(said) < expected and (answer := session.next_answer()) is not NEED_DATA:
         assert isinstance(answer, Answer)
         said.append(answer)
     return said
@@ -191,7 +191,7 @@ def check(said: list[Answer]) -> None:
 
 def begun() -> tuple[ClientSession, bytes]:
     session = ClientSession()
-    sent = session.begin([step[0] for step in CONVERSATION])
+    sent = session.send([step[0] for step in CONVERSATION])
     assert sent == b"".join(step[0].data for step in CONVERSATION)
     return session, b"".join(step[1] for step in CONVERSATION)
 
@@ -222,34 +222,34 @@ def test_answers_may_be_split_anywhere(cuts):
     check(said)
 
 
-def test_what_comes_behind_the_last_answer_stays_in_the_parser():
+def test_data_behind_the_last_answer_stays_in_the_parser():
     session = ClientSession()
-    session.begin([commands.info()])
+    session.send([commands.info()])
     session.parser.feed(b"$2\r\n{}\r\n+STRAY\r\n")
-    assert session.answer().value == {}
+    assert session.next_answer().value == {}
     assert session.parser.next() == "STRAY"
 
 
-def test_an_answer_that_makes_no_sense_ends_the_conversation():
+def test_an_answer_that_makes_no_sense_ends_the_connection():
     session = ClientSession()
-    session.begin([commands.push(JOB), commands.ack("12345678")])
+    session.send([commands.push(JOB), commands.ack("12345678")])
     session.parser.feed(b"$-1\r\n+OK\r\n")
     with pytest.raises(FaktoryProtocolError, match="where OK belongs"):
-        session.answer()
+        session.next_answer()
 
 
-def test_bytes_that_are_no_reply_end_the_conversation():
+def test_bytes_that_are_not_a_reply_end_the_connection():
     session = ClientSession()
-    session.begin([commands.push(JOB)])
+    session.send([commands.push(JOB)])
     session.parser.feed(b"HTTP/1.1 400 Bad Request\r\n")
     for _ in range(2):
         with pytest.raises(FaktoryProtocolError):
-            session.answer()
+            session.next_answer()
 
 
 def test_a_single_commands_bytes_are_not_copied():
     command = commands.push(JOB)
-    assert ClientSession().begin([command]) is command.data
+    assert ClientSession().send([command]) is command.data
 
 
 class Server:
@@ -291,7 +291,7 @@ def talk(server: Server, session: ClientSession, data: bytes, size: int) -> None
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 @pytest.mark.parametrize("secret", [None, ("pässword", "salt", 3)])
-def test_a_client_and_a_server_talk_without_a_line_between_them(size, secret):
+def test_a_client_and_a_server_talk_without_a_connection_between_them(size, secret):
     session, server = ClientSession(), Server(secret)
     session.parser.feed(server.greeting())
     password = secret[0] if secret else None
@@ -305,7 +305,7 @@ def test_a_client_and_a_server_talk_without_a_line_between_them(size, secret):
         commands.ack("12345678"),
         commands.Command("TRACK", b"TRACK GET x\n", lambda reply: reply, idempotent=True),
     )
-    talk(server, session, session.begin(sent), size)
+    talk(server, session, session.send(sent), size)
     pushed, fetched, nothing, refused, lacking = take(session, [], len(sent))
 
     assert pushed.error is fetched.error is nothing.error is None
@@ -316,7 +316,7 @@ def test_a_client_and_a_server_talk_without_a_line_between_them(size, secret):
     assert type(lacking.error) is FaktoryEnterpriseRequired
 
 
-def test_a_client_with_the_wrong_password_is_not_welcome():
+def test_a_client_with_the_wrong_password_is_refused():
     session, server = ClientSession(), Server(("right", "salt", 3))
     session.parser.feed(server.greeting())
     talk(server, session, session.hello(session.parser.next(), {}, "", "wrong"), 100)
@@ -341,7 +341,7 @@ def test_a_line_ends_with_lf_or_crlf(size):
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_a_line_may_be_as_long_as_the_limit_and_no_longer(end):
+def test_a_line_may_be_as_long_as_the_limit(end):
     reader = CommandReader(8)
     reader.feed(b"12345678" + end)
     assert lines(reader) == [b"12345678"]
@@ -350,7 +350,7 @@ def test_a_line_may_be_as_long_as_the_limit_and_no_longer(end):
         reader.next()
 
 
-def test_a_line_that_is_too_long_is_refused_before_its_end_is_there():
+def test_a_line_that_is_too_long_is_refused_before_its_end_arrives():
     reader = CommandReader(8)
     reader.feed(b"12345678")
     assert reader.next() is None
@@ -361,7 +361,7 @@ def test_a_line_that_is_too_long_is_refused_before_its_end_is_there():
         reader.next()
 
 
-def test_replies_of_a_server_are_encoded_like_this():
+def test_the_encoding_of_replies():
     assert encode_hi() == b'+HI {"v":2}\r\n'
     assert encode_hi("abc", 5000) == b'+HI {"v":2,"i":5000,"s":"abc"}\r\n'
     assert encode_simple("OK") == b"+OK\r\n"

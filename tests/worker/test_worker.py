@@ -190,7 +190,7 @@ def test_queues_are_asked_in_order_or_as_a_subclass_says(
         ({"disconnect_wait": float("nan")}, "disconnect_wait is nan"),
         ({"queues": []}, "one queue or more"),
         ({"queues": ["a b"]}, "the queue is 'a b'"),
-        ({"faktory": "localhost"}, "no Faktory address"),
+        ({"faktory": "localhost"}, "not a Faktory address"),
     ],
 )
 def test_a_worker_that_cannot_be_is_refused(options: dict[str, Any], told: str) -> None:

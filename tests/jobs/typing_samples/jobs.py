@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 import faktory
-from faktory import JobContext, Pool, testing
+from faktory import Client, JobContext, Pool, Producer, testing
+from faktory.client import BatchStatus, FetchedJob, JobPayload, JobProgress, ServerInfo
 from faktory.jobs import (
     Callback,
     Chain,
@@ -159,7 +160,7 @@ def batches(pool: Pool) -> None:
     batch.success = {"jobtype": "Done", "args": []}
     batch.complete = Resize
     assert_type(batch.bid, str | None)
-    assert_type(batch.status(), dict[str, Any])
+    assert_type(batch.status(), BatchStatus)
     batch.complete = faktory.external("Done", described)
     batch.success = None
     batch.success = 5  # type: ignore[assignment]
@@ -266,3 +267,50 @@ def tests() -> None:
     testing.assert_not_enqueued("Resize")
     testing.assert_enqueued(described)  # type: ignore[arg-type]
     testing.assert_not_enqueued(5)  # type: ignore[arg-type]
+
+
+def payloads(client: Client, producer: Producer, loaded: dict[str, Any]) -> None:
+    literal: JobPayload = {"jobtype": "Resize", "args": [1, "thumb"], "retry": 3, "at": 1.5}
+    assert_type(client.push(literal), str)
+    assert_type(client.push({"jobtype": "Resize", "args": (1,), "custom": {"a": 1}}), str)
+    assert_type(client.push(loaded), str)
+    made = {"jobtype": "Resize", "args": [1], "queue": "images"}
+    client.push(made)
+    client.push_bulk([literal, loaded])
+    client.push_bulk({"jobtype": "Resize", "args": [number]} for number in range(3))
+    client.push_bulk([made] * 2)
+    producer.push({"jobtype": "Resize", "args": []}).result()
+    client.batch_new(success=literal, complete=loaded)
+    client.push([1])  # type: ignore[arg-type]
+    wrong: JobPayload = {"jobtype": "Resize"}  # type: ignore[typeddict-item]
+    client.push(wrong)
+
+
+def answers(client: Client) -> None:
+    job = client.fetch("default")
+    assert_type(job, FetchedJob | None)
+    if job is not None:
+        assert_type(job["args"], list[Any])
+        assert_type(job["queue"], str)
+        if "failure" in job:
+            assert_type(job["failure"]["retry_count"], int)
+        client.push(job)
+        job["colour"]  # type: ignore[typeddict-item]
+    assert_type(client.info(), ServerInfo)
+    assert_type(client.info()["faktory"]["queues"], dict[str, int])
+    assert_type(client.info()["server"]["faktory_version"], str)
+    assert_type(client.batch_status("b-1")["pending"], int)
+    assert_type(client.batch_status("b-1").get("description"), str | None)
+    assert_type(client.track_get("12345678"), JobProgress)
+    assert_type(client.track_get("12345678")["state"], str)
+
+
+def makers_of_clients() -> None:
+    assert_type(faktory.get_client("tcp://localhost", timeout=timedelta(seconds=5)), Client)
+    assert_type(faktory.get_client(None, None, labels=["a"], worker_id="w", log=None), Client)
+    with faktory.connection("tcp://localhost", at_least_once=True) as client:
+        assert_type(client, Client)
+    faktory.get_client(url="tcp://localhost")  # type: ignore[call-arg]
+    faktory.get_client(7419)  # type: ignore[arg-type]
+    faktory.connection(timeouts=5)  # type: ignore[call-arg]
+    faktory.connection(timeout="5")  # type: ignore[arg-type]
