@@ -66,7 +66,7 @@ def proto(request: pytest.FixtureRequest) -> ModuleType:
     try:
         return importlib.import_module("faktory._proto")
     except ModuleNotFoundError as error:
-        # One that is there and does not load is no reason to skip.
+        # A core that is there and does not load must not be skipped.
         if error.name != "faktory._proto":
             raise
     if os.environ.get("CI") == "true" and not _pure_on_purpose():
@@ -81,7 +81,7 @@ def _pure_on_purpose() -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> Iterator[None]:
-    """Let INT reach tests and commands where whoever started them ignores it: `make test &`."""
+    """Let INT reach tests and commands where the program that started them ignores it: `make test &`."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -129,7 +129,7 @@ def _parse(path: Path) -> ast.Module:
     text = path.read_text()
     if path.suffix in (".py", ".pyi"):
         return ast.parse(text)
-    # Cython is no Python, but its import lines are once cimport is import. What reads the
+    # Cython's import lines are Python once cimport is import. What reads the
     # environment is written there as it is in Python.
     lines = re.findall(r"^[ \t]*((?:from +\S+ +)?c?import +(?:\([^)]*\)|[^\n#;]*))", text, re.M)
     lines += re.findall(r"\bos\.(?:environb?|getenvb?)\b", text)
@@ -355,7 +355,7 @@ def test_the_walk_sees_the_whole_package():
         ),
         (
             "__init__.py",
-            "if TYPE_CHECKING:\n    from .client.pool import lend as jobs",
+            "if TYPE_CHECKING:\n    from .client.pool import acquire as jobs",
             "faktory.jobs is a public name, and jobs is a submodule",
         ),
         (

@@ -1,6 +1,6 @@
 """A blocking socket under a session: the only place of the client that does I/O.
 
-Rules: whoever sends a command reads its answer, in the same call; whatever prevents that, an
+Rules: the call that sends a command reads its answer; whatever prevents that, an
 interrupt included, closes the connection, so that no answer can be taken for another command's.
 Before a command is sent, the connection is checked to be open and silent: a PUSH that the server
 never read could not be sent again, nobody would know. Only a worker's FETCH, and the report that
@@ -207,7 +207,7 @@ class SocketTransport:
         import ssl
 
         _log.warning(
-            "FAKTORY_DISABLE_HOSTNAME_VERIFICATION is set: whoever answers at %s is trusted, "
+            "FAKTORY_DISABLE_HOSTNAME_VERIFICATION is set: any server that answers at %s is trusted, "
             "and may read all that is sent. A private certificate needs ssl_context= instead.",
             self._place,
         )

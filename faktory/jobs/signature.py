@@ -63,7 +63,7 @@ class Signature:
         return positions
 
     def fits(self, count: int) -> bool:
-        """Tell whether the function takes that many positions."""
+        """Return whether the function takes that many positions."""
         return self.least <= count and (self.most is None or count <= self.most)
 
 

@@ -93,7 +93,7 @@ def check_pool(pool: object) -> None:
 
 
 def _is_method(function: object) -> bool:
-    """Tell whether a function is defined in a class and takes its instance."""
+    """Return whether a function is defined in a class and takes its instance."""
     around = getattr(function, "__qualname__", "").rpartition(".")[0]
     if not inspect.isfunction(function) or not around or around.endswith("<locals>"):
         return False

@@ -39,7 +39,7 @@ class SortedSet(Generic[T]):
         heappush(self._heap, (score, member))
 
     def remove(self, member: bytes) -> bool:
-        """Remove a member; tell whether it was there."""
+        """Remove a member; return whether it was there."""
         found = self._entries.pop(member, None) is not None
         self._trim()
         return found

@@ -69,7 +69,7 @@ class CommandLog:
 
 
 class ServerState:
-    """All that commands and connections work on; it outlives the loop that it is attached to."""
+    """All that commands and connections work on; it stays when the loop that it is attached to ends."""
 
     def __init__(
         self,

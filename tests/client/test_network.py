@@ -16,7 +16,7 @@ JOB = {"jobtype": "Resize", "args": []}
 
 
 class Transport:
-    """Answers OK to everything; `events` tells what it was used for."""
+    """Answers OK to everything; `events` lists its uses."""
 
     def __init__(self, name: str, events: list[str]) -> None:
         self._name = name

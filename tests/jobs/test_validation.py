@@ -107,19 +107,19 @@ def test_a_static_method_may_be_a_job(server: FakeServer) -> None:
     class Images:
         @staticmethod
         @faktory.job
-        def inside(image: int) -> int:
+        def inner(image: int) -> int:
             return image
 
         @faktory.job
         @staticmethod
-        def outside(image: int) -> int:
+        def outer(image: int) -> int:
             return image
 
-    for job in (Images.inside, Images().inside, Images.outside, Images().outside):
+    for job in (Images.inner, Images().inner, Images.outer, Images().outer):
         assert job(1) == 1
         job.perform_async(2)
     assert [job["args"] for job in server.jobs] == [[2]] * 4
-    assert (run("inside", 3), run("outside", 3)) == (3, 3)
+    assert (run("inner", 3), run("outer", 3)) == (3, 3)
 
 
 def test_a_function_outside_a_class_may_call_a_parameter_self(server: FakeServer) -> None:

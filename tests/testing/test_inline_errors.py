@@ -119,7 +119,7 @@ def test_a_job_may_wait_for_a_job_that_it_pushes_through_the_same_producer(
 
 
 @pytest.mark.parametrize("error", [FaktoryConnectionError("its own"), SystemExit(3)])
-def test_a_producers_thread_outlives_jobs_that_were_pushed_before_the_mode(
+def test_a_producers_thread_survives_jobs_that_were_pushed_before_the_mode(
     error: BaseException, wait_until: Callable[..., object]
 ) -> None:
     ran = []

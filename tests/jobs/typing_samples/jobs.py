@@ -246,12 +246,12 @@ def default_options() -> None:
 
 def events() -> None:
     faktory.on("startup", lambda: None)
-    faktory.on("exhausted", failed_for_good)
+    faktory.on("exhausted", after_the_last_attempt)
     faktory.on("start", events)  # type: ignore[arg-type]
     faktory.Worker().on("quiet", events)
 
 
-def failed_for_good(job: JobContext, error: BaseException) -> None: ...
+def after_the_last_attempt(job: JobContext, error: BaseException) -> None: ...
 
 
 def tests() -> None:
