@@ -43,7 +43,7 @@ class Client:
     worker from the moment it connects, and expects beats; its pages show `labels`. `log` gets
     messages of `connect`, `disconnect` and `queue`. Every method but `disconnect` and `close`
     connects if need be, and raises FaktoryConnectionError, or a class below it, if it cannot or if
-    the connection breaks. After FaktoryServerError, the server's refusal, the connection is fine;
+    the connection breaks. After FaktoryServerError, from the server, the connection is fine;
     after ValueError and FaktoryPayloadError nothing was sent.
 
     With `at_least_once`, a push whose outcome is unknown is sent again, once: the job may be
@@ -171,12 +171,12 @@ class Client:
         )
         if isinstance(self._connection, compat.CompatConnection):
             with self._temporary.connected(self):
-                refusal = self._connection.push(job)
+                rejection = self._connection.push(job)
         else:
-            refusal = self._queue(job)
-        if refusal is not None:
-            self.log.warning("%s %s is not queued: %s", task, jid, refusal)
-        return refusal is None
+            rejection = self._queue(job)
+        if rejection is not None:
+            self.log.warning("%s %s is not queued: %s", task, jid, rejection)
+        return rejection is None
 
     def _queue(self, job: dict[str, Any]) -> str | None:
         """Push a job of `queue`; return why it is not queued, or None if it is."""
@@ -186,7 +186,7 @@ class Client:
         if (reason := compat.why_lost(job)) is not None:
             return reason
         with self._temporary.connected(self):
-            # A refusal is an answer; what is raised may be the job's own error, in inline mode.
+            # A rejection is an answer; an exception may be the job's own, in inline mode.
             error = self.exchange(command)[0].error
         if error is not None and not isinstance(error, FaktoryServerError):
             raise error

@@ -16,7 +16,7 @@ JOB = {"jobtype": "Resize", "args": []}
 
 
 class Transport:
-    """Answers OK to everything; `events` tells what it was used for."""
+    """Answers OK to everything; its uses are added to `events`."""
 
     def __init__(self, name: str, events: list[str]) -> None:
         self._name = name

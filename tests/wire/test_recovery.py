@@ -108,7 +108,7 @@ def test_an_idempotent_command_is_not_unknown():
 
 
 @pytest.mark.parametrize(
-    ("reply", "goodbye"),
+    ("reply", "closing"),
     [
         (FaktoryServerError("ERR shutdown in progress"), True),
         (FaktoryServerError("shutdown in progress"), True),
@@ -121,13 +121,13 @@ def test_an_idempotent_command_is_not_unknown():
         (None, False),
     ],
 )
-def test_only_two_errors_mean_that_the_server_closes_and_ran_nothing(reply, goodbye):
-    assert recovery.is_closing(reply) is goodbye
+def test_only_two_errors_mean_that_the_server_closes_and_ran_nothing(reply, closing):
+    assert recovery.is_closing(reply) is closing
 
 
 def test_job_not_found_means_success_for_a_fail_that_was_sent_before():
-    refusal = FaktoryServerError("ERR Job not found aaaaaaaa")
-    assert resolve_resent(Answer(FAIL, None, refusal)) == Answer(FAIL, None, None)
+    error = FaktoryServerError("ERR Job not found aaaaaaaa")
+    assert resolve_resent(Answer(FAIL, None, error)) == Answer(FAIL, None, None)
 
 
 @pytest.mark.parametrize(
