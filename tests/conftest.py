@@ -81,7 +81,7 @@ def _pure_on_purpose() -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> Iterator[None]:
-    """Let INT reach tests and commands where the program that started them ignores it: `make test &`."""
+    """Let INT reach tests and commands if the shell has them ignore it: `make test &`."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

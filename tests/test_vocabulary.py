@@ -18,6 +18,7 @@ FOLDERS = ("faktory", "tests", "docs", "benchmarks", "examples")
 SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".h", ".c", ".md", ".go", ".js", ".rb"}
 EXCLUDED = {"CHANGELOG.md", "tests/test_vocabulary.py"}
 
+
 def part(words: str) -> str:
     """Return a pattern for whole words and for parts of snake_case names, in any case."""
     return rf"(?i:(?<![a-z])(?:{words})(?![a-z]))"
@@ -144,7 +145,7 @@ def report(name: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", paths())
+@pytest.mark.parametrize("name", [*paths()])
 def test_a_file_uses_no_retired_word(name: str) -> None:
     found = report(name)
     assert not found, "\n" + "\n".join(found)

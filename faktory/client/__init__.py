@@ -1,7 +1,16 @@
 """The blocking client, pools and producers of it, and this process's default pool."""
 
 try:
-    from ..wire.types import BatchStatus, FetchedJob, JobPayload, JobProgress, ServerInfo
+    from ..wire.types import (
+        BatchStatus,
+        FaktoryInfo,
+        FetchedJob,
+        JobFailure,
+        JobPayload,
+        JobProgress,
+        ProcessInfo,
+        ServerInfo,
+    )
     from .client import Client
     from .factory import get_client
     from .pool import Pool
@@ -19,10 +28,13 @@ except ImportError as error:
 __all__ = [
     "BatchStatus",
     "Client",
+    "FaktoryInfo",
     "FetchedJob",
+    "JobFailure",
     "JobPayload",
     "JobProgress",
     "Pool",
+    "ProcessInfo",
     "Producer",
     "ServerInfo",
     "get_client",

@@ -12,10 +12,9 @@ import os
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..exceptions import FaktoryServerError
-from ..proto import encode_command
 from ..wire import commands, failure
 from ..wire.address import Address, find_url, parse
 from ..wire.commands import Command, Target, WorkerState
@@ -43,7 +42,7 @@ class Client:
     worker from the moment it connects, and expects beats; its pages show `labels`. `log` gets
     messages of `connect`, `disconnect` and `queue`. Every method but `disconnect` and `close`
     connects if need be, and raises FaktoryConnectionError, or a class below it, if it cannot or if
-    the connection breaks. After FaktoryServerError, the server's refusal, the connection is fine;
+    the connection breaks. After FaktoryServerError, from the server, the connection is fine;
     after ValueError and FaktoryPayloadError nothing was sent.
 
     With `at_least_once`, a push whose outcome is unknown is sent again, once: the job may be
@@ -104,7 +103,7 @@ class Client:
         state = "connected" if self.is_connected else "not connected"
         return f"<faktory.Client {self.faktory}, {state}>"
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         self.connect()
         return self
 
@@ -171,12 +170,12 @@ class Client:
         )
         if isinstance(self._connection, compat.CompatConnection):
             with self._temporary.connected(self):
-                refusal = self._connection.push(job)
+                rejection = self._connection.push(job)
         else:
-            refusal = self._queue(job)
-        if refusal is not None:
-            self.log.warning("%s %s is not queued: %s", task, jid, refusal)
-        return refusal is None
+            rejection = self._queue(job)
+        if rejection is not None:
+            self.log.warning("%s %s is not queued: %s", task, jid, rejection)
+        return rejection is None
 
     def _queue(self, job: dict[str, Any]) -> str | None:
         """Push a job of `queue`; return why it is not queued, or None if it is."""
@@ -186,7 +185,7 @@ class Client:
         if (reason := compat.why_lost(job)) is not None:
             return reason
         with self._temporary.connected(self):
-            # A refusal is an answer; what is raised may be the job's own error, in inline mode.
+            # A rejection is an answer; an exception may be the job's own, in inline mode.
             error = self.exchange(command)[0].error
         if error is not None and not isinstance(error, FaktoryServerError):
             raise error
@@ -216,10 +215,7 @@ class Client:
     def fetch(self, *queues: str) -> FetchedJob | None:
         """Take a job from the first of the queues that has one; None after 2 s without.
 
-        The job is a dict with `jid`, `jobtype`, `args`, `queue`, `retry`, `created_at`, and, if
-        given, `custom`, `reserve_for`, `backtrace`, `at`; after a failure `failure` has
-        `retry_count`, `remaining`, `message`, `errtype` and more. It is reserved until `ack` or
-        `fail` reports it, or its `reserve_for` is over.
+        The job is a dict, reserved until `ack` or `fail` reports it, or its `reserve_for` is over.
         """
         return self.call(commands.fetch(queues))
 
@@ -262,11 +258,7 @@ class Client:
         return self.call(commands.beat(self._wid, current_state, rss_kb))
 
     def info(self) -> ServerInfo:
-        """Return the server's state, a dict as the server sends it.
-
-        `["faktory"]` has `queues` (name to size), `tasks`, `total_processed`, `total_failures` and
-        more, `["server"]` `faktory_version`, `uptime` (seconds), `connections`, `description`.
-        """
+        """Return the server's state, a dict as the server sends it."""
         return self.call(commands.info())
 
     def flush(self) -> None:
@@ -356,19 +348,11 @@ class Client:
         self.call(commands.batch_commit(bid))
 
     def batch_status(self, bid: str) -> BatchStatus:
-        """Return the state of a batch. Faktory Enterprise.
-
-        A dict with `bid`, `total`, `pending` and `failed` (numbers of jobs), `description`,
-        `created_at`, `complete_st` and `success_st` (the states of the callbacks).
-        """
+        """Return the state of a batch, a dict as the server sends it. Faktory Enterprise."""
         return self.call(commands.batch_status(bid))
 
     def track_get(self, jid: str) -> JobProgress:
-        """Return the progress of a job. Faktory Enterprise.
-
-        A dict with `jid`, `state` ("enqueued", "working"...), `updated_at`, and, if the job has
-        reported them, `percent` and `desc`.
-        """
+        """Return the progress of a job, a dict as the server sends it. Faktory Enterprise."""
         return self.call(commands.track_get(jid))
 
     def track_set(
@@ -384,17 +368,12 @@ class Client:
         """
         self.call(commands.track_set(jid, percent, desc, reserve_until))
 
-    def command(self, verb: str, *words: str, json: object = None) -> Any:
-        """Send any command and return the answer as it comes: text, bytes or None.
+    def command(self, verb: str, *words: str, json: object = None) -> str | bytes | int | None:
+        """Send any command and return the answer as it comes: text, bytes, a number or None.
 
         It is not sent again if the connection breaks.
         """
-        line = encode_command(verb, *words, json=json)
-        return self.call(
-            Command(
-                verb, line, lambda reply: reply, idempotent=False, min_timeout=commands.BULK_TIMEOUT
-            )
-        )
+        return self.call(commands.other(verb, words, json))
 
     def call(self, command: Command[T]) -> T:
         """Send a command of `wire.commands`; return the answer's value or raise its error."""
@@ -405,10 +384,7 @@ class Client:
         return value
 
     def exchange(self, *sent: Command[Any]) -> list[Answer]:
-        """Send commands in one piece; return an answer for each, errors of the server included.
-
-        See `Connection.exchange`.
-        """
+        """Send commands in one piece; return an answer for each, see `Connection.exchange`."""
         return self._connection.exchange(*sent)
 
     def _mutate(self, command: Command[None] | None) -> None:

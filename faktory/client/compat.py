@@ -21,16 +21,16 @@ from . import fork
 class FakeConnection(Protocol):
     """What a test may pass as `Client(connection=...)`: the methods of 1.0.0's own connection."""
 
-    def connect(self) -> Any:
+    def connect(self) -> object:
         """Connect; return something true if that succeeded."""
 
-    def disconnect(self) -> Any:
+    def disconnect(self) -> object:
         """Disconnect."""
 
-    def reply(self, command: str, data: Any, /) -> Any:
+    def reply(self, command: str, data: dict[str, Any], /) -> object:
         """Take a command and the dict that belongs to it."""
 
-    def get_message(self) -> Iterator[Any]:
+    def get_message(self) -> Iterator[object]:
         """Return an iterator over the answers: "OK" for a job that is queued."""
 
 

@@ -1,6 +1,6 @@
 """Many threads push jobs, which are sent together in few PUSHBs.
 
-Rules: each future ends once: with a jid, the server's refusal, or FaktoryOutcomeUnknown. A batch
+Rules: each future ends once: with a jid, the server's rejection, or FaktoryOutcomeUnknown. A batch
 that was certainly not sent is tried again until `close` gives up, and only then ends with
 FaktoryConnectionError. Memory is bounded: a push into a full producer waits or fails. The sending
 thread survives every error, and never waits for itself. In a forked child the producer starts
@@ -86,7 +86,7 @@ class Producer:
         self._max_bytes = max_bytes
         self._linger = check_timeout("linger", linger)
         self._max_pending = max_pending
-        self._patience = None if patience is None else check_timeout("patience", patience)
+        self._push_timeout = None if patience is None else check_timeout("patience", patience)
         self._closed = False
         self.reset_after_fork()
         fork.register(self)
@@ -204,7 +204,7 @@ class Producer:
         if not self._closed:
             self._check_not_sender("push into a full producer")
         has_room = self._changed.wait_for(
-            lambda: self.pending < self._max_pending or self._closed, self._patience
+            lambda: self.pending < self._max_pending or self._closed, self._push_timeout
         )
         if not has_room:
             raise FaktoryTimeout(
@@ -317,13 +317,13 @@ def _command(batch: list[_Entry]) -> commands.Command[dict[str, str]]:
     return commands.push_bulk_line(line, [entry.jid for entry in batch])
 
 
-def _end(entry: _Entry, failure: FaktoryError | None, refusal: str | None) -> None:
+def _end(entry: _Entry, failure: FaktoryError | None, rejection: str | None) -> None:
     if isinstance(failure, FaktoryOutcomeUnknown):
         entry.future.set_exception(FaktoryOutcomeUnknown(str(failure), [entry.jid]))
     elif failure is not None:
         entry.future.set_exception(failure)
-    elif refusal is not None:
-        entry.future.set_exception(FaktoryServerError.of(refusal))
+    elif rejection is not None:
+        entry.future.set_exception(FaktoryServerError.of(rejection))
     else:
         entry.future.set_result(entry.jid)
 

@@ -1,10 +1,10 @@
 """A blocking socket under a session: the only place of the client that does I/O.
 
-Rules: the call that sends a command reads its answer; whatever prevents that, an
-interrupt included, closes the connection, so that no answer can be taken for another command's.
-Before a command is sent, the connection is checked to be open and silent: a PUSH that the server
-never read could not be sent again, nobody would know. Only a worker's FETCH, and the report that
-goes with it, skip the check: after it their thread would wait for the interpreter's lock.
+Rules: the call that sends a command reads its answer; anything that prevents that, an interrupt
+included, closes the connection, so that no answer can be taken for another command's. Before
+commands are sent, the connection is checked to be open and silent: a PUSH into one that the server
+has closed meanwhile may not be sent again. Only a worker's FETCH, and the report that goes with it,
+skip the check, after which their thread would have to wait for the interpreter's lock.
 A transport is used by one thread at a time and by the process that opened it.
 """
 
@@ -207,7 +207,7 @@ class SocketTransport:
         import ssl
 
         _log.warning(
-            "FAKTORY_DISABLE_HOSTNAME_VERIFICATION is set: any server that answers at %s is trusted, "
+            "FAKTORY_DISABLE_HOSTNAME_VERIFICATION is set: any server at %s is trusted, "
             "and may read all that is sent. A private certificate needs ssl_context= instead.",
             self._place,
         )

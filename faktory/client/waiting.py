@@ -40,7 +40,7 @@ class TimedSocket:
         """Whether `set_timeout` has no effect, as the kernel waits first."""
         self._waits_for_more = self.kernel_waits and _can_wait_for_more(sock)
         self.can_read = _readiness(sock)
-        """Return whether there may be something to read, much faster than by reading."""
+        """Whether there may be something to read; much faster than reading."""
 
     def set_timeout(self, seconds: float) -> None:
         """Let Python end each wait after that long, where the kernel does not wait."""

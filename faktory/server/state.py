@@ -69,7 +69,7 @@ class CommandLog:
 
 
 class ServerState:
-    """All that commands and connections work on; it stays when the loop that it is attached to ends."""
+    """All that commands and connections work on; it may be attached to one loop after another."""
 
     def __init__(
         self,

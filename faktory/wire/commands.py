@@ -343,6 +343,12 @@ def track_set(
     return Command("TRACK SET", line, expect_ok, idempotent=True, jids=(jid,))
 
 
+def other(verb: str, words: Sequence[str], json: object) -> Command[str | bytes | int | None]:
+    """Send any command; the value is the reply."""
+    line = encode_command(verb, *words, json=json)
+    return Command(verb, line, _expect_any, idempotent=False, min_timeout=BULK_TIMEOUT)
+
+
 def end() -> bytes:
     """End the connection: the server closes it without an answer (`server/commands.go: end`)."""
     return encode_command("END")
@@ -373,6 +379,10 @@ def expect_dict(reply: object) -> Any:
 def expect_dict_or_none(reply: object) -> Any:
     """Read a reply that must be a JSON object or nil: return a dict or None."""
     return None if reply is None else expect_dict(reply)
+
+
+def _expect_any(reply: object) -> Any:
+    return reply
 
 
 def _expect_state(reply: object) -> WorkerState | None:

@@ -402,9 +402,9 @@ def test_a_missing_password_is_one_clear_error(scripted):
 def test_a_wrong_password_is_one_clear_error(scripted):
     server = scripted([*ASKS_FOR_PASSWORD, "HELLO", b"-ERR Invalid password\r\n"])
     client = Client(server.url.replace("://", "://:s3cret@"))
-    with pytest.raises(FaktoryAuthenticationError, match="refused the password") as refusal:
+    with pytest.raises(FaktoryAuthenticationError, match="refused the password") as caught:
         client.push(JOB)
-    assert "s3cret" not in str(refusal.value)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_another_kind_of_server_is_one_clear_error(scripted):

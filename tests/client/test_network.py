@@ -16,7 +16,7 @@ JOB = {"jobtype": "Resize", "args": []}
 
 
 class Transport:
-    """Answers OK to everything; `events` lists its uses."""
+    """Answers OK to everything; its uses are added to `events`."""
 
     def __init__(self, name: str, events: list[str]) -> None:
         self._name = name

@@ -103,7 +103,7 @@ def test_linger_waits_for_more_and_flush_does_not():
     assert server.chunks == [[job(n)["jid"] for n in range(5)]]
 
 
-def test_a_refusal_fails_its_own_future_alone():
+def test_a_rejection_fails_its_own_future_alone():
     server = Server({"job-0001": "NOTUNIQUE Job not unique", "job-0002": "jobs must be nice"})
     with Producer(lambda: server, linger=60) as producer:
         futures = [producer.push(job(n)) for n in range(3)]
@@ -179,7 +179,7 @@ def test_a_push_into_a_full_producer_fails_or_waits():
         futures = [producer.push(job(n)) for n in range(2)]
         with pytest.raises(FaktoryTimeout, match="2 jobs wait to be pushed"):
             producer.push(job(2))
-        producer._patience = None
+        producer._push_timeout = None
         late = []
         thread = Thread(target=lambda: late.append(producer.push(job(3)).result(20)))
         thread.start()

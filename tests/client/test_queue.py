@@ -174,17 +174,17 @@ def test_a_job_that_json_cannot_hold_is_refused_without_a_connection(closed_port
 
 
 @pytest.mark.parametrize(
-    "refusal", [REFUSED, b"-NOTUNIQUE Job not unique\r\n", b"-ERR internal error\r\n"]
+    "rejection", [REFUSED, b"-NOTUNIQUE Job not unique\r\n", b"-ERR internal error\r\n"]
 )
-def test_a_refusal_of_the_server_is_false_and_logged(scripted, caplog, refusal):
-    server = scripted([":greet", "PUSH", refusal, "PUSH", OK, ":silence"])
+def test_a_rejection_by_the_server_is_false_and_logged(scripted, caplog, rejection):
+    server = scripted([":greet", "PUSH", rejection, "PUSH", OK, ":silence"])
     with Client(server.url) as client:
         assert client.queue("resize", jid="x") is False
         assert client.queue("resize") is True
     [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.name == "faktory.connection"
     assert warning.getMessage().startswith("resize x is not queued: ")
-    assert refusal[5:-2].decode() in warning.getMessage()
+    assert rejection[5:-2].decode() in warning.getMessage()
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,9 @@ def test_an_address_is_parsed(url, address):
     ],
 )
 def test_a_bad_address_is_refused_with_the_reason(url, complaint):
-    with pytest.raises(ValueError, match=r"address|port|percent-encoded") as refusal:
+    with pytest.raises(ValueError, match=r"address|port|percent-encoded") as caught:
         parse(url)
-    assert complaint in str(refusal.value)
+    assert complaint in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -91,20 +91,20 @@ def test_a_bad_address_is_refused_with_the_reason(url, complaint):
     ],
 )
 def test_no_error_shows_the_password(url):
-    with pytest.raises(ValueError, match=r"address|port|percent-encoded") as refusal:
+    with pytest.raises(ValueError, match=r"address|port|percent-encoded") as caught:
         parse(url)
-    assert "s3cret" not in str(refusal.value)
-    assert "***@" in str(refusal.value)
+    assert "s3cret" not in str(caught.value)
+    assert "***@" in str(caught.value)
     # Nor does the traceback, which would print the error that this one was made of.
-    assert refusal.value.__cause__ is None
-    assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("url", ["tcp://:s3cret", "tcp://user:s3cret", "tcp://:s3cret/"])
 def test_no_error_shows_a_password_without_a_host(url):
-    with pytest.raises(ValueError, match=r":\*\*\*'") as refusal:
+    with pytest.raises(ValueError, match=r":\*\*\*'") as caught:
         parse(url)
-    assert "s3cret" not in str(refusal.value)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_bad_port_is_shown():
@@ -160,9 +160,9 @@ def test_a_variable_switches_on_unless_it_is_empty_0_or_false(text, on):
 
 
 def test_a_provider_that_is_an_address_is_refused_without_its_password():
-    with pytest.raises(ValueError, match="must be the name of the variable") as refusal:
+    with pytest.raises(ValueError, match="must be the name of the variable") as caught:
         find_url({"FAKTORY_PROVIDER": "tcp://:s3cret@host"})
-    assert "s3cret" not in str(refusal.value)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_the_default_is_an_address():

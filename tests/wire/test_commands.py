@@ -132,9 +132,9 @@ def test_a_queue_that_would_split_the_line_is_refused(queue):
     ],
 )
 def test_a_filter_that_the_server_would_misread_is_refused(chosen, complaint):
-    with pytest.raises(ValueError, match=r".") as refusal:
+    with pytest.raises(ValueError, match=r".") as caught:
         commands.mutate("discard", **{"target": "dead", **chosen})
-    assert complaint in str(refusal.value)
+    assert complaint in str(caught.value)
 
 
 @pytest.mark.parametrize("jids", [[], (), iter(()), set()])

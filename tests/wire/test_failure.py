@@ -63,9 +63,9 @@ def test_frames_of_this_package_above_the_jobs_are_left_out():
         call(middleware)
     assert names_in(caught.value)[1:] == ["middleware", "job"]
     assert len(extract_tb(caught.value.__traceback__)) == 5  # its own is as it was
-    backtrace = describe(caught.value, backtrace=20)[2]
-    assert "KeyError: 'reason'" in backtrace
-    assert not any("in call" in line for line in backtrace)
+    lines = describe(caught.value, backtrace=20)[2]
+    assert "KeyError: 'reason'" in lines
+    assert not any("in call" in line for line in lines)
 
 
 def test_frames_of_this_package_that_the_job_called_are_kept():
@@ -96,11 +96,11 @@ def test_a_given_type_and_message_replace_the_exceptions():
     assert describe(ValueError("a"), "", "") == ("", "", [])
 
 
-@pytest.mark.parametrize(("asked", "kept"), [(-1, 0), (0, 0), (1, 1), (3, 3), (10**9, 4)])
-def test_backtrace_counts_the_last_lines(asked, kept):
+@pytest.mark.parametrize(("asked", "count"), [(-1, 0), (0, 0), (1, 1), (3, 3), (10**9, 4)])
+def test_backtrace_counts_the_last_lines(asked, count):
     lines = describe(raised(ValueError("boom")), backtrace=asked)[2]
-    assert len(lines) == kept
-    if kept:
+    assert len(lines) == count
+    if lines:
         assert lines[-1] == "ValueError: boom"
 
 

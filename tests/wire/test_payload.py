@@ -117,10 +117,10 @@ def test_an_optional_field_may_be_none(optional):
     ],
 )
 def test_the_error_names_the_field_and_its_valid_values(field, value):
-    with pytest.raises(FaktoryPayloadError) as refusal:
+    with pytest.raises(FaktoryPayloadError) as caught:
         prepare({**JOB, field: value})
-    assert str(refusal.value).startswith(f"{field} is ")
-    assert len(str(refusal.value)) < 300
+    assert str(caught.value).startswith(f"{field} is ")
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("field", ["reserve_for", "at", "jobtype", "queue", "args", "custom"])

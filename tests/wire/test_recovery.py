@@ -126,8 +126,8 @@ def test_only_two_errors_mean_that_the_server_closes_and_ran_nothing(reply, clos
 
 
 def test_job_not_found_means_success_for_a_fail_that_was_sent_before():
-    refusal = FaktoryServerError("ERR Job not found aaaaaaaa")
-    assert resolve_resent(Answer(FAIL, None, refusal)) == Answer(FAIL, None, None)
+    error = FaktoryServerError("ERR Job not found aaaaaaaa")
+    assert resolve_resent(Answer(FAIL, None, error)) == Answer(FAIL, None, None)
 
 
 @pytest.mark.parametrize(

@@ -123,10 +123,10 @@ def test_a_greeting_that_asks_for_a_password_when_there_is_none_is_an_authentica
     ],
 )
 def test_a_greeting_that_is_not_faktorys_is_refused(hi, complaint):
-    with pytest.raises(FaktoryHandshakeError) as refusal:
+    with pytest.raises(FaktoryHandshakeError) as caught:
         hello(hi, password="secret")
-    assert complaint in str(refusal.value)
-    assert len(str(refusal.value)) < 400
+    assert complaint in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 def test_ok_is_a_welcome():

@@ -5,7 +5,7 @@ A line with `# type: ignore[...]` must be an error: both complain about an ignor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
@@ -314,3 +314,25 @@ def makers_of_clients() -> None:
     faktory.get_client(7419)  # type: ignore[arg-type]
     faktory.connection(timeouts=5)  # type: ignore[call-arg]
     faktory.connection(timeout="5")  # type: ignore[arg-type]
+
+
+class FakeConnection:
+    """As tests written for faktory 1.0.0 have one."""
+
+    def connect(self) -> bool:
+        return True
+
+    def disconnect(self) -> None: ...
+
+    def reply(self, command: str, data: dict[str, Any] | None = None) -> None: ...
+
+    def get_message(self) -> Iterator[str]:
+        yield "OK"
+
+
+def fake_connections() -> None:
+    Client(connection=FakeConnection()).queue("resize", [1])
+    with Client(connection=FakeConnection()) as client:
+        assert_type(client, Client)
+        assert_type(client.command("INFO"), str | bytes | int | None)
+    Client(connection=object())  # type: ignore[arg-type]
