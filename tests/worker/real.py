@@ -1,4 +1,4 @@
-"""A real Faktory server of a test's own, which may be killed."""
+"""A real Faktory server that a test starts for itself, and may kill."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from faktory.exceptions import FaktoryError
 VARIABLE = "FAKTORY_SERVER_COMMAND"
 
 
-class RealServer:
-    """Started by the command in FAKTORY_SERVER_COMMAND.
+class RealFaktory:
+    """A server that the command in FAKTORY_SERVER_COMMAND starts.
 
-    {port}, {web} and {folder} in it stand for the port to listen on, one for its pages, and a
-    folder for what it keeps: "faktory -b 127.0.0.1:{port} -w 127.0.0.1:{web} -d {folder}".
+    {port}, {web} and {folder} in it are replaced by the port to listen on, the port of its pages,
+    and a folder for its data: "faktory -b 127.0.0.1:{port} -w 127.0.0.1:{web} -d {folder}".
     """
 
     def __init__(self, folder: Path, wait_until: Callable[..., object]) -> None:
@@ -33,7 +33,7 @@ class RealServer:
         self.port = _free_port()
         words = {"port": self.port, "web": _free_port(), "folder": folder}
         self._command = [word.format(**words) for word in shlex.split(command)]
-        self._said = folder.parent / f"{folder.name}.log"
+        self._log = folder.parent / f"{folder.name}.log"
         self._wait_until = wait_until
         self._processes: list[subprocess.Popen[bytes]] = []
         self.url = f"tcp://127.0.0.1:{self.port}"
@@ -43,13 +43,13 @@ class RealServer:
         self._wait_until(self._answers)
 
     def _boot(self) -> None:
-        with self._said.open("ab") as said:
+        with self._log.open("ab") as log:
             self._processes.append(
-                subprocess.Popen(self._command, stdout=said, stderr=said, start_new_session=True)
+                subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
             )
 
     def _answers(self) -> bool:
-        # One that was killed has its Redis end a little later; until then no other can begin.
+        # The Redis of a killed server ends a little later; until then a new server cannot start.
         if self._processes[-1].poll() is not None:
             self._boot()
         with suppress(FaktoryError), Client(self.url) as client:
@@ -57,12 +57,12 @@ class RealServer:
         return False
 
     def kill(self) -> None:
-        """End the server itself at once; what keeps its data is a process of its own."""
+        """Kill the server, but not its Redis, which is a process of its own."""
         self._processes[-1].kill()
         self._processes[-1].wait()
 
     def end(self) -> None:
-        """End it and all that it started."""
+        """End the server and all processes that it started."""
         if self._processes and self._processes[-1].poll() is None:
             self._processes[-1].terminate()
             with suppress(subprocess.TimeoutExpired):

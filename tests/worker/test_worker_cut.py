@@ -1,6 +1,6 @@
 """The connection of a job thread, cut at every byte of a job's exchange.
 
-The real server is one that FAKTORY_SERVER_COMMAND starts: see `real.RealServer`.
+FAKTORY_SERVER_COMMAND starts the real server: see `real.RealFaktory`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from faktory.worker.processor import Processor
 
 from ..client.proxy import Fault, Proxy, Way
 from .conftest import Start, WaitUntil
-from .real import RealServer
+from .real import RealFaktory
 
-Server = EmbeddedServer | RealServer
+Server = EmbeddedServer | RealFaktory
 
 
 @pytest.fixture(params=["embedded", "real"])
@@ -41,7 +41,7 @@ def server(
         with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as embedded:
             yield embedded
         return
-    real = RealServer(tmp_path, wait_until)
+    real = RealFaktory(tmp_path, wait_until)
     try:
         real.start()
         yield real

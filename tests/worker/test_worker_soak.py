@@ -1,6 +1,6 @@
 """What takes minutes: a server that is killed under load, and a million jobs.
 
-The real server is one that FAKTORY_SERVER_COMMAND starts: see `real.RealServer`.
+FAKTORY_SERVER_COMMAND starts the real server: see `real.RealFaktory`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from faktory.server import EmbeddedServer
 from faktory.worker.heartbeat import rss_kb
 
 from .conftest import Start, WaitUntil, messages, threads_left
-from .real import RealServer
+from .real import RealFaktory
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
@@ -42,7 +42,7 @@ def test_a_server_that_is_killed_in_the_middle_of_ten_thousand_jobs(
     stopped and started in place.
     """
     caplog.set_level(logging.INFO)
-    server = EmbeddedServer() if kind == "embedded" else RealServer(tmp_path, wait_until)
+    server = EmbeddedServer() if kind == "embedded" else RealFaktory(tmp_path, wait_until)
     kill = server.stop if isinstance(server, EmbeddedServer) else server.kill
     ran: Counter[str] = Counter()
 
@@ -68,7 +68,7 @@ def test_a_server_that_is_killed_in_the_middle_of_ten_thousand_jobs(
             reserved = client.info()["faktory"]["sets"]["working"]
     finally:
         kill()
-        if isinstance(server, RealServer):
+        if isinstance(server, RealFaktory):
             server.end()
     missing = JOBS - len(ran) - reserved
     print(f"{kind}: {len(ran)} ran, {reserved} in the air, {missing} missing")
