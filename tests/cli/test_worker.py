@@ -15,7 +15,7 @@ from faktory.cli.worker.main import main
 from faktory.server import EmbeddedServer
 from faktory.server.state import Timing
 
-from ..worker.real import RealServer
+from ..worker.real import RealFaktory
 from .support import WORKER, Run, WaitUntil, call, push, reports
 
 SHORT_OF_THREADS = """
@@ -174,14 +174,14 @@ def test_a_second_signal_does_not_wait_and_a_stuck_job_has_its_own_exit_code(
 @pytest.fixture(params=["embedded", "real"])
 def either(
     request: pytest.FixtureRequest, tmp_path: Path, wait_until: WaitUntil
-) -> Iterator[EmbeddedServer | RealServer]:
-    """A server of each kind; the real one as `RealServer` says."""
-    server: EmbeddedServer | RealServer
+) -> Iterator[EmbeddedServer | RealFaktory]:
+    """A server of each kind; the real one as `RealFaktory` says."""
+    server: EmbeddedServer | RealFaktory
     if request.param == "embedded":
         with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as server:
             yield server
         return
-    server = RealServer(tmp_path / "server", wait_until)
+    server = RealFaktory(tmp_path / "server", wait_until)
     try:
         server.start()
         yield server
@@ -190,7 +190,7 @@ def either(
 
 
 def test_ten_jobs_that_end_in_every_way_are_reported_soon_after_the_grace_period(
-    either: EmbeddedServer | RealServer, run: Run, folder: Path, wait_until: WaitUntil
+    either: EmbeddedServer | RealFaktory, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     (folder / "many.py").write_text(MANY)
     jobtypes = [*("sleeps", "spins", "catches", "logs") * 2, "refuses", "ends"]

@@ -20,7 +20,7 @@ def child(jobs, interrupts):
     exec(jobs.recv_bytes().decode())
     os._exit(0)
 
-class Born:
+class Forked:
     def __init__(self):
         self.pid, self.channel = server.fork()
         self.open = eval(self.channel.recv_bytes())
@@ -52,85 +52,85 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_it_tells_how_each_child_ended() -> None:
-    said = run(
+def test_the_fork_server_reports_how_each_child_ended() -> None:
+    output = run(
         """
-        borns = [Born() for _ in range(4)]
-        borns[0].does("os._exit(7)")
-        borns[1].does("os.kill(os.getpid(), signal.SIGSEGV)")
-        server.order(children._KILL, borns[2].pid, 0)
-        borns[3].does("pass")
-        print([born.ended for born in borns])
+        forked = [Forked() for _ in range(4)]
+        forked[0].does("os._exit(7)")
+        forked[1].does("os.kill(os.getpid(), signal.SIGSEGV)")
+        server.order(children._KILL, forked[2].pid, 0)
+        forked[3].does("pass")
+        print([one.ended for one in forked])
         server.close()
         """
     )
-    assert said == "[7, -11, -9, 0]\n"
+    assert output == "[7, -11, -9, 0]\n"
 
 
-def test_a_child_has_no_descriptors_of_its_siblings() -> None:
-    said = run(
+def test_a_child_has_no_descriptors_of_other_children() -> None:
+    output = run(
         """
-        borns = [Born() for _ in range(4)]
-        print([len(born.open) for born in borns])
+        forked = [Forked() for _ in range(4)]
+        print([len(one.open) for one in forked])
         server.close()
         """
     )
-    assert len(set(said.strip("[]\n").split(", "))) == 1
+    assert len(set(output.strip("[]\n").split(", "))) == 1
 
 
-def test_nothing_is_left_when_it_is_closed() -> None:
-    said = run(
+def test_no_process_is_left_when_the_fork_server_is_closed() -> None:
+    output = run(
         """
-        borns = [Born() for _ in range(3)]
+        forked = [Forked() for _ in range(3)]
         server.close()
-        print([os.path.exists(f"/proc/{pid}") for pid in (server.pid, *(b.pid for b in borns))])
+        print([os.path.exists(f"/proc/{pid}") for pid in (server.pid, *(b.pid for b in forked))])
         """
     )
-    # Children were reaped by the server, the server by its parent.
-    assert said == f"{[False] * 4}\n"
+    # The fork server has reaped the children, and this program the fork server.
+    assert output == f"{[False] * 4}\n"
 
 
-def test_a_child_whose_end_nobody_waits_for_does_no_harm() -> None:
-    said = run(
+def test_the_end_of_a_child_whose_channel_is_closed_does_no_harm() -> None:
+    output = run(
         """
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         server.close()
         server = ForkServerClient(child)
-        born = Born()
-        born.does("time.sleep(0.05)")
-        born.channel.close()
-        while os.path.exists(f"/proc/{born.pid}"):
+        one = Forked()
+        one.does("time.sleep(0.05)")
+        one.channel.close()
+        while os.path.exists(f"/proc/{one.pid}"):
             time.sleep(0.001)
-        other = Born()
+        other = Forked()
         other.does("os._exit(5)")
         print(other.ended)
         server.close()
         """
     )
-    assert said == "5\n"
+    assert output == "5\n"
 
 
-def test_one_that_was_killed_says_so() -> None:
-    said = run(
+def test_a_fork_server_that_was_killed_is_an_error_with_a_remedy() -> None:
+    output = run(
         """
-        born = Born()
+        one = Forked()
         os.kill(server.pid, signal.SIGKILL)
         os.waitpid(server.pid, 0)
         try:
-            Born()
+            Forked()
         except ForkServerDied as error:
             print(error)
-        server.order(children._KILL, born.pid, 0)
-        print(born.ended)
+        server.order(children._KILL, one.pid, 0)
+        print(one.ended)
         server.close()
         """
     )
-    assert "Start the worker again" in said
-    assert said.endswith("None\n")
+    assert "Start the worker again" in output
+    assert output.endswith("None\n")
 
 
-def test_a_system_without_more_processes_is_an_os_error_and_it_goes_on() -> None:
-    said = run(
+def test_a_fork_that_fails_is_an_os_error_and_the_fork_server_goes_on() -> None:
+    output = run(
         """
         server.close()
         fork, home = os.fork, os.getpid()
@@ -142,13 +142,13 @@ def test_a_system_without_more_processes_is_an_os_error_and_it_goes_on() -> None
         os.fork = once
         server = ForkServerClient(child)
         try:
-            Born()
+            Forked()
         except OSError as error:
             print(error.errno)
-        born = Born()
-        born.does("pass")
-        print(born.ended)
+        one = Forked()
+        one.does("pass")
+        print(one.ended)
         server.close()
         """
     )
-    assert said == "11\n0\n"
+    assert output == "11\n0\n"

@@ -16,12 +16,15 @@ from faktory.worker.heartbeat import Heartbeat, rss_kb
 from faktory.worker.lifecycle import Lifecycle, State
 from faktory.worker.timing import DEFAULT, Timing
 
+from .conftest import WaitUntil
+
+Beat = Callable[..., "Beating"]
 LOG = logging.getLogger("test.heartbeat")
 UNKNOWN = FaktoryServerError("ERR unknown worker 123")
 
 
 class FakeClient:
-    """Takes the place of a client: answers beats from a list, then always with OK."""
+    """A fake client that answers beats from a list, then always with OK."""
 
     def __init__(self, answers: list[Any]) -> None:
         self.answers = answers
@@ -44,36 +47,35 @@ class FakeClient:
 
 
 class Beating:
-    """A heartbeat with a fake client, of a worker that notes what it is called with."""
+    """A heartbeat with a fake client, of a fake worker that keeps the arguments of its calls."""
 
     log = LOG
 
     def __init__(self, answers: list[Any], interval: float, timing: Timing) -> None:
         self.client = FakeClient(answers)
         self.lifecycle = Lifecycle()
-        self.wanted: list[str] = []
-        self.trouble: list[FaktoryError] = []
-        self.reached: list[float] = []
-        self.unknown: list[bool] = []
+        self.states: list[str] = []
+        self.errors: list[FaktoryError] = []
+        self.answered: list[float] = []
         self.thread = Heartbeat(self, self.client, interval, timing)  # type: ignore[arg-type]
 
     def on_beat(self, asked_at: float, state: str | None) -> None:
-        self.reached.append(asked_at)
+        self.answered.append(asked_at)
         if state is not None:
-            self.wanted.append(state)
+            self.states.append(state)
 
     def on_beat_error(self, error: FaktoryError) -> None:
-        self.trouble.append(error)
+        self.errors.append(error)
 
     def on_unknown_worker(self) -> None:
-        self.unknown.append(True)
+        self.client.calls.append("unknown")
 
     def running_jobs(self) -> list[str]:
         return ["Resize 12345678 (3 s)"]
 
 
 @pytest.fixture
-def beat() -> Iterator[Callable[..., Beating]]:
+def beat() -> Iterator[Beat]:
     """`beat(*answers, interval=0.001)`: start a heartbeat; it is stopped after the test."""
     started: list[Beating] = []
 
@@ -91,17 +93,13 @@ def beat() -> Iterator[Callable[..., Beating]]:
         assert beating.client.calls[-1] == "close"
 
 
-def test_the_first_beat_goes_out_at_once(
-    beat: Callable[..., Beating], wait_until: Callable[..., object]
-) -> None:
+def test_the_first_beat_goes_out_at_once(beat: Beat, wait_until: WaitUntil) -> None:
     beating = beat(interval=1000)
-    wait_until(lambda: beating.reached)
+    wait_until(lambda: beating.answered)
     assert len(beating.client.beats) == 1
 
 
-def test_a_beat_tells_how_much_memory_the_process_uses(
-    beat: Callable[..., Beating], wait_until: Callable[..., object]
-) -> None:
+def test_a_beat_reports_the_memory_of_the_process(beat: Beat, wait_until: WaitUntil) -> None:
     beating = beat(interval=1000)
     wait_until(lambda: beating.client.beats)
     (_, rss) = beating.client.beats[0]
@@ -109,7 +107,7 @@ def test_a_beat_tells_how_much_memory_the_process_uses(
     assert 1_000 < rss < 10_000_000
 
 
-def test_memory_is_told_without_proc_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_is_known_without_proc_too(monkeypatch: pytest.MonkeyPatch) -> None:
     real = rss_kb()
     monkeypatch.setattr("os.sysconf", lambda name: (_ for _ in ()).throw(ValueError(name)))
     peak = rss_kb()
@@ -118,9 +116,7 @@ def test_memory_is_told_without_proc_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert real / 2 < peak < real * 20
 
 
-def test_each_beat_reports_the_state_of_the_worker(
-    beat: Callable[..., Beating], wait_until: Callable[..., object]
-) -> None:
+def test_each_beat_reports_the_state_of_the_worker(beat: Beat, wait_until: WaitUntil) -> None:
     beating = beat()
     wait_until(lambda: beating.client.beats)
     for state, reported in ((State.QUIET, "quiet"), (State.TERMINATE, "terminate")):
@@ -129,66 +125,58 @@ def test_each_beat_reports_the_state_of_the_worker(
     assert beating.client.beats[0][0] is None
 
 
-def test_what_the_server_wants_is_passed_on_each_time(
-    beat: Callable[..., Beating], wait_until: Callable[..., object]
-) -> None:
+def test_each_state_that_the_server_wants_is_passed_on(beat: Beat, wait_until: WaitUntil) -> None:
     beating = beat("quiet", "quiet", None, "terminate")
     wait_until(lambda: len(beating.client.beats) > 4)
-    assert beating.wanted == ["quiet", "quiet", "terminate"]
+    assert beating.states == ["quiet", "quiet", "terminate"]
 
 
 @pytest.mark.parametrize("error", [FaktoryConnectionError("gone"), OSError("odd"), KeyError("odd")])
 def test_an_error_does_not_stop_the_next_beat(
-    beat: Callable[..., Beating], wait_until: Callable[..., object], error: Exception
+    beat: Beat, wait_until: WaitUntil, error: Exception
 ) -> None:
     beating = beat(error, error, interval=0.001)
-    wait_until(lambda: beating.reached)
+    wait_until(lambda: beating.answered)
     assert len(beating.client.beats) >= 3
-    assert beating.trouble == ([error, error] if isinstance(error, FaktoryError) else [])
+    assert beating.errors == ([error, error] if isinstance(error, FaktoryError) else [])
 
 
-def test_a_server_that_forgot_the_worker_is_greeted_again_at_once(
-    beat: Callable[..., Beating], wait_until: Callable[..., object]
+def test_a_server_that_does_not_know_the_worker_is_greeted_again_at_once(
+    beat: Beat, wait_until: WaitUntil
 ) -> None:
     beating = beat(UNKNOWN, "quiet", interval=1000)
-    wait_until(lambda: beating.wanted)
-    assert beating.client.calls == ["beat", "disconnect", "beat"]
-    assert beating.wanted == ["quiet"]
+    wait_until(lambda: beating.states)
+    assert beating.client.calls == ["beat", "unknown", "disconnect", "beat"]
+    assert beating.states == ["quiet"]
 
 
-def test_a_server_that_refuses_every_beat_is_not_stormed(
-    beat: Callable[..., Beating],
-    wait_until: Callable[..., object],
-    caplog: pytest.LogCaptureFixture,
+def test_a_server_that_refuses_every_beat_gets_two_in_each_interval(
+    beat: Beat, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
 ) -> None:
     beating = beat(*[UNKNOWN] * 100, interval=1000)
     wait_until(lambda: len(caplog.messages) == 2)
-    assert beating.client.calls == ["beat", "disconnect", "beat"]
-    assert beating.trouble == []  # it answers, so it is not lost
+    assert beating.client.calls == ["beat", "unknown", "disconnect", "beat"]
+    assert beating.errors == []  # the server answers, so it is not lost
 
 
-def test_a_wrong_password_is_told_and_is_the_last_beat(beat: Callable[..., Beating]) -> None:
+def test_a_wrong_password_is_passed_on_and_ends_the_heartbeat(beat: Beat) -> None:
     error = FaktoryAuthenticationError("wrong password")
     beating = beat(error)
     beating.thread.join(10)
-    assert beating.trouble == [error]
+    assert beating.errors == [error]
     assert beating.client.calls == ["beat", "close"]
 
 
-def test_stop_does_not_wait_for_the_next_beat(
-    beat: Callable[..., Beating], wait_until: Callable[..., object]
-) -> None:
+def test_stop_does_not_wait_for_the_next_beat(beat: Beat, wait_until: WaitUntil) -> None:
     beating = beat(interval=1000)
-    wait_until(lambda: beating.reached)
+    wait_until(lambda: beating.answered)
     beating.thread.stop()
     beating.thread.join(10)
     assert beating.client.calls == ["beat", "close"]
 
 
-def test_a_late_beat_is_told_with_the_jobs_that_run(
-    beat: Callable[..., Beating],
-    wait_until: Callable[..., object],
-    caplog: pytest.LogCaptureFixture,
+def test_a_late_beat_is_logged_with_the_running_jobs(
+    beat: Beat, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
 ) -> None:
     beating = beat(timing=Timing(late_beat=-1.0))  # every beat is late
     wait_until(lambda: len(beating.client.beats) > 1)
@@ -197,14 +185,12 @@ def test_a_late_beat_is_told_with_the_jobs_that_run(
 
 
 def test_a_log_that_raises_does_not_stop_the_next_beat(
-    beat: Callable[..., Beating],
-    wait_until: Callable[..., object],
-    monkeypatch: pytest.MonkeyPatch,
+    beat: Beat, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(record: logging.LogRecord) -> bool:
+    def broken(record: logging.LogRecord) -> bool:
         raise KeyError(record.name)
 
-    monkeypatch.setattr(LOG, "filters", [refuse])
+    monkeypatch.setattr(LOG, "filters", [broken])
     beating = beat(UNKNOWN, UNKNOWN, KeyError("odd"))
-    wait_until(lambda: beating.reached)
+    wait_until(lambda: beating.answered)
     assert beating.client.calls.count("beat") > 2

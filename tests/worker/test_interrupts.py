@@ -10,11 +10,11 @@ import pytest
 from faktory.exceptions import Shutdown
 from faktory.worker import interrupts
 
-WaitUntil = Callable[..., object]
+from .conftest import WaitUntil
 
 
 class Thread:
-    """A thread that runs something, and what it was ended by."""
+    """A thread that runs a function, and the exception that ended it."""
 
     def __init__(self, target: Callable[[], object]) -> None:
         self.target = target
@@ -34,7 +34,7 @@ class Thread:
 
 
 class Gate:
-    """A lock in Python, which `threading` and `logging` have many of."""
+    """A lock whose `acquire` is a function in Python, as locks of `threading` and `logging` are."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -56,7 +56,7 @@ def handler() -> Iterator[logging.Handler]:
 
 
 def at(thread: threading.Thread) -> str:
-    """The function that a thread is in."""
+    """Return the name of the function that a thread is in."""
     assert thread.ident is not None
     frame = sys._current_frames().get(thread.ident)
     return "" if frame is None else frame.f_code.co_name
@@ -112,7 +112,7 @@ def test_an_exception_that_was_not_raised_yet_can_be_raised(wait_until: WaitUnti
     raised: list[bool] = []
 
     def wait() -> None:
-        with lock:  # Python 3.11 to 3.13 look for nothing here
+        with lock:  # Python 3.11 to 3.13 do not look for an exception here
             try:
                 interrupts.absorb()
             except Shutdown:
@@ -132,9 +132,7 @@ def test_an_exception_that_was_not_raised_yet_can_be_raised(wait_until: WaitUnti
         sys.setprofile(None)
 
 
-def test_the_logs_locks_are_released_by_the_thread_that_holds_them(
-    handler: logging.Handler,
-) -> None:
+def test_a_thread_releases_the_locks_of_the_log_that_it_holds(handler: logging.Handler) -> None:
     assert handler.lock is not None
     handler.acquire()
     handler.acquire()
@@ -143,5 +141,5 @@ def test_the_logs_locks_are_released_by_the_thread_that_holds_them(
     other.thread.join(10)
     assert not other.thread.is_alive()
     assert other.ended_by is None
-    interrupts.release_locks()  # it is the other one's now, and stays so
+    interrupts.release_locks()  # the other thread has it now, and keeps it
     assert not handler.lock.acquire(blocking=False)

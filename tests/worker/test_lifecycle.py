@@ -13,7 +13,7 @@ from faktory.worker.lifecycle import Lifecycle, State
         (State.TERMINATE, False, "terminate"),
     ],
 )
-def test_a_state_says_what_is_done_and_what_a_beat_reports(
+def test_a_state_determines_whether_jobs_are_fetched_and_what_a_beat_reports(
     state: State, fetches: bool, reported: str | None
 ) -> None:
     lifecycle = Lifecycle()

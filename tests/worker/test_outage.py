@@ -24,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def told(clock: Clock, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+def log(clock: Clock, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.INFO)
     return caplog
 
@@ -32,8 +32,8 @@ def told(clock: Clock, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFix
 LOG = logging.getLogger("test.outage")
 
 
-def test_an_outage_is_told_once_when_it_begins_and_once_when_it_ends(
-    clock: Clock, told: pytest.LogCaptureFixture
+def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends(
+    clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
     trouble = Outage(LOG)
     for _ in range(3):
@@ -41,19 +41,19 @@ def test_an_outage_is_told_once_when_it_begins_and_once_when_it_ends(
     clock.now += 12.34
     for _ in range(3):
         trouble.ends(clock.now)
-    assert told.messages == [
+    assert log.messages == [
         "lost the server, trying until it is back: refused",
         "the server is back after 12.3 s",
     ]
 
 
-def test_without_an_outage_nothing_is_told(clock: Clock, told: pytest.LogCaptureFixture) -> None:
+def test_without_an_outage_nothing_is_logged(clock: Clock, log: pytest.LogCaptureFixture) -> None:
     Outage(LOG).ends(clock.now)
-    assert told.messages == []
+    assert log.messages == []
 
 
 def test_an_answer_from_before_the_outage_does_not_end_it(
-    clock: Clock, told: pytest.LogCaptureFixture
+    clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
     trouble = Outage(LOG)
     asked_at = clock.now
@@ -61,19 +61,19 @@ def test_an_answer_from_before_the_outage_does_not_end_it(
     trouble.begins(OSError("refused"))
     trouble.ends(asked_at)
     trouble.begins(OSError("refused"))
-    assert len(told.messages) == 1
+    assert len(log.messages) == 1
 
 
-def test_the_next_outage_is_told_again(clock: Clock, told: pytest.LogCaptureFixture) -> None:
+def test_the_next_outage_is_logged_again(clock: Clock, log: pytest.LogCaptureFixture) -> None:
     trouble = Outage(LOG)
     for _ in range(2):
         trouble.begins(OSError("refused"))
         clock.now += 1
         trouble.ends(clock.now)
-    assert len(told.messages) == 4
+    assert len(log.messages) == 4
 
 
-def test_many_threads_tell_of_one_outage(told: pytest.LogCaptureFixture, clock: Clock) -> None:
+def test_many_threads_log_one_outage(log: pytest.LogCaptureFixture, clock: Clock) -> None:
     trouble = Outage(LOG)
     together = Barrier(8)
 
@@ -86,4 +86,4 @@ def test_many_threads_tell_of_one_outage(told: pytest.LogCaptureFixture, clock: 
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(told.messages) == 1
+    assert len(log.messages) == 1

@@ -1,4 +1,4 @@
-"""Signals within a block, and as they were after it."""
+"""Signal handlers within a block, which are restored after it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from faktory.worker.signals import handled
 NAMES = ("SIGTERM", "SIGINT", "SIGTSTP", "SIGTTIN")
 
 
-def test_each_signal_is_answered_by_its_own_within_the_block_and_as_before_after_it() -> None:
+def test_each_signal_calls_its_function_within_the_block_and_its_old_handler_after_it() -> None:
     before = [signal.getsignal(getattr(signal, name)) for name in NAMES]
     calls: list[str] = []
     with handled({name: lambda name=name: calls.append(name) for name in NAMES}):  # type: ignore[misc]
@@ -21,7 +21,7 @@ def test_each_signal_is_answered_by_its_own_within_the_block_and_as_before_after
     assert [signal.getsignal(getattr(signal, name)) for name in NAMES] == before
 
 
-def test_a_signal_that_the_platform_lacks_is_left_out() -> None:
+def test_a_signal_that_the_platform_does_not_have_is_ignored() -> None:
     calls: list[int] = []
     with handled({"SIGNEVER": lambda: None, "SIGTERM": lambda: calls.append(1)}):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -32,11 +32,11 @@ def test_another_thread_leaves_signals_alone() -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 
-    def look() -> None:
+    def handle() -> None:
         with handled({"SIGTERM": lambda: None}):
             seen.append(signal.getsignal(signal.SIGTERM))
 
-    thread = Thread(target=look)
+    thread = Thread(target=handle)
     thread.start()
     thread.join()
     assert seen == [before]

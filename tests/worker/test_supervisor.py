@@ -1,4 +1,4 @@
-"""What supervisors have in common: the table of running jobs, and how a process ended in words."""
+"""What supervisors share: the table of running jobs, and how the end of a process is described."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if not hasattr(os, "fork"):
 from faktory.worker.backends.supervisor import RunningJobs, describe_death, describe_exit
 
 
-def test_what_a_child_writes_can_be_read_after_its_death() -> None:
+def test_the_jobs_of_a_child_can_be_read_after_its_death() -> None:
     jobs = RunningJobs(3)
     pid = os.fork()
     if not pid:
@@ -30,7 +30,7 @@ def test_what_a_child_writes_can_be_read_after_its_death() -> None:
     assert jobs.read() == []
 
 
-def test_a_job_that_was_reported_is_not_there_any_more() -> None:
+def test_a_reported_job_is_removed() -> None:
     jobs = RunningJobs(2)
     for number in range(10):
         jobs.write("one", f"jid-{number:04}")
@@ -39,7 +39,7 @@ def test_a_job_that_was_reported_is_not_there_any_more() -> None:
     assert jobs.read() == []
 
 
-def test_a_slot_is_free_for_another_thread_when_its_job_was_reported() -> None:
+def test_an_entry_is_free_for_another_thread_when_its_job_was_reported() -> None:
     jobs = RunningJobs(1)
     jobs.write("one", "12345678")
     jobs.write("two", "87654321")  # there is no room for it
@@ -50,14 +50,14 @@ def test_a_slot_is_free_for_another_thread_when_its_job_was_reported() -> None:
 
 
 @pytest.mark.parametrize("length", [254, 255, 5_000_000])
-def test_an_id_that_is_too_long_for_its_slot_is_left_out(length: int) -> None:
+def test_an_id_that_is_too_long_for_its_entry_is_left_out(length: int) -> None:
     jobs = RunningJobs(2)
     jobs.write("one", "x" * length)
     jobs.write("two", "12345678")
     assert sorted(jobs.read()) == ["12345678", *["x" * length] * (length <= 254)]
 
 
-def test_an_id_of_a_lone_surrogate_is_written_without_an_error() -> None:
+def test_an_id_with_a_lone_surrogate_is_written_without_an_error() -> None:
     jobs = RunningJobs(1)
     jobs.write("one", "\ud800-12345678")
     assert len(jobs.read()) == 1
