@@ -1,27 +1,39 @@
-"""An embedded server that does not keep FETCH waiting for long, and workers that are ended."""
+"""An embedded server with a short FETCH, workers that are stopped, and jobs that can be held."""
 
 from __future__ import annotations
 
 import gc
+import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from faktory import Client, Worker
+from faktory import Client, Worker, current_job
 from faktory.jobs import registry
+from faktory.jobs.registry import Runnable
+from faktory.jobs.runner import JobRunner
 from faktory.server import EmbeddedServer
 from faktory.server.state import Timing
+from faktory.worker import timing as worker_timing
+from faktory.worker.events import Events
+from faktory.worker.manager import Manager
 
-# What makes processes cannot be imported on a system that has no fork.
+from .program import Program
+
+# These tests import modules that cannot be imported on a system without fork.
 collect_ignore = [] if hasattr(os, "fork") else ["test_fork_server.py", "test_children.py"]
 
 Push = Callable[..., str]
-Start = Callable[[Worker], "Running"]
+Start = Callable[..., "Running"]
 WaitUntil = Callable[..., object]
+Reported = Callable[..., None]
+RunProgram = Callable[..., Program]
 
 
 @pytest.fixture
@@ -32,7 +44,7 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-def push(server: EmbeddedServer) -> Callable[..., str]:
+def push(server: EmbeddedServer) -> Push:
     """`push(jobtype, *args, **fields)`: queue a job in "default", return its jid."""
 
     def push(jobtype: str, *args: Any, **fields: Any) -> str:
@@ -42,14 +54,26 @@ def push(server: EmbeddedServer) -> Callable[..., str]:
     return push
 
 
+@pytest.fixture
+def reported(server: EmbeddedServer, wait_until: WaitUntil) -> Reported:
+    """`reported(jids, "ACK", "FAIL")`: wait until each job has this one report."""
+
+    def reported(jids: str | Sequence[str], *verbs: str) -> None:
+        jids = [jids] if isinstance(jids, str) else jids
+        expected = {jid: [verb] for jid, verb in zip(jids, verbs, strict=True)}
+        wait_until(lambda: {jid: reports(server, jid) for jid in jids} == expected)
+
+    return reported
+
+
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test declares is unknown to the next one."""
+    """Let each test begin without declared jobs."""
     monkeypatch.setattr(registry, "_jobs", {})
 
 
 class Running:
-    """A worker that runs in a thread of its own, and what `run` ended with."""
+    """A worker that runs in a thread of its own, and the exception that `run` ended with."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -64,24 +88,31 @@ class Running:
             self.error = error
 
     def join(self) -> None:
-        """Wait for `run` to return; raise what it raised."""
+        """Wait for `run` to return; raise its exception."""
         self.thread.join(15)
         assert not self.thread.is_alive()
         if self.error is not None:
             raise self.error
 
     def stop(self) -> None:
-        """Stop the worker and see that it stops."""
+        """Stop the worker, and wait for `run` to return."""
         self.worker.stop()
         self.join()
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Worker], Running]]:
-    """`start(worker)`: run it in a thread; after the test nothing of it may be left."""
+def start(server: EmbeddedServer) -> Iterator[Start]:
+    """`start({"work": function}, concurrency=2)` or `start(worker)`: run a worker in a thread.
+
+    Every worker is stopped after the test, and must leave no thread and no open socket.
+    """
     running: list[Running] = []
 
-    def start(worker: Worker) -> Running:
+    def start(
+        worker: Worker | Mapping[str, Callable[..., object]] | None = None, **options: Any
+    ) -> Running:
+        if not isinstance(worker, Worker):
+            worker = make_worker(server.url, worker, **options)
         running.append(Running(worker))
         return running[-1]
 
@@ -92,11 +123,78 @@ def start() -> Iterator[Callable[[Worker], Running]]:
         assert not each.thread.is_alive()
     assert threads_left() == []
     running.clear()
-    gc.collect()  # a socket that was not closed complains now, which is an error
+    gc.collect()  # a socket that was not closed causes a warning now, which is an error
+
+
+def make_worker(
+    url: str, tasks: Mapping[str, Callable[..., object]] | None = None, **options: Any
+) -> Worker:
+    """Make a worker on which these functions are registered."""
+    worker = Worker(url, **options)
+    for name, function in (tasks or {}).items():
+        worker.register(name, function)
+    return worker
+
+
+class Held:
+    """A job that waits for `release`, in one call into C, where it cannot be interrupted."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self._released = threading.Event()
+        self.release = self._released.set
+
+    def hold(self, *_: object) -> None:
+        self.began.set()
+        self._released.wait(30)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    """`start({"work": held.hold})`; ask for it after `start`, so that jobs are released before."""
+    held = Held()
+    yield held
+    held.release()
+
+
+@pytest.fixture
+def run_program(
+    server: EmbeddedServer, tmp_path: Path, wait_until: WaitUntil
+) -> Iterator[RunProgram]:
+    """`run_program(code)`: run a worker in another process; no process may be left after it."""
+    programs: list[Program] = []
+
+    def run(code: str, warnings: str = "error") -> Program:
+        programs.append(Program(tmp_path, server.url, code, warnings))
+        return programs[-1]
+
+    yield run
+    try:
+        for program in programs:
+            if program.process.returncode is None:  # the test has not waited for its end
+                assert program.stop() == 0, program.log
+            wait_until(lambda program=program: not program.processes)
+            assert "Warning" not in program.log, program.log
+    finally:
+        for program in programs:
+            program.end()
+
+
+def make_manager(
+    tasks: Mapping[str, Runnable],
+    log: logging.Logger,
+    get_queues: Callable[[], Sequence[str]] = list,
+    make_client: Callable[[], Any] = lambda: None,
+    timing: worker_timing.Timing = worker_timing.DEFAULT,
+) -> Manager:
+    """Make a manager without a worker: errors and what it posts are ignored."""
+    return Manager(
+        JobRunner(tasks), get_queues, make_client, Events(), succeed, succeed, log, timing
+    )
 
 
 def threads_left() -> list[str]:
-    """The worker's threads that are alive."""
+    """Return the names of a worker's threads that are alive."""
     return [
         thread.name
         for thread in threading.enumerate()
@@ -105,13 +203,32 @@ def threads_left() -> list[str]:
 
 
 def reports(server: EmbeddedServer, jid: str) -> list[str]:
-    """The verbs of all reports that the server got for a job."""
+    """Return the verbs of all reports of a job that the server received."""
     return [verb for verb, text in server.commands if verb in ("ACK", "FAIL") and jid in text]
 
 
 def messages(caplog: pytest.LogCaptureFixture, part: str) -> list[str]:
-    """What was logged with this part in it."""
+    """Return the logged messages that contain a text."""
     return [message for message in caplog.messages if part in message]
+
+
+def count(server: EmbeddedServer, verb: str) -> int:
+    """Return how many commands with this verb the server received."""
+    return sum(each == verb for each, _ in server.commands)
+
+
+def end_reservation() -> None:
+    """Make the current job overdue for its worker; the server's reservation goes on."""
+    current_job()._ends = -math.inf
+
+
+def succeed(*_: object) -> None:
+    """Do nothing."""
+
+
+def fail(*_: object) -> None:
+    """Raise an error."""
+    raise KeyError("lost")
 
 
 def spin(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""A worker in a process of its own: a test's process has threads, and is not to be forked."""
+"""A worker in a process of its own: a test's process has threads, so it must not be forked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,22 +19,27 @@ URL, OUT = sys.argv[1:]
 def note(*words):
     with open(OUT, "a") as out:
         out.write(" ".join(map(str, words)) + "\\n")
+def hold():
+    while not os.path.exists(OUT + ".released"):
+        time.sleep(0.01)
 """
 
 
 class Program:
-    """Python code, after `HEAD`, that runs a worker. `note` in it writes a line of `notes`."""
+    """Python code, after `HEAD`, that runs a worker. `note` in it writes a line of `notes`.
 
-    def __init__(
-        self, folder: Path, url: str, code: str, options: Sequence[str] = ("-W", "error")
-    ) -> None:
+    Its `release` ends the jobs that wait in `hold`.
+    """
+
+    def __init__(self, folder: Path, url: str, code: str, warnings: str) -> None:
         self._out, self._log = folder / "out.txt", folder / "log.txt"
+        self.release = (folder / "out.txt.released").touch
         self._out.touch()
         script = folder / "program.py"
         script.write_text(HEAD + textwrap.dedent(code))
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *options, str(script), url, str(self._out)],
+                [sys.executable, "-W", warnings, str(script), url, str(self._out)],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -51,7 +55,7 @@ class Program:
 
     @property
     def processes(self) -> list[int]:
-        """The processes of its session, itself not among them, that have not ended."""
+        """The other processes of its session that have not ended."""
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             with suppress(OSError):
@@ -66,7 +70,7 @@ class Program:
         return self.process.wait(15)
 
     def end(self) -> None:
-        """Kill what is left."""
+        """Kill it and the other processes of its session."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -76,5 +80,5 @@ class Program:
 
 
 def stat(pid: int) -> list[str]:
-    """State, parent, group, session and so on of a process."""
+    """Return state, parent, group, session and so on of a process."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,3 +1,5 @@
+"""Errors that jobs raise in a backend, and how a processor reports and interrupts such jobs."""
+
 from __future__ import annotations
 
 import pickle
@@ -12,6 +14,7 @@ from faktory.jobs.context import JobContext
 from faktory.worker.backends.base import RemoteError, make_remote_error
 from faktory.worker.interrupts import RunningJob
 
+from .conftest import succeed
 from .test_running_job import processor
 
 TEXT = "Traceback (most recent call last):\n  in the job\nValueError: wrong\n"
@@ -27,7 +30,7 @@ def test_a_remote_error_has_the_name_the_text_and_the_traceback_of_an_error() ->
 
 
 @pytest.mark.parametrize("own", [Discard, Shutdown, TimeLimitExceeded])
-def test_a_remote_error_of_an_exception_that_steers_a_job_is_one_of_these(
+def test_a_remote_error_of_an_exception_that_steers_a_job_is_an_instance_of_it(
     own: type[BaseException],
 ) -> None:
     error = make_remote_error(("Mine", "enough", []), own.__name__, "")
@@ -49,7 +52,7 @@ def test_a_remote_error_survives_pickle(own: str | None) -> None:
 
 
 class FailingBackend:
-    """Fails each job with a remote error."""
+    """A fake backend that fails each job with a remote error."""
 
     def __init__(self, error: RemoteError) -> None:
         self.error = error
@@ -68,10 +71,8 @@ class FailingBackend:
     def close(self) -> None: ...
 
 
-def test_a_job_fails_with_the_report_that_was_made_elsewhere(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    works = processor(lambda job: None)
+def test_a_job_fails_with_the_report_of_its_backend(caplog: pytest.LogCaptureFixture) -> None:
+    works = processor(succeed)
     works.backend = FailingBackend(
         make_remote_error(("ValueError", "wrong", ["a line"]), None, TEXT)
     )
@@ -97,8 +98,8 @@ def test_an_interrupt_is_repeated_when_the_job_does_not_end() -> None:
     assert backend.interrupts == [Shutdown, Shutdown]
 
 
-def test_a_system_that_cannot_fork_is_told_what_to_do() -> None:
-    """In a process of its own, since what needs such a system must not be imported for it."""
+def test_processes_on_a_system_that_cannot_fork_are_an_error_with_a_remedy() -> None:
+    """The modules that fork must not be imported for that, so this runs in a process of its own."""
     program = """if True:
         import os, signal
         from faktory import Worker

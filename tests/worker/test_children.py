@@ -7,8 +7,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from faktory import Client
 from faktory.server import EmbeddedServer
 
-from .conftest import Push, WaitUntil, reports
+from .conftest import Push, Reported, RunProgram, WaitUntil, reports
 from .program import Program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -48,13 +47,13 @@ def limited(how):
             time.sleep(30)
         raise
 
-class OfMine(Exception):
+class OwnError(Exception):
     def __init__(self, one, two):  # cannot be pickled
         super().__init__(f"{one} and {two}")
 
 @faktory.job
 def fails(how):
-    if how == "mine": raise OfMine("this", "that")
+    if how == "mine": raise OwnError("this", "that")
     if how == "discard": raise faktory.Discard("not needed")
     if how == "exit": sys.exit(3)
     if how == "os._exit": os._exit(3)
@@ -67,9 +66,9 @@ def fails(how):
         os.wait()
 
 @faktory.job
-def slow(seconds):
-    note("slow", os.getpid())
-    time.sleep(seconds)
+def held():
+    note("held", os.getpid())
+    hold()
     note("ended")
 
 def closure():
@@ -80,7 +79,7 @@ def work(**options):
     worker = Worker(URL, use_threads=False, **options)
     worker.register("bound", closure(), bind=True)
     @worker.error_handlers.append
-    def tell(error, context):
+    def handler(error, context):
         kind = type(error)
         note("error", kind.__name__, error, isinstance(error, Exception), os.getpid() == MAIN)
     worker.on("exhausted", lambda job, error: note("exhausted", job.jobtype, type(error).__name__))
@@ -90,40 +89,26 @@ MAIN = os.getpid()
 
 
 @pytest.fixture
-def run(server: EmbeddedServer, tmp_path: Path, wait_until: WaitUntil) -> Iterator[Run]:
-    """`run("work(concurrency=2).run()")`: a program with JOBS; nothing of it may be left."""
-    programs: list[Program] = []
-
-    def run(code: str = "work().run()", jobs: str = JOBS) -> Program:
-        programs.append(Program(tmp_path, server.url, jobs + code))
-        return programs[-1]
-
-    yield run
-    try:
-        for program in programs:
-            if program.process.poll() is None:
-                assert program.stop() == 0, program.log
-            wait_until(lambda program=program: not program.processes)
-            assert "Warning" not in program.log, program.log
-    finally:
-        for program in programs:
-            program.end()
+def run(run_program: RunProgram) -> Run:
+    """`run("work(concurrency=2).run()")`: run a program with JOBS."""
+    return lambda code="work().run()": run_program(JOBS + code)
 
 
 def failure(server: EmbeddedServer, jid: str) -> dict[str, Any]:
+    """Return the failure of a job that the server will retry."""
     found: dict[str, Any] = next(job["failure"] for job in server.retries if job["jid"] == jid)
     return found
 
 
-# What runs
+# Jobs that are done
 
 
 def test_decorated_functions_closures_and_bound_tasks_run_in_a_process_that_stays(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+    run: Run, push: Push, reported: Reported
 ) -> None:
     jids = [push("decorated", 1), push("decorated", 2), push("bound", "a"), push("bound", "b")]
     program = run()
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [["ACK"]] * 4)
+    reported(jids, *["ACK"] * 4)
     first, second = [note.split() for note in program.notes if note.startswith("decorated")]
     assert [first[1:3], second[1:3]] == [["1", jids[0]], ["2", jids[1]]]
     assert first[3] == second[3] != str(program.process.pid)
@@ -137,16 +122,16 @@ def test_decorated_functions_closures_and_bound_tasks_run_in_a_process_that_stay
 def test_each_processor_has_a_process_of_its_own(
     run: Run, push: Push, wait_until: WaitUntil
 ) -> None:
-    push("slow", 0.5)
-    push("slow", 0.5)
+    push("held")
+    push("held")
     program = run("work(concurrency=2).run()")
-    wait_until(lambda: program.notes.count("ended") == 2)
-    assert program.notes[2:] == ["ended", "ended"]
-    assert program.notes[0] != program.notes[1]
+    wait_until(lambda: len(set(program.notes)) == 2)  # with the pids of two processes
+    program.release()
+    wait_until(lambda: program.notes[2:] == ["ended", "ended"])
 
 
 def test_the_middleware_runs_around_the_job_in_its_process(
-    run: Run, push: Push, wait_until
+    run: Run, push: Push, wait_until: WaitUntil
 ) -> None:
     push("decorated", 1)
     program = run(
@@ -162,8 +147,8 @@ work().run()
     assert program.notes[0].split()[1] == program.notes[2].split()[-1]
 
 
-def test_what_is_registered_later_is_sent_there_if_it_can_be(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+def test_a_function_registered_after_run_began_is_pickled_or_its_job_fails(
+    server: EmbeddedServer, run: Run, push: Push, reported: Reported
 ) -> None:
     jids = [push("top"), push("inner")]
     run(
@@ -178,12 +163,12 @@ def later():
 worker.run()
 """
     )
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [["ACK"], ["FAIL"]])
+    reported(jids, "ACK", "FAIL")
     assert "register it before" in failure(server, jids[1])["message"]
 
 
 def test_a_job_pushes_and_tracks_itself(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+    run: Run, push: Push, wait_until: WaitUntil, reported: Reported
 ) -> None:
     jid = push("tracked", custom={"track": 1})
     program = run(
@@ -200,78 +185,80 @@ work().run()
 """
     )
     wait_until(lambda: len(program.notes) == 2)
-    wait_until(lambda: [reports(server, each) for each in (jid, program.notes[1])] == [["ACK"]] * 2)
+    reported([jid, program.notes[1]], "ACK", "ACK")
     assert program.notes[0] == "enterprise"
 
 
-# What goes wrong
+# Jobs that fail, and children that die
 
 
 @pytest.mark.parametrize(
     ("how", "errtype", "message"),
     [
-        ("mine", "OfMine", "this and that"),
+        ("mine", "OwnError", "this and that"),
         ("exit", "SystemExit", "3"),
         ("os._exit", "ProcessDied", "ended with exit code 3"),
         ("kill", "ProcessDied", "killed by SIGKILL"),
         ("segfault", "ProcessDied", "killed by SIGSEGV"),
     ],
 )
-def test_a_job_that_fails_or_dies_says_how_and_the_next_one_runs(
+def test_a_job_that_raises_or_dies_fails_with_the_reason_and_the_next_one_runs(
     server: EmbeddedServer,
     run: Run,
     push: Push,
-    wait_until: WaitUntil,
+    reported: Reported,
     how: str,
     errtype: str,
     message: str,
 ) -> None:
-    jid, after = push("fails", how, backtrace=20, retry=1), push("decorated", 1)
+    jids = [push("fails", how, backtrace=20, retry=1), push("decorated", 1)]
     program = run()
-    wait_until(lambda: [reports(server, each) for each in (jid, after)] == [["FAIL"], ["ACK"]])
-    said = failure(server, jid)
-    assert said["errtype"] == errtype
-    assert message in said["message"]
+    reported(jids, "FAIL", "ACK")
+    failed = failure(server, jids[0])
+    assert failed["errtype"] == errtype
+    assert message in failed["message"]
     handled = next(note for note in program.notes if note.startswith("error"))
     assert handled.startswith(f"error {errtype} ")
     assert handled.endswith("True True")
     if how == "mine":
-        assert said["backtrace"][-1].endswith("OfMine: this and that")
-        assert any("program.py" in line for line in said["backtrace"])
+        assert failed["backtrace"][-1].endswith("OwnError: this and that")
+        assert any("program.py" in line for line in failed["backtrace"])
         assert "in fails" in program.log
 
 
-def test_the_last_failure_is_told_as_exhausted(run: Run, push: Push, wait_until) -> None:
+def test_a_job_that_dies_in_its_last_attempt_is_exhausted(
+    run: Run, push: Push, wait_until: WaitUntil
+) -> None:
     push("fails", "kill", retry=0)
     program = run()
     wait_until(lambda: "exhausted fails ProcessDied" in program.notes)
 
 
 def test_a_discarded_job_is_acknowledged(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+    run: Run, push: Push, wait_until: WaitUntil, reported: Reported
 ) -> None:
     jid = push("fails", "discard")
     program = run()
-    wait_until(lambda: reports(server, jid) == ["ACK"])
+    reported(jid, "ACK")
     wait_until(lambda: "discarded" in program.log)
     assert "not needed" in program.log
     assert program.notes == []
 
 
 @pytest.mark.parametrize("how", ["term", "fork"])
-def test_a_stray_term_and_a_fork_do_a_job_no_harm(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil, how: str
+def test_a_stray_term_and_a_fork_do_not_harm_a_job(
+    run: Run, push: Push, reported: Reported, how: str
 ) -> None:
-    jid, after = push("fails", how), push("decorated", 1)
+    jids = [push("fails", how), push("decorated", 1)]
     run()
-    wait_until(lambda: [reports(server, each) for each in (jid, after)] == [["ACK"], ["ACK"]])
+    reported(jids, "ACK", "ACK")
 
 
-def test_a_job_that_writes_into_its_channel_fails_and_the_next_one_is_reported_as_it_ended(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+def test_a_job_that_writes_into_its_channel_fails_and_the_next_ones_are_reported(
+    server: EmbeddedServer, run: Run, push: Push, reported: Reported
 ) -> None:
     jids = [push("writes", text) for text in ("short", "x" * 100_000)]
-    after = [push("decorated", 1), push("fails", "mine")]
+    jids += [push("decorated", 1), push("fails", "mine")]
     run(
         """
 import stat
@@ -288,20 +275,18 @@ def writes(text):
 work().run()
 """
     )
-    wait_until(
-        lambda: (
-            [reports(server, jid) for jid in (*jids, *after)]
-            == [["FAIL"], ["FAIL"], ["ACK"], ["FAIL"]]
-        )
-    )
+    reported(jids, "FAIL", "FAIL", "ACK", "FAIL")
     assert failure(server, jids[0])["errtype"] == "ProcessDied"
     assert "wrote into the descriptor" in failure(server, jids[0])["message"]
-    assert failure(server, after[1])["errtype"] == "OfMine"
+    assert failure(server, jids[3])["errtype"] == "OwnError"
 
 
-def test_children_that_finish_no_job_come_later_each_time(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+def test_children_that_finish_no_job_are_started_later_each_time(
+    run: Run, push: Push, reported: Reported
 ) -> None:
+    def attempts() -> list[str]:
+        return [note for note in program.notes if note.startswith("attempt")]
+
     jids = [push("fails", "kill") for _ in range(4)]
     program = run(
         """
@@ -311,27 +296,21 @@ def backoff(attempt, random):
 work(timing=Timing(backoff=backoff)).run()
 """
     )
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [["FAIL"]] * 4)
-    notes = [note for note in program.notes if note.startswith("attempt")]
-    assert notes == ["attempt 1", "attempt 2", "attempt 3"]
-    well = push("decorated", 1)
-    wait_until(lambda: reports(server, well) == ["ACK"])
-    again = push("fails", "kill")
-    wait_until(lambda: reports(server, again) == ["FAIL"])
-    after = push("decorated", 2)
-    wait_until(lambda: reports(server, after) == ["ACK"])
-    notes = [note for note in program.notes if note.startswith("attempt")]
-    assert notes == ["attempt 1", "attempt 2", "attempt 3", "attempt 4"]
+    reported(jids, *["FAIL"] * 4)
+    assert attempts() == ["attempt 1", "attempt 2", "attempt 3"]
+    reported(push("decorated", 1), "ACK")
+    reported(push("fails", "kill"), "FAIL")
+    reported(push("decorated", 2), "ACK")
+    assert attempts() == ["attempt 1", "attempt 2", "attempt 3", "attempt 4"]
 
 
 def test_a_job_waits_while_the_worker_has_no_descriptor_for_its_process(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+    run: Run, push: Push, reported: Reported
 ) -> None:
     jid = push("decorated", 1)
     program = run(
         """
 import resource
-worker = work(timing=Timing(backoff=lambda *_: 0.05))
 held = []
 def exhaust():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -341,131 +320,138 @@ def exhaust():
     except OSError:
         pass
     for _ in range(2): os.close(held.pop())  # for the connections to the server
-    def release():
-        time.sleep(0.5)
-        while held: os.close(held.pop())
-    threading.Thread(target=release, daemon=True).start()
+def backoff(*_):
+    while held: os.close(held.pop())
+    return 0.05
+worker = work(timing=Timing(backoff=backoff))
 worker.on("startup", exhaust)
 worker.run()
 """
     )
-    wait_until(lambda: reports(server, jid))
-    assert reports(server, jid) == ["ACK"]
+    reported(jid, "ACK")
     assert "the system gives no process" in program.log
     assert "Too many open files" in program.log
 
 
-def test_one_child_that_is_killed_takes_no_other_job_down(
+def test_a_child_that_is_killed_fails_its_own_job_only(
     server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
 ) -> None:
-    jids = [push("slow", 1), push("slow", 1)]
+    jids = [push("held"), push("held")]
     program = run("work(concurrency=2).run()")
     wait_until(lambda: len(program.notes) == 2)
     os.kill(int(program.notes[0].split()[1]), signal.SIGKILL)
+    wait_until(lambda: sorted(reports(server, jid) for jid in jids) == [[], ["FAIL"]])
+    program.release()
     wait_until(lambda: sorted(reports(server, jid) for jid in jids) == [["ACK"], ["FAIL"]])
 
 
 def test_a_child_that_dies_between_two_jobs_fails_no_job(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+    run: Run, push: Push, wait_until: WaitUntil, reported: Reported
 ) -> None:
     first = push("decorated", 1)
     program = run()
-    wait_until(lambda: reports(server, first) == ["ACK"])
+    reported(first, "ACK")
     os.kill(int(program.notes[-1].split()[-1]), signal.SIGKILL)
     wait_until(lambda: len(program.processes) == 1)
-    second = push("decorated", 2)
-    wait_until(lambda: reports(server, second))
-    assert reports(server, second) == ["ACK"]
+    reported(push("decorated", 2), "ACK")
 
 
-# Limits and ends
+# Time limits, and how workers and their processes end
 
 
-def test_a_time_limit_strikes_in_a_sleep(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+def test_a_time_limit_interrupts_a_sleep(
+    server: EmbeddedServer, run: Run, push: Push, reported: Reported
 ) -> None:
-    jid, after = push("limited", "docile"), push("decorated", 1)
+    jids = [push("limited", "docile"), push("decorated", 1)]
     program = run()
-    wait_until(lambda: [reports(server, each) for each in (jid, after)] == [["FAIL"], ["ACK"]])
-    assert failure(server, jid)["errtype"] == "TimeLimitExceeded"
+    reported(jids, "FAIL", "ACK")
+    assert failure(server, jids[0])["errtype"] == "TimeLimitExceeded"
     assert program.notes.count("interrupted") == 1
     assert "killed" not in program.log
 
 
 def test_a_job_that_goes_on_after_its_time_limit_is_killed(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+    server: EmbeddedServer, run: Run, push: Push, reported: Reported
 ) -> None:
-    jid, after = push("limited", "stubborn"), push("decorated", 1)
-    program = run(
-        """
-work(timing=Timing(time_limit_grace=0.2)).run()
-"""
-    )
-    wait_until(lambda: [reports(server, each) for each in (jid, after)] == [["FAIL"], ["ACK"]])
-    said = failure(server, jid)
-    assert said["errtype"] == "TimeLimitExceeded"
-    assert "did not end within 0.2 s, and was killed" in said["message"]
+    jids = [push("limited", "stubborn"), push("decorated", 1)]
+    program = run("work(timing=Timing(time_limit_grace=0.2)).run()")
+    reported(jids, "FAIL", "ACK")
+    failed = failure(server, jids[0])
+    assert failed["errtype"] == "TimeLimitExceeded"
+    assert "did not end within 0.2 s, and was killed" in failed["message"]
     assert "error TimeLimitExceeded" in "".join(program.notes)
 
 
-@pytest.mark.parametrize("how", ["docile", "stubborn"])
+@pytest.mark.parametrize(("how", "kill_grace"), [("docile", 5.0), ("stubborn", 0.2)])
 def test_at_the_end_of_the_grace_period_a_job_fails_with_shutdown_and_no_process_is_left(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil, how: str
+    server: EmbeddedServer,
+    run: Run,
+    push: Push,
+    wait_until: WaitUntil,
+    how: str,
+    kill_grace: float,
 ) -> None:
-    jid = push("held", how)
+    jid = push("waits", how)
     program = run(
-        """
+        f"""
 @faktory.job
-def held(how):
-    note("held")
+def waits(how):
+    note("waits")
     try:
         time.sleep(30)
     except faktory.Shutdown:
         while how == "stubborn":
             time.sleep(30)
         raise
-work(disconnect_wait=0.1).run()
+timing = Timing(kill_grace={kill_grace}, shutdown_grace=10.0)
+work(disconnect_wait=0.1, timing=timing).run()
 """
     )
-    wait_until(lambda: "held" in program.notes)
+    wait_until(lambda: "waits" in program.notes)
     assert program.stop() == 0
     assert reports(server, jid) == ["FAIL"]
-    said = failure(server, jid)
-    assert said["errtype"] == "Shutdown"
-    assert ("was killed" in said["message"]) is (how == "stubborn")
+    failed = failure(server, jid)
+    assert failed["errtype"] == "Shutdown"
+    assert ("was killed" in failed["message"]) is (how == "stubborn")
 
 
-def test_a_job_that_outlives_its_reservation_is_killed_not_abandoned(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+def test_the_process_of_an_overdue_job_is_killed_and_no_thread_is_abandoned(
+    run: Run, push: Push, wait_until: WaitUntil, reported: Reported
 ) -> None:
-    push("slow", 60)
+    push("overdue")
     program = run(
         """
-from faktory.jobs import context
-context.LEAST_RESERVE = context.DEFAULT_RESERVE = 0.5
+@faktory.job
+def overdue():
+    note("overdue", os.getpid())
+    current_job().on_more_time(0.0)  # the reservation ended long ago
+    time.sleep(60)
 work(timing=Timing(check_interval=0.02)).run()
 """
     )
     wait_until(lambda: "It is killed, unreported" in program.log)
     pid = int(program.notes[0].split()[1])
     wait_until(lambda: pid not in program.processes)
-    after = push("fails", "well")
-    wait_until(lambda: reports(server, after) == ["ACK"])
+    reported(push("fails", "well"), "ACK")
 
 
 def test_a_term_to_the_whole_group_lets_jobs_end(
     server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
 ) -> None:
-    jid = push("slow", 0.5)
+    jid = push("held")
     program = run()
     wait_until(lambda: program.notes)
     os.killpg(program.process.pid, signal.SIGTERM)
+    wait_until(lambda: "Shutdown: waiting up to 15 seconds for 1 jobs" in program.log)
+    program.release()
     assert program.process.wait(10) == 0
     assert reports(server, jid) == ["ACK"]
 
 
-def test_a_worker_that_is_killed_leaves_no_process(run: Run, push: Push, wait_until) -> None:
-    push("slow", 60)
+def test_a_worker_that_is_killed_leaves_no_process(
+    run: Run, push: Push, wait_until: WaitUntil
+) -> None:
+    push("held")
     push("decorated", 1)
     program = run("work(concurrency=2).run()")
     wait_until(lambda: len(program.notes) == 3)
@@ -475,24 +461,25 @@ def test_a_worker_that_is_killed_leaves_no_process(run: Run, push: Push, wait_un
     wait_until(lambda: not program.processes)
 
 
-def test_a_worker_whose_fork_server_is_killed_fails_its_jobs_and_ends_with_an_error(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+def test_a_worker_whose_fork_server_is_killed_fails_the_next_job_and_ends_with_an_error(
+    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil, reported: Reported
 ) -> None:
-    jid = push("slow", 1)
+    jid = push("held")
     program = run()
     wait_until(lambda: program.notes)
     child = int(program.notes[0].split()[1])
     (fork_server,) = set(program.processes) - {child}
     os.kill(fork_server, signal.SIGKILL)
-    wait_until(lambda: reports(server, jid))
+    program.release()
+    reported(jid, "ACK")
     os.kill(child, signal.SIGKILL)
-    after = push("slow", 0)
+    after = push("held")
     assert program.process.wait(10) == 1
     assert reports(server, after) == ["FAIL"]
     assert "Start the worker again" in program.log
 
 
-def test_what_a_job_prints_is_there_once(
+def test_the_output_of_a_job_is_printed_once(
     server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
 ) -> None:
     jids = [push("prints", number) for number in range(2)]
@@ -510,28 +497,29 @@ work().run()
     assert program.log.count("beforehand") == program.log.count("printed 0") == 1
 
 
-def test_what_a_job_leaves_running_does_not_hide_that_its_process_died(
+def test_processes_that_a_job_started_do_not_hide_that_its_process_died(
     server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
 ) -> None:
-    jid = push("leaves")
+    jid = push("starts")
     program = run(
         """
 @faktory.job
-def leaves():
-    os.system("sleep 3 &")
+def starts():
+    os.system(f"until [ -e {OUT}.released ]; do sleep 0.05; done &")
     if os.fork() == 0:
-        time.sleep(3)
+        hold()
         os._exit(0)
     os.kill(os.getpid(), signal.SIGKILL)
 work().run()
 """
     )
     wait_until(lambda: reports(server, jid) == ["FAIL"])
-    assert len(program.processes) >= 3  # the fork_server and what was left
+    assert len(program.processes) >= 3  # the fork server, and those that the job started
+    program.release()
 
 
 def test_a_job_waits_until_the_system_gives_a_process(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+    run: Run, push: Push, reported: Reported
 ) -> None:
     jid = push("decorated", 1)
     program = run(
@@ -544,11 +532,11 @@ os.fork = seldom
 work(timing=Timing(backoff=lambda *_: 0.01)).run()
 """
     )
-    wait_until(lambda: reports(server, jid) == ["ACK"])
+    reported(jid, "ACK")
     assert program.log.count("the system gives no process") == 2
 
 
-def test_threads_that_are_there_already_are_warned_of(
+def test_other_threads_at_the_start_are_logged_as_a_warning(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil
 ) -> None:
     program = run(

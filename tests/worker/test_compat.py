@@ -1,4 +1,4 @@
-"""A worker as programs written for faktory 1.0.0 make it."""
+"""Workers as programs for faktory 1.0.0 make them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 from faktory import Worker
 from faktory.worker import Task
 
+from .conftest import count
 
-def test_the_arguments_of_1_0_0_are_taken():
+
+def test_the_arguments_of_1_0_0_are_accepted():
     log = logging.getLogger("mine")
     worker = Worker(
         "tcp://:secret@somewhere:7500",
@@ -47,18 +49,18 @@ def test_the_defaults_are_those_of_1_0_0():
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "options",
     [{"use_threads": False}, {"executor": ProcessPoolExecutor}, {"executor": ThreadPoolExecutor}],
 )
-def test_where_jobs_run_may_be_chosen_as_in_1_0_0(asked):
-    assert Worker("tcp://somewhere", **asked).busy == 0
+def test_processes_and_executors_are_chosen_as_in_1_0_0(options):
+    assert Worker("tcp://somewhere", **options).busy == 0
 
 
-def test_no_labels_are_none():
+def test_labels_may_be_none():
     assert Worker("tcp://somewhere", labels=None).labels == []
 
 
-def test_an_argument_that_nobody_knows_is_a_type_error():
+def test_an_unknown_argument_is_a_type_error():
     with pytest.raises(TypeError):
         Worker("tcp://somewhere", concurency=2)
 
@@ -85,16 +87,16 @@ def test_tasks_are_registered_replaced_and_forgotten():
 
 
 class Mine(Worker):
-    """Overrides what 1.0.0 said may be overridden."""
+    """Overrides the methods that may be overridden in 1.0.0."""
 
     send_heartbeat_every = 0.05
-    asked = 0
+    calls = 0
 
     def get_worker_id(self) -> str:
         return f"mine-{self.get_queues()[0]}-{self.concurrency}-{self.labels[0]}"
 
     def get_queues(self):
-        self.asked += 1
+        self.calls += 1
         return ["other"]
 
 
@@ -107,9 +109,9 @@ def test_the_hooks_of_1_0_0_may_be_overridden_and_run_returns(server, push, star
     running = start(worker)
     wait_until(lambda: len(ran) == 2)
     assert ran == [(jids[0], 1, 2), (jids[1], 3)]
-    # FETCH waits for 0.1 s here, and 1.0.0's heartbeat would come every 15.
-    wait_until(lambda: [verb for verb, _ in server.commands].count("BEAT") > 2)
-    assert worker.asked > 2
+    # FETCH waits 0.1 s here; the second heartbeat of 1.0.0 would come after 15 s.
+    wait_until(lambda: count(server, "BEAT") > 2)
+    assert worker.calls > 2
     worker.disconnect()
     running.join()
     assert worker.is_quiet

@@ -1,6 +1,9 @@
+"""Handlers of events, and when a worker calls them."""
+
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,18 +18,31 @@ from faktory.worker import events as events_module
 from faktory.worker.events import Event, Events
 from faktory.worker.timing import Timing
 
-from .conftest import Push, Start, WaitUntil, messages, reports, spin
+from .conftest import (
+    Held,
+    Push,
+    Reported,
+    Start,
+    WaitUntil,
+    count,
+    fail,
+    make_worker,
+    messages,
+    reports,
+    spin,
+    succeed,
+)
 
 LOG = logging.getLogger("test.events")
 RETRY_DELAY = 50
-"""Seconds until the first retry at most, and too few for a worker to be given up as silent."""
+"""Seconds: the first retry is due by then, and the server does not give up a silent worker yet."""
 
 ALL: list[Event] = ["startup", "quiet", "shutdown", "exhausted"]
 
 
 @pytest.fixture(autouse=True)
 def own_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test has the process told of is told to nobody in the next one."""
+    """Let each test begin without handlers of the process."""
     monkeypatch.setattr(events_module.of_process, "_handlers", [])
     yield
     monkeypatch.undo()
@@ -40,43 +56,43 @@ def own_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("event", "order"),
     [("startup", "abcd"), ("quiet", "dcba"), ("shutdown", "dcba"), ("exhausted", "abcd")],
 )
-def test_what_begins_is_told_in_order_and_what_ends_in_reverse(event: Event, order: str) -> None:
-    told: list[str] = []
+def test_handlers_of_an_end_are_called_in_reverse(event: Event, order: str) -> None:
+    calls: list[str] = []
     process = Events()
     worker = Events(process)
-    worker.on(event, lambda: told.append("c"))
-    process.on(event, lambda: told.append("a"))
-    worker.on(event, lambda: told.append("d"))
-    process.on(event, lambda: told.append("b"))
+    worker.on(event, lambda: calls.append("c"))
+    process.on(event, lambda: calls.append("a"))
+    worker.on(event, lambda: calls.append("d"))
+    process.on(event, lambda: calls.append("b"))
     worker.fire(LOG, event)
-    assert "".join(told) == order
+    assert "".join(calls) == order
 
 
 @pytest.mark.parametrize("event", ALL)
-def test_a_handler_is_told_of_its_own_event_alone(event: Event) -> None:
-    told: list[str] = []
+def test_a_handler_is_called_on_its_own_event_only(event: Event) -> None:
+    calls: list[str] = []
     events = Events()
     for each in ALL:
-        events.on(each, lambda *_, each=each: told.append(each))
+        events.on(each, lambda *_, each=each: calls.append(each))
     events.fire(LOG, event, 1, 2)
-    assert told == [event]
+    assert calls == [event]
 
 
-def test_a_handler_gets_what_the_event_is_about() -> None:
-    told: list[object] = []
+def test_a_handler_gets_the_arguments_of_the_event() -> None:
+    calls: list[object] = []
     events = Events()
-    events.on("exhausted", lambda *about: told.append(about))
+    events.on("exhausted", lambda *args: calls.append(args))
     events.fire(LOG, "exhausted", "job", "error")
-    assert told == [("job", "error")]
+    assert calls == [("job", "error")]
 
 
-def test_a_handler_of_one_worker_is_not_told_of_another() -> None:
-    told: list[str] = []
+def test_a_handler_of_one_worker_is_not_called_by_another() -> None:
+    calls: list[str] = []
     process = Events()
-    Events(process).on("startup", lambda: told.append("other"))
-    process.on("startup", lambda: told.append("all"))
+    Events(process).on("startup", lambda: calls.append("other"))
+    process.on("startup", lambda: calls.append("all"))
     Events(process).fire(LOG, "startup")
-    assert told == ["all"]
+    assert calls == ["all"]
 
 
 def test_on_returns_the_handler() -> None:
@@ -87,7 +103,7 @@ def test_on_returns_the_handler() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "told"),
+    ("event", "message"),
     [
         ("start", "there is no event 'start': is it startup?"),
         ("shut_down", "is it shutdown?"),
@@ -96,21 +112,20 @@ def test_on_returns_the_handler() -> None:
         (None, "there is no event None"),
     ],
 )
-def test_an_event_there_is_not_is_refused_with_the_closest_one(event: Any, told: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        Events().on(event, lambda: None)
-    assert told in str(caught.value)
+def test_an_unknown_event_is_an_error_with_the_closest_one(event: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Events().on(event, succeed)
 
 
 async def waits() -> None: ...
 
 
-def test_an_async_handler_is_refused() -> None:
+def test_an_async_handler_is_an_error() -> None:
     with pytest.raises(TypeError, match=r"waits .* is an async function, and nothing awaits it"):
         Events().on("startup", waits)
 
 
-def test_a_handler_that_cannot_be_called_is_refused() -> None:
+def test_a_handler_that_is_not_callable_is_an_error() -> None:
     events = Events()
     with pytest.raises(TypeError, match="'mail' is not callable"):
         events.on("startup", "mail")  # type: ignore[type-var]
@@ -118,110 +133,105 @@ def test_a_handler_that_cannot_be_called_is_refused() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError, SystemExit, KeyboardInterrupt, faktory.Shutdown])
-def test_a_handler_that_raises_is_logged_and_keeps_no_other_from_being_told(
+def test_a_handler_that_raises_is_logged_and_the_next_one_is_called(
     error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[str] = []
+    calls: list[str] = []
 
-    def fail() -> None:
+    def broken() -> None:
         raise error
 
     events = Events()
-    events.on("startup", lambda: told.append("before"))
-    events.on("startup", fail)
-    events.on("startup", lambda: told.append("behind"))
+    events.on("startup", lambda: calls.append("before"))
+    events.on("startup", broken)
+    events.on("startup", lambda: calls.append("after"))
     events.fire(LOG, "startup")
-    assert told == ["before", "behind"]
+    assert calls == ["before", "after"]
     (record,) = caplog.records
     assert "a handler of 'startup' raised" in record.message
-    assert "fail" in record.message
+    assert "broken" in record.message
     assert record.exc_info is not None
     assert record.exc_info[0] is error
 
 
 def test_a_handler_may_add_another_for_the_next_time() -> None:
-    told: list[str] = []
+    calls: list[str] = []
     events = Events()
-    events.on("startup", lambda: events.on("startup", lambda: told.append("added")))
+    events.on("startup", lambda: events.on("startup", lambda: calls.append("added")))
     events.fire(LOG, "startup")
-    assert told == []
+    assert calls == []
     events.fire(LOG, "startup")
-    assert told == ["added"]
+    assert calls == ["added"]
 
 
-# What a worker tells
+# The events of a worker
 
 
 @pytest.fixture
-def told() -> list[str]:
-    """What was told to handlers of the process ("all ...") and of `worker`."""
+def calls() -> list[str]:
+    """The calls of handlers of the process ("all ...") and of `worker`."""
     return []
 
 
 @pytest.fixture
-def worker(server: EmbeddedServer, told: list[str]) -> Worker:
-    worker = Worker(server.url, disconnect_wait=0.05)
+def worker(server: EmbeddedServer, calls: list[str]) -> Worker:
+    worker = make_worker(server.url, {"fail": fail, "work": succeed}, disconnect_wait=0.05)
     for event in ALL:
-        faktory.on(event, lambda *_, event=event: told.append(f"all {event}"))
-        worker.on(event, lambda *_, event=event: told.append(event))
+        faktory.on(event, lambda *_, event=event: calls.append(f"all {event}"))
+        worker.on(event, lambda *_, event=event: calls.append(event))
     return worker
 
 
 LIFE = ["all startup", "startup", "quiet", "all quiet", "shutdown", "all shutdown"]
 
 
-def test_a_life_is_told_once_each_and_quiet_before_shutdown(
-    worker: Worker, start: Start, told: list[str], wait_until: WaitUntil
+def test_each_event_of_a_life_comes_once_and_quiet_before_shutdown(
+    worker: Worker, start: Start, calls: list[str], wait_until: WaitUntil
 ) -> None:
     running = start(worker)
-    wait_until(lambda: told)
+    wait_until(lambda: calls)
     running.stop()
-    assert told == LIFE
+    assert calls == LIFE
 
 
-def test_a_worker_that_was_quiet_before_tells_so_once(
-    worker: Worker, start: Start, told: list[str], wait_until: WaitUntil
+def test_quiet_comes_once_if_the_worker_is_stopped_later(
+    worker: Worker, start: Start, calls: list[str], wait_until: WaitUntil
 ) -> None:
     running = start(worker)
     worker.quiet()
     worker.quiet()
-    wait_until(lambda: "all quiet" in told)
-    assert told == LIFE[:4]
+    wait_until(lambda: "all quiet" in calls)
+    assert calls == LIFE[:4]
     worker.stop()
     worker.disconnect()
     running.stop()
-    assert told == LIFE
+    assert calls == LIFE
 
 
-def test_a_worker_stopped_before_it_runs_tells_its_whole_life(
-    worker: Worker, told: list[str]
+def test_a_worker_that_is_stopped_before_it_runs_fires_every_event(
+    worker: Worker, calls: list[str]
 ) -> None:
     worker.stop()
     worker.run()
-    assert told == LIFE
+    assert calls == LIFE
 
 
-def test_startup_is_told_before_any_job_is_fetched(
-    server: EmbeddedServer, worker: Worker, start: Start, push: Push, wait_until: WaitUntil
+def test_startup_comes_before_the_first_fetch(
+    server: EmbeddedServer, worker: Worker, start: Start, push: Push, reported: Reported
 ) -> None:
-    fetched: list[object] = []
-    worker.register("work", lambda: None)
-    worker.on(
-        "startup",
-        lambda: fetched.extend(verb for verb, _ in server.commands if verb == "FETCH"),
-    )
+    fetches: list[int] = []
+    worker.on("startup", lambda: fetches.append(count(server, "FETCH")))
     jid = push("work")
     start(worker)
-    wait_until(lambda: reports(server, jid) == ["ACK"])
-    assert fetched == []
+    reported(jid, "ACK")
+    assert fetches == [0]
 
 
-def test_a_job_that_runs_is_waited_for_after_shutdown_was_told(
+def test_shutdown_comes_before_the_worker_waits_for_running_jobs(
     server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
 ) -> None:
     stopping = threading.Event()
-    worker = Worker(server.url)
-    worker.register("work", lambda: stopping.wait(10))
+    worker = make_worker(server.url, {"work": lambda: stopping.wait(10)})
     worker.on("shutdown", stopping.set)
     jid = push("work")
     running = start(worker)
@@ -230,43 +240,41 @@ def test_a_job_that_runs_is_waited_for_after_shutdown_was_told(
     assert reports(server, jid) == ["ACK"]
 
 
-def test_a_handler_may_stop_the_worker(worker: Worker, told: list[str]) -> None:
+def test_a_handler_may_stop_the_worker(worker: Worker, calls: list[str]) -> None:
     worker.on("startup", worker.stop)
     worker.run()
-    assert told == LIFE
+    assert calls == LIFE
 
 
 @pytest.mark.parametrize("error", [KeyError, SystemExit])
-def test_handlers_that_raise_do_a_worker_no_harm(
-    server: EmbeddedServer,
+def test_handlers_that_raise_do_not_harm_the_worker(
     worker: Worker,
-    told: list[str],
+    calls: list[str],
     start: Start,
     push: Push,
-    wait_until: WaitUntil,
+    reported: Reported,
     caplog: pytest.LogCaptureFixture,
     error: type[BaseException],
 ) -> None:
-    def fail(*_: object) -> None:
+    def broken(*_: object) -> None:
         raise error
 
     for event in ALL:
-        worker.on(event, fail)
-    worker.register("fail", fail)
-    worker.register("work", lambda: None)
+        worker.on(event, broken)
+    worker.register("fail", broken)
     jids = [push("fail", retry=0), push("work")]
     running = start(worker)
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [["FAIL"], ["ACK"]])
+    reported(jids, "FAIL", "ACK")
     running.stop()
-    assert [each for each in told if "exhausted" not in each] == LIFE
+    assert [each for each in calls if "exhausted" not in each] == LIFE
     assert len(messages(caplog, "a handler of")) == 4
 
 
-# Jobs that fail for good
+# Jobs that fail their last attempt
 
 
-class Heard:
-    """A handler of "exhausted": keeps what it heard, and what the server knew of it then."""
+class Exhausted:
+    """A handler of "exhausted": keeps its arguments, its thread, and the job's reports by then."""
 
     def __init__(self, server: EmbeddedServer) -> None:
         self.server = server
@@ -281,136 +289,110 @@ class Heard:
         self.reported += reports(self.server, job.jid)
         self.threads.append(threading.current_thread().name)
 
+    @property
+    def jids(self) -> list[str]:
+        return [job.jid for job in self.jobs]
+
 
 @pytest.fixture
-def heard(server: EmbeddedServer) -> Heard:
-    return Heard(server)
-
-
-def fail() -> None:
-    raise KeyError("lost")
+def exhausted(server: EmbeddedServer) -> Exhausted:
+    """The handler of "exhausted" of the process."""
+    handler = Exhausted(server)
+    faktory.on("exhausted", handler)
+    return handler
 
 
 @pytest.mark.parametrize("retry", [0, -1])
 def test_a_job_that_is_not_retried_is_exhausted_before_its_failure_is_reported(
-    server: EmbeddedServer,
-    heard: Heard,
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
-    retry: int,
+    exhausted: Exhausted, start: Start, push: Push, reported: Reported, retry: int
 ) -> None:
-    worker = Worker(server.url)
-    worker.register("fail", fail)
-    worker.on("exhausted", heard)
     jid = push("fail", retry=retry)
-    start(worker)
-    wait_until(lambda: reports(server, jid) == ["FAIL"])
-    assert [job.jid for job in heard.jobs] == [jid]
-    assert repr(heard.errors) == "[KeyError('lost')]"
-    assert heard.reported == []
-    assert heard.threads == ["faktory-1"]
+    start({"fail": fail})
+    reported(jid, "FAIL")
+    assert exhausted.jids == [jid]
+    assert repr(exhausted.errors) == "[KeyError('lost')]"
+    assert exhausted.reported == []
+    assert exhausted.threads == ["faktory-1"]
 
 
-def test_only_the_last_of_several_attempts_is_told(
-    server: EmbeddedServer, heard: Heard, start: Start, push: Push, wait_until: WaitUntil
+def test_only_the_last_of_several_attempts_is_exhausted(
+    server: EmbeddedServer, exhausted: Exhausted, start: Start, push: Push, wait_until: WaitUntil
 ) -> None:
-    worker = Worker(server.url)
-    worker.register("fail", fail)
-    worker.on("exhausted", heard)
     jid = push("fail", retry=1)
-    start(worker)
+    start({"fail": fail})
     wait_until(lambda: server.retries)
-    assert heard.jobs == []
+    assert exhausted.jobs == []
     server.travel(RETRY_DELAY)
     wait_until(lambda: [job["jid"] for job in server.dead] == [jid])
-    assert [(job.jid, job.attempt) for job in heard.jobs] == [(jid, 2)]
-    assert heard.reported == ["FAIL"]
+    assert [(job.jid, job.attempt) for job in exhausted.jobs] == [(jid, 2)]
+    assert exhausted.reported == ["FAIL"]
 
 
-def test_neither_success_nor_discard_is_told(
-    server: EmbeddedServer, heard: Heard, start: Start, push: Push, wait_until: WaitUntil
+def test_a_job_that_is_done_or_discarded_is_not_exhausted(
+    exhausted: Exhausted, start: Start, push: Push, reported: Reported
 ) -> None:
     def discard() -> None:
-        raise faktory.Discard("of no use")
+        raise faktory.Discard("not needed")
 
-    worker = Worker(server.url)
-    worker.register("discard", discard)
-    worker.register("work", lambda: None)
-    worker.on("exhausted", heard)
     jids = [push("discard", retry=0), push("work", retry=0)]
-    start(worker)
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [["ACK"], ["ACK"]])
-    assert heard.jobs == []
+    start({"discard": discard, "work": succeed})
+    reported(jids, "ACK", "ACK")
+    assert exhausted.jobs == []
 
 
 def test_a_job_of_an_unknown_type_is_exhausted_too(
-    server: EmbeddedServer, heard: Heard, start: Start, push: Push, wait_until: WaitUntil
+    exhausted: Exhausted, start: Start, push: Push, reported: Reported
 ) -> None:
-    faktory.on("exhausted", heard)
     jid = push("unknown", retry=0)
-    start(Worker(server.url))
-    wait_until(lambda: reports(server, jid) == ["FAIL"])
-    assert [
-        (job.jid, type(error).__name__) for job, error in zip(heard.jobs, heard.errors, strict=True)
-    ] == [(jid, "UnknownJob")]
+    start()
+    reported(jid, "FAIL")
+    assert exhausted.jids == [jid]
+    assert [type(error).__name__ for error in exhausted.errors] == ["UnknownJob"]
 
 
 def test_a_job_that_is_interrupted_in_its_last_attempt_is_exhausted(
-    server: EmbeddedServer, heard: Heard, start: Start, push: Push, wait_until: WaitUntil
+    server: EmbeddedServer, exhausted: Exhausted, start: Start, push: Push, wait_until: WaitUntil
 ) -> None:
-    worker = Worker(server.url, disconnect_wait=0.05)
-    worker.register("spin", spin)
-    worker.on("exhausted", heard)
     jid = push("spin", retry=0)
-    running = start(worker)
-    wait_until(lambda: server.working)
+    running = start({"spin": spin}, disconnect_wait=0.05)
+    wait_until(lambda: running.worker.busy)
     running.stop()
     assert reports(server, jid) == ["FAIL"]
-    assert [
-        (job.jid, type(error)) for job, error in zip(heard.jobs, heard.errors, strict=True)
-    ] == [(jid, faktory.Shutdown)]
-    assert heard.reported == []
+    assert exhausted.jids == [jid]
+    assert [type(error) for error in exhausted.errors] == [faktory.Shutdown]
+    assert exhausted.reported == []
 
 
 @pytest.mark.parametrize(("retry", "times"), [(0, 1), (3, 0)])
 def test_a_job_that_does_not_end_at_shutdown_is_exhausted_once_if_it_was_its_last_attempt(
     server: EmbeddedServer,
-    heard: Heard,
+    exhausted: Exhausted,
     start: Start,
     push: Push,
     wait_until: WaitUntil,
+    held: Held,
     caplog: pytest.LogCaptureFixture,
     retry: int,
     times: int,
 ) -> None:
-    go_on = threading.Event()
-    worker = Worker(server.url, disconnect_wait=0.05, timing=Timing(shutdown_grace=0.05))
-    worker.register("stuck", lambda: go_on.wait(10))  # one call into C: no interrupt gets in there
-    worker.on("exhausted", heard)
     jid = push("stuck", retry=retry)
-    running = start(worker)
-    wait_until(lambda: server.working)
+    timing = Timing(shutdown_grace=0.05)
+    running = start({"stuck": held.hold}, disconnect_wait=0.05, timing=timing)
+    wait_until(lambda: running.worker.busy)
     running.stop()
     assert reports(server, jid) == ["FAIL"]
-    go_on.set()  # the interrupt hits it now
+    held.release()  # the interrupt is raised now
     wait_until(lambda: messages(caplog, "too late to be reported"))
-    assert [job.jid for job in heard.jobs] == [jid] * times
-    assert [type(error) for error in heard.errors] == [faktory.Shutdown] * times
-    assert heard.reported == []
+    assert exhausted.jids == [jid] * times
+    assert [type(error) for error in exhausted.errors] == [faktory.Shutdown] * times
+    assert exhausted.reported == []
 
 
 def test_a_handler_sees_the_job_as_the_current_one(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+    worker: Worker, start: Start, push: Push, wait_until: WaitUntil
 ) -> None:
     seen: list[bool] = []
-
-    def look(job: JobContext, error: BaseException) -> None:
-        seen.append(faktory.current_job() is job)
-
-    worker = Worker(server.url)
-    worker.register("fail", fail)
-    worker.on("exhausted", look)
+    worker.on("exhausted", lambda job, error: seen.append(faktory.current_job() is job))
     push("fail", retry=0)
     start(worker)
     wait_until(lambda: seen == [True])

@@ -1,9 +1,11 @@
-"""Time limits, reservations, replaced threads, and what is told of them."""
+"""Time limits, reservations, replaced threads, error handlers, and jobs that raise odd errors."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,43 +14,48 @@ from typing import Any
 import pytest
 
 import faktory
-from faktory import Client, Worker
+from faktory import Client
 from faktory.exceptions import Shutdown, TimeLimitExceeded
-from faktory.jobs import context
 from faktory.server import EmbeddedServer
 from faktory.worker.processor import Processor
 from faktory.worker.timing import Timing
 
-from .conftest import Push, Start, WaitUntil, messages, reports, spin, threads_left
+from .conftest import (
+    Held,
+    Push,
+    Reported,
+    Start,
+    WaitUntil,
+    count,
+    end_reservation,
+    fail,
+    make_worker,
+    messages,
+    reports,
+    spin,
+    succeed,
+    threads_left,
+)
 
 QUICK = Timing(check_interval=0.02)
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker takes a reservation to last 0.1 s, the server as ever."""
-    monkeypatch.setattr(context, "LEAST_RESERVE", 0.1)
-    monkeypatch.setattr(context, "DEFAULT_RESERVE", 0.1)
 
 
 # Time limits
 
 
-def test_a_job_that_outlives_its_time_limit_fails_with_that_and_the_thread_goes_on(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+def test_a_job_that_exceeds_its_time_limit_fails_and_its_thread_goes_on(
+    server: EmbeddedServer, start: Start, push: Push, reported: Reported
 ) -> None:
     faktory.job(name="spin", time_limit=0.05)(spin)
-    worker = Worker(server.url)
-    worker.register("work", lambda: None)
     jids = [push("spin"), push("work")]
-    start(worker)
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [["FAIL"], ["ACK"]])
+    running = start({"work": succeed})
+    reported(jids, "FAIL", "ACK")
     assert server.retries[0]["failure"]["errtype"] == "TimeLimitExceeded"
-    assert worker.replaced == 0
+    assert running.worker.replaced == 0
 
 
-def test_a_job_may_catch_its_time_limit_which_strikes_once(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+def test_a_job_may_catch_its_time_limit_which_is_raised_once(
+    start: Start, push: Push, reported: Reported
 ) -> None:
     caught: list[float] = []
 
@@ -62,46 +69,48 @@ def test_a_job_may_catch_its_time_limit_which_strikes_once(
             time.sleep(0.001)
 
     jid = push("tidy")
-    start(Worker(server.url))
-    wait_until(lambda: reports(server, jid) == ["ACK"])
+    start()
+    reported(jid, "ACK")
     assert len(caught) == 1
 
 
-def test_a_time_limit_is_no_concern_of_the_next_job(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
-) -> None:
-    faktory.job(name="quick", time_limit=0.1)(lambda: None)
-    worker = Worker(server.url)
-    worker.register("slow", lambda: [time.sleep(0.005) for _ in range(50)])
+def test_a_time_limit_ends_with_its_job(start: Start, push: Push, reported: Reported) -> None:
+    began: list[float] = []
+    faktory.job(name="quick", time_limit=0.5)(lambda: began.append(time.monotonic()))
+
+    def slow() -> None:
+        while time.monotonic() < began[0] + 0.6:
+            time.sleep(0.005)
+
     jids = [push("quick"), push("slow")]
-    start(worker)
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [["ACK"], ["ACK"]])
+    start({"slow": slow})
+    reported(jids, "ACK", "ACK")
 
 
-def test_many_limits_that_end_as_their_jobs_do_never_hurt_a_thread(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+def test_jobs_that_end_at_their_time_limit_keep_their_threads(
+    server: EmbeddedServer, start: Start, wait_until: WaitUntil
 ) -> None:
+    seconds = [0, 0.0025, 0.003, 0.0035, math.inf]
+
     @faktory.job(time_limit=0.003)
     def close(number: int) -> None:
-        end = time.monotonic() + 0.002 + number % 5 * 0.0005
+        end = time.monotonic() + seconds[number % 5]
         while time.monotonic() < end:
             time.sleep(0)
 
     with Client(server.url) as client:
-        jobs = [{"jobtype": "close", "args": [n], "retry": 0} for n in range(300)]
-        client.push_bulk(jobs)
-    worker = Worker(server.url, concurrency=4)
-    running = start(worker)
+        client.push_bulk({"jobtype": "close", "args": [n], "retry": 0} for n in range(300))
+    running = start(concurrency=4)
     wait_until(lambda: server.processed == 300)
     running.stop()
-    assert (server.working, worker.abandoned) == ([], [])
-    assert 0 < server.failures < 300
+    assert (server.working, running.worker.abandoned) == ([], [])
+    assert 60 <= server.failures < 300
 
 
-def test_an_interrupted_job_that_logs_does_not_keep_the_log_to_itself(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+def test_an_interrupted_job_that_logs_releases_the_lock_of_the_log(
+    start: Start, push: Push, wait_until: WaitUntil, reported: Reported
 ) -> None:
-    log = logging.getLogger("test.crew.noisy")
+    log = logging.getLogger("test.manager.noisy")
     log.propagate = False
     handler = logging.Handler()
     handler.emit = lambda record: time.sleep(0.0001)  # type: ignore[method-assign]
@@ -111,13 +120,11 @@ def test_an_interrupted_job_that_logs_does_not_keep_the_log_to_itself(
         while True:
             log.warning("busy")
 
-    worker = Worker(server.url, concurrency=5, disconnect_wait=0.05)
-    worker.register("noisy", noisy)
     jids = [push("noisy") for _ in range(5)]
-    running = start(worker)
-    wait_until(lambda: worker.busy == 5)
+    running = start({"noisy": noisy}, concurrency=5, disconnect_wait=0.05)
+    wait_until(lambda: running.worker.busy == 5)
     running.stop()
-    assert [reports(server, jid) for jid in jids] == [["FAIL"]] * 5
+    reported(jids, *["FAIL"] * 5)
     wait_until(lambda: threads_left() == [])
     assert handler.lock is not None
     assert handler.lock.acquire(timeout=1)
@@ -128,288 +135,260 @@ def test_an_interrupted_job_that_logs_does_not_keep_the_log_to_itself(
 # Reservations
 
 
-def hold_on(go_on: threading.Event) -> object:
-    return go_on.wait(10)
+@pytest.fixture
+def overdue(held: Held) -> Callable[[], None]:
+    """A job that is overdue, and goes on until `held` is released."""
+
+    def overdue() -> None:
+        end_reservation()
+        held.hold()
+
+    return overdue
 
 
 @pytest.mark.parametrize("outcome", ["ends", "raises"])
-def test_a_job_that_outlives_its_reservation_is_replaced_and_never_reported(
+def test_the_thread_of_an_overdue_job_is_replaced_and_the_job_is_not_reported(
     server: EmbeddedServer,
     start: Start,
     push: Push,
     wait_until: WaitUntil,
-    short: None,
+    reported: Reported,
+    held: Held,
+    overdue: Callable[[], None],
     caplog: pytest.LogCaptureFixture,
     outcome: str,
 ) -> None:
-    go_on = threading.Event()
-    heard: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def stuck() -> None:
-        hold_on(go_on)
+        overdue()
         if outcome == "raises":
             raise KeyError("late")
 
-    worker = Worker(server.url, timing=QUICK)
-    worker.register("stuck", stuck)
-    worker.register("work", lambda: None)
-    worker.error_handlers.append(lambda error, about: heard.append(error))
     first = push("stuck")
-    running = start(worker)
+    running = start({"stuck": stuck, "work": succeed}, timing=QUICK)
+    worker = running.worker
+    worker.error_handlers.append(lambda error, about: errors.append(error))
     wait_until(lambda: worker.replaced == 1)
-    second = push("work")
-    wait_until(lambda: reports(server, second) == ["ACK"])
-    assert worker.busy == 0
-    (told,) = messages(caplog, "is overdue")
-    assert told.startswith(f"stuck {first} is overdue on thread faktory-1")
-    assert "in hold_on" in told
-    go_on.set()
+    reported(push("work"), "ACK")
+    wait_until(lambda: worker.busy == 0)
+    (message,) = messages(caplog, "is overdue")
+    assert message.startswith(f"stuck {first} is overdue on thread faktory-1")
+    assert "in hold" in message
+    held.release()
     wait_until(lambda: messages(caplog, f"stuck {first} ended, too late to be reported"))
     wait_until(lambda: not worker._manager.overdue)
-    third = push("work")
-    wait_until(lambda: reports(server, third) == ["ACK"])
+    reported(push("work"), "ACK")
     running.stop()
     assert reports(server, first) == []
-    assert (heard, worker.abandoned) == ([], [])
+    assert (errors, worker.abandoned) == ([], [])
 
 
-def test_a_thread_that_hangs_at_the_end_is_named_and_interrupted(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil, short: None
+def test_a_thread_with_an_overdue_job_is_named_and_interrupted_at_the_end(
+    server: EmbeddedServer,
+    start: Start,
+    push: Push,
+    wait_until: WaitUntil,
+    held: Held,
+    overdue: Callable[[], None],
 ) -> None:
-    go_on = threading.Event()
     ended_by: list[type[BaseException]] = []
 
     def stuck() -> None:
         try:
-            hold_on(go_on)
+            overdue()
         except BaseException as error:
             ended_by.append(type(error))
             raise
 
-    worker = Worker(server.url, timing=QUICK)
-    worker.register("stuck", stuck)
     jid = push("stuck")
-    running = start(worker)
-    wait_until(lambda: worker.replaced == 1)
+    running = start({"stuck": stuck}, timing=QUICK)
+    wait_until(lambda: running.worker.replaced == 1)
     running.stop()
-    assert worker.abandoned == ["faktory-1"]
-    go_on.set()
+    assert running.worker.abandoned == ["faktory-1"]
+    held.release()
     wait_until(lambda: threads_left() == [])
     assert ended_by == [Shutdown]
     assert reports(server, jid) == []
 
 
-def test_a_job_taken_out_of_its_threads_hands_is_the_last_one_there(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+def test_a_processor_whose_job_was_disowned_fetches_no_other(
+    server: EmbeddedServer, start: Start, push: Push, held: Held
 ) -> None:
     """The job ends in the moment between the loss of its report and its replacement."""
-    go_on = threading.Event()
-    worker = Worker(server.url)
-    worker.register("stuck", lambda: hold_on(go_on))
-    worker.register("work", lambda: None)
     push("stuck")
-    start(worker)
-    wait_until(lambda: worker.busy)
-    (thread,) = worker._manager.processors
-    assert thread.running.disown()
-    go_on.set()
-    thread.join(5)
-    assert not thread.is_alive()
-    fetches = [verb for verb, _ in server.commands if verb == "FETCH"]
-    assert len(fetches) == 1
+    running = start({"stuck": held.hold})
+    assert held.began.wait(20)
+    (processor,) = running.worker._manager.processors
+    assert processor.running.disown()
+    held.release()
+    processor.join(5)
+    assert not processor.is_alive()
+    assert count(server, "FETCH") == 1
 
 
 def test_a_replacement_that_cannot_be_started_is_tried_again(
-    server: EmbeddedServer,
     start: Start,
     push: Push,
     wait_until: WaitUntil,
-    short: None,
+    reported: Reported,
+    held: Held,
+    overdue: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     real = Processor.start
-    refusals = 3
+    errors = [RuntimeError("can't start new thread")] * 3
 
-    def refuse(thread: Processor) -> None:
-        nonlocal refusals
-        if thread.name != "faktory-1" and refusals:
-            refusals -= 1
-            raise RuntimeError("can't start new thread")
-        real(thread)
+    def start_fourth_time(processor: Processor) -> None:
+        if processor.name != "faktory-1" and errors:
+            raise errors.pop()
+        real(processor)
 
-    monkeypatch.setattr(Processor, "start", refuse)
-    go_on = threading.Event()
-    worker = Worker(server.url, timing=QUICK)
-    worker.register("stuck", lambda: hold_on(go_on))
-    worker.register("work", lambda: None)
+    monkeypatch.setattr(Processor, "start", start_fourth_time)
     push("stuck")
-    running = start(worker)
-    wait_until(lambda: worker.replaced == 1)
-    jid = push("work")
-    wait_until(lambda: reports(server, jid) == ["ACK"])
+    running = start({"stuck": overdue, "work": succeed}, timing=QUICK)
+    wait_until(lambda: running.worker.replaced == 1)
+    reported(push("work"), "ACK")
     assert len(messages(caplog, "no thread in place of one that hangs, trying again")) == 3
-    go_on.set()
+    held.release()
     running.stop()
 
 
 def test_a_quiet_worker_replaces_no_thread(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil, short: None
+    start: Start, push: Push, wait_until: WaitUntil, held: Held
 ) -> None:
-    go_on = threading.Event()
-    worker = Worker(server.url, timing=QUICK)
-    worker.register("stuck", lambda: hold_on(go_on))
+    quiet = threading.Event()
+
+    def stuck() -> None:
+        assert quiet.wait(20)
+        end_reservation()
+        held.hold()
+
     push("stuck")
-    running = start(worker)
+    running = start({"stuck": stuck}, timing=QUICK)
+    worker = running.worker
     wait_until(lambda: worker.busy)
     worker.quiet()
+    wait_until(lambda: worker.is_quiet)
+    quiet.set()
     wait_until(lambda: worker.replaced == 1)
     assert worker._manager.processors == []
-    go_on.set()
+    held.release()
     wait_until(lambda: not worker._manager.overdue)
     running.stop()
 
 
-def test_more_time_asked_for_is_more_time_before_the_thread_is_replaced(
+def test_a_job_that_gets_more_time_is_not_overdue(
     server: EmbeddedServer,
     start: Start,
     push: Push,
-    wait_until: WaitUntil,
-    short: None,
+    reported: Reported,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(context.JobContext, "_track", lambda *_: None)  # for Enterprise alone
+    monkeypatch.setattr(Client, "track_set", succeed)  # the server would need Enterprise
     left: list[float] = []
 
     def longer() -> None:
         job = faktory.current_job()
+        end_reservation()
         job.track_progress(50, reserve_until=time.time() + 60)
         left.append(job.remaining())
-        time.sleep(0.3)
+        worker._manager.check_jobs()
 
-    worker = Worker(server.url, timing=QUICK)
-    worker.register("longer", longer)
+    worker = make_worker(server.url, {"longer": longer}, timing=Timing(check_interval=1000))
     jid = push("longer")
     start(worker)
-    wait_until(lambda: reports(server, jid) == ["ACK"])
+    reported(jid, "ACK")
     assert left[0] > 50
     assert worker.replaced == 0
 
 
-# What is told
+# Logs and handlers
 
 
-def test_the_threads_are_shown_with_their_jobs(
-    server: EmbeddedServer,
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
-    caplog: pytest.LogCaptureFixture,
+def test_the_stacks_of_all_threads_are_logged_with_their_jobs(
+    start: Start, push: Push, held: Held, caplog: pytest.LogCaptureFixture
 ) -> None:
-    go_on = threading.Event()
-    worker = Worker(server.url)
-    worker.register("stuck", lambda: hold_on(go_on))
     jid = push("stuck")
-    start(worker)
-    wait_until(lambda: worker.busy)
-    worker._manager.log_threads()
-    (told,) = messages(caplog, f"thread faktory-1, running stuck {jid}:")
-    assert "in hold_on" in told
+    running = start({"stuck": held.hold})
+    assert held.began.wait(20)
+    running.worker._manager.log_threads()
+    (message,) = messages(caplog, f"thread faktory-1, running stuck {jid}:")
+    assert "in hold" in message
     assert messages(caplog, "thread MainThread:")
-    go_on.set()
 
 
-def test_error_handlers_hear_of_each_error_first_and_one_that_raises_does_no_harm(
+def test_error_handlers_are_called_before_the_report_and_one_that_raises_does_no_harm(
     server: EmbeddedServer,
     start: Start,
     push: Push,
-    wait_until: WaitUntil,
+    reported: Reported,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    heard: list[Any] = []
+    calls: list[tuple[BaseException, dict[str, Any], list[str]]] = []
 
     def broken(error: BaseException, about: dict[str, Any]) -> None:
         raise SystemExit
 
+    def handler(error: BaseException, about: dict[str, Any]) -> None:
+        calls.append((error, about, reports(server, about["job"]["jid"])))
+
     faktory.error_handlers.append(broken)
     try:
-        worker = Worker(server.url)
-        worker.error_handlers.append(lambda error, about: heard.append((error, about)))
-        worker.register("fail", fail)
+        start({"fail": fail}).worker.error_handlers.append(handler)
         jid = push("fail")
-        start(worker)
-        wait_until(lambda: reports(server, jid) == ["FAIL"])
+        reported(jid, "FAIL")
     finally:
         faktory.error_handlers.remove(broken)
-    ((error, about),) = heard
+    ((error, about, reported_before),) = calls
     assert repr(error) == "KeyError('lost')"
     assert (about["context"], about["job"]["jid"]) == ("Job raised exception", jid)
+    assert reported_before == []
     assert len(messages(caplog, "an error handler raised")) == 1
 
 
-def fail() -> None:
-    raise KeyError("lost")
-
-
 def test_a_handler_that_hangs_does_not_keep_the_worker(
-    server: EmbeddedServer,
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
+    start: Start, push: Push, wait_until: WaitUntil, reported: Reported, held: Held
 ) -> None:
-    go_on = threading.Event()
-    inside = threading.Event()
-
-    def hang(error: BaseException, about: dict[str, Any]) -> None:
-        inside.set()
-        go_on.wait(10)
-
-    worker = Worker(
-        server.url, disconnect_wait=0.05, timing=Timing(shutdown_grace=0.05, report_grace=0.05)
-    )
-    worker.error_handlers.append(hang)
-    worker.register("fail", fail)
+    timing = Timing(shutdown_grace=0.05, report_grace=0.05)
+    running = start({"fail": fail}, disconnect_wait=0.05, timing=timing)
+    running.worker.error_handlers.append(held.hold)
     jid = push("fail")
-    running = start(worker)
-    wait_until(inside.is_set)
+    assert held.began.wait(20)
     running.stop()
-    assert worker.abandoned == ["faktory-1"]
-    go_on.set()
+    assert running.worker.abandoned == ["faktory-1"]
+    held.release()
     wait_until(lambda: threads_left() == [])
-    assert reports(server, jid) == ["FAIL"]
+    reported(jid, "FAIL")
 
 
-class Silent(Exception):
-    """An error whose text takes for ever."""
+class Slow(Exception):
+    """An error whose text is not there until the job is released."""
+
+    held: Held
 
     def __str__(self) -> str:
-        self.asked.set()
-        self.go_on.wait(10)
+        self.held.hold()
         return "at last"
 
 
-def test_an_error_whose_text_takes_for_ever_is_answered_for(
-    server: EmbeddedServer,
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
+def test_an_error_whose_text_takes_for_ever_is_reported_at_the_end(
+    start: Start, push: Push, wait_until: WaitUntil, reported: Reported, held: Held
 ) -> None:
-    Silent.asked, Silent.go_on = threading.Event(), threading.Event()
+    Slow.held = held
 
-    def silent() -> None:
-        raise Silent
+    def slow() -> None:
+        raise Slow
 
-    worker = Worker(server.url, disconnect_wait=0.05, timing=Timing(shutdown_grace=0.05))
-    worker.register("silent", silent)
-    jid = push("silent")
-    running = start(worker)
-    wait_until(Silent.asked.is_set)
+    jid = push("slow")
+    running = start({"slow": slow}, disconnect_wait=0.05, timing=Timing(shutdown_grace=0.05))
+    assert held.began.wait(20)
     running.stop()
-    assert reports(server, jid) == ["FAIL"]
-    Silent.go_on.set()
+    reported(jid, "FAIL")
+    held.release()
     wait_until(lambda: threads_left() == [])
-    assert reports(server, jid) == ["FAIL"]
+    reported(jid, "FAIL")
 
 
 # What jobs do
@@ -459,66 +438,46 @@ def surrogates() -> None:
         (huge, "ACK"),
     ],
 )
-def test_whatever_a_job_does_the_thread_goes_on(
-    server: EmbeddedServer,
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
-    job: Callable[[], object],
-    verb: str,
+def test_a_thread_goes_on_after_any_job(
+    start: Start, push: Push, reported: Reported, job: Callable[[], object], verb: str
 ) -> None:
-    worker = Worker(server.url)
-    worker.register("job", job)
-    worker.register("work", lambda: None)
     jids = [push("job"), push("work")]
-    running = start(worker)
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [[verb], ["ACK"]])
+    running = start({"job": job, "work": succeed})
+    reported(jids, verb, "ACK")
     assert threads_left().count("faktory-1") == 1
     running.stop()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize(("error", "code"), [(None, 0), (SystemExit(7), 7), (KeyError(), 1)])
 def test_a_child_that_comes_back_out_of_a_job_ends_there(
-    server: EmbeddedServer,
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
-    error: BaseException | None,
-    code: int,
+    start: Start, push: Push, reported: Reported
 ) -> None:
     codes: list[int] = []
 
     def forks() -> None:
         child = os.fork()
-        if child:
-            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        elif error is not None:
-            raise error
+        if not child:
+            sys.exit(7)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
-    worker = Worker(server.url)
-    worker.register("forks", forks)
     jid = push("forks")
-    start(worker)
-    wait_until(lambda: reports(server, jid) == ["ACK"])
-    assert codes == [code]
+    start({"forks": forks})
+    reported(jid, "ACK")
+    assert codes == [7]
 
 
 def test_a_filter_of_the_log_that_raises_loses_no_job(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+    start: Start, push: Push, reported: Reported
 ) -> None:
-    def refuse(record: logging.LogRecord) -> bool:
+    def broken(record: logging.LogRecord) -> bool:
         if " start" in record.getMessage() or " in " in record.getMessage():
             raise KeyError(record.name)
         return True
 
-    log = logging.getLogger("test.crew.refusing")
+    log = logging.getLogger("test.manager.broken_filter")
     log.setLevel(logging.INFO)
-    log.addFilter(refuse)
-    worker = Worker(server.url, log=log)
-    worker.register("work", lambda: None)
-    worker.register("fail", fail)
+    log.addFilter(broken)
     jids = [push("work"), push("fail")]
-    start(worker)
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [["ACK"], ["FAIL"]])
+    start({"work": succeed, "fail": fail}, log=log)
+    reported(jids, "ACK", "FAIL")

@@ -1,15 +1,18 @@
+"""How a processor runs one job, what it reports of it, and how the job is interrupted."""
+
 from __future__ import annotations
 
 import gc
 import inspect
 import json
 import logging
+import re
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from threading import Event, Thread
+from threading import Thread
 from types import FrameType
 from typing import Any
 
@@ -17,14 +20,12 @@ import pytest
 
 from faktory.exceptions import Discard, Shutdown
 from faktory.jobs.context import JobContext, current_job
-from faktory.jobs.runner import JobRunner
 from faktory.wire.commands import Command
 from faktory.worker import interrupts
-from faktory.worker.events import Events
 from faktory.worker.interrupts import RunningJob
-from faktory.worker.manager import Manager
 from faktory.worker.processor import Processor
-from faktory.worker.timing import Timing
+
+from .conftest import Held, WaitUntil, make_manager, spin, succeed
 
 Runner = Callable[[JobContext], object]
 LOG = logging.getLogger("test.processors")
@@ -33,7 +34,7 @@ SILENT.getChild("job").disabled = True
 
 
 class Runs:
-    """What is registered: runs jobs by a function of the job, one function after the other."""
+    """Runs each job by the next of its functions, called with the job."""
 
     origin = "a test"
     time_limit = None
@@ -47,17 +48,7 @@ class Runs:
 
 def processor(*functions: Runner, log: logging.Logger = LOG) -> Processor:
     """A processor, not started, whose jobs are run by these functions."""
-    manager = Manager(
-        JobRunner({"work": Runs(*functions)}),
-        list,
-        lambda: None,  # type: ignore[arg-type, return-value]
-        Events(),
-        lambda function: None,
-        lambda error: None,
-        log,
-        Timing(),
-    )
-    return manager.make_processor("faktory-1")
+    return make_manager({"work": Runs(*functions)}, log).make_processor("faktory-1")
 
 
 def payload(**fields: Any) -> JobContext:
@@ -66,10 +57,10 @@ def payload(**fields: Any) -> JobContext:
 
 def run(runner: Runner, **fields: Any) -> tuple[str, dict[str, Any]]:
     """Run one job; return the verb and the content of its report."""
-    return said(processor(runner).run_job(payload(**fields)))
+    return parsed(processor(runner).run_job(payload(**fields)))
 
 
-def said(command: Command[None] | None) -> tuple[str, dict[str, Any]]:
+def parsed(command: Command[None] | None) -> tuple[str, dict[str, Any]]:
     assert command is not None
     verb, _, text = command.data.decode().partition(" ")
     return verb, json.loads(text)
@@ -82,7 +73,7 @@ def raiser(error: BaseException) -> Runner:
     return runner
 
 
-# What becomes of a job
+# What is reported
 
 
 def test_a_job_that_returns_is_acknowledged() -> None:
@@ -95,7 +86,7 @@ def test_a_job_sees_its_context() -> None:
     assert seen == [([1], "12345678")]
 
 
-class OfOurOwn(BaseException):
+class OwnError(BaseException):
     pass
 
 
@@ -107,7 +98,7 @@ class OfOurOwn(BaseException):
         KeyboardInterrupt("wrong"),
         GeneratorExit("wrong"),
         MemoryError("wrong"),
-        OfOurOwn("wrong"),
+        OwnError("wrong"),
         ExceptionGroup("wrong", [ValueError("inner")]),
     ],
     ids=lambda error: type(error).__name__,
@@ -122,7 +113,7 @@ def test_a_job_that_raises_anything_fails_with_it(error: BaseException) -> None:
 
 class Speechless(Exception):
     def __str__(self) -> str:
-        raise OfOurOwn
+        raise OwnError
 
 
 class Lying(Exception):
@@ -131,7 +122,7 @@ class Lying(Exception):
 
 
 @pytest.mark.parametrize("error", [Speechless, Lying])
-def test_an_error_whose_text_cannot_be_had_is_reported_all_the_same(error: type[Exception]) -> None:
+def test_an_error_whose_text_cannot_be_read_is_reported(error: type[Exception]) -> None:
     verb, failure = run(raiser(error()), backtrace=10)
     assert verb == "FAIL"
     assert failure["errtype"] == error.__name__
@@ -139,7 +130,7 @@ def test_an_error_whose_text_cannot_be_had_is_reported_all_the_same(error: type[
     assert failure["backtrace"]
 
 
-def test_text_that_cannot_be_sent_as_it_is_is_sent_as_it_can_be() -> None:
+def test_a_message_of_a_failure_is_escaped_and_cut_where_it_must_be() -> None:
     _, failure = run(raiser(ValueError("\ud800 and \0 and é" * 500)))
     assert failure["message"].startswith("\\ud800 and \0 and é")
     assert len(failure["message"].encode()) <= 1000
@@ -185,32 +176,32 @@ def test_a_job_that_returns_an_awaitable_fails(make: Callable[[], object]) -> No
     verb, failure = run(lambda context: make())
     assert (verb, failure["errtype"]) == ("FAIL", "TypeError")
     assert "nothing awaits" in failure["message"]
-    gc.collect()  # a coroutine that was not closed would complain now
+    gc.collect()  # a coroutine that was not closed would cause a warning now
 
 
 def test_start_and_end_are_logged_with_type_and_jid(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    run(lambda context: None)
+    run(succeed)
     run(raiser(ValueError("wrong")))
-    assert caplog.messages[0] == caplog.messages[2] == "work 12345678 start"
-    assert caplog.messages[1].startswith("work 12345678 done in 0.0")
-    assert caplog.messages[3].startswith("work 12345678 fail in 0.0")
-    assert caplog.messages[3].endswith("ValueError: wrong")
+    assert [re.sub(r"\d+\.\d{3} s", "N s", message) for message in caplog.messages] == [
+        "work 12345678 start",
+        "work 12345678 done in N s",
+        "work 12345678 start",
+        "work 12345678 fail in N s: ValueError: wrong",
+    ]
 
 
-def test_a_level_that_changes_while_jobs_run_counts_from_then_on(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    works = processor(*[lambda context: None] * 3)
+def test_a_log_level_may_change_while_jobs_run(caplog: pytest.LogCaptureFixture) -> None:
+    works = processor(*[succeed] * 3)
     for level in (logging.WARNING, logging.INFO, logging.WARNING):
         caplog.set_level(level)
         works.run_job(payload())
     assert len(caplog.records) == 2
 
 
-def test_what_is_logged_says_where_it_comes_from(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_record_has_the_place_that_it_comes_from(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    run(lambda context: None)
+    run(succeed)
     lines, first = inspect.getsourcelines(Processor._log_job)
     for record in caplog.records:
         assert (record.name, record.filename) == (f"{LOG.name}.job", "processor.py")
@@ -229,7 +220,7 @@ def test_a_failure_is_logged_with_its_traceback_from_the_job_on(
     assert lines[-1] == "ValueError: wrong"
 
 
-def test_a_failed_jobs_variables_are_let_go_at_once() -> None:
+def test_the_variables_of_a_failed_job_are_released_at_once() -> None:
     class Large:
         pass
 
@@ -252,7 +243,7 @@ def test_a_failed_jobs_variables_are_let_go_at_once() -> None:
 
 
 class Running:
-    """A processor's job in a thread of its own, one after the other."""
+    """A processor that runs its jobs in a thread of its own, one after the other."""
 
     def __init__(self, *runners: Runner, log: logging.Logger = LOG) -> None:
         self.processor = processor(*runners, log=log)
@@ -268,7 +259,7 @@ class Running:
                 job = payload(jid=f"{number:08}", args=[number % 50])
                 command = self.processor.run_job(job)
                 assert self.job.job is None
-                self.reports.append(None if command is None else said(command))
+                self.reports.append(command and parsed(command))
         except BaseException as error:
             self.escaped.append(error)
 
@@ -278,15 +269,8 @@ class Running:
         assert self.escaped == []
 
 
-def spin(context: JobContext) -> object:
-    while True:
-        time.sleep(0.001)
-
-
-def test_an_interrupt_hits_the_job_that_runs_and_no_later_one(
-    wait_until: Callable[..., object],
-) -> None:
-    running = Running(spin, lambda context: "well")
+def test_an_interrupt_hits_the_job_that_runs_and_no_later_one(wait_until: WaitUntil) -> None:
+    running = Running(spin, succeed)
     wait_until(lambda: running.job.job)
     assert running.job.interrupt(Shutdown)
     running.join()
@@ -298,22 +282,21 @@ def test_an_interrupt_hits_the_job_that_runs_and_no_later_one(
 
 
 def test_without_a_job_there_is_nothing_to_interrupt() -> None:
-    works = processor(lambda context: None)
+    works = processor(succeed)
     assert not works.running.interrupt(Shutdown)
     assert works.running.disown() is None
-    assert said(works.run_job(payload()))[0] == "ACK"
+    assert parsed(works.run_job(payload()))[0] == "ACK"
     assert not works.running.interrupt(Shutdown)
 
 
-def test_an_interrupt_that_comes_as_the_job_ends_is_taken_back(
-    wait_until: Callable[..., object],
+def test_an_interrupt_that_comes_as_the_job_ends_is_absorbed(
+    wait_until: WaitUntil, held: Held
 ) -> None:
-    go_on = Event()
-    running = Running(lambda context: go_on.wait(10), lambda context: None)
+    running = Running(held.hold, succeed)
     job = running.job
     wait_until(lambda: job.job)
     with job._lock:  # the job's end has to wait for what `interrupt` does under this lock
-        go_on.set()
+        held.release()
         wait_until(lambda: job.ending)
         job._raised = True
         interrupts.raise_in(job._thread, Shutdown)
@@ -328,20 +311,20 @@ def test_a_lock_that_an_interrupt_left_acquired_is_released() -> None:
         raise Shutdown
 
     works = processor(job)
-    assert said(works.run_job(payload()))[1]["errtype"] == "Shutdown"
+    assert parsed(works.run_job(payload()))[1]["errtype"] == "Shutdown"
     other = threading.Thread(target=works.running.interrupt, args=(Shutdown,), daemon=True)
     other.start()
     other.join(10)
     assert not other.is_alive()
 
 
-def test_an_interrupt_that_cuts_the_end_of_a_job_short_leaves_nothing_behind() -> None:
-    works = processor(lambda context: None)
+def test_an_interrupt_in_the_end_of_a_job_does_not_keep_the_job() -> None:
+    works = processor(succeed)
 
     def cut(frame: FrameType, event: str, arg: object) -> None:
         """Raise where an interrupt would: at the first step of a function."""
         if event == "call" and frame.f_code is RunningJob.end.__code__:
-            raise Shutdown  # Python takes the profiler away then
+            raise Shutdown  # Python removes the profiler then
 
     sys.setprofile(cut)
     try:
@@ -349,13 +332,13 @@ def test_an_interrupt_that_cuts_the_end_of_a_job_short_leaves_nothing_behind() -
         assert sys.getprofile() is None
     finally:
         sys.setprofile(None)
-    assert said(report)[0] == "ACK"
+    assert parsed(report)[0] == "ACK"
     assert works.running.job is None
 
 
 def test_interrupts_at_any_moment_never_leave_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A storm of short jobs and interrupts: each job is reported, no interrupt escapes."""
-    # One may strike inside a finalizer that happens to run in the job's thread: that only warns.
+    """Many short jobs and interrupts: each job is reported, no interrupt escapes."""
+    # One may be raised in a finalizer that happens to run in the job's thread: that only warns.
     monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)
 
     def give_way(context: JobContext) -> object:
@@ -372,14 +355,14 @@ def test_interrupts_at_any_moment_never_leave_the_job(monkeypatch: pytest.Monkey
         sys.setswitchinterval(interval)
     running.join()
     assert len(running.reports) == 2000
-    verbs = {report and report[0] for report in running.reports}
-    assert verbs == {"ACK", "FAIL"}, hits
+    outcomes = {report and (report[0], report[1].get("errtype")) for report in running.reports}
+    assert outcomes == {("ACK", None), ("FAIL", "Shutdown")}, hits
 
 
-def test_a_job_may_catch_an_interrupt_and_end_well(wait_until: Callable[..., object]) -> None:
+def test_a_job_may_catch_an_interrupt_and_end_well(wait_until: WaitUntil) -> None:
     def tidy(context: JobContext) -> object:
         try:
-            return spin(context)
+            return spin()
         except Shutdown:
             return "tidied up"
 
@@ -390,40 +373,39 @@ def test_a_job_may_catch_an_interrupt_and_end_well(wait_until: Callable[..., obj
     assert running.reports == [("ACK", {"jid": "00000000"})]
 
 
-def test_after_close_a_job_that_comes_too_late_fails() -> None:
+def test_a_job_that_comes_after_close_fails() -> None:
     ran: list[object] = []
     works = processor(ran.append)
     assert not works.running.close(Shutdown)
-    verb, failure = said(works.run_job(payload()))
+    verb, failure = parsed(works.run_job(payload()))
     assert (verb, failure["errtype"]) == ("FAIL", "Shutdown")
     assert ran == []
 
 
-def test_close_interrupts_the_running_job(wait_until: Callable[..., object]) -> None:
-    running = Running(spin, lambda context: None)
+def test_close_interrupts_the_running_job(wait_until: WaitUntil) -> None:
+    running = Running(spin, succeed)
     wait_until(lambda: running.job.job)
     assert running.job.close(Shutdown)
     running.join()
     assert [report and report[0] for report in running.reports] == ["FAIL", "FAIL"]
 
 
-def test_a_disowned_job_is_reported_by_nobody_else(
-    wait_until: Callable[..., object], caplog: pytest.LogCaptureFixture
+def test_a_disowned_job_is_not_reported_by_its_processor(
+    wait_until: WaitUntil, held: Held, caplog: pytest.LogCaptureFixture
 ) -> None:
-    go_on = Event()
-    running = Running(lambda context: go_on.wait(10))
+    running = Running(held.hold)
     wait_until(lambda: running.job.job)
     job = running.job.disown()
     assert job is not None
     assert job.jid == "00000000"
-    go_on.set()
+    held.release()
     running.join()
     assert running.reports == [None]
     assert "too late to be reported" in caplog.text
 
 
-def test_nothing_is_imported_for_jobs_that_are_not_interrupted(
+def test_nothing_is_raised_in_a_job_that_is_not_interrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(interrupts, "raise_in", lambda *_: pytest.fail("nobody asked for that"))
-    assert run(lambda context: None)[0] == "ACK"
+    monkeypatch.setattr(interrupts, "raise_in", lambda *_: pytest.fail("it was called"))
+    assert run(succeed)[0] == "ACK"

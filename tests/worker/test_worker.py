@@ -16,9 +16,20 @@ from faktory.worker import Task
 from faktory.worker.manager import CannotStart
 from faktory.worker.processor import Processor
 
-from .conftest import Push, Start, WaitUntil, reports, spin, threads_left
+from .conftest import (
+    Push,
+    Reported,
+    Start,
+    WaitUntil,
+    count,
+    make_worker,
+    reports,
+    spin,
+    succeed,
+    threads_left,
+)
 
-# What runs a job
+# Which function runs a job
 
 
 def test_jobs_of_both_kinds_are_run(
@@ -35,7 +46,7 @@ def test_jobs_of_both_kinds_are_run(
             seen.append((name, self.jid))
 
     jids = [push("resize", 1), push("resize", 2, "full"), push("Greet", "Ada")]
-    running = start(Worker(server.url))
+    running = start()
     wait_until(lambda: server.processed == 3)
     running.stop()
     assert seen == [(1, "thumb", jids[0]), (2, "full", jids[1]), ("Ada", jids[2])]
@@ -62,8 +73,7 @@ def test_a_registered_function_runs_with_the_jid_first_if_it_is_bound(
     server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
 ) -> None:
     seen: list[object] = []
-    worker = Worker(server.url)
-    worker.register("plain", lambda *args: seen.append(args))
+    worker = make_worker(server.url, {"plain": lambda *args: seen.append(args)})
     worker.register("bound", lambda *args: seen.append(args), bind=True)
     push("plain", 1, 2)
     jid = push("bound", 1, 2)
@@ -72,29 +82,23 @@ def test_a_registered_function_runs_with_the_jid_first_if_it_is_bound(
     assert seen == [(1, 2), (jid, 1, 2)]
 
 
-def test_what_is_registered_on_the_worker_wins(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+def test_a_function_registered_on_the_worker_wins_over_a_declared_one(
+    start: Start, push: Push, reported: Reported
 ) -> None:
     seen: list[str] = []
     faktory.job(name="work")(lambda: seen.append("declared"))
-    worker = Worker(server.url)
-    worker.register("work", lambda: seen.append("registered"))
-    start(worker)
-    push("work")
-    wait_until(lambda: server.processed == 1)
-    worker.deregister("work")
-    push("work")
-    wait_until(lambda: server.processed == 2)
+    running = start({"work": lambda: seen.append("registered")})
+    reported(push("work"), "ACK")
+    running.worker.deregister("work")
+    reported(push("work"), "ACK")
     assert seen == ["registered", "declared"]
 
 
-def test_a_job_that_nobody_knows_fails_with_the_closest_name_and_the_list(
+def test_an_unknown_job_fails_with_the_closest_name_and_the_list(
     server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
 ) -> None:
     faktory.job(name="resize")(spin)
-    worker = Worker(server.url)
-    worker.register("greet", spin)
-    start(worker)
+    start({"greet": spin})
     push("resise")
     wait_until(lambda: server.retries)
     failure = server.retries[0]["failure"]
@@ -102,16 +106,11 @@ def test_a_job_that_nobody_knows_fails_with_the_closest_name_and_the_list(
     assert "Did you mean 'resize'? Registered: greet, resize." in failure["message"]
 
 
-def test_a_job_may_push_another(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
-) -> None:
+def test_a_job_may_push_another(start: Start, push: Push) -> None:
     ran = threading.Event()
-    worker = Worker(server.url)
-    worker.register("first", lambda: push("second"))
-    worker.register("second", ran.set)
     push("first")
-    start(worker)
-    wait_until(ran.is_set)
+    start({"first": lambda: push("second"), "second": ran.set})
+    assert ran.wait(20)
 
 
 def test_a_failed_job_comes_back_as_the_next_attempt(
@@ -124,9 +123,7 @@ def test_a_failed_job_comes_back_as_the_next_attempt(
         if len(attempts) < 3:
             raise ValueError("not yet")
 
-    worker = Worker(server.url)
-    worker.register("flaky", flaky)
-    start(worker)
+    start({"flaky": flaky})
     push("flaky", backtrace=3)
     for _ in range(2):
         wait_until(lambda: server.retries)
@@ -137,20 +134,18 @@ def test_a_failed_job_comes_back_as_the_next_attempt(
     assert attempts == [1, 2, 3]
 
 
-def test_jobs_run_truly_at_the_same_time(
+def test_jobs_run_at_the_same_time(
     server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
 ) -> None:
     together = threading.Barrier(5)
-    worker = Worker(server.url, concurrency=5)
-    worker.register("meet", lambda: together.wait(10))
     for _ in range(10):
-        push("meet")
-    start(worker)
+        push("wait")
+    start({"wait": lambda: together.wait(10)}, concurrency=5)
     wait_until(lambda: server.processed == 10)
     assert server.failures == 0
 
 
-def test_queues_are_asked_in_order_or_as_a_subclass_says(
+def test_queues_are_fetched_in_order_or_as_a_subclass_returns_them(
     server: EmbeddedServer, start: Start, wait_until: WaitUntil
 ) -> None:
     class Ours(Worker):
@@ -169,7 +164,7 @@ def test_queues_are_asked_in_order_or_as_a_subclass_says(
     ):
         server.clear_commands()
         running = start(worker)
-        wait_until(lambda: any(verb == "FETCH" for verb, _ in server.commands))
+        wait_until(lambda: count(server, "FETCH"))
         running.stop()
         assert {text for verb, text in server.commands if verb == "FETCH"} <= queues
     assert worker.worker_id == "our-wid"
@@ -179,7 +174,7 @@ def test_queues_are_asked_in_order_or_as_a_subclass_says(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"concurrency": 0}, "concurrency is 0: it must be a whole number of 1 or more"),
         ({"concurrency": "2"}, "concurrency is '2'"),
@@ -188,13 +183,13 @@ def test_queues_are_asked_in_order_or_as_a_subclass_says(
         ({"labels": "abc"}, r"labels is the text 'abc': pass a list, \['abc'\]"),
         ({"disconnect_wait": -1}, "disconnect_wait is -1"),
         ({"disconnect_wait": float("nan")}, "disconnect_wait is nan"),
-        ({"queues": []}, "one queue or more"),
+        ({"queues": []}, "queues is empty: a worker needs one queue or more"),
         ({"queues": ["a b"]}, "the queue is 'a b'"),
         ({"faktory": "localhost"}, "not a Faktory address"),
     ],
 )
-def test_a_worker_that_cannot_be_is_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_an_option_with_a_wrong_value_is_an_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Worker(**options)
 
 
@@ -218,13 +213,11 @@ def test_a_wrong_password_is_raised_at_once(user: str) -> None:
 
 def test_the_right_password_works(wait_until: WaitUntil, start: Start) -> None:
     with EmbeddedServer(password="r:ght/@ö") as server:
-        worker = Worker(server.url)
-        worker.register("work", lambda: None)
         with Client(server.url) as client:
             client.push({"jobtype": "work", "args": []})
-        running = start(worker)
+        running = start(make_worker(server.url, {"work": succeed}))
         wait_until(lambda: server.processed == 1)
-        server.disconnect()  # so that no FETCH has to be waited for
+        server.disconnect()  # so that nothing waits for a FETCH
         running.stop()
 
 
@@ -234,9 +227,8 @@ def test_the_right_password_works(wait_until: WaitUntil, start: Start) -> None:
 def test_the_server_sees_the_worker_from_the_start(
     server: EmbeddedServer, start: Start, wait_until: WaitUntil
 ) -> None:
-    worker = Worker(server.url, labels=["blue", "python"], worker_id="wid-of-ours")
-    start(worker)
-    wait_until(lambda: any(verb == "BEAT" for verb, _ in server.commands))
+    start(labels=["blue", "python"], worker_id="wid-of-ours")
+    wait_until(lambda: count(server, "BEAT"))
     wait_until(lambda: server.workers[0]["rss_kb"])
     (seen,) = server.workers
     assert (seen["wid"], seen["pid"], seen["labels"]) == (
@@ -248,21 +240,20 @@ def test_the_server_sees_the_worker_from_the_start(
     assert 1_000 < seen["rss_kb"] < 10_000_000
 
 
-def test_a_worker_that_the_server_forgot_says_hello_again_at_once(
+def test_a_worker_that_the_server_does_not_know_says_hello_again_at_once(
     server: EmbeddedServer, start: Start, wait_until: WaitUntil
 ) -> None:
     server.answer_error("BEAT", "unknown worker 123")
-    start(Worker(server.url))  # the second beat by the interval would come after 15 seconds
-    wait_until(lambda: sum(verb == "BEAT" for verb, _ in server.commands) == 2)
-    wait_until(lambda: sum(verb == "HELLO" for verb, _ in server.commands) == 3)
+    start()  # the second beat by the interval would come after 15 seconds
+    wait_until(lambda: count(server, "BEAT") == 2)
+    wait_until(lambda: count(server, "HELLO") == 3)
 
 
-def test_a_worker_whose_connections_were_all_cut_comes_back(
+def test_a_worker_whose_connections_were_all_cut_reconnects(
     server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
 ) -> None:
-    worker = Worker(server.url, concurrency=2)
+    worker = make_worker(server.url, {"work": succeed}, concurrency=2)
     worker.send_heartbeat_every = 0.05
-    worker.register("work", lambda: None)
     start(worker)
     wait_until(lambda: server.workers and server.workers[0]["connections"] == 3)
     for _ in range(3):
@@ -272,10 +263,10 @@ def test_a_worker_whose_connections_were_all_cut_comes_back(
     wait_until(lambda: server.workers and server.workers[0]["connections"] == 3)
 
 
-# Trouble of our own
+# Errors in the worker itself
 
 
-def test_queues_that_cannot_be_had_end_the_worker_with_what_went_wrong(
+def test_an_error_of_get_queues_is_raised_when_jobs_are_reported(
     server: EmbeddedServer, start: Start, push: Push
 ) -> None:
     class Ours(Worker):
@@ -288,7 +279,7 @@ def test_queues_that_cannot_be_had_end_the_worker_with_what_went_wrong(
             return ["default"]
 
     worker = Ours(server.url)
-    worker.register("work", lambda: None)
+    worker.register("work", succeed)
     jid = push("work")
     running = start(worker)
     with pytest.raises(LookupError, match="no queues today"):
@@ -296,7 +287,7 @@ def test_queues_that_cannot_be_had_end_the_worker_with_what_went_wrong(
     assert reports(server, jid) == ["ACK"]
 
 
-def test_a_system_that_is_out_of_threads_ends_the_worker_with_what_went_wrong(
+def test_a_system_without_more_threads_ends_the_worker_with_an_error(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
@@ -309,15 +300,15 @@ def test_a_system_that_is_out_of_threads_ends_the_worker_with_what_went_wrong(
         real(thread)
 
     monkeypatch.setattr(Processor, "start", start)
-    told = "only 2 of 5 threads for jobs could be started: can't start new thread"
-    with pytest.raises(CannotStart, match=told) as caught:
+    message = "only 2 of 5 threads for jobs could be started: can't start new thread"
+    with pytest.raises(CannotStart, match=message) as caught:
         Worker(server.url, concurrency=5).run()
     assert caught.value.started == 2
     assert started == ["faktory-1", "faktory-2"]
     assert threads_left() == []
 
 
-def test_the_queues_in_the_log_are_those_that_are_asked(
+def test_the_queues_in_the_log_are_those_that_are_fetched(
     server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Own(Worker):
@@ -328,8 +319,8 @@ def test_the_queues_in_the_log_are_those_that_are_asked(
     for worker in (Worker(server.url, queues=["a", "b"]), Own(server.url)):
         worker.stop()
         worker.run()
-    told = [message for message in caplog.messages if message.startswith("Queues: ")]
-    assert told == ["Queues: a, b", "Queues: as get_queues() says"]
+    logged = [message for message in caplog.messages if message.startswith("Queues: ")]
+    assert logged == ["Queues: a, b", "Queues: as get_queues() says"]
 
 
 def test_an_error_in_the_thread_that_runs_it_ends_every_thread(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 
 import pytest
 
 import faktory
-from faktory import Client, Worker
+from faktory import Client
 from faktory.server import EmbeddedServer
 from faktory.worker.timing import Timing
 
-from .conftest import Push, Start, WaitUntil, messages, reports
+from .conftest import Held, Push, Start, WaitUntil, fail, messages, reports, succeed
+
+AT_ONCE = Timing(backoff=lambda attempt, random: 0.0, refused_fetch_interval=0.0)
 
 
 @pytest.mark.parametrize("times", [1, 4])
@@ -28,21 +29,17 @@ def test_a_report_is_delivered_over_as_many_connections_as_it_takes(
     verb: str,
     cut: str,
     times: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("faktory.wire.recovery.backoff", lambda attempt, random: 0.0)
     ran: list[str] = []
 
     def work() -> None:
         ran.append(verb)
         if verb == "FAIL":
-            raise ValueError
+            fail()
 
-    worker = Worker(server.url)
-    worker.register("work", work)
     getattr(server, cut)(verb, times)
     jid = push("work", retry=1)
-    running = start(worker)
+    running = start({"work": work}, timing=AT_ONCE)
     wait_until(lambda: len(reports(server, jid)) == times + 1)
     running.stop()
     assert reports(server, jid) == [verb] * (times + 1)  # an ACK never becomes a FAIL
@@ -55,38 +52,28 @@ def test_a_fetch_that_is_cut_short_is_sent_again(
     server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil, cut: str
 ) -> None:
     ran: list[str] = []
-    worker = Worker(server.url)
-    worker.register("work", lambda: ran.append(faktory.current_job().jid))
     getattr(server, cut)("FETCH")
     jids = [push("work"), push("work")]
-    start(worker)
+    start({"work": lambda: ran.append(faktory.current_job().jid)})
     wait_until(lambda: ran and not server.queues.get("default"))
     if cut == "drop_after":  # the job was popped for an answer that never came
         wait_until(lambda: ran == [jids[1]])
         assert stranded(server) == {jids[0]}
-        server.travel(2000)  # its reservation is over, which counts as a failure; it is retried
+        server.travel(2000)  # its reservation ends, which counts as a failure; it is retried
     wait_until(lambda: sorted(ran) == sorted(jids))
 
 
-def test_an_error_in_place_of_a_job_does_not_end_the_worker(
-    server: EmbeddedServer,
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
+def test_a_refused_fetch_does_not_end_the_worker(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
 ) -> None:
     server.answer_error("FETCH", "internal error", 3)
-    worker = Worker(server.url, timing=Timing(refused_fetch_interval=0.0))
-    worker.register("work", lambda: None)
     push("work")
-    start(worker)
+    start({"work": succeed}, timing=AT_ONCE)
     wait_until(lambda: server.processed == 1)
 
 
 def test_a_server_that_stops_and_starts_under_load_loses_nothing(
-    server: EmbeddedServer,
-    start: Start,
-    wait_until: WaitUntil,
-    caplog: pytest.LogCaptureFixture,
+    server: EmbeddedServer, start: Start, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     ran: Counter[str] = Counter()
@@ -94,19 +81,17 @@ def test_a_server_that_stops_and_starts_under_load_loses_nothing(
     def work(number: int) -> None:
         ran[faktory.current_job().jid] += 1
         if number % 50 == 0:
-            time.sleep(0.3)  # in the middle of this the server goes
+            time.sleep(0.3)  # the server stops in the middle of this
 
-    worker = Worker(server.url, concurrency=5)
-    worker.register("work", work)
     with Client(server.url) as client:
         jids = [client.push({"jobtype": "work", "args": [n]}) for n in range(400)]
-    start(worker)
+    start({"work": work}, concurrency=5)
     wait_until(lambda: len(ran) > 100)
     server.stop()
     wait_until(lambda: messages(caplog, "lost the server"))
     server.start()
-    # Popped for an answer that never came, at most one a thread: those come back when their
-    # reservations are over.
+    # Jobs that were popped for an answer that never came, at most one for each thread, come back
+    # when their reservations end.
     wait_until(lambda: not server.queues.get("default") and len(ran) + len(server.working) >= 400)
     wait_until(lambda: len(server.working) <= 5 and not set(jids) - ran.keys() - stranded(server))
     server.travel(2000)
@@ -117,10 +102,11 @@ def test_a_server_that_stops_and_starts_under_load_loses_nothing(
 
 
 def stranded(server: EmbeddedServer) -> set[str]:
+    """Return the jids of the reserved jobs."""
     return {entry["job"]["jid"] for entry in server.working}
 
 
-def test_a_server_that_is_down_at_the_start_is_waited_for(
+def test_a_worker_waits_for_a_server_that_is_down_at_the_start(
     server: EmbeddedServer,
     start: Start,
     push: Push,
@@ -128,12 +114,9 @@ def test_a_server_that_is_down_at_the_start_is_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server.stop()
-    worker = Worker(server.url, concurrency=3)
-    worker.register("work", lambda: None)
-    start(worker)
-    wait_until(
-        lambda: messages(caplog, "lost the server, trying until it is back: nothing listens")
-    )
+    start({"work": succeed}, concurrency=3)
+    lost = "lost the server, trying until it is back: nothing listens"
+    wait_until(lambda: messages(caplog, lost))
     server.start()
     push("work")
     wait_until(lambda: server.processed == 1)
@@ -141,37 +124,30 @@ def test_a_server_that_is_down_at_the_start_is_waited_for(
 
 
 def test_a_worker_that_waits_for_a_server_can_be_stopped(
-    server: EmbeddedServer,
-    start: Start,
-    wait_until: WaitUntil,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    server: EmbeddedServer, start: Start, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("faktory.wire.recovery.backoff", lambda attempt, random: 1000.0)
     server.stop()
-    running = start(Worker(server.url, concurrency=3))
+    running = start(concurrency=3, timing=Timing(backoff=lambda attempt, random: 1000.0))
     wait_until(lambda: messages(caplog, "lost the server"))
     running.stop()
     assert running.worker.abandoned == []
 
 
-def test_a_report_that_cannot_be_delivered_is_told(
+def test_a_report_that_cannot_be_delivered_is_logged(
     server: EmbeddedServer,
     start: Start,
     push: Push,
     wait_until: WaitUntil,
+    held: Held,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    go_on = threading.Event()
-    worker = Worker(
-        server.url, disconnect_wait=0.1, timing=Timing(shutdown_grace=0.1, fetch_grace=0.0)
-    )
-    worker.register("work", lambda: go_on.wait(10))
     jid = push("work")
-    running = start(worker)
-    wait_until(lambda: server.working)
+    timing = Timing(shutdown_grace=0.1, fetch_grace=0.0)
+    running = start({"work": held.hold}, disconnect_wait=0.1, timing=timing)
+    assert held.began.wait(20)
     server.stop()
-    go_on.set()
+    held.release()
+    wait_until(lambda: not running.worker.busy)
     running.stop()
-    assert messages(caplog, f"ACK of {jid} could not be delivered: nothing listens")
-    assert worker.abandoned == ["faktory-1"]
+    wait_until(lambda: messages(caplog, f"ACK of {jid} could not be delivered: nothing listens"))
+    assert running.worker.abandoned == ["faktory-1"]

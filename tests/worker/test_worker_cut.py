@@ -1,4 +1,4 @@
-"""The connection of a job thread, cut at every byte of a job's exchange.
+"""The connection of a processor is cut at every byte of a job's exchange.
 
 FAKTORY_SERVER_COMMAND starts the real server: see `real.RealFaktory`.
 """
@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 
 import faktory
-from faktory import Client, Worker
+from faktory import Client
 from faktory.server import EmbeddedServer
 from faktory.server.state import Timing
 from faktory.wire.commands import Command
+from faktory.worker import timing as worker_timing
 from faktory.worker.heartbeat import Heartbeat
 from faktory.worker.processor import Processor
 
 from ..client.proxy import Fault, Proxy, Way
-from .conftest import Start, WaitUntil
+from .conftest import Start, WaitUntil, make_worker
 from .real import RealFaktory
 
 Server = EmbeddedServer | RealFaktory
@@ -34,9 +35,8 @@ def server(
     tmp_path: Path,
     wait_until: WaitUntil,
 ) -> Iterator[Server]:
-    # Bytes are counted on the connection that was opened last: the job thread's is the only one.
+    # Bytes are counted on the connection that was opened last: the processor's is the only one.
     monkeypatch.setattr(Heartbeat, "start", lambda self: None)
-    monkeypatch.setattr("faktory.wire.recovery.backoff", lambda attempt, random: 0.0)
     if request.param == "embedded":
         with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as embedded:
             yield embedded
@@ -50,21 +50,17 @@ def server(
 
 
 def cut_everywhere(server: Server, start: Start, wait_until: WaitUntil, fails: bool) -> list[str]:
-    """Run jobs, each of which has the exchange behind it cut at the next byte.
-
-    Returns what is wrong in the end.
-    """
+    """Run jobs, each of which has the exchange after it cut at the next byte; return errors."""
     ways: tuple[Way, ...] = ("request", "reply")
     faults: list[Fault] = []
     planned = 0
     ran: Counter[str] = Counter()
     proxy = Proxy(server.port)
-    worker = Worker(f"tcp://127.0.0.1:{proxy.port}")
 
     def work() -> None:
         nonlocal planned
         ran[faktory.current_job().jid] += 1
-        if len(ran) == 2:  # between the first job and this one one exchange went by, as all will
+        if len(ran) == 2:  # between the first job and this one there was one full exchange
             faults.extend(
                 Fault("cut", way, at) for way in ways for at in range(len(proxy.moved[way]) + 1)
             )
@@ -76,7 +72,8 @@ def cut_everywhere(server: Server, start: Start, wait_until: WaitUntil, fails: b
         if fails:
             raise ValueError("always")
 
-    worker.register("work", work)
+    timing = worker_timing.Timing(backoff=lambda attempt, random: 0.0)
+    worker = make_worker(f"tcp://127.0.0.1:{proxy.port}", {"work": work}, timing=timing)
     with Client(server.url) as client:
         jobs: list[dict[str, Any]] = [
             {"jobtype": "work", "args": [], "retry": 0} for _ in range(900)
@@ -95,29 +92,29 @@ def cut_everywhere(server: Server, start: Start, wait_until: WaitUntil, fails: b
         wrong.append(f"{len(ran)} ran, {processed} were answered")
     if reserved != 900 - len(ran):
         wrong.append(f"{reserved} are reserved, {900 - len(ran)} did not run")
-    # Only the answer to FETCH can have a job in it when the line is cut: any part of it, or, where
-    # the whole request had left, none yet.
+    # Only a FETCH that the server received reserves a job: with a cut in its answer, or right
+    # before that.
     if not 0 < reserved <= 1 + sum(fault.way == "reply" for fault in faults):
         wrong.append(f"{reserved} are reserved")
     return wrong
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_cut_at_any_byte_loses_no_job_and_strands_only_what_was_in_the_air(
+def test_a_cut_at_any_byte_loses_no_job_and_strands_only_those_in_flight(
     server: Server, start: Start, wait_until: WaitUntil, fails: bool
 ) -> None:
     assert cut_everywhere(server, start, wait_until, fails) == []
 
 
-def test_a_worker_that_dropped_an_unanswered_report_would_be_found_out(
+def test_a_worker_that_drops_an_unanswered_report_is_noticed(
     server: Server, start: Start, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Processor._next_commands
 
-    def drop(thread: Processor) -> list[Command[Any]]:
-        if thread._resent:
-            thread._report = None
-        return real(thread)
+    def drop(processor: Processor) -> list[Command[Any]]:
+        if processor._resent:
+            processor._report = None
+        return real(processor)
 
     monkeypatch.setattr(Processor, "_next_commands", drop)
     monkeypatch.setattr("faktory.wire.recovery.may_resend", lambda *_: False)

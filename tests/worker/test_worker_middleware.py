@@ -1,49 +1,50 @@
-"""What runs around each job of a worker; chains themselves are in jobs/test_middleware.py."""
+"""Middleware around the jobs of a worker; chains themselves are in jobs/test_middleware.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import faktory
-from faktory import JobContext, Worker, worker_middleware
+from faktory import JobContext, worker_middleware
 from faktory.jobs.middleware import Next
 from faktory.server import EmbeddedServer
 
-from .conftest import Push, Start, WaitUntil, reports
+from .conftest import Push, Reported, Start, WaitUntil
 
 Payload = dict[str, Any]
+Run = Callable[..., str]
 
 
 @pytest.fixture(autouse=True)
 def own_middleware() -> Iterator[None]:
-    """What a test puts around its jobs is not around those of the next one."""
+    """Let each test begin without middleware."""
     yield
     worker_middleware.clear()
 
 
 @pytest.fixture
 def log() -> list[object]:
+    """What jobs and middleware append to."""
     return []
 
 
 @pytest.fixture
-def worker(server: EmbeddedServer, log: list[object]) -> Worker:
-    worker = Worker(server.url)
-    worker.register("work", lambda *args: log.append(("work", *args)))
-    return worker
+def run(log: list[object], start: Start, push: Push, reported: Reported) -> Run:
+    """`run("ACK", *args, **fields)`: run a job "work" until it is reported; return its jid."""
+
+    def run(verb: str, *args: object, jobtype: str = "work", **fields: object) -> str:
+        jid = push(jobtype, *args, **fields)
+        start({"work": lambda *args: log.append(("work", *args))})
+        reported(jid, verb)
+        return jid
+
+    return run
 
 
-def test_middleware_runs_around_a_job_and_sees_it(
-    server: EmbeddedServer,
-    worker: Worker,
-    log: list[object],
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
-) -> None:
+def test_middleware_runs_around_a_job_and_sees_it(run: Run, log: list[object]) -> None:
     @worker_middleware.add
     def outer(job: JobContext, payload: Payload, call_next: Next) -> Any:
         assert job is faktory.current_job()
@@ -57,9 +58,7 @@ def test_middleware_runs_around_a_job_and_sees_it(
         log.append("inner")
         return call_next()
 
-    jid = push("work", 1, custom={"tenant": 7})
-    start(worker)
-    wait_until(lambda: reports(server, jid) == ["ACK"])
+    jid = run("ACK", 1, custom={"tenant": 7})
     assert log == [(jid, jid, [1], {"tenant": 7}), "inner", ("work", 1), "outer"]
 
 
@@ -73,14 +72,14 @@ def test_jobs_of_every_kind_have_middleware_around_them(
         def perform(self) -> None: ...
 
     @worker_middleware.add
-    def look(job: JobContext, payload: Payload, call_next: Next) -> Any:
+    def note_type(job: JobContext, payload: Payload, call_next: Next) -> Any:
         log.append(job.jobtype)
         return call_next()
 
-    worker = Worker(server.url)
-    worker.register("registered", lambda jid: None, bind=True)
     for jobtype in ("function", "Class", "registered"):
         push(jobtype)
+    worker = faktory.Worker(server.url)
+    worker.register("registered", lambda jid: None, bind=True)
     start(worker)
     wait_until(lambda: server.processed == 3)
     assert log == ["function", "Class", "registered"]
@@ -88,12 +87,7 @@ def test_jobs_of_every_kind_have_middleware_around_them(
 
 
 def test_arguments_that_a_middleware_changes_reach_the_job(
-    server: EmbeddedServer,
-    worker: Worker,
-    log: list[object],
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
+    run: Run, log: list[object], push: Push, reported: Reported
 ) -> None:
     @worker_middleware.add
     def change(job: JobContext, payload: Payload, call_next: Next) -> Any:
@@ -105,24 +99,15 @@ def test_arguments_that_a_middleware_changes_reach_the_job(
     def declared(*args: object) -> None:
         log.append(("declared", *args, faktory.current_job().custom))
 
-    jids = [push("work", 1), push("declared", 2)]
-    start(worker)
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [["ACK"]] * 2)
+    first = push("work", 1)
+    run("ACK", 2, jobtype="declared")
+    reported(first, "ACK")
     assert log == [("work", "changed"), ("declared", 2, "more", {"seen": True})]
 
 
-def test_a_job_that_a_middleware_keeps_from_running_counts_as_done(
-    server: EmbeddedServer,
-    worker: Worker,
-    log: list[object],
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
-) -> None:
+def test_a_job_that_a_middleware_does_not_call_is_acknowledged(run: Run, log: list[object]) -> None:
     worker_middleware.add(lambda job, payload, call_next: "anything")
-    jid = push("work")
-    start(worker)
-    wait_until(lambda: reports(server, jid) == ["ACK"])
+    run("ACK")
     assert log == []
 
 
@@ -130,10 +115,8 @@ def test_a_job_that_a_middleware_keeps_from_running_counts_as_done(
 @pytest.mark.parametrize("after", [False, True])
 def test_a_middleware_that_raises_fails_the_job(
     server: EmbeddedServer,
-    worker: Worker,
+    run: Run,
     log: list[object],
-    start: Start,
-    push: Push,
     wait_until: WaitUntil,
     error: BaseException,
     after: bool,
@@ -144,16 +127,14 @@ def test_a_middleware_that_raises_fails_the_job(
             call_next()
         raise error
 
-    jid = push("work")
-    start(worker)
-    wait_until(lambda: reports(server, jid) == ["FAIL"])
+    run("FAIL")
     assert log == ([("work",)] if after else [])
     wait_until(lambda: server.retries)
     assert server.retries[0]["failure"]["errtype"] == type(error).__name__
 
 
-def test_a_middleware_sees_what_a_job_raises_and_may_make_something_of_it(
-    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+def test_a_middleware_may_catch_or_replace_the_exception_of_a_job(
+    start: Start, push: Push, reported: Reported
 ) -> None:
     @worker_middleware.add
     def forgive(job: JobContext, payload: Payload, call_next: Next) -> Any:
@@ -167,51 +148,30 @@ def test_a_middleware_sees_what_a_job_raises_and_may_make_something_of_it(
     def fail(kind: str) -> None:
         raise {"key": KeyError, "value": ValueError, "type": TypeError}[kind]
 
-    worker = Worker(server.url)
-    worker.register("fail", fail)
     jids = [push("fail", kind) for kind in ("key", "value", "type")]
-    start(worker)
-    wait_until(lambda: [reports(server, jid) for jid in jids] == [["ACK"], ["ACK"], ["FAIL"]])
+    start({"fail": fail})
+    reported(jids, "ACK", "ACK", "FAIL")
 
 
-def test_an_unknown_job_is_refused_before_the_middleware(
-    server: EmbeddedServer,
-    worker: Worker,
-    log: list[object],
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
+def test_an_unknown_job_fails_before_the_middleware(
+    server: EmbeddedServer, run: Run, log: list[object], wait_until: WaitUntil
 ) -> None:
-    @worker_middleware.add
-    def look(job: JobContext, payload: Payload, call_next: Next) -> Any:
-        log.append(job.jobtype)
-        return call_next()
-
-    jid = push("unknown")
-    start(worker)
-    wait_until(lambda: reports(server, jid) == ["FAIL"])
+    worker_middleware.add(lambda job, payload, call_next: log.append(job.jobtype))
+    run("FAIL", jobtype="unknown")
     assert log == []
     wait_until(lambda: server.retries)
     assert server.retries[0]["failure"]["errtype"] == "UnknownJob"
 
 
-def test_a_middleware_added_while_a_worker_runs_is_around_its_next_job(
-    server: EmbeddedServer,
-    worker: Worker,
-    log: list[object],
-    start: Start,
-    push: Push,
-    wait_until: WaitUntil,
+def test_a_middleware_that_is_added_while_a_worker_runs_is_around_its_next_job(
+    run: Run, log: list[object], push: Push, reported: Reported
 ) -> None:
-    start(worker)
-    push("work", 1)
-    wait_until(lambda: server.processed == 1)
+    run("ACK", 1)
 
     @worker_middleware.add
-    def look(job: JobContext, payload: Payload, call_next: Next) -> Any:
+    def note(job: JobContext, payload: Payload, call_next: Next) -> Any:
         log.append("middleware")
         return call_next()
 
-    push("work", 2)
-    wait_until(lambda: server.processed == 2)
+    reported(push("work", 2), "ACK")
     assert log == [("work", 1), "middleware", ("work", 2)]

@@ -1,4 +1,4 @@
-"""What takes minutes: a server that is killed under load, and a million jobs.
+"""Tests that take minutes: a server is killed under load, and a million jobs run.
 
 FAKTORY_SERVER_COMMAND starts the real server: see `real.RealFaktory`.
 """
@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 import faktory
-from faktory import Client, Worker
+from faktory import Client
 from faktory.server import EmbeddedServer
 from faktory.worker.heartbeat import rss_kb
 
-from .conftest import Start, WaitUntil, messages, threads_left
+from .conftest import Start, WaitUntil, make_worker, messages, succeed, threads_left
 from .real import RealFaktory
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
@@ -30,16 +30,12 @@ JOBS = 10_000
 
 
 @pytest.mark.parametrize("kind", ["embedded", "real"])
-def test_a_server_that_is_killed_in_the_middle_of_ten_thousand_jobs(
-    kind: str,
-    tmp_path: Path,
-    start: Start,
-    wait_until: WaitUntil,
-    caplog: pytest.LogCaptureFixture,
+def test_a_server_that_is_killed_under_load_loses_only_jobs_in_flight(
+    kind: str, tmp_path: Path, start: Start, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The real one takes a job from its queue and reserves it in two steps: one a thread, at most,
-    may be lost. What it had reserved comes back, or shows in its working set. The embedded one is
-    stopped and started in place.
+    """The real server pops a job and reserves it in two steps: one for each thread may be lost.
+
+    Reserved jobs come back, or are in its working set. The embedded server is stopped and started.
     """
     caplog.set_level(logging.INFO)
     server = EmbeddedServer() if kind == "embedded" else RealFaktory(tmp_path, wait_until)
@@ -52,12 +48,10 @@ def test_a_server_that_is_killed_in_the_middle_of_ten_thousand_jobs(
 
     try:
         server.start()
-        worker = Worker(server.url, concurrency=THREADS)
-        worker.register("work", work)
         with Client(server.url) as client:
             for _ in range(JOBS // 1000):
                 assert client.push_bulk({"jobtype": "work", "args": []} for _ in range(1000)) == {}
-        running = start(worker)
+        running = start(make_worker(server.url, {"work": work}, concurrency=THREADS))
         wait_until(lambda: len(ran) > JOBS / 3, timeout=60)
         kill()
         wait_until(lambda: messages(caplog, "lost the server"))
@@ -71,7 +65,7 @@ def test_a_server_that_is_killed_in_the_middle_of_ten_thousand_jobs(
         if isinstance(server, RealFaktory):
             server.end()
     missing = JOBS - len(ran) - reserved
-    print(f"{kind}: {len(ran)} ran, {reserved} in the air, {missing} missing")
+    print(f"{kind}: {len(ran)} ran, {reserved} in flight, {missing} missing")
     assert 0 <= missing <= (THREADS if kind == "real" else 0)
     assert reserved <= THREADS
     assert max(ran.values()) == 1
@@ -82,7 +76,9 @@ def test_a_server_that_is_killed_in_the_middle_of_ten_thousand_jobs(
     assert len(troubled) == 1, troubled
 
 
-def test_a_million_empty_jobs_leave_nothing_behind(start: Start, wait_until: WaitUntil) -> None:
+def test_a_million_empty_jobs_leave_no_threads_files_or_memory(
+    start: Start, wait_until: WaitUntil
+) -> None:
     log = logging.getLogger("test.soak.silent")
     log.setLevel(logging.ERROR)
     seen: list[int] = []
@@ -106,8 +102,7 @@ def test_a_million_empty_jobs_leave_nothing_behind(start: Start, wait_until: Wai
             info = client.info()["faktory"]
             return not info["queues"].get("default") and not info["sets"]["working"]
 
-        worker = Worker(server.url, concurrency=4, log=log)
-        worker.register("work", lambda: None)
+        worker = make_worker(server.url, {"work": succeed}, concurrency=4, log=log)
         threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
         running = start(worker)
         for _ in range(20):
