@@ -1,6 +1,8 @@
+"""`--max-jobs`: a worker ends after so many jobs."""
+
 from __future__ import annotations
 
-import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,10 @@ import pytest
 from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 
-from .support import WORKER, Run, WaitUntil, pids, push, reports
-from .test_processes import SLOW
+from .support import WORKER, Process, Run, WaitUntil, pids, push, reports
+from .test_processes import SLOW, stop
+
+Reach = Callable[[str], tuple[Process, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -17,10 +21,26 @@ def program(folder: Path) -> None:
     (folder / "slow.py").write_text(SLOW)
 
 
-def test_a_worker_ends_after_so_many_jobs_and_says_so(
+@pytest.fixture
+def reach_limit(server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil) -> Reach:
+    """`reach_limit(grace)`: run a worker to its one job while another job, with this jid, runs."""
+
+    def reach_limit(grace: str) -> tuple[Process, str]:
+        flags = ["-r", "slow", "-c", "2", "--max-jobs", "1", "-t", grace]
+        worker = run(WORKER, *flags, url=server.url)
+        jid = push(server, "slow", str(folder / "began"))
+        wait_until((folder / "began").exists)
+        push(server, "note_pid", str(folder / "notes"))
+        wait_until(lambda: "quiet: no more jobs are fetched" in worker.said)
+        return worker, jid
+
+    return reach_limit
+
+
+def test_a_worker_ends_after_so_many_jobs_and_logs_it(
     server: EmbeddedServer, run: Run, folder: Path
 ) -> None:
-    jids = [push(server, "tells", str(folder / "told")) for _ in range(5)]
+    jids = [push(server, "note_pid", str(folder / "notes")) for _ in range(5)]
     worker = run(WORKER, "-r", "slow", "-c", "1", "--max-jobs", "3", url=server.url)
     assert worker.wait() == Exit.STOPPED
     assert [reports(server, jid) for jid in jids] == [["ACK"]] * 3 + [[]] * 2
@@ -29,48 +49,36 @@ def test_a_worker_ends_after_so_many_jobs_and_says_so(
     )
 
 
-def test_what_runs_finishes_first_whatever_the_grace_period(
-    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+def test_running_jobs_finish_first_whatever_the_grace_period(
+    server: EmbeddedServer, folder: Path, reach_limit: Reach
 ) -> None:
-    flags = ["-r", "slow", "-c", "2", "--max-jobs", "1", "-t", "0"]
-    worker = run(WORKER, *flags, url=server.url)
-    jid = push(server, "slow", str(folder / "began"))
-    wait_until((folder / "began").exists)
-    push(server, "tells", str(folder / "told"))
-    wait_until(lambda: "quiet: no more jobs are fetched" in worker.said)
+    worker, jid = reach_limit("0")
     (folder / "began.go").touch()
     assert worker.wait() == Exit.STOPPED
     assert reports(server, jid) == ["ACK"]
 
 
-def test_a_signal_cuts_the_waiting_short(
-    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+def test_a_signal_ends_the_wait_for_running_jobs(
+    server: EmbeddedServer, reach_limit: Reach
 ) -> None:
-    flags = ["-r", "slow", "-c", "2", "--max-jobs", "1", "-t", "0.1"]
-    worker = run(WORKER, *flags, url=server.url)
-    jid = push(server, "slow", str(folder / "began"))
-    wait_until((folder / "began").exists)
-    push(server, "tells", str(folder / "told"))
-    wait_until(lambda: "quiet: no more jobs are fetched" in worker.said)
-    worker.send(signal.SIGTERM)
-    assert worker.wait() == Exit.STOPPED
+    worker, jid = reach_limit("0.1")
+    assert stop(worker) == Exit.STOPPED
     assert reports(server, jid) == ["FAIL"]
 
 
-def test_another_worker_takes_its_place_at_once_for_ever(
+def test_each_worker_that_ends_is_replaced_at_once(
     server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
-    told = folder / "told"
-    told.touch()
+    notes = folder / "notes"
+    notes.touch()
     for _ in range(14):
-        push(server, "tells", str(told))
+        push(server, "note_pid", str(notes))
     flags = ["-r", "slow", "-c", "1", "--processes", "2", "--max-jobs", "2"]
-    parent = run(WORKER, *flags, url=server.url)
-    wait_until(lambda: told.read_text().count("\n") == 14)
-    parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.STOPPED
-    ran = [int(line) for line in told.read_text().split()]
+    supervisor = run(WORKER, *flags, url=server.url)
+    wait_until(lambda: notes.read_text().count("\n") == 14)
+    assert stop(supervisor) == Exit.STOPPED
+    ran = [int(line) for line in notes.read_text().split()]
     assert len(set(ran)) >= 7
-    assert set(ran) <= set(pids(parent))
+    assert set(ran) <= set(pids(supervisor))
     assert all(ran.count(pid) <= 2 for pid in ran)
-    assert "ended with exit code 0 (STOPPED); another takes its place\n" in parent.said
+    assert "ended with exit code 0 (STOPPED); another takes its place\n" in supervisor.said

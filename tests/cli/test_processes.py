@@ -1,8 +1,10 @@
+"""`--processes`: workers are started, stopped and replaced, and the jobs of dead ones fail."""
+
 from __future__ import annotations
 
 import os
-import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from faktory import Client
 from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 
-from .support import WORKER, Run, WaitUntil, alive, pids, push, ready, reports
+from .support import WORKER, Process, Run, WaitUntil, alive, pids, push, ready, reports
+
+Supervise = Callable[..., Process]
 
 QUICK = """
 import sys
@@ -24,7 +28,7 @@ processes.WorkerSupervisor = partial(
 )
 sys.exit(main())
 """
-"""The command with short pauses; the supervisor imports this alone of what the folder holds."""
+"""The command with short pauses; the supervisor imports no other module of the folder."""
 
 SLOW = """
 import os
@@ -43,7 +47,7 @@ def dies():
     os._exit(42)
 
 @faktory.job
-def tells(path):
+def note_pid(path):
     with open(path, "a") as file:
         file.write(f"{os.getpid()}\\n")
 """
@@ -51,187 +55,190 @@ def tells(path):
 
 @pytest.fixture(autouse=True)
 def programs(folder: Path) -> None:
+    """Write the modules that the commands use."""
     (folder / "quick.py").write_text(QUICK)
     (folder / "slow.py").write_text(SLOW)
+
+
+@pytest.fixture
+def supervise(run: Run, server: EmbeddedServer) -> Supervise:
+    """`supervise("slow", 2, *flags)`: run two workers with the jobs of a module, and -v."""
+
+    def supervise(module: str, processes: int, *flags: str, program: str = WORKER) -> Process:
+        flags = ("-r", module, "--processes", str(processes), "-v", *flags)
+        return run(program, *flags, url=server.url)
+
+    return supervise
+
+
+def stop(supervisor: Process, number: int = signal.SIGTERM) -> int:
+    """Send a signal; return the exit code."""
+    supervisor.send(number)
+    return supervisor.wait()
 
 
 # Running and stopping
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_as_many_workers_as_asked_for_run_jobs_until_the_parent_is_told_to_stop(
-    server: EmbeddedServer,
-    run: Run,
-    folder: Path,
-    wait_until: WaitUntil,
-    number: signal.Signals,
+def test_several_workers_run_jobs_until_the_supervisor_is_stopped(
+    server: EmbeddedServer, supervise: Supervise, folder: Path, wait_until: WaitUntil, number: int
 ) -> None:
-    parent = run(WORKER, "-r", "jobs", "--processes", "3", "-c", "2", "-v", url=server.url)
-    wait_until(lambda: ready(parent) == 3)
+    supervisor = supervise("jobs", 3, "-c", "2")
+    wait_until(lambda: ready(supervisor) == 3)
     jid = push(server, "touch", str(folder / "done"))
     wait_until((folder / "done").exists)
     wait_until(lambda: len(server.workers) == 3)
-    parent.send(number)
-    assert parent.wait() == Exit.STOPPED
+    assert stop(supervisor, number) == Exit.STOPPED
     assert reports(server, jid) == ["ACK"]
-    assert "concurrency: 2, 3 workers" in parent.said
-    assert parent.said.splitlines()[-1].endswith("stopped, every job answered")
-    assert not any(map(alive, pids(parent)))
-    assert "Traceback" not in parent.said
+    assert "concurrency: 2, 3 workers" in supervisor.said
+    assert supervisor.said.splitlines()[-1].endswith("stopped, every job answered")
+    assert not any(map(alive, pids(supervisor)))
+    assert "Traceback" not in supervisor.said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_stops_it_as_one_to_the_parent_does(
-    server: EmbeddedServer,
-    run: Run,
-    folder: Path,
-    wait_until: WaitUntil,
-    number: signal.Signals,
+def test_a_signal_to_the_whole_group_stops_it_as_one_to_the_supervisor_does(
+    server: EmbeddedServer, supervise: Supervise, folder: Path, wait_until: WaitUntil, number: int
 ) -> None:
-    parent = run(WORKER, "-r", "slow", "--processes", "2", url=server.url)
-    jid = push(server, "slow", str(folder / "began"), retry=0)
+    supervisor = supervise("slow", 2)
+    jid = push(server, "slow", str(folder / "began"))
     wait_until((folder / "began").exists)
-    os.killpg(parent.process.pid, number)
-    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 jobs" in parent.said)
+    os.killpg(supervisor.process.pid, number)
+    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 jobs" in supervisor.said)
     (folder / "began.go").touch()
-    assert parent.wait() == Exit.STOPPED
+    assert supervisor.wait() == Exit.STOPPED
     assert reports(server, jid) == ["ACK"]
 
 
-def test_the_second_signal_does_not_wait(
-    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+def test_the_second_signal_ends_the_grace_period(
+    server: EmbeddedServer, supervise: Supervise, folder: Path, wait_until: WaitUntil
 ) -> None:
-    flags = ["-r", "slow", "--processes", "2", "-t", "1e12"]
-    parent = run(WORKER, *flags, url=server.url)
-    jid = push(server, "slow", str(folder / "began"), retry=0)
+    supervisor = supervise("slow", 2, "-t", "1e12")
+    jid = push(server, "slow", str(folder / "began"))
     wait_until((folder / "began").exists)
-    parent.send(signal.SIGTERM)
-    wait_until(lambda: "Shutdown: waiting up to 1e+12 seconds for 1 jobs" in parent.said)
-    parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.STOPPED
+    supervisor.send(signal.SIGTERM)
+    wait_until(lambda: "Shutdown: waiting up to 1e+12 seconds for 1 jobs" in supervisor.said)
+    assert stop(supervisor) == Exit.STOPPED
     assert reports(server, jid) == ["FAIL"]
 
 
 def test_jobs_abandoned_by_one_worker_show_in_the_exit_code(
-    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+    server: EmbeddedServer, supervise: Supervise, wait_until: WaitUntil
 ) -> None:
-    parent = run(WORKER, "-r", "jobs", "--processes", "2", "-t", "0.1", url=server.url)
-    jid = push(server, "stuck", retry=0)
-    wait_until(lambda: f"stuck {jid} start" in parent.said)
-    parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.ABANDONED
+    supervisor = supervise("jobs", 2, "-t", "0.1")
+    jid = push(server, "stuck")
+    wait_until(lambda: f"stuck {jid} start" in supervisor.said)
+    assert stop(supervisor) == Exit.ABANDONED
     assert reports(server, jid) == ["FAIL"]
-    assert "ended with exit code 5 (ABANDONED)" in parent.said
+    assert "ended with exit code 5 (ABANDONED)" in supervisor.said
 
 
-def test_a_worker_that_does_not_answer_is_killed_after_the_grace_period(
-    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+def test_a_worker_that_does_not_stop_is_killed_after_the_grace_period(
+    supervise: Supervise, wait_until: WaitUntil
 ) -> None:
-    flags = ["-r", "jobs", "--processes", "2", "-t", "0.1", "-v"]
-    parent = run("quick", *flags, url=server.url)
-    wait_until(lambda: ready(parent) == 2)
-    os.kill(pids(parent)[0], signal.SIGSTOP)
-    parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.ABANDONED
-    assert f"worker 1 (process {pids(parent)[0]}) does not end, and is killed" in parent.said
-    assert "was killed by SIGKILL" in parent.said
+    supervisor = supervise("jobs", 2, "-t", "0.1", program="quick")
+    wait_until(lambda: ready(supervisor) == 2)
+    pid = pids(supervisor)[0]
+    os.kill(pid, signal.SIGSTOP)
+    assert stop(supervisor) == Exit.ABANDONED
+    assert f"worker 1 (process {pid}) does not end, and is killed" in supervisor.said
+    assert "was killed by SIGKILL" in supervisor.said
 
 
-def test_all_get_quiet_and_show_their_threads_when_asked_to(
-    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+def test_signals_make_all_workers_log_their_threads_and_get_quiet(
+    supervise: Supervise, wait_until: WaitUntil
 ) -> None:
-    parent = run(WORKER, "-r", "jobs", "--processes", "2", "-c", "1", "-v", url=server.url)
-    wait_until(lambda: ready(parent) == 2)
-    parent.send(signal.SIGTTIN)
-    wait_until(lambda: parent.said.count("thread MainThread:") == 2)
-    parent.send(signal.SIGTSTP)
-    wait_until(lambda: parent.said.count("quiet: no more jobs are fetched\n") == 2)
-    os.kill(pids(parent)[0], signal.SIGKILL)
-    wait_until(lambda: "was killed by SIGKILL; quiet, so it is not replaced" in parent.said)
-    assert len(pids(parent)) == 2
-    parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.STOPPED
+    supervisor = supervise("jobs", 2, "-c", "1")
+    wait_until(lambda: ready(supervisor) == 2)
+    supervisor.send(signal.SIGTTIN)
+    wait_until(lambda: supervisor.said.count("thread MainThread:") == 2)
+    supervisor.send(signal.SIGTSTP)
+    wait_until(lambda: supervisor.said.count("quiet: no more jobs are fetched\n") == 2)
+    os.kill(pids(supervisor)[0], signal.SIGKILL)
+    wait_until(lambda: "was killed by SIGKILL; quiet, so it is not replaced" in supervisor.said)
+    assert len(pids(supervisor)) == 2
+    assert stop(supervisor) == Exit.STOPPED
 
 
-def test_workers_stop_when_their_parent_is_gone(
-    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+def test_workers_stop_when_their_supervisor_is_gone(
+    supervise: Supervise, wait_until: WaitUntil
 ) -> None:
-    parent = run(WORKER, "-r", "jobs", "--processes", "2", "-v", url=server.url)
-    wait_until(lambda: ready(parent) == 2)
-    parent.send(signal.SIGKILL)
-    parent.process.wait()
-    wait_until(lambda: not any(map(alive, pids(parent))))
-    wait_until(lambda: parent.silent)
-    assert parent.said.count("the supervisor of this worker is gone, so it stops") == 2
-    assert parent.said.count("stopped, every job answered") == 2
+    supervisor = supervise("jobs", 2)
+    wait_until(lambda: ready(supervisor) == 2)
+    supervisor.send(signal.SIGKILL)
+    supervisor.process.wait()
+    wait_until(lambda: not any(map(alive, pids(supervisor))))
+    wait_until(lambda: supervisor.silent)
+    assert supervisor.said.count("the supervisor of this worker is gone, so it stops") == 2
+    assert supervisor.said.count("stopped, every job answered") == 2
 
 
-def test_it_can_be_stopped_while_modules_are_imported(
-    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+def test_the_supervisor_can_be_stopped_while_modules_are_imported(
+    supervise: Supervise, folder: Path, wait_until: WaitUntil
 ) -> None:
     (folder / "long.py").write_text("import time\nprint('begins')\ntime.sleep(60)\n")
-    parent = run(WORKER, "-r", "long", "--processes", "2", url=server.url)
-    wait_until(lambda: parent.printed.count("begins") == 2)
-    parent.send(signal.SIGTERM)
-    assert parent.wait(5) == Exit.STOPPED
+    supervisor = supervise("long", 2)
+    wait_until(lambda: supervisor.printed.count("begins") == 2)
+    supervisor.send(signal.SIGTERM)
+    assert supervisor.wait(5) == Exit.STOPPED
 
 
-# One that ends
+# Workers that end
 
 
-def test_a_worker_that_is_killed_or_ends_is_replaced_and_its_sibling_left_alone(
-    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+def test_a_worker_that_is_killed_or_ends_is_replaced_and_the_other_one_goes_on(
+    server: EmbeddedServer, supervise: Supervise, folder: Path, wait_until: WaitUntil
 ) -> None:
-    flags = ["-r", "slow", "--processes", "2", "-c", "1", "-v"]
-    parent = run("quick", *flags, url=server.url)
-    wait_until(lambda: ready(parent) == 2)
-    jid = push(server, "slow", str(folder / "began"), retry=0)
-    wait_until(lambda: (folder / "began").exists() and f"slow {jid} start" in parent.said)
-    (busy,) = [pid for pid in pids(parent) if f"{pid} faktory-1 slow {jid} start" in parent.said]
-    (idle,) = [pid for pid in pids(parent) if pid != busy]
+    supervisor = supervise("slow", 2, "-c", "1", program="quick")
+    wait_until(lambda: ready(supervisor) == 2)
+    jid = push(server, "slow", str(folder / "began"))
+    started = f"faktory-1 slow {jid} start"
+    wait_until(lambda: (folder / "began").exists() and started in supervisor.said)
+    (busy,) = [pid for pid in pids(supervisor) if f"{pid} {started}" in supervisor.said]
+    (idle,) = [pid for pid in pids(supervisor) if pid != busy]
     os.kill(idle, signal.SIGKILL)
-    wait_until(lambda: ready(parent) == 3)
-    assert re.search(r"was killed by SIGKILL; another takes its place in 0\.0 s", parent.said)
-    push(server, "dies", retry=0)
-    wait_until(lambda: ready(parent) == 4)
-    assert "ended with exit code 42; another takes its place" in parent.said
+    wait_until(lambda: ready(supervisor) == 3)
+    assert "was killed by SIGKILL; another takes its place in 0.0 s" in supervisor.said
+    push(server, "dies")
+    wait_until(lambda: ready(supervisor) == 4)
+    assert "ended with exit code 42; another takes its place" in supervisor.said
     assert alive(busy)
     (folder / "began.go").touch()
     wait_until(lambda: reports(server, jid) == ["ACK"])
-    parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.STOPPED
+    assert stop(supervisor) == Exit.STOPPED
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("1 / 0", "ended with exit code 3 (IMPORT), the 5th worker in a row"),
         ("import os; os._exit(0)", "ended with exit code 0 (STOPPED), the 5th worker in a row"),
     ],
 )
-def test_five_workers_running_that_end_before_they_are_ready_end_the_parent(
-    server: EmbeddedServer, run: Run, folder: Path, source: str, told: str
+def test_five_workers_in_a_row_that_end_before_they_are_ready_end_the_supervisor(
+    supervise: Supervise, folder: Path, source: str, message: str
 ) -> None:
     (folder / "broken.py").write_text(source)
-    parent = run("quick", "-r", "broken", "--processes", "1", url=server.url)
-    assert parent.wait() == Exit.GAVE_UP == 8
-    assert len(pids(parent)) == 5
-    assert told in parent.said
-    assert parent.said.splitlines()[-1].startswith("faktory-worker: gave up: workers could not")
-    assert parent.said.count("ZeroDivisionError: division by zero\n") in (0, 5)
+    supervisor = supervise("broken", 1, program="quick")
+    assert supervisor.wait() == Exit.GAVE_UP == 8
+    assert len(pids(supervisor)) == 5
+    assert message in supervisor.said
+    last = supervisor.said.splitlines()[-1]
+    assert last.startswith("faktory-worker: gave up: workers could not")
+    assert supervisor.said.count("ZeroDivisionError: division by zero\n") in (0, 5)
 
 
-def test_a_wrong_password_ends_the_parent_too(run: Run) -> None:
+def test_a_wrong_password_ends_the_supervisor_too(run: Run) -> None:
     with EmbeddedServer(password="right") as server:
-        parent = run(
-            "quick", "-r", "jobs", "--processes", "1", url=f"tcp://:wrong@{server.address.place}"
-        )
-        assert parent.wait() == Exit.GAVE_UP
-    assert "ended with exit code 4 (REFUSED), the 5th worker in a row" in parent.said
+        url = f"tcp://:wrong@{server.address.place}"
+        supervisor = run("quick", "-r", "jobs", "--processes", "1", url=url)
+        assert supervisor.wait() == Exit.GAVE_UP
+    assert "ended with exit code 4 (REFUSED), the 5th worker in a row" in supervisor.said
 
 
-def test_workers_that_are_killed_before_they_are_ready_never_end_the_parent(
-    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+def test_workers_that_are_killed_before_they_are_ready_never_end_the_supervisor(
+    supervise: Supervise, folder: Path, wait_until: WaitUntil
 ) -> None:
     (folder / "unlucky.py").write_text(
         "from jobs import *\n"
@@ -241,34 +248,33 @@ def test_workers_that_are_killed_before_they_are_ready_never_end_the_parent(
         "tries.write_text((tries.read_text() if tries.exists() else '') + 'x')\n"
         "if len(tries.read_text()) <= 7: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    parent = run("quick", "-r", "unlucky", "--processes", "1", "-v", url=server.url)
-    wait_until(lambda: ready(parent) == 1)
-    assert len(pids(parent)) == 8
-    parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.STOPPED
+    supervisor = supervise("unlucky", 1, program="quick")
+    wait_until(lambda: ready(supervisor) == 1)
+    assert len(pids(supervisor)) == 8
+    assert stop(supervisor) == Exit.STOPPED
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["-q", "a,2", "-q", "b", "-r", "jobs"], "-q b has no weight and others have one"),
         ([], "no job type is registered"),
     ],
 )
-def test_what_would_be_wrong_in_each_worker_is_told_once(
-    run: Run, flags: list[str], told: str
+def test_an_error_that_each_worker_would_raise_is_printed_once(
+    run: Run, flags: list[str], message: str
 ) -> None:
-    parent = run(WORKER, "--processes", "3", *flags)
-    assert parent.wait() == Exit.USAGE
-    assert parent.said.startswith(f"faktory-worker: {told}")
-    assert parent.said.count("\n") == 1
+    supervisor = run(WORKER, "--processes", "3", *flags)
+    assert supervisor.wait() == Exit.USAGE
+    assert supervisor.said.startswith(f"faktory-worker: {message}")
+    assert supervisor.said.count("\n") == 1
 
 
 # The jobs of a worker that died
 
 
 def failures(server: EmbeddedServer) -> dict[str, tuple[str, str]]:
-    """What the server knows of jobs that failed: type and message, by jid."""
+    """Return the type and the message of each failure that the server keeps, by jid."""
     return {
         job["jid"]: (job["failure"]["errtype"], job["failure"]["message"])
         for job in (*server.retries, *server.dead)
@@ -285,16 +291,14 @@ def failures(server: EmbeddedServer) -> dict[str, tuple[str, str]]:
 )
 def test_the_jobs_of_a_worker_that_is_killed_fail_at_once_with_how_it_died(
     server: EmbeddedServer,
-    run: Run,
+    supervise: Supervise,
     folder: Path,
     wait_until: WaitUntil,
     number: int,
     how: str,
 ) -> None:
-    supervisor = run("quick", "-r", "slow", "--processes", "1", "-c", "3", "-v", url=server.url)
-    with Client(server.url) as client:
-        jobs = [{"jobtype": "slow", "args": [str(folder / name)]} for name in ("one", "two")]
-        jids = {client.push(job) for job in jobs}
+    supervisor = supervise("slow", 1, "-c", "3", program="quick")
+    jids = {push(server, "slow", str(folder / name), retry=1) for name in ("one", "two")}
     wait_until(lambda: (folder / "one").exists() and (folder / "two").exists())
     worker_id = server.working[0]["wid"]
     server.clear_commands()
@@ -306,14 +310,13 @@ def test_the_jobs_of_a_worker_that_is_killed_fail_at_once_with_how_it_died(
     assert any(worker_id in text for text in greetings)
     assert all(jid in supervisor.said for jid in jids)
     wait_until(lambda: ready(supervisor) == 2)
-    supervisor.send(signal.SIGTERM)
-    assert supervisor.wait() == Exit.STOPPED
+    assert stop(supervisor) == Exit.STOPPED
 
 
 def test_the_jobs_of_a_worker_that_died_are_reported_when_the_server_is_back(
-    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+    server: EmbeddedServer, supervise: Supervise, folder: Path, wait_until: WaitUntil
 ) -> None:
-    supervisor = run("quick", "-r", "slow", "--processes", "1", "-c", "1", url=server.url)
+    supervisor = supervise("slow", 1, "-c", "1", program="quick")
     jid = push(server, "slow", str(folder / "began"), retry=1)
     wait_until((folder / "began").exists)
     server.refuse_connections()
@@ -323,15 +326,14 @@ def test_the_jobs_of_a_worker_that_died_are_reported_when_the_server_is_back(
     assert failures(server) == {}
     server.accept_connections()
     wait_until(lambda: jid in failures(server))
-    supervisor.send(signal.SIGTERM)
-    assert supervisor.wait() == Exit.STOPPED
+    assert stop(supervisor) == Exit.STOPPED
 
 
 def test_a_worker_that_dies_without_a_job_fails_none(
-    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+    server: EmbeddedServer, supervise: Supervise, folder: Path, wait_until: WaitUntil
 ) -> None:
-    supervisor = run("quick", "-r", "slow", "--processes", "1", "-c", "1", "-v", url=server.url)
-    jid = push(server, "tells", str(folder / "told"))
+    supervisor = supervise("slow", 1, "-c", "1", program="quick")
+    jid = push(server, "note_pid", str(folder / "notes"))
     wait_until(lambda: reports(server, jid) == ["ACK"])
     wait_until(lambda: ready(supervisor) == 1)
     server.clear_commands()
@@ -339,8 +341,7 @@ def test_a_worker_that_dies_without_a_job_fails_none(
     os.kill(pids(supervisor)[0], signal.SIGKILL)
     wait_until(lambda: ready(supervisor) == 2)
     assert "had not reported" not in supervisor.said
-    supervisor.send(signal.SIGTERM)
-    assert supervisor.wait() == Exit.STOPPED
+    assert stop(supervisor) == Exit.STOPPED
     assert reports(server, jid) == []
 
 
@@ -351,20 +352,19 @@ def test_workers_run_the_jobs_of_a_real_server(
     real_server_url: str, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     queue = f"processes-{os.getpid()}-{os.urandom(4).hex()}"
-    told = folder / "told"
-    told.touch()
-    jobs = [{"jobtype": "tells", "args": [str(told)], "queue": queue} for _ in range(200)]
+    notes = folder / "notes"
+    notes.touch()
+    jobs = [{"jobtype": "note_pid", "args": [str(notes)], "queue": queue} for _ in range(200)]
     with Client(real_server_url) as client:
         client.push_bulk(jobs)
         flags = ["-r", "slow", "--processes", "3", "-q", queue, "-c", "2", "-v"]
-        parent = run("quick", *flags, url=real_server_url)
-        wait_until(lambda: told.read_text().count("\n") == 200)
-        wait_until(lambda: ready(parent) == 3)
+        supervisor = run("quick", *flags, url=real_server_url)
+        wait_until(lambda: notes.read_text().count("\n") == 200)
+        wait_until(lambda: ready(supervisor) == 3)
         client.push_bulk(jobs)
-        wait_until(lambda: told.read_text().count("\n") == 400)
-        os.kill(pids(parent)[0], signal.SIGKILL)
-        wait_until(lambda: ready(parent) == 4)
-        parent.send(signal.SIGTERM)
-        assert parent.wait() == Exit.STOPPED
+        wait_until(lambda: notes.read_text().count("\n") == 400)
+        os.kill(pids(supervisor)[0], signal.SIGKILL)
+        wait_until(lambda: ready(supervisor) == 4)
+        assert stop(supervisor) == Exit.STOPPED
         client.remove_queues(queue)
-    assert parent.said.count("stopped, every job answered") == 4
+    assert supervisor.said.count("stopped, every job answered") == 4

@@ -1,4 +1,4 @@
-"""For a minute workers are killed at random, and every job runs all the same."""
+"""Workers are killed at random for a minute, and every job runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .support import Process, Run, WaitUntil, pids
 JOBS = 20_000
 MINUTE = 60.0
 PACE = JOBS / MINUTE
-"""Jobs a second: there are some for as long as somebody is killed."""
+"""Jobs a second: there are some for as long as workers are killed."""
 
 PROGRAM = f"""
 import os
@@ -45,7 +45,7 @@ def test_every_job_runs_while_workers_are_killed_at_random(
 ) -> None:
     (folder / "program.py").write_text(PROGRAM)
     flags = ["-r", "program", "--processes", "4", "-c", "5", "-t", "5"]
-    parent = run("faktory.cli.worker", *flags, url=server.url)
+    supervisor = run("faktory.cli.worker", *flags, url=server.url)
     chance = random.Random(1)
     began = kill_at = time.monotonic()
     pushed = killed = 0
@@ -63,7 +63,7 @@ def test_every_job_runs_while_workers_are_killed_at_random(
         if now >= kill_at:
             kill_at = now + chance.uniform(0.2, 1.5)
             with suppress(ProcessLookupError):
-                if living := sorted(set(pids(parent)) - ended(parent)):
+                if living := sorted(set(pids(supervisor)) - ended(supervisor)):
                     os.kill(chance.choice(living), signal.SIGKILL)
                     killed += 1
         return pushed == JOBS and now - began >= MINUTE
@@ -75,23 +75,23 @@ def test_every_job_runs_while_workers_are_killed_at_random(
         wait_until(done, timeout=MINUTE + 30)
         wait_until(lambda: not any(server.queues.values()) and not at_work(server), timeout=90)
         lost = JOBS - len(ran())
-        server.travel(601)  # what the dead had reserved is taken from them
-        server.travel(3600)  # and tried again
+        server.travel(601)  # the reservations of dead workers end
+        server.travel(3600)  # and their jobs are retried
         wait_until(lambda: ran() == set(range(JOBS)), timeout=60)
-    parent.send(signal.SIGTERM)
-    assert parent.wait() == Exit.STOPPED
+    supervisor.send(signal.SIGTERM)
+    assert supervisor.wait() == Exit.STOPPED
     assert killed > 30
     assert lost > 0
-    print(f"killed {killed}, started {len(pids(parent))}, taken back {lost}")
+    print(f"killed {killed}, started {len(pids(supervisor))}, lost {lost}")
 
 
-def ended(parent: Process) -> set[int]:
-    """The workers that the parent knows to have ended."""
-    found = re.findall(r"worker \d+ \(process (\d+)\) (?:was|ended)", parent.said)
+def ended(supervisor: Process) -> set[int]:
+    """Return the workers whose end the supervisor has logged."""
+    found = re.findall(r"worker \d+ \(process (\d+)\) (?:was|ended)", supervisor.said)
     return {int(pid) for pid in found}
 
 
 def at_work(server: EmbeddedServer) -> bool:
-    """Whether jobs are in the hands of the living."""
-    living = {worker["wid"] for worker in server.workers if worker["connections"]}
-    return any(entry["wid"] in living for entry in server.working)
+    """Return whether a connected worker has jobs."""
+    connected = {worker["wid"] for worker in server.workers if worker["connections"]}
+    return any(entry["wid"] in connected for entry in server.working)
