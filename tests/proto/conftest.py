@@ -45,7 +45,7 @@ def for_all(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def error_for() -> Callable[..., tuple[str, ...]]:
+def outcome() -> Callable[..., tuple[str, ...]]:
     """`outcome(function, *args)`: what came of a call, so that equal means equal to the last bit.
 
     The text of a value tells 1 from True and 1.0, 0.0 from -0.0, and the order of keys.
