@@ -40,7 +40,7 @@ class Peer:
     def __init__(self, sock: socket.socket, lines: list[bytes]) -> None:
         self._sock = sock
         self._lines = lines
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def play(self, step: Step) -> None:
         if isinstance(step, bytes):
@@ -75,14 +75,17 @@ class Peer:
 
     def _line(self) -> bytes:
         """Wait for a line; empty if the client hangs up instead."""
-        while b"\n" not in self._buffer:
+        looked_at = 0
+        while (end := self._buffer.find(b"\n", looked_at) + 1) == 0:
+            looked_at = len(self._buffer)
             data = self._sock.recv(65536)
             if not data:
                 return b""
             self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        self._lines.append(line + b"\n")
-        return line + b"\n"
+        line = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._lines.append(line)
+        return line
 
 
 class ScriptedServer:
