@@ -12,6 +12,12 @@ PIP := $(RUN) -m pip install --disable-pip-version-check --no-input
 HAS_CORE := FAKTORY_IMPL=python $(RUN) -c \
 	'import sys; from importlib.util import find_spec; sys.exit(not find_spec("faktory._proto"))'
 
+# Tests start some 700 interpreters. Where no bytecode is wanted beside the sources, $(VENV) has room.
+ifdef PYTHONDONTWRITEBYTECODE
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
+endif
+
 # What decides how the core is built; a change of one of these builds it anew.
 BUILD := $(CC) $(CFLAGS) $(LDFLAGS) $(FAKTORY_NO_EXTENSIONS) $(FAKTORY_REQUIRE_EXTENSIONS)
 
@@ -31,17 +37,17 @@ requirements = $(RUN) -c 'import sys, tomllib; \
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  PYTHON=python3.12 chooses the interpreter, VENV=folder where, ARGS="-k name" goes to pytest'
+	@echo '  PYTHON=python3.12 chooses the interpreter, VENV=folder where, ARGS="-k name" goes to pytest,'
+	@echo '  which takes all cores: ARGS="-n 0" for one process, as a debugger needs it'
 
 demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
 	@$(RUN) -m faktory demo
 
 test: $(VENV)/core $(VENV)/test ## the tests, once for each implementation of the core
-	@$(call both,,$(if $(ARGS),,$(addprefix --ignore=,$(ONCE))))
+	@$(call both,$(PARALLEL),$(if $(ARGS),,--core-only))
 
-# tests/proto tests both cores in any run, and the others have to do with none: once is enough,
-# except where ARGS asks for them.
-ONCE := tests/proto tests/test_build.py tests/test_layers.py tests/jobs/test_typing_samples.py
+# Whoever is through early takes over some of the slow one's tests. ARGS="-n 0" is one process.
+PARALLEL := -n logical --dist worksteal
 
 # $(call both,OPTIONS,OPTIONS OF THE SECOND RUN): it takes place even if the first one fails. If it
 # is the only one, it does without options of its own.
@@ -54,7 +60,7 @@ both = failed=0; second=; \
 		echo "The compiled core was not built, so its tests do not run:"; \
 		$(call notices,core); \
 	fi; \
-	echo "The pure Python core (FAKTORY_IMPL=python)$${second:+, $$second}:"; \
+	echo "The pure Python core (FAKTORY_IMPL=python):"; \
 	FAKTORY_IMPL=python $(RUN) -m pytest $(1) $$second $(ARGS) || failed=1; \
 	exit $$failed
 

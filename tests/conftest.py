@@ -25,16 +25,53 @@ from faktory.proto import implementation_info
 
 T = TypeVar("T")
 
+TESTS = Path(__file__).parent
+
+# Folders and files that do not depend on which core is loaded: whatever they run of the core, and
+# each place in faktory/ from which they call it, the tests of the other files run as well.
+ONCE = """
+    contract proto replay server
+    cli/test_backlog.py cli/test_config.py cli/test_conflict.py cli/test_doctor.py
+    cli/test_loading.py cli/test_logs.py cli/test_output.py cli/test_parent.py cli/test_reload.py
+    cli/test_retire.py cli/test_title.py cli/test_tools.py
+    jobs/test_docs.py jobs/test_typing_samples.py
+    testing/test_docs.py testing/test_plugin.py
+    wire/test_address.py wire/test_recovery.py
+    test_benchmarks.py test_build.py test_docs.py test_examples.py test_exceptions.py
+    test_import.py test_layers.py test_suite.py
+""".split()
+
 # How long one example takes says more about the machine's other load than about the code.
 settings.register_profile("faktory", deadline=None)
 if os.environ.get("CI") != "true":  # there hypothesis has a profile of its own, without chance
     settings.load_profile("faktory")
 
 
-def pytest_report_header() -> list[str]:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    about = "leave out the tests that do not depend on the core (ONCE in tests/conftest.py)"
+    parser.addoption("--core-only", action="store_true", help=about)
+
+
+def runs_once(path: Path) -> bool:
+    """Tell whether this is one of the folders and files that a second run leaves out."""
+    inside = path.relative_to(TESTS)
+    return any(each.as_posix() in ONCE for each in (inside, *inside.parents))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # False would overrule what else ignores files.
+    return True if config.option.core_only and runs_once(collection_path) else None
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
     info = implementation_info()
     url = os.environ.get("FAKTORY_URL", "").rpartition("@")[2]  # without its password
+    files = list(TESTS.rglob("test_*.py"))
+    left_out = sum(map(runs_once, files)) if config.option.core_only else 0
     return [
+        f"tests: without {left_out} of {len(files)} files, which do not depend on the core"
+        if left_out
+        else f"tests: {len(files)} files",
         f"core: {info['implementation']} ({info['reason']}), Python {platform.python_version()}",
         f"real server: {url}"
         if url
