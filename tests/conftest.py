@@ -29,17 +29,38 @@ TESTS = Path(__file__).parent
 
 # Folders and files that do not depend on which core is loaded: whatever they run of the core, and
 # each place in faktory/ from which they call it, the tests of the other files run as well.
-ONCE = """
-    contract proto replay server
-    cli/test_backlog.py cli/test_config.py cli/test_conflict.py cli/test_doctor.py
-    cli/test_loading.py cli/test_logs.py cli/test_output.py cli/test_parent.py cli/test_reload.py
-    cli/test_retire.py cli/test_title.py cli/test_tools.py
-    jobs/test_docs.py jobs/test_typing_samples.py
-    testing/test_docs.py testing/test_plugin.py
-    wire/test_address.py wire/test_recovery.py
-    test_benchmarks.py test_build.py test_docs.py test_examples.py test_exceptions.py
-    test_import.py test_layers.py test_suite.py
-""".split()
+ONCE = [
+    "contract",
+    "proto",
+    "replay",
+    "server",
+    "cli/test_backlog.py",
+    "cli/test_config.py",
+    "cli/test_conflict.py",
+    "cli/test_doctor.py",
+    "cli/test_loading.py",
+    "cli/test_logs.py",
+    "cli/test_output.py",
+    "cli/test_parent.py",
+    "cli/test_reload.py",
+    "cli/test_retire.py",
+    "cli/test_title.py",
+    "cli/test_tools.py",
+    "jobs/test_docs.py",
+    "jobs/test_typing_samples.py",
+    "testing/test_docs.py",
+    "testing/test_plugin.py",
+    "wire/test_address.py",
+    "wire/test_recovery.py",
+    "test_benchmarks.py",
+    "test_build.py",
+    "test_docs.py",
+    "test_examples.py",
+    "test_exceptions.py",
+    "test_import.py",
+    "test_layers.py",
+    "test_suite.py",
+]
 
 # How long one example takes says more about the machine's other load than about the code.
 settings.register_profile("faktory", deadline=None)
