@@ -25,7 +25,7 @@ from faktory.cli import parent
 from faktory.cli.worker import main
 
 parent.backoff = lambda attempt, random: 0.01
-parent.PATIENCE = 0.2
+parent.PATIENCE = 0.5
 sys.exit(main())
 """
 """The command with less patience; the parent has this alone of what the folder holds."""

@@ -224,7 +224,7 @@ def test_ten_jobs_of_all_kinds_are_accounted_for_soon_after_the_grace_period(
         assert worker.wait() == Exit.LEFT_BEHIND
         took = time.monotonic() - began
         info = client.info()["faktory"]
-    assert took < 1 + 2 + 1  # a second for a machine that has other work, too
+    assert took < 1 + 2 + 5  # five seconds for a machine that has other work, too
     assert info["sets"]["working"] == 0
     assert info["sets"]["retries"] == info["total_failures"] == 9
     assert info["total_processed"] == 10

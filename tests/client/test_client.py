@@ -34,7 +34,7 @@ OK = b"+OK\r\n"
 NO_SUCH_JOB = b"-ERR Job not found 12345678\r\n"
 SHUTDOWN = b"-ERR shutdown in progress\r\n"
 FULL = b"-ERR too many connections: 2001\r\n"
-IMPATIENT = 0.05
+IMPATIENT = 0.5
 """Seconds to wait for what does not come."""
 
 JOB = {"jid": "12345678", "jobtype": "Resize", "args": [1]}

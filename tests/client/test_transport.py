@@ -32,7 +32,7 @@ PUSH = commands.push({"jid": "12345678", "jobtype": "Resize", "args": []})
 ACK = commands.ack("12345678")
 INFO = commands.info()
 FETCH = commands.fetch(["default"])
-IMPATIENT = 0.05
+IMPATIENT = 0.5
 """Seconds to wait for what does not come."""
 LATE = transport.KERNEL_WAIT * 3
 """Seconds between two pieces of an answer, so that the wait for the second is Python's."""
@@ -147,7 +147,7 @@ def test_a_connection_that_takes_too_long_to_open_is_a_timeout(monkeypatch):
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(socket, "create_connection", never)
-    with pytest.raises(FaktoryTimeout, match=r"no connection to example.com:1 within 0.05 s"):
+    with pytest.raises(FaktoryTimeout, match=r"no connection to example.com:1 within 0.5 s"):
         connect("tcp://example.com:1", IMPATIENT)
 
 
@@ -186,7 +186,7 @@ def test_commands_go_out_in_one_piece_and_each_is_answered(scripted):
 def test_an_ok_that_comes_ahead_of_the_other_answer_wakes_nobody(scripted, monkeypatch):
     monkeypatch.setattr(transport, "KERNEL_WAIT", 0.9)
     woken, early = threading.Event(), []
-    script = ["ACK", "FETCH", OK, lambda: early.append(woken.wait(IMPATIENT)), {"jid": "1"}]
+    script = ["ACK", "FETCH", OK, lambda: early.append(woken.wait(0.05)), {"jid": "1"}]
     line = connect(scripted([":greet", *script, ":silence"]).url)
     read = line._read
 
@@ -328,7 +328,7 @@ def test_no_answer_in_time_breaks_the_line(scripted):
     line = connect(scripted([":greet", "PUSH", ":silence"]).url, IMPATIENT)
     error = broken(line, PUSH)
     assert type(error.cause) is FaktoryTimeout
-    assert "within 0.05 s; the connection is dropped" in str(error.cause)
+    assert "within 0.5 s; the connection is dropped" in str(error.cause)
     assert error.sent == len(PUSH.data)
 
 
@@ -386,12 +386,17 @@ def raise_mine(*_):
     raise Mine("my own alarm")
 
 
-@pytest.mark.parametrize("seconds", [0.005, 0.1], ids=["in the kernel", "in Python"])
+@pytest.mark.parametrize("seconds", [0.001, 0.1], ids=["in the kernel", "in Python"])
 def test_what_a_signal_handler_raises_while_waiting_comes_out_as_it_is(scripted, alarm, seconds):
     stop = threading.Event()
-    server = scripted([":greet", "INFO", lambda: stop.wait(5)])
+
+    def ring():  # now that the client waits for its answer
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        stop.wait(5)
+
+    server = scripted([":greet", "INFO", ring])
     line = connect(server.url)
-    alarm(raise_mine, seconds)
+    alarm(raise_mine, 0)
     with pytest.raises(Mine):
         line.exchange([commands.info()])
     stop.set()
@@ -437,12 +442,12 @@ def test_what_a_signal_handler_raises_behind_a_send_is_no_sign_that_nothing_was_
 def test_signals_that_keep_coming_do_not_put_off_the_end_of_waiting(scripted, alarm, seconds):
     stop = threading.Event()
     server = scripted([":greet", "INFO", lambda: stop.wait(5)])
-    line = connect(server.url, 0.2)
+    line = connect(server.url, 0.5)
     alarm(lambda *_: None, seconds, seconds)
     began = time.monotonic()
     assert type(broken(line, commands.info()).cause) is FaktoryTimeout
     stop.set()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
 
 
 def test_a_goodbye_for_an_answer_means_that_nothing_was_run(scripted):

@@ -165,7 +165,7 @@ def test_stopping_does_not_wait_for_a_client_that_hesitates_with_tls(certificate
         started = time.monotonic()
         server.stop()
         assert line.recv(1) == b""
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
 
 
 def test_a_client_that_speaks_no_tls_is_hung_up_on(certificate):
@@ -230,14 +230,14 @@ def test_an_error_on_demand_stands_in_for_the_command(server, dial):
 
 
 def test_a_delayed_command_delays_those_behind_it_and_nobody_else(server, dial):
-    server.delay("PUSH", 0.1)
+    server.delay("PUSH", 1)
     line, other = dial(), dial()
     started = time.monotonic()
     line.send('PUSH {"jid":"job-0001","jobtype":"T","args":[]}', "NOPE")
     assert other.say("NOPE") == b"-ERR unknown command NOPE"
-    assert time.monotonic() - started < 0.1
+    assert time.monotonic() - started < 1
     assert [line.reply(), line.reply()] == [b"+OK", b"-ERR unknown command NOPE"]
-    assert time.monotonic() - started >= 0.09
+    assert time.monotonic() - started >= 0.99
 
 
 def test_held_commands_are_executed_in_their_order_when_released(server, dial, wait_until):

@@ -25,9 +25,9 @@ from .conftest import Push, Start, WaitUntil, messages, reports, spin, threads_l
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker takes a reservation to last 0.1 s, the server as ever."""
-    monkeypatch.setattr(context, "LEAST_RESERVE", 0.1)
-    monkeypatch.setattr(context, "DEFAULT_RESERVE", 0.1)
+    """A worker takes a reservation to last 0.5 s, the server as ever."""
+    monkeypatch.setattr(context, "LEAST_RESERVE", 0.5)
+    monkeypatch.setattr(context, "DEFAULT_RESERVE", 0.5)
     monkeypatch.setattr(worker_module, "LOOK_EVERY", 0.02)
 
 
@@ -52,7 +52,7 @@ def test_a_job_may_catch_its_time_limit_which_strikes_once(
 ) -> None:
     caught: list[float] = []
 
-    @faktory.job(time_limit=0.05)
+    @faktory.job(time_limit=0.5)
     def tidy() -> None:
         try:
             spin()
@@ -70,9 +70,9 @@ def test_a_job_may_catch_its_time_limit_which_strikes_once(
 def test_a_time_limit_is_no_concern_of_the_next_job(
     server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
 ) -> None:
-    faktory.job(name="quick", time_limit=0.1)(lambda: None)
+    faktory.job(name="quick", time_limit=0.5)(lambda: None)
     worker = Worker(server.url)
-    worker.register("slow", lambda: [time.sleep(0.005) for _ in range(50)])
+    worker.register("slow", lambda: [time.sleep(0.005) for _ in range(150)])
     jids = [push("quick"), push("slow")]
     start(worker)
     wait_until(lambda: [reports(server, jid) for jid in jids] == [["ACK"], ["ACK"]])
@@ -285,7 +285,7 @@ def test_more_time_asked_for_is_more_time_before_the_thread_is_replaced(
         job = faktory.current_job()
         job.track_progress(50, reserve_until=time.time() + 60)
         left.append(job.remaining())
-        time.sleep(0.3)
+        time.sleep(0.8)
 
     worker = Worker(server.url)
     worker.register("longer", longer)

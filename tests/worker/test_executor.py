@@ -168,8 +168,8 @@ def test_start_and_end_are_logged_with_type_and_jid(caplog: pytest.LogCaptureFix
     run(lambda context: None)
     run(raiser(ValueError("wrong")))
     assert caplog.messages[0] == caplog.messages[2] == "work 12345678 start"
-    assert caplog.messages[1].startswith("work 12345678 done in 0.0")
-    assert caplog.messages[3].startswith("work 12345678 fail in 0.0")
+    assert caplog.messages[1].startswith("work 12345678 done in 0.")
+    assert caplog.messages[3].startswith("work 12345678 fail in 0.")
     assert caplog.messages[3].endswith("ValueError: wrong")
 
 

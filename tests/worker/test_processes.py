@@ -36,7 +36,7 @@ def traced(function):
 def decorated(number):
     note("decorated", number, current_job().jid, os.getpid())
 
-@faktory.job(time_limit=0.2)
+@faktory.job(time_limit=0.5)
 def limited(how):
     try:
         time.sleep(30)
@@ -133,8 +133,8 @@ def test_decorated_functions_closures_and_bound_tasks_run_in_a_process_that_stay
 
 
 def test_each_slot_has_a_process_of_its_own(run: Run, push: Push, wait_until: WaitUntil) -> None:
-    push("slow", 0.5)
-    push("slow", 0.5)
+    push("slow", 1.5)
+    push("slow", 1.5)
     program = run("work(concurrency=2).run()")
     wait_until(lambda: program.notes.count("ended") == 2)
     assert program.notes[2:] == ["ended", "ended"]
@@ -324,7 +324,9 @@ def test_at_the_end_of_the_grace_period_a_job_fails_with_shutdown_and_no_process
 ) -> None:
     jid = push("held", how)
     program = run(
-        """
+        f"""
+from faktory.worker import processes
+processes.INSIST[faktory.Shutdown] = {0.5 if how == "stubborn" else 10}
 @faktory.job
 def held(how):
     note("held")
@@ -353,7 +355,7 @@ def test_a_job_that_outlives_its_reservation_is_killed_not_left_behind(
         """
 from faktory.jobs import context
 from faktory.worker import worker
-context.LEAST_RESERVE = context.DEFAULT_RESERVE = 0.5
+context.LEAST_RESERVE = context.DEFAULT_RESERVE = 1
 worker.LOOK_EVERY = 0.02
 work().run()
 """

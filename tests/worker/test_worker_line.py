@@ -168,7 +168,7 @@ def test_a_report_that_cannot_be_delivered_is_told(
     monkeypatch.setattr(worker_module, "LAST_WORDS", 0.1)
     monkeypatch.setattr(worker_module, "FETCH_PATIENCE", 0.0)
     go_on = threading.Event()
-    worker = Worker(server.url, disconnect_wait=0.1)
+    worker = Worker(server.url, disconnect_wait=0.5)
     worker.register("work", lambda: go_on.wait(10))
     jid = push("work")
     running = start(worker)
