@@ -12,18 +12,16 @@ import platform
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
 import pytest
 from hypothesis import settings
 
 from faktory.proto import implementation_info
 
-T = TypeVar("T")
+from . import support
 
 TESTS = Path(__file__).parent
 
@@ -159,20 +157,7 @@ def real_server_url() -> str:
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., object]:
     """`wait_until(condition, timeout=20)`: call it until it is true, return what it returned."""
-    return _wait_until
-
-
-def _wait_until(condition: Callable[[], T], timeout: float = 20) -> T:
-    deadline = time.monotonic() + timeout
-    while True:
-        # Read before the condition: a machine that stood still does not fail a true one.
-        late = time.monotonic() >= deadline
-        if result := condition():
-            return result
-        if late:
-            name = getattr(condition, "__qualname__", repr(condition))
-            pytest.fail(f"{name} was still {result!r} after {timeout} seconds")
-        time.sleep(0.002)
+    return support.wait_until
 
 
 @pytest.fixture(scope="session")
