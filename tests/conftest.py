@@ -82,6 +82,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.option.core_only and runs_once(collection_path) else None
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """With a real server one process: its tests count what is there, and flush it."""
+    return 0 if os.environ.get("FAKTORY_URL") else None
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     info = implementation_info()
     url = os.environ.get("FAKTORY_URL", "").rpartition("@")[2]  # without its password
