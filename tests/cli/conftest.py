@@ -85,7 +85,7 @@ class Process:
         """Send it a signal."""
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = 15) -> int:
+    def wait(self, timeout: float = 30) -> int:
         """Return its exit code once it has ended."""
         code = self.process.wait(timeout)
         for reader in self._readers:

@@ -204,7 +204,7 @@ def test_it_can_be_stopped_while_modules_are_imported(
     parent = run(WORKER, "-r", "long", "--processes", "2", url=server.url)
     wait_until(lambda: parent.printed.count("begins") == 2)
     parent.send(signal.SIGTERM)
-    assert parent.wait(5) == Exit.STOPPED
+    assert parent.wait() == Exit.STOPPED
 
 
 # One that ends

@@ -252,7 +252,7 @@ def test_a_thread_that_a_job_started_does_not_keep_the_process(
     push(server, "starts_a_thread")
     wait_until(lambda: server.working)
     worker.send(signal.SIGTERM)
-    assert worker.wait(5) == Exit.LEFT_BEHIND
+    assert worker.wait() == Exit.LEFT_BEHIND
     assert "some jobs left running" in worker.said
 
 
@@ -265,7 +265,7 @@ def test_the_second_of_two_interrupts_at_once_does_not_wait(
     worker.send(signal.SIGINT)
     wait_until(lambda: "Shutdown: waiting" in worker.said)
     worker.send(signal.SIGINT)
-    assert worker.wait(5) == Exit.STOPPED
+    assert worker.wait() == Exit.STOPPED
     assert reports(server, jid) == ["FAIL"]
     assert "Traceback" not in worker.said.split("grace period is over")[0]
 
