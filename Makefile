@@ -12,6 +12,12 @@ PIP := $(RUN) -m pip install --disable-pip-version-check --no-input
 HAS_CORE := FAKTORY_IMPL=python $(RUN) -c \
 	'import sys; from importlib.util import find_spec; sys.exit(not find_spec("faktory._proto"))'
 
+# Tests start some 700 interpreters. If no bytecode is wanted beside the sources, $(VENV) has it.
+ifdef PYTHONDONTWRITEBYTECODE
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
+endif
+
 # The variables that affect the build of the core; a change of one of them rebuilds it.
 BUILD := $(CC) $(CFLAGS) $(LDFLAGS) $(FAKTORY_NO_EXTENSIONS) $(FAKTORY_REQUIRE_EXTENSIONS)
 
@@ -31,17 +37,17 @@ requirements = $(RUN) -c 'import sys, tomllib; \
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  PYTHON=python3.12 selects the interpreter, VENV=folder the environment, ARGS="-k name" is passed to pytest'
+	@echo '  PYTHON=python3.12 selects the interpreter, VENV=folder the environment, ARGS="-k name" is passed to pytest,'
+	@echo '  which uses all cores: ARGS="-n 0" is one process, as a debugger needs it'
 
 demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
 	@$(RUN) -m faktory demo
 
 test: $(VENV)/core $(VENV)/test ## the tests, once for each implementation of the core
-	@$(call both,,$(if $(ARGS),,$(addprefix --ignore=,$(ONCE))))
+	@$(call both,$(PARALLEL),$(if $(ARGS),,--core-only))
 
-# tests/proto tests both cores in each run, and the others do not depend on the core. They run once,
-# unless ARGS is set.
-ONCE := tests/proto tests/test_build.py tests/test_layers.py tests/jobs/test_typing_samples.py
+# A process that is done early takes over tests of a slower one. ARGS="-n 0" is one process.
+PARALLEL := -n logical --dist worksteal
 
 # $(call both,OPTIONS,OPTIONS OF THE SECOND RUN): the second run starts even if the first one fails.
 # If it is the only run, its own options are not used.
@@ -54,7 +60,7 @@ both = failed=0; second=; \
 		echo "The compiled core was not built, so its tests do not run:"; \
 		$(call notices,core); \
 	fi; \
-	echo "The pure Python core (FAKTORY_IMPL=python)$${second:+, $$second}:"; \
+	echo "The pure Python core (FAKTORY_IMPL=python):"; \
 	FAKTORY_IMPL=python $(RUN) -m pytest $(1) $$second $(ARGS) || failed=1; \
 	exit $$failed
 

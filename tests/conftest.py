@@ -12,18 +12,54 @@ import platform
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
 import pytest
 from hypothesis import settings
 
 from faktory.proto import implementation_info
 
-T = TypeVar("T")
+from . import support
+
+TESTS = Path(__file__).parent
+
+# Folders and files that do not depend on which core is loaded: whatever they run of the core, and
+# each place in faktory/ from which they call it, the tests of the other files run as well.
+ONCE = [
+    "contract",
+    "proto",
+    "replay",
+    "server",
+    "cli/test_backlog.py",
+    "cli/test_config.py",
+    "cli/test_conflict.py",
+    "cli/test_doctor.py",
+    "cli/test_loading.py",
+    "cli/test_logs.py",
+    "cli/test_max_jobs.py",
+    "cli/test_output.py",
+    "cli/test_processes.py",
+    "cli/test_reload.py",
+    "cli/test_title.py",
+    "cli/test_tools.py",
+    "jobs/test_docs.py",
+    "jobs/test_typing_samples.py",
+    "testing/test_docs.py",
+    "testing/test_plugin.py",
+    "wire/test_address.py",
+    "wire/test_recovery.py",
+    "test_benchmarks.py",
+    "test_build.py",
+    "test_docs.py",
+    "test_examples.py",
+    "test_exceptions.py",
+    "test_import.py",
+    "test_layers.py",
+    "test_suite.py",
+    "test_vocabulary.py",
+]
 
 # How long one example takes says more about the machine's other load than about the code.
 settings.register_profile("faktory", deadline=None)
@@ -31,10 +67,37 @@ if os.environ.get("CI") != "true":  # there hypothesis has a profile of its own,
     settings.load_profile("faktory")
 
 
-def pytest_report_header() -> list[str]:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    about = "leave out the tests that do not depend on the core (ONCE in tests/conftest.py)"
+    parser.addoption("--core-only", action="store_true", help=about)
+
+
+def runs_once(path: Path) -> bool:
+    """Return whether this is one of the folders and files that a second run leaves out."""
+    inside = path.relative_to(TESTS)
+    return any(each.as_posix() in ONCE for each in (inside, *inside.parents))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # False would overrule what else ignores files.
+    return True if config.option.core_only and runs_once(collection_path) else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """With a real server one process: its tests count what is there, and flush it."""
+    return 0 if os.environ.get("FAKTORY_URL") else None
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
     info = implementation_info()
     url = os.environ.get("FAKTORY_URL", "").rpartition("@")[2]  # without its password
+    files = list(TESTS.rglob("test_*.py"))
+    left_out = sum(map(runs_once, files)) if config.option.core_only else 0
     return [
+        f"tests: without {left_out} of {len(files)} files, which do not depend on the core"
+        if left_out
+        else f"tests: {len(files)} files",
         f"core: {info['implementation']} ({info['reason']}), Python {platform.python_version()}",
         f"real server: {url}"
         if url
@@ -101,20 +164,7 @@ def real_server_url() -> str:
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., object]:
     """`wait_until(condition, timeout=20)`: call it until it is true, return what it returned."""
-    return _wait_until
-
-
-def _wait_until(condition: Callable[[], T], timeout: float = 20) -> T:
-    deadline = time.monotonic() + timeout
-    while True:
-        # Read before the condition: a machine that stood still does not fail a true one.
-        late = time.monotonic() >= deadline
-        if result := condition():
-            return result
-        if late:
-            name = getattr(condition, "__qualname__", repr(condition))
-            pytest.fail(f"{name} was still {result!r} after {timeout} seconds")
-        time.sleep(0.002)
+    return support.wait_until
 
 
 @pytest.fixture(scope="session")

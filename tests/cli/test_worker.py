@@ -204,7 +204,7 @@ def test_ten_jobs_that_end_in_every_way_are_reported_soon_after_the_grace_period
         assert worker.wait() == Exit.ABANDONED
         took = time.monotonic() - began
         info = client.info()["faktory"]
-    assert took < 1 + 2 + 2  # two seconds for a machine that has other work, too
+    assert took < 1 + 2 + 5  # five seconds for a machine that has other work, too
     assert info["sets"]["working"] == 0
     assert info["sets"]["retries"] == info["total_failures"] == 9
     assert info["total_processed"] == 10

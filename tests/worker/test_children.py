@@ -37,7 +37,7 @@ def traced(function):
 def decorated(number):
     note("decorated", number, current_job().jid, os.getpid())
 
-@faktory.job(time_limit=0.2)
+@faktory.job(time_limit=0.5)
 def limited(how):
     try:
         time.sleep(30)
