@@ -12,8 +12,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 HEAD = """
 import os, signal, time
-from faktory.worker.backends import children
-from faktory.worker.backends.children import ForkServerClient, ForkServerDied
+from faktory.worker.backends import fork_server
+from faktory.worker.backends.fork_server import ForkServerClient, ForkServerDied
 
 def child(jobs, interrupts):
     jobs.send_bytes(str(sorted(map(int, os.listdir("/proc/self/fd")))).encode())
@@ -34,7 +34,7 @@ class Forked:
             message = self.channel.recv_bytes()
         except EOFError:
             return None
-        return children._NUMBER.unpack(message[1:])[0]
+        return fork_server.NUMBER.unpack(message[1:])[0]
 
 server = ForkServerClient(child)
 """
@@ -58,7 +58,7 @@ def test_the_fork_server_reports_how_each_child_ended() -> None:
         forked = [Forked() for _ in range(4)]
         forked[0].does("os._exit(7)")
         forked[1].does("os.kill(os.getpid(), signal.SIGSEGV)")
-        server.order(children._KILL, forked[2].pid, 0)
+        server.order(fork_server.KILL, forked[2].pid, 0)
         forked[3].does("pass")
         print([one.ended for one in forked])
         server.close()
@@ -120,7 +120,7 @@ def test_a_fork_server_that_was_killed_is_an_error_with_a_remedy() -> None:
             Forked()
         except ForkServerDied as error:
             print(error)
-        server.order(children._KILL, one.pid, 0)
+        server.order(fork_server.KILL, one.pid, 0)
         print(one.ended)
         server.close()
         """
