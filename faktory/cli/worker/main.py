@@ -143,7 +143,7 @@ def _work(worker: Worker, options: Namespace) -> Exit:
     """Run a worker until it stops."""
     quota = None
     if options.max_jobs is not None:
-        from .processes import Quota
+        from .supervised import Quota
 
         quota = Quota(worker, options.max_jobs)
     _log_start(worker)

@@ -13,19 +13,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from random import random
-from threading import Event, Lock, Thread
 from time import monotonic, sleep
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from ...client import Client
 from ...exceptions import FaktoryAuthenticationError, FaktoryError
-from ...jobs.middleware import worker_middleware
 from ...wire import commands, recovery
 from ...worker import Worker
 from ...worker.backends.supervisor import (
@@ -35,16 +31,8 @@ from ...worker.backends.supervisor import (
     describe_death,
     describe_exit,
 )
-from ...worker.processor import Processor
 from ..exits import NEVER_BEGAN, Exit
-
-# Words through a channel. To the supervisor, followed by the worker's id:
-READY: Final = b"r"
-# To the worker; an end of file means that its supervisor is gone:
-QUIET: Final = b"q"
-FINISH: Final = b"e"
-STOP: Final = b"s"
-STOP_NOW: Final = b"n"
+from .supervised import FINISH, QUIET, READY, STOP, STOP_NOW, attach
 
 MAX_FAILED_STARTS: Final = 5
 """How many workers in a row may fail to begin."""
@@ -57,9 +45,6 @@ STOP_GRACE: Final = 8.0
 
 REPORT_TIMEOUT: Final = 30.0
 """Seconds in which the jobs of a worker that died are reported, if the server can be reached."""
-
-CHECK_INTERVAL: Final = 0.5
-"""Seconds between two checks whether a job that goes on is overdue."""
 
 log = logging.getLogger("faktory.parent")  # the name that programs configure
 
@@ -138,7 +123,7 @@ class WorkerSupervisor(Supervisor):
             return None
         child, channel = born
         assert isinstance(child, WorkerChild)
-        return partial(attach, child=child, channel=channel)
+        return partial(attach, jobs=child.jobs, channel=channel)
 
     # The policy
 
@@ -364,90 +349,3 @@ def report_death(
     for jid, answer in zip(jids, answers, strict=True):
         if answer.error is not None:  # it had been reported, or its reservation was over
             log.debug("the server refused FAIL of %s: %s", jid, answer.error)
-
-
-# The worker's side
-
-
-def attach(worker: Worker, child: WorkerChild, channel: socket.socket) -> None:
-    """Notify the supervisor when the worker is ready, and do what it says from then on."""
-
-    def begin() -> None:
-        # TERM may come twice, from the supervisor and from a signal to the whole group, and
-        # means the same each time. INT is for the supervisor to pass on.
-        signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-        signal.signal(signal.SIGINT, lambda *_: None)
-        Thread(target=_obey, args=(worker, channel), name="faktory-supervised", daemon=True).start()
-        with suppress(OSError):  # the supervisor is gone: `_obey` sees it
-            channel.send(READY + worker.worker_id.encode())
-
-    worker.record_jobs(child.jobs)
-    worker.on("startup", begin)
-
-
-def _obey(worker: Worker, channel: socket.socket) -> None:
-    while True:
-        try:
-            word = channel.recv(1)
-        except OSError:
-            word = b""
-        if word == QUIET:
-            worker.quiet()
-        elif word == FINISH:
-            finish(worker)
-        elif word == STOP:
-            worker.stop()
-        elif word == STOP_NOW:
-            worker.disconnect(force=True)
-        elif not word:
-            worker.log.warning("the supervisor of this worker is gone, so it stops")
-            worker.stop()
-            return
-
-
-def finish(worker: Worker) -> None:
-    """Let a worker end when its running jobs have finished. From any thread, at once.
-
-    They have all the time that they were promised, which is their reservation; then the worker
-    stops as at any other time. A TERM meanwhile cuts that short.
-    """
-    worker.quiet()
-    Thread(target=_stop_later, args=(worker,), name="faktory-finish", daemon=True).start()
-
-
-def _stop_later(worker: Worker) -> None:
-    for thread in threading.enumerate():
-        if isinstance(thread, Processor):
-            while thread.is_alive() and not thread.running.disowned:
-                thread.join(CHECK_INTERVAL)
-    worker.stop()
-
-
-class Quota:
-    """Has a worker finish when `limit` jobs have ended, done or failed."""
-
-    def __init__(self, worker: Worker, limit: int) -> None:
-        self._worker = worker
-        self._limit = limit
-        self._ended = 0
-        self._lock = Lock()
-        self._quiet = Event()
-        worker.on("quiet", self._quiet.set)
-        worker_middleware.prepend(self._count)
-
-    @property
-    def is_used_up(self) -> bool:
-        """Whether so many jobs have ended."""
-        return self._ended >= self._limit
-
-    def _count(self, job: object, payload: object, call_next: Callable[[], Any]) -> Any:  # noqa: ARG002
-        try:
-            return call_next()
-        finally:
-            with self._lock:
-                self._ended += 1
-                last = self._ended == self._limit
-            if last:
-                finish(self._worker)
-            if self.is_used_up:
-                self._quiet.wait(1)  # or this thread would fetch one more

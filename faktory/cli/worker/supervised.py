@@ -1,0 +1,115 @@
+"""A worker's side of its supervisor, and `--max-jobs`: it finishes its jobs and ends.
+
+Rules: a worker that finishes gives its running jobs all the time that they were promised, which is
+their reservation; then it stops as at any other time. A TERM meanwhile cuts that short.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event, Lock, Thread
+from typing import Any, Final
+
+from ...jobs.middleware import worker_middleware
+from ...worker import Worker
+from ...worker.backends.supervisor import RunningJobs
+from ...worker.processor import Processor
+
+# Words through the channel. To the supervisor, followed by the worker's id:
+READY: Final = b"r"
+# To the worker; an end of file means that its supervisor is gone:
+QUIET: Final = b"q"
+FINISH: Final = b"e"
+STOP: Final = b"s"
+STOP_NOW: Final = b"n"
+
+CHECK_INTERVAL: Final = 0.5
+"""Seconds between two checks whether a job that goes on is overdue."""
+
+
+def attach(worker: Worker, jobs: RunningJobs, channel: socket.socket) -> None:
+    """Notify the supervisor when the worker is ready, and do what it says from then on."""
+
+    def begin() -> None:
+        # TERM may come twice, from the supervisor and from a signal to the whole group, and
+        # means the same each time. INT is for the supervisor to pass on.
+        signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+        signal.signal(signal.SIGINT, lambda *_: None)
+        Thread(target=_obey, args=(worker, channel), name="faktory-supervised", daemon=True).start()
+        with suppress(OSError):  # the supervisor is gone: `_obey` sees it
+            channel.send(READY + worker.worker_id.encode())
+
+    worker.record_jobs(jobs)
+    worker.on("startup", begin)
+
+
+def _obey(worker: Worker, channel: socket.socket) -> None:
+    while True:
+        try:
+            word = channel.recv(1)
+        except OSError:
+            word = b""
+        if word == QUIET:
+            worker.quiet()
+        elif word == FINISH:
+            finish(worker)
+        elif word == STOP:
+            worker.stop()
+        elif word == STOP_NOW:
+            worker.disconnect(force=True)
+        elif not word:
+            worker.log.warning("the supervisor of this worker is gone, so it stops")
+            worker.stop()
+            return
+
+
+def finish(worker: Worker) -> None:
+    """Let a worker end when its running jobs have finished. From any thread, at once.
+
+    They have all the time that they were promised, which is their reservation; then the worker
+    stops as at any other time. A TERM meanwhile cuts that short.
+    """
+    worker.quiet()
+    Thread(target=_stop_later, args=(worker,), name="faktory-finish", daemon=True).start()
+
+
+def _stop_later(worker: Worker) -> None:
+    for thread in threading.enumerate():
+        if isinstance(thread, Processor):
+            while thread.is_alive() and not thread.running.disowned:
+                thread.join(CHECK_INTERVAL)
+    worker.stop()
+
+
+class Quota:
+    """Has a worker finish when `limit` jobs have ended, done or failed."""
+
+    def __init__(self, worker: Worker, limit: int) -> None:
+        self._worker = worker
+        self._limit = limit
+        self._ended = 0
+        self._lock = Lock()
+        self._quiet = Event()
+        worker.on("quiet", self._quiet.set)
+        worker_middleware.prepend(self._count)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether so many jobs have ended."""
+        return self._ended >= self._limit
+
+    def _count(self, job: object, payload: object, call_next: Callable[[], Any]) -> Any:  # noqa: ARG002
+        try:
+            return call_next()
+        finally:
+            with self._lock:
+                self._ended += 1
+                last = self._ended == self._limit
+            if last:
+                finish(self._worker)
+            if self.is_used_up:
+                self._quiet.wait(1)  # or this thread would fetch one more
