@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -165,6 +166,14 @@ def real_server_url() -> str:
 def wait_until() -> Callable[..., object]:
     """`wait_until(condition, timeout=20)`: call it until it is true, return what it returned."""
     return support.wait_until
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port where nothing listens; it is bound, so that no other process takes it."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
