@@ -12,7 +12,8 @@ PIP := $(RUN) -m pip install --disable-pip-version-check --no-input
 HAS_CORE := FAKTORY_IMPL=python $(RUN) -c \
 	'import sys; from importlib.util import find_spec; sys.exit(not find_spec("faktory._proto"))'
 
-# Tests start some 700 interpreters. If no bytecode is wanted beside the sources, $(VENV) has it.
+# The tests start several hundred interpreters, which would all compile the package. Where the
+# environment forbids bytecode beside the sources, it goes to $(VENV).
 ifdef PYTHONDONTWRITEBYTECODE
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
@@ -37,8 +38,8 @@ requirements = $(RUN) -c 'import sys, tomllib; \
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  PYTHON=python3.12 selects the interpreter, VENV=folder the environment, ARGS="-k name" is passed to pytest,'
-	@echo '  which uses all cores: ARGS="-n 0" is one process, as a debugger needs it'
+	@echo '  PYTHON=python3.12 selects the interpreter, VENV=folder the environment, ARGS="-k name" is passed to pytest'
+	@echo '  make test uses all cores; ARGS="-n 0" runs one process, which a debugger needs'
 
 demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
 	@$(RUN) -m faktory demo
@@ -46,7 +47,7 @@ demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
 test: $(VENV)/core $(VENV)/test ## the tests, once for each implementation of the core
 	@$(call both,$(PARALLEL),$(if $(ARGS),,--core-only))
 
-# A process that is done early takes over tests of a slower one. ARGS="-n 0" is one process.
+# The tests' times differ by a factor of 10,000: a process that is idle takes over tests of another.
 PARALLEL := -n logical --dist worksteal
 
 # $(call both,OPTIONS,OPTIONS OF THE SECOND RUN): the second run starts even if the first one fails.

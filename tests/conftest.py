@@ -1,6 +1,6 @@
-"""What every test may ask for, and the lines above each run that say what is being tested.
+"""Fixtures for the tests of several rooms, and the header of a run.
 
-Only what is of use in several rooms; what serves one room is in that room's conftest.py.
+Fixtures for one room are in that room's conftest.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -25,8 +26,8 @@ from . import support
 
 TESTS = Path(__file__).parent
 
-# Folders and files that do not depend on which core is loaded: whatever they run of the core, and
-# each place in faktory/ from which they call it, the tests of the other files run as well.
+# Folders and files of tests that do not depend on the loaded core. The tests of the other files run
+# each line of the core that these run, and each call of the core in faktory/.
 ONCE = [
     "contract",
     "proto",
@@ -61,31 +62,31 @@ ONCE = [
     "test_vocabulary.py",
 ]
 
-# How long one example takes says more about the machine's other load than about the code.
+# The duration of one example depends on the load of the machine.
 settings.register_profile("faktory", deadline=None)
-if os.environ.get("CI") != "true":  # there hypothesis has a profile of its own, without chance
+if os.environ.get("CI") != "true":  # there hypothesis loads its own deterministic profile
     settings.load_profile("faktory")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    about = "leave out the tests that do not depend on the core (ONCE in tests/conftest.py)"
+    about = "skip the files of tests that do not depend on the core (ONCE in tests/conftest.py)"
     parser.addoption("--core-only", action="store_true", help=about)
 
 
 def runs_once(path: Path) -> bool:
-    """Return whether this is one of the folders and files that a second run leaves out."""
+    """Return whether --core-only skips this folder or file."""
     inside = path.relative_to(TESTS)
     return any(each.as_posix() in ONCE for each in (inside, *inside.parents))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    # False would overrule what else ignores files.
+    # False would overrule other hooks.
     return True if config.option.core_only and runs_once(collection_path) else None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """With a real server one process: its tests count what is there, and flush it."""
+    """Use one process with a real server: the tests count its jobs, and flush it."""
     return 0 if os.environ.get("FAKTORY_URL") else None
 
 
@@ -93,10 +94,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     info = implementation_info()
     url = os.environ.get("FAKTORY_URL", "").rpartition("@")[2]  # without its password
     files = list(TESTS.rglob("test_*.py"))
-    left_out = sum(map(runs_once, files)) if config.option.core_only else 0
+    skipped = sum(map(runs_once, files)) if config.option.core_only else 0
     return [
-        f"tests: without {left_out} of {len(files)} files, which do not depend on the core"
-        if left_out
+        f"tests: {len(files) - skipped} files, and {skipped} skipped that do not depend on the core"
+        if skipped
         else f"tests: {len(files)} files",
         f"core: {info['implementation']} ({info['reason']}), Python {platform.python_version()}",
         f"real server: {url}"
@@ -106,14 +107,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_finish() -> None:
-    """Spare each collection of garbage the thousands of tests; many a test asks for one."""
+    """Exclude the collected tests from garbage collections, which many tests start."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Write lone surrogates that a test has logged as escapes: pytest-xdist cannot send them."""
+    """Escape lone surrogates that a test has logged: pytest-xdist cannot send them."""
     report = yield
     report.sections = [
         (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
@@ -165,6 +166,14 @@ def real_server_url() -> str:
 def wait_until() -> Callable[..., object]:
     """`wait_until(condition, timeout=20)`: call it until it is true, return what it returned."""
     return support.wait_until
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port where nothing listens; it is bound, so that no other process takes it."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -50,10 +50,9 @@ def client(server: EmbeddedServer) -> Iterator[Client]:
 
 
 @pytest.fixture
-def dead_url() -> str:
+def dead_url(closed_port: int) -> str:
     """An address where nothing listens."""
-    with EmbeddedServer() as server:
-        return server.url
+    return f"tcp://127.0.0.1:{closed_port}"
 
 
 @pytest.fixture

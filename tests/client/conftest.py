@@ -201,13 +201,6 @@ def scripted() -> Iterator[Callable[..., ScriptedServer]]:
         server.stop()
 
 
-@pytest.fixture
-def closed_port() -> int:
-    """A port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(autouse=True)
 def no_socket_is_left_open(wait_until: Callable[..., object]) -> Iterator[None]:
     """Daemon threads have time to end."""

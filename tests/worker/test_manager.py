@@ -59,7 +59,7 @@ def test_a_job_may_catch_its_time_limit_which_is_raised_once(
 ) -> None:
     caught: list[float] = []
 
-    @faktory.job(time_limit=0.05)
+    @faktory.job(time_limit=0.5)
     def tidy() -> None:
         try:
             spin()
