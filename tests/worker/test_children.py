@@ -37,7 +37,7 @@ def traced(function):
 def decorated(number):
     note("decorated", number, current_job().jid, os.getpid())
 
-@faktory.job(time_limit=0.5)
+@faktory.job(time_limit=1)
 def limited(how):
     try:
         time.sleep(30)
@@ -396,8 +396,8 @@ def test_at_the_end_of_the_grace_period_a_job_fails_with_shutdown_and_no_process
         f"""
 @faktory.job
 def waits(how):
+    note("waits")
     try:
-        note("waits")
         time.sleep(30)
     except faktory.Shutdown:
         while how == "stubborn":
