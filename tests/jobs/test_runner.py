@@ -14,7 +14,7 @@ from faktory.jobs import JobContext, current_job, worker_middleware
 from faktory.jobs.registry import UnknownJob
 from faktory.jobs.runner import JobRunner
 
-JOB = JobContext({"jid": "12345678", "jobtype": "work", "args": []})
+JOB = JobContext({"jid": "12345678", "jobtype": "call", "args": []})
 VALUE = ContextVar("VALUE", default="as before")
 
 
@@ -36,13 +36,13 @@ def own_middleware() -> Iterator[None]:
 
 
 def run(function: Callable[[JobContext], object], *, middleware: bool = True) -> None:
-    JobRunner({"work": Task(function)}, middleware=middleware).run(JOB)
+    JobRunner({"call": Task(function)}, middleware=middleware).run(JOB)
 
 
 def test_a_task_wins_over_a_declared_job() -> None:
     ran: list[str] = []
-    faktory.job(name="work")(lambda: ran.append("declared"))
-    tasks = {"work": Task(lambda job: ran.append("task"))}
+    faktory.job(name="call")(lambda: ran.append("declared"))
+    tasks = {"call": Task(lambda job: ran.append("task"))}
     runner = JobRunner(tasks)
     runner.run(JOB)
     tasks.clear()
@@ -54,10 +54,10 @@ def test_an_unknown_job_is_an_error_with_the_types_of_tasks_and_declared_jobs() 
     faktory.job(name="resize")(lambda: None)
     runner = JobRunner({"greet": Task(print)})
     assert runner.jobtypes == ["greet", "resize"]
-    with pytest.raises(UnknownJob, match=r"'work' .* Registered: greet, resize\."):
+    with pytest.raises(UnknownJob, match=r"'call' .* Registered: greet, resize\."):
         runner.run(JOB)
     with pytest.raises(UnknownJob, match="Registered: resize"):
-        JobRunner().find("work")
+        JobRunner().find("call")
 
 
 def test_each_job_is_the_current_one_in_a_context_of_its_own() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +23,7 @@ from faktory.worker import timing as worker_timing
 from faktory.worker.events import Events
 from faktory.worker.manager import Manager
 
-from .program import Program
-
-# These tests import modules that cannot be imported on a system without fork.
-collect_ignore = [] if hasattr(os, "fork") else ["test_fork_server.py", "test_children.py"]
+from .program import CHILDREN, Program
 
 Push = Callable[..., str]
 Start = Callable[..., "Running"]
@@ -180,6 +176,12 @@ def run_program(
             program.end()
 
 
+@pytest.fixture
+def run_children(run_program: RunProgram) -> RunProgram:
+    """`run_children("work(concurrency=2).run()")`: run a worker with the jobs of CHILDREN."""
+    return lambda code="work().run()": run_program(CHILDREN + code)
+
+
 def make_manager(
     tasks: Mapping[str, Runnable],
     log: logging.Logger,
@@ -210,6 +212,12 @@ def reports(server: EmbeddedServer, jid: str) -> list[str]:
 def messages(caplog: pytest.LogCaptureFixture, part: str) -> list[str]:
     """Return the logged messages that contain a text."""
     return [message for message in caplog.messages if part in message]
+
+
+def failure(server: EmbeddedServer, jid: str) -> dict[str, Any]:
+    """Return the failure of a job that the server will retry."""
+    found: dict[str, Any] = next(job["failure"] for job in server.retries if job["jid"] == jid)
+    return found
 
 
 def count(server: EmbeddedServer, verb: str) -> int:

@@ -24,6 +24,72 @@ def hold():
         time.sleep(0.01)
 """
 
+CHILDREN = """
+from faktory.worker.timing import Timing
+
+def traced(function):
+    @functools.wraps(function)
+    def around(*args):
+        note("around")
+        return function(*args)
+    return around
+
+@faktory.job
+@traced
+def decorated(number):
+    note("decorated", number, current_job().jid, os.getpid())
+
+@faktory.job(time_limit=1)
+def limited(how):
+    try:
+        time.sleep(30)
+    except faktory.TimeLimitExceeded:
+        note("interrupted")
+        while how == "stubborn":
+            time.sleep(30)
+        raise
+
+class OwnError(Exception):
+    def __init__(self, one, two):  # cannot be pickled
+        super().__init__(f"{one} and {two}")
+
+@faktory.job
+def fails(how):
+    if how == "mine": raise OwnError("this", "that")
+    if how == "discard": raise faktory.Discard("not needed")
+    if how == "exit": sys.exit(3)
+    if how == "os._exit": os._exit(3)
+    if how == "kill": os.kill(os.getpid(), signal.SIGKILL)
+    if how == "segfault": ctypes.string_at(0)
+    if how == "term": os.kill(os.getpid(), signal.SIGTERM)
+    if how == "fork":
+        if os.fork() == 0:
+            return "out of the job"
+        os.wait()
+
+@faktory.job
+def held():
+    note("held", os.getpid())
+    hold()
+    note("ended")
+
+def closure():
+    seen = []
+    return lambda jid, *args: (seen.append(args), note("bound", jid, *args, len(seen)))
+
+def work(**options):
+    worker = Worker(URL, use_threads=False, **options)
+    worker.register("bound", closure(), bind=True)
+    @worker.error_handlers.append
+    def handler(error, context):
+        kind = type(error)
+        note("error", kind.__name__, error, isinstance(error, Exception), os.getpid() == MAIN)
+    worker.on("exhausted", lambda job, error: note("exhausted", job.jobtype, type(error).__name__))
+    return worker
+MAIN = os.getpid()
+"""
+"""Jobs, and `work`, which makes a worker with `use_threads=False`."""
+
 
 class Program:
     """Python code, after `HEAD`, that runs a worker. `note` in it writes a line of `notes`.

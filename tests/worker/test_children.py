@@ -1,4 +1,4 @@
-"""`Worker(use_threads=False)`: a process for each processor."""
+"""`Worker(use_threads=False)`: jobs run in a process of their processor, which may die."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,99 +14,18 @@ import pytest
 from faktory import Client
 from faktory.server import EmbeddedServer
 
-from .conftest import Push, Reported, RunProgram, WaitUntil, reports
-from .program import Program
+from .conftest import Push, Reported, RunProgram, WaitUntil, failure, reports
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-Run = Callable[..., Program]
-
-JOBS = """
-from faktory.worker.timing import Timing
-
-def traced(function):
-    @functools.wraps(function)
-    def around(*args):
-        note("around")
-        return function(*args)
-    return around
-
-@faktory.job
-@traced
-def decorated(number):
-    note("decorated", number, current_job().jid, os.getpid())
-
-@faktory.job(time_limit=1)
-def limited(how):
-    try:
-        time.sleep(30)
-    except faktory.TimeLimitExceeded:
-        note("interrupted")
-        while how == "stubborn":
-            time.sleep(30)
-        raise
-
-class OwnError(Exception):
-    def __init__(self, one, two):  # cannot be pickled
-        super().__init__(f"{one} and {two}")
-
-@faktory.job
-def fails(how):
-    if how == "mine": raise OwnError("this", "that")
-    if how == "discard": raise faktory.Discard("not needed")
-    if how == "exit": sys.exit(3)
-    if how == "os._exit": os._exit(3)
-    if how == "kill": os.kill(os.getpid(), signal.SIGKILL)
-    if how == "segfault": ctypes.string_at(0)
-    if how == "term": os.kill(os.getpid(), signal.SIGTERM)
-    if how == "fork":
-        if os.fork() == 0:
-            return "out of the job"
-        os.wait()
-
-@faktory.job
-def held():
-    note("held", os.getpid())
-    hold()
-    note("ended")
-
-def closure():
-    seen = []
-    return lambda jid, *args: (seen.append(args), note("bound", jid, *args, len(seen)))
-
-def work(**options):
-    worker = Worker(URL, use_threads=False, **options)
-    worker.register("bound", closure(), bind=True)
-    @worker.error_handlers.append
-    def handler(error, context):
-        kind = type(error)
-        note("error", kind.__name__, error, isinstance(error, Exception), os.getpid() == MAIN)
-    worker.on("exhausted", lambda job, error: note("exhausted", job.jobtype, type(error).__name__))
-    return worker
-MAIN = os.getpid()
-"""
-
-
-@pytest.fixture
-def run(run_program: RunProgram) -> Run:
-    """`run("work(concurrency=2).run()")`: run a program with JOBS."""
-    return lambda code="work().run()": run_program(JOBS + code)
-
-
-def failure(server: EmbeddedServer, jid: str) -> dict[str, Any]:
-    """Return the failure of a job that the server will retry."""
-    found: dict[str, Any] = next(job["failure"] for job in server.retries if job["jid"] == jid)
-    return found
-
 
 # Jobs that are done
 
 
 def test_decorated_functions_closures_and_bound_tasks_run_in_a_process_that_stays(
-    run: Run, push: Push, reported: Reported
+    run_children: RunProgram, push: Push, reported: Reported
 ) -> None:
     jids = [push("decorated", 1), push("decorated", 2), push("bound", "a"), push("bound", "b")]
-    program = run()
+    program = run_children()
     reported(jids, *["ACK"] * 4)
     first, second = [note.split() for note in program.notes if note.startswith("decorated")]
     assert [first[1:3], second[1:3]] == [["1", jids[0]], ["2", jids[1]]]
@@ -120,21 +38,21 @@ def test_decorated_functions_closures_and_bound_tasks_run_in_a_process_that_stay
 
 
 def test_each_processor_has_a_process_of_its_own(
-    run: Run, push: Push, wait_until: WaitUntil
+    run_children: RunProgram, push: Push, wait_until: WaitUntil
 ) -> None:
     push("held")
     push("held")
-    program = run("work(concurrency=2).run()")
+    program = run_children("work(concurrency=2).run()")
     wait_until(lambda: len(set(program.notes)) == 2)  # with the pids of two processes
     program.release()
     wait_until(lambda: program.notes[2:] == ["ended", "ended"])
 
 
 def test_the_middleware_runs_around_the_job_in_its_process(
-    run: Run, push: Push, wait_until: WaitUntil
+    run_children: RunProgram, push: Push, wait_until: WaitUntil
 ) -> None:
     push("decorated", 1)
-    program = run(
+    program = run_children(
         """
 @faktory.worker_middleware.add
 def around_it(job, payload, call_next):
@@ -148,10 +66,10 @@ work().run()
 
 
 def test_a_function_registered_after_run_began_is_pickled_or_its_job_fails(
-    server: EmbeddedServer, run: Run, push: Push, reported: Reported
+    server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported
 ) -> None:
     jids = [push("top"), push("inner")]
-    run(
+    run_children(
         """
 def top():
     note("top")
@@ -168,10 +86,10 @@ worker.run()
 
 
 def test_a_job_pushes_and_tracks_itself(
-    run: Run, push: Push, wait_until: WaitUntil, reported: Reported
+    run_children: RunProgram, push: Push, wait_until: WaitUntil, reported: Reported
 ) -> None:
     jid = push("tracked", custom={"track": 1})
-    program = run(
+    program = run_children(
         """
 faktory.configure(url=URL)
 @faktory.job
@@ -204,7 +122,7 @@ work().run()
 )
 def test_a_job_that_raises_or_dies_fails_with_the_reason_and_the_next_one_runs(
     server: EmbeddedServer,
-    run: Run,
+    run_children: RunProgram,
     push: Push,
     reported: Reported,
     how: str,
@@ -212,7 +130,7 @@ def test_a_job_that_raises_or_dies_fails_with_the_reason_and_the_next_one_runs(
     message: str,
 ) -> None:
     jids = [push("fails", how, backtrace=20, retry=1), push("decorated", 1)]
-    program = run()
+    program = run_children()
     reported(jids, "FAIL", "ACK")
     failed = failure(server, jids[0])
     assert failed["errtype"] == errtype
@@ -227,18 +145,18 @@ def test_a_job_that_raises_or_dies_fails_with_the_reason_and_the_next_one_runs(
 
 
 def test_a_job_that_dies_in_its_last_attempt_is_exhausted(
-    run: Run, push: Push, wait_until: WaitUntil
+    run_children: RunProgram, push: Push, wait_until: WaitUntil
 ) -> None:
     push("fails", "kill", retry=0)
-    program = run()
+    program = run_children()
     wait_until(lambda: "exhausted fails ProcessDied" in program.notes)
 
 
 def test_a_discarded_job_is_acknowledged(
-    run: Run, push: Push, wait_until: WaitUntil, reported: Reported
+    run_children: RunProgram, push: Push, wait_until: WaitUntil, reported: Reported
 ) -> None:
     jid = push("fails", "discard")
-    program = run()
+    program = run_children()
     reported(jid, "ACK")
     wait_until(lambda: "discarded" in program.log)
     assert "not needed" in program.log
@@ -247,19 +165,19 @@ def test_a_discarded_job_is_acknowledged(
 
 @pytest.mark.parametrize("how", ["term", "fork"])
 def test_a_stray_term_and_a_fork_do_not_harm_a_job(
-    run: Run, push: Push, reported: Reported, how: str
+    run_children: RunProgram, push: Push, reported: Reported, how: str
 ) -> None:
     jids = [push("fails", how), push("decorated", 1)]
-    run()
+    run_children()
     reported(jids, "ACK", "ACK")
 
 
 def test_a_job_that_writes_into_its_channel_fails_and_the_next_ones_are_reported(
-    server: EmbeddedServer, run: Run, push: Push, reported: Reported
+    server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported
 ) -> None:
     jids = [push("writes", text) for text in ("short", "x" * 100_000)]
     jids += [push("decorated", 1), push("fails", "mine")]
-    run(
+    run_children(
         """
 import stat
 @faktory.job
@@ -282,13 +200,13 @@ work().run()
 
 
 def test_children_that_finish_no_job_are_started_later_each_time(
-    run: Run, push: Push, reported: Reported
+    run_children: RunProgram, push: Push, reported: Reported
 ) -> None:
     def attempts() -> list[str]:
         return [note for note in program.notes if note.startswith("attempt")]
 
     jids = [push("fails", "kill") for _ in range(4)]
-    program = run(
+    program = run_children(
         """
 def backoff(attempt, random):
     note("attempt", attempt)
@@ -305,10 +223,10 @@ work(timing=Timing(backoff=backoff)).run()
 
 
 def test_a_job_waits_while_the_worker_has_no_descriptor_for_its_process(
-    run: Run, push: Push, reported: Reported
+    run_children: RunProgram, push: Push, reported: Reported
 ) -> None:
     jid = push("decorated", 1)
-    program = run(
+    program = run_children(
         """
 import resource
 held = []
@@ -334,10 +252,10 @@ worker.run()
 
 
 def test_a_child_that_is_killed_fails_its_own_job_only(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+    server: EmbeddedServer, run_children: RunProgram, push: Push, wait_until: WaitUntil
 ) -> None:
     jids = [push("held"), push("held")]
-    program = run("work(concurrency=2).run()")
+    program = run_children("work(concurrency=2).run()")
     wait_until(lambda: len(program.notes) == 2)
     os.kill(int(program.notes[0].split()[1]), signal.SIGKILL)
     wait_until(lambda: sorted(reports(server, jid) for jid in jids) == [[], ["FAIL"]])
@@ -346,144 +264,28 @@ def test_a_child_that_is_killed_fails_its_own_job_only(
 
 
 def test_a_child_that_dies_between_two_jobs_fails_no_job(
-    run: Run, push: Push, wait_until: WaitUntil, reported: Reported
+    run_children: RunProgram, push: Push, wait_until: WaitUntil, reported: Reported
 ) -> None:
     first = push("decorated", 1)
-    program = run()
+    program = run_children()
     reported(first, "ACK")
-    os.kill(int(program.notes[-1].split()[-1]), signal.SIGKILL)
-    wait_until(lambda: len(program.processes) == 1)
+    child = int(program.notes[-1].split()[-1])
+    (fork_server,) = set(program.processes) - {child}
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{fork_server}/fd"))
+
+    before = descriptors()
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: descriptors() == before - 2)  # the worker can know of the death now
     reported(push("decorated", 2), "ACK")
 
 
-# Time limits, and how workers and their processes end
-
-
-def test_a_time_limit_interrupts_a_sleep(
-    server: EmbeddedServer, run: Run, push: Push, reported: Reported
-) -> None:
-    jids = [push("limited", "docile"), push("decorated", 1)]
-    program = run()
-    reported(jids, "FAIL", "ACK")
-    assert failure(server, jids[0])["errtype"] == "TimeLimitExceeded"
-    assert program.notes.count("interrupted") == 1
-    assert "killed" not in program.log
-
-
-def test_a_job_that_goes_on_after_its_time_limit_is_killed(
-    server: EmbeddedServer, run: Run, push: Push, reported: Reported
-) -> None:
-    jids = [push("limited", "stubborn"), push("decorated", 1)]
-    program = run("work(timing=Timing(time_limit_grace=0.2)).run()")
-    reported(jids, "FAIL", "ACK")
-    failed = failure(server, jids[0])
-    assert failed["errtype"] == "TimeLimitExceeded"
-    assert "did not end within 0.2 s, and was killed" in failed["message"]
-    assert "error TimeLimitExceeded" in "".join(program.notes)
-
-
-@pytest.mark.parametrize(("how", "kill_grace"), [("docile", 5.0), ("stubborn", 0.2)])
-def test_at_the_end_of_the_grace_period_a_job_fails_with_shutdown_and_no_process_is_left(
-    server: EmbeddedServer,
-    run: Run,
-    push: Push,
-    wait_until: WaitUntil,
-    how: str,
-    kill_grace: float,
-) -> None:
-    jid = push("waits", how)
-    program = run(
-        f"""
-@faktory.job
-def waits(how):
-    note("waits")
-    try:
-        time.sleep(30)
-    except faktory.Shutdown:
-        while how == "stubborn":
-            time.sleep(30)
-        raise
-timing = Timing(kill_grace={kill_grace}, shutdown_grace=10.0)
-work(disconnect_wait=0.1, timing=timing).run()
-"""
-    )
-    wait_until(lambda: "waits" in program.notes)
-    assert program.stop() == 0
-    assert reports(server, jid) == ["FAIL"]
-    failed = failure(server, jid)
-    assert failed["errtype"] == "Shutdown"
-    assert ("was killed" in failed["message"]) is (how == "stubborn")
-
-
-def test_the_process_of_an_overdue_job_is_killed_and_no_thread_is_abandoned(
-    run: Run, push: Push, wait_until: WaitUntil, reported: Reported
-) -> None:
-    push("overdue")
-    program = run(
-        """
-@faktory.job
-def overdue():
-    note("overdue", os.getpid())
-    current_job().on_more_time(0.0)  # the reservation ended long ago
-    time.sleep(60)
-work(timing=Timing(check_interval=0.02)).run()
-"""
-    )
-    wait_until(lambda: "It is killed, unreported" in program.log)
-    pid = int(program.notes[0].split()[1])
-    wait_until(lambda: pid not in program.processes)
-    reported(push("fails", "well"), "ACK")
-
-
-def test_a_term_to_the_whole_group_lets_jobs_end(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
-) -> None:
-    jid = push("held")
-    program = run()
-    wait_until(lambda: program.notes)
-    os.killpg(program.process.pid, signal.SIGTERM)
-    wait_until(lambda: "Shutdown: waiting up to 15 seconds for 1 jobs" in program.log)
-    program.release()
-    assert program.process.wait(10) == 0
-    assert reports(server, jid) == ["ACK"]
-
-
-def test_a_worker_that_is_killed_leaves_no_process(
-    run: Run, push: Push, wait_until: WaitUntil
-) -> None:
-    push("held")
-    push("decorated", 1)
-    program = run("work(concurrency=2).run()")
-    wait_until(lambda: len(program.notes) == 3)
-    assert len(program.processes) == 3
-    program.process.kill()
-    program.process.wait()
-    wait_until(lambda: not program.processes)
-
-
-def test_a_worker_whose_fork_server_is_killed_fails_the_next_job_and_ends_with_an_error(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil, reported: Reported
-) -> None:
-    jid = push("held")
-    program = run()
-    wait_until(lambda: program.notes)
-    child = int(program.notes[0].split()[1])
-    (fork_server,) = set(program.processes) - {child}
-    os.kill(fork_server, signal.SIGKILL)
-    program.release()
-    reported(jid, "ACK")
-    os.kill(child, signal.SIGKILL)
-    after = push("held")
-    assert program.process.wait(10) == 1
-    assert reports(server, after) == ["FAIL"]
-    assert "Start the worker again" in program.log
-
-
 def test_the_output_of_a_job_is_printed_once(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+    server: EmbeddedServer, run_children: RunProgram, push: Push, wait_until: WaitUntil
 ) -> None:
     jids = [push("prints", number) for number in range(2)]
-    program = run(
+    program = run_children(
         """
 @faktory.job
 def prints(number):
@@ -498,10 +300,10 @@ work().run()
 
 
 def test_processes_that_a_job_started_do_not_hide_that_its_process_died(
-    server: EmbeddedServer, run: Run, push: Push, wait_until: WaitUntil
+    server: EmbeddedServer, run_children: RunProgram, push: Push, wait_until: WaitUntil
 ) -> None:
     jid = push("starts")
-    program = run(
+    program = run_children(
         """
 @faktory.job
 def starts():
@@ -519,10 +321,10 @@ work().run()
 
 
 def test_a_job_waits_until_the_system_gives_a_process(
-    run: Run, push: Push, reported: Reported
+    run_children: RunProgram, push: Push, reported: Reported
 ) -> None:
     jid = push("decorated", 1)
-    program = run(
+    program = run_children(
         """
 fork, failures = os.fork, [OSError(11, "no more")] * 2
 def seldom():
@@ -537,9 +339,9 @@ work(timing=Timing(backoff=lambda *_: 0.01)).run()
 
 
 def test_other_threads_at_the_start_are_logged_as_a_warning(
-    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+    server: EmbeddedServer, run_children: RunProgram, wait_until: WaitUntil
 ) -> None:
-    program = run(
+    program = run_children(
         """
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 work().run()
@@ -552,13 +354,13 @@ work().run()
 @pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_children_killed_at_random_lose_no_job(
-    server: EmbeddedServer, run: Run, wait_until: WaitUntil
+    server: EmbeddedServer, run_children: RunProgram, wait_until: WaitUntil
 ) -> None:
     count = 5000
     with Client(server.url) as client:
         jobs = ({"jobtype": "work", "args": [n], "retry": 0} for n in range(count))
         assert client.push_bulk(jobs) == {}
-        program = run(
+        program = run_children(
             """
 @faktory.job(name="work")
 def work_(number):

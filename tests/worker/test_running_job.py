@@ -130,7 +130,7 @@ def test_an_error_whose_text_cannot_be_read_is_reported(error: type[Exception]) 
     assert failure["backtrace"]
 
 
-def test_a_message_of_a_failure_is_escaped_and_cut_where_it_must_be() -> None:
+def test_the_message_of_a_failure_is_escaped_and_cut() -> None:
     _, failure = run(raiser(ValueError("\ud800 and \0 and é" * 500)))
     assert failure["message"].startswith("\\ud800 and \0 and é")
     assert len(failure["message"].encode()) <= 1000
