@@ -383,13 +383,13 @@ def test_a_planted_violation_is_found(tmp_path, path, source, complaint):
         (
             "client/pool.py",
             "def lazy():\n    from .defaults import default_pool",
-            "faktory.client.connection -> faktory.client.pool -> faktory.client.defaults -> "
-            "faktory.client.connection",
+            "faktory.client.connections -> faktory.client.pool -> faktory.client.defaults -> "
+            "faktory.client.connections",
         ),
         (
-            "client/connection.py",
+            "client/connections.py",
             "import faktory.client.defaults, faktory.client.pool",
-            "faktory.client.connection -> faktory.client.defaults -> faktory.client.connection",
+            "faktory.client.connections -> faktory.client.defaults -> faktory.client.connections",
         ),
         (
             "exceptions.py",
@@ -423,8 +423,8 @@ def _innocent_package(folder: Path) -> Path:
         "wire/address.py": "from ..proto import dump_json\n",
         "client/__init__.py": "from . import pool\n",
         "client/pool.py": "import os, time\nfrom ..wire.address import Address\nos.environ\n",
-        "client/connection.py": "from .pool import Pool\n",
-        "client/defaults.py": "from .connection import Connection\n",
+        "client/connections.py": "from .pool import Pool\n",
+        "client/defaults.py": "from .connections import Connection\n",
         "jobs/__init__.py": "from ..client.pool import Client\n",
         "worker/__init__.py": "import threading\nfrom ..jobs import job\n",
         "server/__init__.py": "from ..wire import address\n",

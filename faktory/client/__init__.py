@@ -12,7 +12,7 @@ try:
         ServerInfo,
     )
     from .client import Client
-    from .factory import get_client
+    from .factory import connection, get_client
     from .pool import Pool
     from .producer import Producer
 except ImportError as error:
@@ -37,5 +37,6 @@ __all__ = [
     "ProcessInfo",
     "Producer",
     "ServerInfo",
+    "connection",
     "get_client",
 ]

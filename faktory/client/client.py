@@ -23,7 +23,7 @@ from ..wire.session import Answer
 from ..wire.types import AnyJob, BatchStatus, FetchedJob, JobProgress, ServerInfo
 from ..wire.validate import check_labels, check_timeout
 from . import bulk, compat
-from .connection import Connection
+from .connections import Connection
 
 if TYPE_CHECKING:
     from ssl import SSLContext

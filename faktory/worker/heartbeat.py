@@ -20,8 +20,8 @@ from .lifecycle import Lifecycle
 from .timing import Timing
 
 
-class BeatingWorker(Protocol):
-    """What a heartbeat needs of its worker; each method may be called from any thread."""
+class HeartbeatManager(Protocol):
+    """What a heartbeat needs of its worker's manager; all of it from any thread."""
 
     lifecycle: Lifecycle
     log: logging.Logger
@@ -32,10 +32,10 @@ class BeatingWorker(Protocol):
     def on_beat_error(self, error: FaktoryError) -> None:
         """A beat did not reach the server."""
 
-    def on_unknown_worker(self) -> None:
-        """The server does not know this worker any more."""
+    def reconnect(self) -> None:
+        """Have every processor say HELLO again: the server does not know this worker any more."""
 
-    def running_jobs(self) -> list[str]:
+    def running(self) -> list[str]:
         """The running jobs."""
 
 
@@ -43,14 +43,14 @@ class Heartbeat(Thread):
     """Beats every `interval` seconds until stopped."""
 
     def __init__(
-        self, worker: BeatingWorker, client: Client, interval: float, timing: Timing
+        self, manager: HeartbeatManager, client: Client, interval: float, timing: Timing
     ) -> None:
         super().__init__(name="faktory-heartbeat", daemon=True)
-        self._worker = worker
+        self._manager = manager
         self._client = client
         self._interval = interval
         self._late_beat = timing.late_beat
-        self._log = worker.log
+        self._log = manager.log
         self._stopped = Event()
 
     def run(self) -> None:
@@ -77,12 +77,12 @@ class Heartbeat(Thread):
                     "a heartbeat is %.1f s late: does a job keep the interpreter to itself? "
                     "After 60 s the server gives a worker up. Running: %s",
                     late,
-                    ", ".join(self._worker.running_jobs()) or "nothing",
+                    ", ".join(self._manager.running()) or "nothing",
                 )
             state = self._beat()
-            self._worker.on_beat(asked_at, state)
+            self._manager.on_beat(asked_at, state)
         except FaktoryAuthenticationError as error:
-            self._worker.on_beat_error(error)
+            self._manager.on_beat_error(error)
             return False
         except Exception as error:
             with suppress(Exception):  # a filter of the log may raise
@@ -93,18 +93,18 @@ class Heartbeat(Thread):
         if isinstance(error, FaktoryServerError):
             self._log.warning("the server refused a heartbeat: %s", error)
         elif isinstance(error, FaktoryError):
-            self._worker.on_beat_error(error)
+            self._manager.on_beat_error(error)
         else:
             self._log.exception("a heartbeat failed", exc_info=error)
 
     def _beat(self) -> WorkerState | None:
-        state = self._worker.lifecycle.reported
+        state = self._manager.lifecycle.reported
         try:
             return self._client.beat(state, rss_kb())
         except FaktoryServerError as error:
             # The server forgot this worker (`unknown worker`): HELLO makes it known again.
             self._log.warning("the server refused a heartbeat: %s; reconnecting", error)
-            self._worker.on_unknown_worker()
+            self._manager.reconnect()
             self._client.disconnect()
             return self._client.beat(state, rss_kb())
 

@@ -1,9 +1,9 @@
 """The processors of a worker: started, checked, replaced, interrupted, abandoned.
 
-Rules: the thread that runs the worker calls all of this but `busy`, `running`, `reconnect` and what
-processors call (`ProcessorManager`), which any thread may. A processor whose job is overdue, that
-is past its reservation, is replaced, and the late outcome is never reported: the server has failed
-that job, and may have given it out again.
+Rules: any thread may call `busy`, `running`, `reconnect`, and what processors and the heartbeat
+call (`ProcessorManager`, `HeartbeatManager`); all else is called by the thread that runs the
+worker. A processor whose job is overdue, that is past its reservation, is replaced, and the late
+outcome is never reported: the server has failed that job, and may have given it out again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Protocol
 
 from ..client import Client
-from ..exceptions import FaktoryError, Shutdown
+from ..exceptions import FaktoryAuthenticationError, FaktoryError, Shutdown
 from ..jobs.context import JobContext
 from ..jobs.runner import JobRunner
 from ..wire import commands
@@ -44,7 +44,7 @@ class CannotStart(RuntimeError):
 class JobTable(Protocol):
     """Where the ids of the running jobs are written for the supervisor of this process."""
 
-    def write(self, owner: str, jid: str | None) -> None:
+    def write(self, owner: str, jid: str | None, until: float = ...) -> None:
         """Note which job `owner` has, None for none."""
 
 
@@ -58,6 +58,7 @@ class Manager:
         make_client: Callable[[], Client],
         events: Events,
         post: Callable[[Callable[[], None]], None],
+        on_server_state: Callable[[str], None],
         on_error: Callable[[BaseException], None],
         log: logging.Logger,
         timing: Timing,
@@ -73,6 +74,7 @@ class Manager:
         self._make_client = make_client
         self._events = events
         self._post = post
+        self._on_server_state = on_server_state
         self._on_error = on_error
         self._numbers = itertools.count(1)
         self._missing = 0
@@ -99,10 +101,13 @@ class Manager:
         for processor in self.processors.copy():
             processor.reconnect()
 
-    def record(self, processor: Processor, jid: str | None) -> None:
+    def record(self, processor: Processor, job: JobContext | None) -> None:
         """Write into the job table, if there is one, which job a processor has."""
         if self.job_table is not None and not processor.running.disowned:
-            self.job_table.write(processor.name, jid)
+            if job is None:
+                self.job_table.write(processor.name, None)
+            else:
+                self.job_table.write(processor.name, job.jid, job._ends)
 
     def on_time_limit(self) -> None:
         """Have the worker's thread look when the next job is due to be interrupted."""
@@ -113,6 +118,19 @@ class Manager:
         self._events.report(self.log, error, job.payload)
         if job.retries_remaining == 0:
             self._events.fire(self.log, "exhausted", job, error)
+
+    def on_beat(self, asked_at: float, state: str | None) -> None:
+        """The server answered a heartbeat; have the worker get into the state that it wants."""
+        self.outage.ends(asked_at)
+        if state is not None:
+            self._post(partial(self._on_server_state, state))
+
+    def on_beat_error(self, error: FaktoryError) -> None:
+        """A heartbeat did not reach the server."""
+        if isinstance(error, FaktoryAuthenticationError):
+            self._post(partial(self._on_error, error))
+        else:
+            self.outage.begins(error)
 
     def on_exit(self, processor: Processor, error: BaseException | None) -> None:
         """Have a processor removed that ends."""

@@ -49,7 +49,7 @@ class ProcessorManager(Protocol):
     def get_queues(self) -> Sequence[str]:
         """Return the queues of the next FETCH, in order."""
 
-    def record(self, processor: Processor, jid: str | None) -> None:
+    def record(self, processor: Processor, job: JobContext | None) -> None:
         """Note which job a processor has fetched and not reported yet."""
 
     def on_time_limit(self) -> None:
@@ -142,7 +142,7 @@ class Processor(Thread):
                     self.stopping.wait(manager.timing.refused_fetch_interval)
                 elif fetched.value is not None:
                     job = JobContext(fetched.value, self._client)
-                    manager.record(self, job.jid)
+                    manager.record(self, job)
                     self._report = self.run_job(job)
                     self._resent = False
 
@@ -219,9 +219,20 @@ class Processor(Thread):
         sent: list[Command[Any]] = []
         if self._report is not None:
             sent.append(self._report)
-        if self._manager.lifecycle.fetches and not self.running.disowned:
+        if self._fetches():
             sent.append(_fetch(tuple(self._manager.get_queues())))
         return sent
+
+    def _fetches(self) -> bool:
+        """Return whether to fetch, after the pause of a backend that keeps failing.
+
+        Meanwhile no job is reserved, and no time limit begins; a report does not wait.
+        """
+        if self.backend is not None and (pause := self.backend.pause()):
+            if self._report is not None:
+                return False
+            self.stopping.wait(pause)
+        return self._manager.lifecycle.fetches and not self.running.disowned
 
     def _on_report_answered(self, answer: Answer) -> None:
         if self._resent:

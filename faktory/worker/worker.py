@@ -19,7 +19,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..client import Client
-from ..exceptions import FaktoryAuthenticationError, FaktoryError
 from ..jobs.runner import JobRunner
 from ..wire.validate import check_duration
 from . import events, timing
@@ -109,11 +108,12 @@ class Worker:
             self._make_client,
             self._events,
             self._inbox.put,
+            self._on_server_state,
             self._give_up,
             self.log,
             timing,
         )
-        self.lifecycle: Lifecycle = self._manager.lifecycle
+        self._lifecycle: Lifecycle = self._manager.lifecycle
         self._stopped_at = 0.0
         self._deadline: float | None = None
         self._fatal: BaseException | None = None
@@ -151,12 +151,12 @@ class Worker:
     @property
     def is_quiet(self) -> bool:
         """Whether it fetches no more."""
-        return not self.lifecycle.fetches
+        return not self._lifecycle.fetches
 
     @property
     def is_disconnecting(self) -> bool:
         """Whether it stops, or has stopped."""
-        return self.lifecycle.state is State.TERMINATE
+        return self._lifecycle.state is State.TERMINATE
 
     @property
     def busy(self) -> int:
@@ -221,7 +221,9 @@ class Worker:
         overridden = getattr(self.get_queues, "__func__", None) is not Worker.get_queues
         self.log.info("Queues: %s", "as get_queues() says" if overridden else self._queues)
         self.log.info("Labels: %s", ", ".join(self.labels))
-        heartbeat = Heartbeat(self, self._make_client(), self.send_heartbeat_every, self._timing)
+        heartbeat = Heartbeat(
+            self._manager, self._make_client(), self.send_heartbeat_every, self._timing
+        )
         signals = {
             "SIGTERM": self._on_stop_signal,
             "SIGINT": self._on_stop_signal,
@@ -234,7 +236,7 @@ class Worker:
                 self._start_threads(heartbeat)
                 self._manage()
             finally:
-                self.lifecycle.advance(State.TERMINATE)  # if by an error: nobody fetches more
+                self._lifecycle.advance(State.TERMINATE)  # if by an error: nobody fetches more
                 self._manager.stop()
                 heartbeat.stop()
                 if heartbeat.is_alive():
@@ -301,13 +303,13 @@ class Worker:
         function()
 
     def _become_quiet(self) -> None:
-        if self.lifecycle.advance(State.QUIET):
+        if self._lifecycle.advance(State.QUIET):
             self.log.warning("quiet: no more jobs are fetched")
             self._fire("quiet")
 
     def _terminate(self) -> None:
         was_quiet = self.is_quiet
-        if not self.lifecycle.advance(State.TERMINATE):
+        if not self._lifecycle.advance(State.TERMINATE):
             return
         self._stopped_at = monotonic()
         self._deadline = self._stopped_at + self.disconnect_wait
@@ -338,28 +340,11 @@ class Worker:
             self._deadline = monotonic()
         self._terminate()
 
-    # Called by the heartbeat, in its thread.
-
-    def on_beat(self, asked_at: float, state: str | None) -> None:
-        """The server answered a heartbeat, with the state that it wants if not this one."""
-        self._manager.outage.ends(asked_at)
-        if state is not None:
-            self._inbox.put(self._become_quiet if state == "quiet" else self._terminate)
-
-    def on_beat_error(self, error: FaktoryError) -> None:
-        """A heartbeat did not reach the server."""
-        if isinstance(error, FaktoryAuthenticationError):
-            self._inbox.put(lambda: self._give_up(error))
+    def _on_server_state(self, state: str) -> None:
+        if state == "quiet":
+            self._become_quiet()
         else:
-            self._manager.outage.begins(error)
-
-    def on_unknown_worker(self) -> None:
-        """The server does not know this worker any more."""
-        self._manager.reconnect()
-
-    def running_jobs(self) -> list[str]:
-        """The running jobs, with how long they have run."""
-        return self._manager.running()
+            self._terminate()
 
     def _give_up(self, error: BaseException) -> None:
         if self._fatal is None:

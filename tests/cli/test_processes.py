@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from faktory import Client
 from faktory.cli.exits import Exit
+from faktory.cli.worker.processes import WorkerChild, WorkerSupervisor, report_death
 from faktory.server import EmbeddedServer
+from faktory.worker.backends.supervisor import pair
 
 from .support import WORKER, Process, Run, WaitUntil, alive, pids, push, ready, reports
 
@@ -109,6 +113,28 @@ def test_a_signal_to_the_whole_group_stops_it_as_one_to_the_supervisor_does(
     (folder / "began.go").touch()
     assert supervisor.wait() == Exit.STOPPED
     assert reports(server, jid) == ["ACK"]
+
+
+def test_a_supervisor_that_was_started_with_its_signals_blocked_gets_them(
+    supervise: Supervise, folder: Path, wait_until: WaitUntil
+) -> None:
+    block = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {15, signal.SIGCHLD})"
+    (folder / "blocked.py").write_text(block + QUICK)
+    supervisor = supervise("slow", 1, program="blocked")
+    wait_until(lambda: ready(supervisor) == 1)
+    os.kill(pids(supervisor)[0], signal.SIGKILL)
+    wait_until(lambda: ready(supervisor) == 2)
+    assert stop(supervisor) == Exit.STOPPED
+
+
+def test_a_worker_that_reads_nothing_does_not_hold_up_the_supervisor() -> None:
+    worker = WorkerChild(1, concurrency=1)
+    worker.channel, other = pair()
+    with other:
+        for _ in range(5000):  # more than the channel takes
+            worker.send(b"q")
+        worker.close_channel()
+        assert 0 < len(other.recv(5000, socket.MSG_WAITALL)) < 5000
 
 
 def test_the_second_signal_ends_the_grace_period(
@@ -327,6 +353,24 @@ def test_the_jobs_of_a_worker_that_died_are_reported_when_the_server_is_back(
     server.accept_connections()
     wait_until(lambda: jid in failures(server))
     assert stop(supervisor) == Exit.STOPPED
+
+
+def test_a_job_whose_reservation_is_over_is_left_alone_when_its_worker_dies(
+    server: EmbeddedServer,
+) -> None:
+    supervisor = WorkerSupervisor(1, concurrency=1, grace=25, url=server.url)
+    (worker,) = supervisor.children
+    assert isinstance(worker, WorkerChild)
+    worker.jobs.write("thread", "over-12345678", monotonic() - 1)
+    supervisor.on_exit(worker, -signal.SIGKILL)
+    assert supervisor.children == [worker]  # and nobody who reports it
+    worker.jobs.write("thread", "held-12345678", monotonic() + 60)
+    supervisor.on_exit(worker, -signal.SIGKILL)
+    assert len(supervisor.children) == 2
+
+    jobs = {"over-12345678": monotonic() - 1, "held-12345678": monotonic() + 60}
+    report_death(Client(server.url, worker_id="died"), jobs, "died", until=monotonic() + 5)
+    assert [reports(server, jid) for jid in jobs] == [[], ["FAIL"]]
 
 
 def test_a_worker_that_dies_without_a_job_fails_none(

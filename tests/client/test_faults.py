@@ -22,7 +22,7 @@ import pytest
 
 from faktory import Client, Producer
 from faktory.client import transport
-from faktory.client.connection import Connection
+from faktory.client.connections import Connection
 from faktory.client.transport import SocketTransport
 from faktory.exceptions import (
     FaktoryBulkError,

@@ -191,7 +191,7 @@ def make_manager(
 ) -> Manager:
     """Make a manager without a worker: errors and what it posts are ignored."""
     return Manager(
-        JobRunner(tasks), get_queues, make_client, Events(), succeed, succeed, log, timing
+        JobRunner(tasks), get_queues, make_client, Events(), succeed, succeed, succeed, log, timing
     )
 
 

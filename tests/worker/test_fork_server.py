@@ -22,7 +22,7 @@ def child(jobs, interrupts):
 
 class Forked:
     def __init__(self):
-        self.pid, self.channel = server.fork()
+        self.pid, self.channel, self.end = server.fork()
         self.open = eval(self.channel.recv_bytes())
 
     def does(self, command):
@@ -31,10 +31,9 @@ class Forked:
     @property
     def ended(self):
         try:
-            message = self.channel.recv_bytes()
+            return fork_server.NUMBER.unpack(self.end.recv_bytes())[0]
         except EOFError:
             return None
-        return fork_server.NUMBER.unpack(message[1:])[0]
 
 server = ForkServerClient(child)
 """
@@ -90,7 +89,7 @@ def test_no_process_is_left_when_the_fork_server_is_closed() -> None:
     assert output == f"{[False] * 4}\n"
 
 
-def test_the_end_of_a_child_whose_channel_is_closed_does_no_harm() -> None:
+def test_the_end_of_a_child_that_nobody_waits_for_does_no_harm() -> None:
     output = run(
         """
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -99,6 +98,7 @@ def test_the_end_of_a_child_whose_channel_is_closed_does_no_harm() -> None:
         one = Forked()
         one.does("time.sleep(0.05)")
         one.channel.close()
+        one.end.close()
         while os.path.exists(f"/proc/{one.pid}"):
             time.sleep(0.001)
         other = Forked()

@@ -67,10 +67,10 @@ class Beating:
     def on_beat_error(self, error: FaktoryError) -> None:
         self.errors.append(error)
 
-    def on_unknown_worker(self) -> None:
+    def reconnect(self) -> None:
         self.client.calls.append("unknown")
 
-    def running_jobs(self) -> list[str]:
+    def running(self) -> list[str]:
         return ["Resize 12345678 (3 s)"]
 
 
@@ -175,7 +175,7 @@ def test_stop_does_not_wait_for_the_next_beat(beat: Beat, wait_until: WaitUntil)
     assert beating.client.calls == ["beat", "close"]
 
 
-def test_a_late_beat_is_logged_with_the_running_jobs(
+def test_a_late_beat_is_logged_with_the_running(
     beat: Beat, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
 ) -> None:
     beating = beat(timing=Timing(late_beat=-1.0))  # every beat is late

@@ -19,48 +19,45 @@ def test_the_jobs_of_a_child_can_be_read_after_its_death() -> None:
     pid = os.fork()
     if not pid:
         try:
-            jobs.write("one", "12345678")
-            jobs.write("two", "é" * 20)
-            jobs.write("one", "87654321")
+            jobs.write("one", "12345678", 5.0)
+            jobs.write("two", "é" * 20, 6.5)
+            jobs.write("one", "87654321", 7.0)
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert sorted(jobs.read()) == ["87654321", "é" * 20]
-    jobs.clear()
-    assert jobs.read() == []
+    assert jobs.take() == {"87654321": 7.0, "é" * 20: 6.5}
+    assert jobs.take() == {}
 
 
 def test_a_reported_job_is_removed() -> None:
     jobs = RunningJobs(2)
     for number in range(10):
-        jobs.write("one", f"jid-{number:04}")
+        jobs.write("one", f"jid-{number:04}", 5.0)
         jobs.write("one", None)
     jobs.write("two", None)
-    assert jobs.read() == []
+    assert jobs.take() == {}
 
 
 def test_an_entry_is_free_for_another_thread_when_its_job_was_reported() -> None:
     jobs = RunningJobs(1)
-    jobs.write("one", "12345678")
-    jobs.write("two", "87654321")  # there is no room for it
-    assert jobs.read() == ["12345678"]
+    jobs.write("one", "12345678", 5.0)
     jobs.write("one", None)
-    jobs.write("two", "87654321")
-    assert jobs.read() == ["87654321"]
+    jobs.write("two", "87654321", 5.0)
+    assert jobs.take() == {"87654321": 5.0}
 
 
-@pytest.mark.parametrize("length", [254, 255, 5_000_000])
+@pytest.mark.parametrize("length", [1000, 1014, 1015, 5_000_000])
 def test_an_id_that_is_too_long_for_its_entry_is_left_out(length: int) -> None:
     jobs = RunningJobs(2)
-    jobs.write("one", "x" * length)
-    jobs.write("two", "12345678")
-    assert sorted(jobs.read()) == ["12345678", *["x" * length] * (length <= 254)]
+    jobs.write("one", "x" * length, 5.0)
+    jobs.write("two", "12345678", 5.0)
+    assert sorted(jobs.take()) == ["12345678", *["x" * length] * (length <= 1014)]
 
 
 def test_an_id_with_a_lone_surrogate_is_written_without_an_error() -> None:
     jobs = RunningJobs(1)
-    jobs.write("one", "\ud800-12345678")
-    assert len(jobs.read()) == 1
+    jobs.write("one", "\ud800-12345678", 5.0)
+    assert len(jobs.take()) == 1
 
 
 @pytest.mark.parametrize(

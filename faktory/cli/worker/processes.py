@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from random import random
@@ -75,7 +76,7 @@ class WorkerChild(Child):
         """Send the worker a word, if it still reads."""
         if self.channel is not None:
             with suppress(OSError):
-                self.channel.send(word)
+                self.channel.send(word, socket.MSG_DONTWAIT)
 
     def end(self, word: bytes) -> None:
         """Have the worker end as a word says, at once if it has not begun to work."""
@@ -86,7 +87,21 @@ class WorkerChild(Child):
             self.signal(signal.SIGTERM)
 
 
-class WorkerSupervisor(Supervisor):
+class Reporter(Child):
+    """A process that reports the jobs of a worker that died: it waits for the server."""
+
+    def __init__(self, worker: WorkerChild, jobs: dict[str, float], message: str) -> None:
+        super().__init__(worker.number)
+        self.worker_id = worker.worker_id
+        self.jobs = jobs
+        """When each reservation ends, by jid."""
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"the report of the jobs of worker {self.number}"
+
+
+class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
     """Keeps `count` workers running until stopped, which may take them `grace` seconds.
 
     `url` is the server that jobs of dead workers are reported to. `changes` is a descriptor that
@@ -114,7 +129,6 @@ class WorkerSupervisor(Supervisor):
         self._url = url
         self._changes = changes
         self._quiet = False
-        self._reporters: set[int] = set()
         self.code = Exit.STOPPED
 
     def start(self) -> Callable[[Worker], None] | None:
@@ -122,21 +136,23 @@ class WorkerSupervisor(Supervisor):
         if (born := self.run()) is None:
             return None
         child, channel = born
-        assert isinstance(child, WorkerChild)
+        if isinstance(child, Reporter):
+            self._report(child)
         return partial(attach, jobs=child.jobs, channel=channel)
 
     # The policy
 
     def done(self) -> bool:
-        """Return whether all workers have ended after a signal to stop; kill those that do not."""
-        self._reap_reporters()
-        if self.deadline is not None and monotonic() >= self.deadline:
+        """Return whether all have ended after a signal to stop; kill those that do not."""
+        if not self._stopping:
+            return False
+        if monotonic() >= (self.deadline or 0.0):
             self._kill()
-        return self._stopping and not self._reporters and not any(w.pid for w in self._workers)
+        return not any(child.pid or isinstance(child, Reporter) for child in self.children)
 
-    def wants_children(self) -> bool:
-        """Start workers until quiet or stopped."""
-        return not (self._quiet or self._stopping)
+    def wants(self, child: WorkerChild | Reporter) -> bool:
+        """Start workers until quiet or stopped, reporters in any case."""
+        return isinstance(child, Reporter) or not (self._quiet or self._stopping)
 
     def sources(self) -> dict[int, Callable[[], None]]:
         """Wait for changes of the program, too."""
@@ -146,30 +162,28 @@ class WorkerSupervisor(Supervisor):
     def _stopping(self) -> bool:
         return self.deadline is not None
 
-    def become_child(self, child: Child) -> None:  # noqa: ARG002
-        """Until the worker is ready, TERM ends it: nothing is lost."""
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def become_child(self, child: WorkerChild | Reporter) -> None:
+        """Let TERM end a worker until it is ready, since nothing is lost, and a reporter never."""
+        if isinstance(child, WorkerChild):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self._changes is not None:
             os.close(self._changes)
 
-    def on_start(self, child: Child) -> None:
-        """Await that the worker is ready."""
-        assert isinstance(child, WorkerChild)
-        child.process = child.pid
-        child.worker_id = ""
-        child.finishing = False
-        log.info("%s started", child)
+    def on_start(self, child: WorkerChild | Reporter) -> None:
+        """Await that a worker is ready."""
+        if isinstance(child, WorkerChild):
+            child.process = child.pid
+            child.worker_id = ""
+            child.finishing = False
+            log.info("%s started", child)
 
-    def on_start_error(self, child: Child, error: OSError) -> None:
+    def on_start_error(self, child: WorkerChild | Reporter, error: OSError) -> None:
         """Try again, later each time."""
         pause = self.restart_later(child)
-        log.warning(
-            "worker %d: cannot be started: %s; trying again in %.1f s", child.number, error, pause
-        )
+        log.warning("%s: cannot be started: %s; trying again in %.1f s", child, error, pause)
 
-    def on_channel(self, child: Child) -> None:
+    def on_channel(self, child: WorkerChild | Reporter) -> None:
         """Note that a worker is ready."""
-        assert isinstance(child, WorkerChild)
         assert child.channel is not None
         try:
             words = child.channel.recv(4096)
@@ -177,7 +191,7 @@ class WorkerSupervisor(Supervisor):
             words = b""
         if not words:
             child.close_channel()
-        elif words.startswith(READY):
+        elif isinstance(child, WorkerChild) and words.startswith(READY):
             child.worker_id = words[len(READY) :].decode()
             log.debug("%s is ready", child)
             if self._quiet:
@@ -198,13 +212,15 @@ class WorkerSupervisor(Supervisor):
             elif worker.ready:
                 worker.signal(number)
 
-    def on_exit(self, child: Child, status: int) -> None:
+    def on_exit(self, child: WorkerChild | Reporter, status: int) -> None:
         """Report the jobs of a worker that died, and decide who comes next."""
-        assert isinstance(child, WorkerChild)
+        child.close_channel()
+        if isinstance(child, Reporter):
+            self.children.remove(child)
+            return
         exit_code = next((f" ({exit.name})" for exit in Exit if exit == status), "")
         how = f"{child} {describe_exit(status)}{exit_code}"
         had_jobs = self._fail_jobs(child, status)
-        child.close_channel()
         never_began = status in NEVER_BEGAN or (status >= 0 and not child.ready)
         stopped = status == Exit.STOPPED and child.ready
         steady = monotonic() - child.started_at >= STEADY_AFTER
@@ -231,13 +247,13 @@ class WorkerSupervisor(Supervisor):
             log.warning("%s; another takes its place in %.1f s", how, pause)
 
     def _kill(self) -> None:
-        for worker in self._workers:
-            if worker.pid:
-                log.error("%s does not end, and is killed", worker)
-                worker.signal(signal.SIGKILL)
-        for pid in self._reporters:
-            log.error("jobs of a worker that died wait until their reservations end")
-            os.kill(pid, signal.SIGKILL)
+        for child in self.children.copy():
+            if child.pid:
+                log.error("%s does not end, and is killed", child)
+                child.signal(signal.SIGKILL)
+            elif isinstance(child, Reporter):
+                log.error("%s cannot be started: its jobs wait out their reservations", child)
+                self.children.remove(child)
         self.deadline = monotonic() + self._stop_grace
 
     def _stop(self, running: list[WorkerChild]) -> None:
@@ -280,62 +296,48 @@ class WorkerSupervisor(Supervisor):
 
         A process of its own does that: it waits for the server, which this one must not.
         """
-        jids = worker.jobs.read()
-        worker.jobs.clear()
-        if not jids:
+        # Past its reservation the server has failed a job, and another worker may have it.
+        now = monotonic()
+        jobs = {jid: until for jid, until in worker.jobs.take().items() if until > now}
+        if not jobs:
             return False
-        log.error(
-            "%s %s with jobs that it had not reported, which fail by that: %s",
-            worker,
-            describe_exit(status),
-            ", ".join(jids),
-        )
-        try:
-            pid = os.fork()
-        except OSError as error:
-            log.error("its jobs wait until their reservations end: %s", error)
-            return True
-        if pid == 0:
-            self._report(worker, jids, describe_death("the worker's process", status))
-        self._reporters.add(pid)
+        how = describe_exit(status)
+        text = "%s %s with jobs that it had not reported, which fail by that: %s"
+        log.error(text, worker, how, ", ".join(jobs))
+        message = describe_death("the worker's process", status)
+        self.children.append(Reporter(worker, jobs, message))
+        if self.deadline is not None:  # it gets the time that workers have
+            self.deadline = max(self.deadline, now + self._stop_grace)
         return True
 
-    def _report(self, worker: WorkerChild, jids: list[str], message: str) -> NoReturn:
+    def _report(self, reporter: Reporter) -> NoReturn:
         try:
-            for number in (*self.signals, signal.SIGCHLD):
-                signal.signal(number, lambda *_: None)
-            signal.set_wakeup_fd(-1)
-            for other in self._workers:
-                other.close_channel()
-            client = Client(self._url, worker_id=worker.worker_id or None)
+            client = Client(self._url, worker_id=reporter.worker_id or None)
             until = monotonic() + REPORT_TIMEOUT
-            report_death(client, jids, message, until, self._backoff)
+            report_death(client, reporter.jobs, reporter.message, until, self._backoff)
         except BaseException:
-            log.exception("the jobs of %s cannot be reported", worker)
+            log.exception("%s fails", reporter)
         finally:
             os._exit(0)
-
-    def _reap_reporters(self) -> None:
-        for pid in self._reporters.copy():
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                self._reporters.discard(pid)
 
 
 def report_death(
     client: Client,
-    jids: list[str],
+    jobs: Mapping[str, float],
     message: str,
     until: float,
     backoff: Callable[[int, float], float] = recovery.backoff,
 ) -> None:
-    """Report jobs as failed, as often as it takes until then (`time.monotonic`)."""
+    """Report jobs as failed, as often as it takes until then (`time.monotonic`).
+
+    `jobs` has the end of each reservation, after which a job is left alone.
+    """
     failures = 0
-    while True:
+    while jids := [jid for jid, ends in jobs.items() if ends > monotonic()]:
         try:
             answers = client.exchange(
                 *[commands.fail(jid, "ProcessDied", message, []) for jid in jids]
             )
-            break
         except FaktoryAuthenticationError:
             raise
         except FaktoryError as error:
@@ -345,7 +347,12 @@ def report_death(
                 log.error("%s could not be reported: %s", ", ".join(jids), error)
                 return
             sleep(pause)
-    client.close()
-    for jid, answer in zip(jids, answers, strict=True):
-        if answer.error is not None:  # it had been reported, or its reservation was over
-            log.debug("the server refused FAIL of %s: %s", jid, answer.error)
+            continue
+        client.close()
+        for jid, answer in zip(jids, answers, strict=True):
+            if answer.error is not None:
+                # The worker may have reported it, and died before it read the answer.
+                is_reported = "Job not found" in str(answer.error)
+                level = logging.DEBUG if is_reported else logging.WARNING
+                log.log(level, "the server refused FAIL of %s: %s", jid, answer.error)
+        return

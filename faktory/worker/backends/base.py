@@ -34,6 +34,9 @@ class Backend(Protocol):
         Raises RemoteError for what the job raised.
         """
 
+    def pause(self) -> float:
+        """Return for how long to fetch no job, in seconds; asked before each FETCH."""
+
     def interrupt(self, exception: type[BaseException]) -> float | None:
         """Interrupt the running job; return when to call this again if it does not end.
 

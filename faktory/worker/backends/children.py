@@ -14,12 +14,11 @@ import os
 import pickle
 import signal
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from random import random
 from threading import Event, Lock
 from time import monotonic
@@ -34,15 +33,12 @@ from ...wire import failure
 from ...wire.failure import MAX_BACKTRACE
 from ..timing import Timing
 from .base import RemoteError, control_of, make_remote_error
-from .fork_server import ENDED, KILL, NUMBER, ORDER, ForkServerClient, ForkServerDied
+from .fork_server import KILL, NUMBER, ORDER, ForkServerClient, ForkServerDied
 from .supervisor import describe_death
 
 _INTERRUPTS: Final[dict[bytes, type[BaseException]]] = {b"s": Shutdown, b"t": TimeLimitExceeded}
 _ORDERS: Final = {exception: order for order, exception in _INTERRUPTS.items()}
 
-_REPLY: Final = b"r"
-"""A message from a child: the job's number and JSON follow."""
-_HEAD: Final = 1 + NUMBER.size
 _MAX_MESSAGE: Final = 1_000_000
 """Bytes: a report has 50 lines of 1000 bytes at most, and its traceback once more."""
 
@@ -104,10 +100,16 @@ class ProcessBackend:
         self._pid = 0
         """0: there is no child."""
         self._channel: Connection | None = None
+        self._end: Connection
+        """Where the fork server writes how the child ended."""
+        self._status: int | None = None
+        """How it ended, once that has been read."""
         self._served = False
         """Whether this child has finished a job."""
         self._deaths = 0
         """How many children in a row have finished none."""
+        self._due = 0.0
+        """When to fetch the next job (`time.monotonic`)."""
         self._number = 0
         """Which job this is: what interrupts one leaves the next alone."""
         self._interrupted: type[BaseException] | None = None
@@ -121,21 +123,26 @@ class ProcessBackend:
             self._number += 1
             self._interrupted = None
             self._woken.clear()
-        if self._channel is not None and self._channel.poll():
+        if self._channel is not None and wait([self._channel, self._end], 0):
             self.close()  # it died between two jobs, so none is to blame
         channel = self._channel or self._start_child()
         try:
             channel.send_bytes(pickle.dumps((self._number, job.payload, late)))
             while (reply := self._receive(channel)).keys() == {"ends"}:
                 job._ends = reply["ends"]  # the job has asked for more time
-        except (_ChildEnded, OSError, EOFError, ValueError, struct.error) as error:
-            raise self._death(channel, error) from None
+        except (OSError, EOFError, ValueError) as error:
+            raise self._death(error) from None
         self._served = True
         self._deaths = 0
+        self._due = 0.0
         if reply:
             errtype, message, backtrace = reply["report"]
             report = (errtype, message, backtrace)
             raise make_remote_error(report, reply["control"], reply["traceback"])
+
+    def pause(self) -> float:
+        """Return for how long to fetch no job: the last children have finished none."""
+        return max(0.0, self._due - monotonic()) if self._due else 0.0
 
     def interrupt(self, exception: type[BaseException]) -> float | None:
         """Raise in the child; the second time, kill it."""
@@ -157,28 +164,33 @@ class ProcessBackend:
             self._pid = 0
         if self._channel is not None:
             self._channel.close()
+            self._end.close()
             self._channel = None
-            self._deaths += not self._served
+            if not self._served and self._interrupted is None:
+                self._deaths += 1
+                self._due = monotonic() + self._timing.backoff(self._deaths, random())
 
     def _start_child(self) -> Connection:
         """Wait for a child; raise what the job is interrupted by meanwhile."""
+        attempts = 0
         while self._channel is None:
-            if self._deaths:
-                self._woken.wait(self._timing.backoff(self._deaths, random()))
+            if attempts:
+                self._woken.wait(self._timing.backoff(attempts, random()))
             if self._interrupted is not None:
                 raise self._interrupted
             try:
-                pid, self._channel = self._fork_server.fork()
+                pid, self._channel, self._end = self._fork_server.fork()
             except ForkServerDied as error:
                 self._backends.on_fork_server_died(error)
                 raise
             except OSError as error:
-                self._deaths += 1
+                attempts += 1
                 self._backends.log.error(
                     "the system gives no process for a job, trying again: %s", error
                 )
             else:
                 self._served = False
+                self._status = None
                 with self._lock:
                     self._pid = pid
                     if self._interrupted is not None:
@@ -186,15 +198,28 @@ class ProcessBackend:
         return self._channel
 
     def _receive(self, channel: Connection) -> dict[str, Any]:
-        """Return the next message about the job; _ChildEnded when the child has died."""
+        """Return the next message about the job; EOFError when the child has died."""
+        sources = [channel, self._end]
         while True:
-            message = channel.recv_bytes(_MAX_MESSAGE)
-            number = NUMBER.unpack(message[1:_HEAD])[0]
-            if message[:1] == ENDED:
-                raise _ChildEnded(number)
-            if number == self._number:
-                reply: dict[str, Any] = json.loads(message[_HEAD:])
+            # A process that the job has forked may hold the channel open after the child's death.
+            if channel not in wait(sources):
+                if self._read_status() is not None:
+                    raise EOFError
+                sources = [channel]  # the fork server is gone, but the child is not
+                continue
+            message = json.loads(channel.recv_bytes(_MAX_MESSAGE))
+            if not isinstance(message, list) or len(message) != 2 or type(message[1]) is not dict:
+                raise ValueError
+            if message[0] == self._number:
+                reply: dict[str, Any] = message[1]
                 return reply
+
+    def _read_status(self) -> int | None:
+        """Wait for how the child ended; return None if no fork server is left to say that."""
+        if self._status is None:
+            with suppress(EOFError):
+                self._status = int(NUMBER.unpack(self._end.recv_bytes())[0])
+        return self._status
 
     def _order(self, what: bytes) -> None:
         if pid := self._pid:
@@ -203,23 +228,17 @@ class ProcessBackend:
     def _grace(self, exception: type[BaseException]) -> float:
         return self._timing.kill_grace if exception is Shutdown else self._timing.time_limit_grace
 
-    def _death(self, channel: Connection, error: Exception) -> BaseException:
+    def _death(self, error: Exception) -> BaseException:
         """Kill the child, if it is still there, and return how it ended."""
         self._order(KILL)
-        message = ""
-        try:
-            while not isinstance(error, (_ChildEnded, ValueError)):
-                self._receive(channel)
-        except (_ChildEnded, OSError, EOFError, ValueError) as end:
-            error = end
-        if isinstance(error, _ChildEnded):
-            message = describe_death("the job's process", error.status)
-        elif isinstance(error, EOFError):
+        if (status := self._read_status()) is not None:
+            message = describe_death("the job's process", status)
+        else:
             message = (
                 "the job's process was killed, and the one that starts such processes before it"
             )
             self._backends.on_fork_server_died(ForkServerDied())
-        else:
+        if isinstance(error, ValueError) or str(error) == "bad message length":
             message = (
                 "the job's process was killed, since the job wrote into the descriptor that "
                 "connects it to the worker"
@@ -230,13 +249,6 @@ class ProcessBackend:
         name, grace = self._interrupted.__name__, self._grace(self._interrupted)
         message = f"{self._interrupted()}, did not end within {grace:g} s, and was killed"
         return make_remote_error((name, message, []), name, "")
-
-
-class _ChildEnded(Exception):
-    """The fork server says how a child ended."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
 
 
 class JobProcess:
@@ -307,8 +319,7 @@ class JobProcess:
 
     def _send(self, body: dict[str, Any]) -> None:
         if os.getpid() == self._pid:
-            head = _REPLY + NUMBER.pack(self._number)
-            self._channel.send_bytes(head + json.dumps(body).encode())
+            self._channel.send_bytes(json.dumps([self._number, body]).encode())
 
     def _close_after_fork(self) -> None:
         """In a process that a job forks: it must not hold the channel open when this one ends."""

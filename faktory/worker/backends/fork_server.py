@@ -4,9 +4,7 @@ A worker with threads must not fork: the child could find any lock acquired, for
 has any, it forks a fork server, and asks that for each child.
 
 Rules: the fork server has one thread and runs no job. When the worker is gone, however that came,
-it kills what is left and ends. A channel carries jobs to a child and replies back; the fork server
-has the child's end, too, and writes there how the child ended. Interrupts go through the fork
-server, which alone signals a child.
+it kills what is left and ends. It alone signals a child; interrupts of jobs go through it, too.
 """
 
 from __future__ import annotations
@@ -31,13 +29,9 @@ ORDER: Final = struct.Struct("=cqq")
 """To the fork server: what, a child's pid, a job's number. It answers FORK with a NUMBER, and what
 is not FORK or KILL it passes on to the child."""
 NUMBER: Final = struct.Struct("=q")
-"""A pid, minus an errno, a job's number, how a child ended."""
+"""A pid, minus an errno, or how a child ended."""
 
 FORK, KILL = b"f", b"k"
-ENDED: Final = b"e"
-"""On a child's channel: the fork server's last message, with a NUMBER."""
-
-_CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class ForkServerDied(RuntimeError):
@@ -70,26 +64,26 @@ class ForkServerClient:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         control.close()
 
-    def fork(self) -> tuple[int, Connection]:
-        """Start a child; return its pid and the channel to it.
+    def fork(self) -> tuple[int, Connection, Connection]:
+        """Start a child; return its pid, the channel to it, and where its end will be written.
 
         OSError where the system gives no more processes, or no more descriptors.
         """
-        with self._lock:
-            try:
-                self._control.send(ORDER.pack(FORK, 0, 0))
-                answer, descriptors, _, _ = socket.recv_fds(self._control, NUMBER.size, 1, _CLOEXEC)
-            except OSError:
-                answer = b""
-        if not answer:
-            raise ForkServerDied
-        (pid,) = NUMBER.unpack(answer)
-        if pid > 0 and not descriptors:  # this process has none left, so the child ends
-            pid = -errno.EMFILE
-        if pid < 0:
-            raise OSError(-pid, os.strerror(-pid))
-        os.set_inheritable(descriptors[0], False)  # where there is no _CLOEXEC
-        return pid, Connection(descriptors[0])
+        ours: list[Connection] = []
+        theirs: list[Connection] = []
+        try:
+            for duplex in (True, False):
+                reader, writer = Pipe(duplex)
+                ours.append(reader)
+                theirs.append(writer)
+            return self._ask([end.fileno() for end in theirs]), ours[0], ours[1]
+        except BaseException:
+            for end in ours:
+                end.close()
+            raise
+        finally:
+            for end in theirs:
+                end.close()
 
     def order(self, what: bytes, pid: int, number: int) -> None:
         """Have a child killed, or one of its jobs interrupted, if it is still there."""
@@ -105,17 +99,35 @@ class ForkServerClient:
         with suppress(ChildProcessError):  # a program that ignores SIGCHLD has none to wait for
             os.waitpid(self.pid, 0)
 
+    def _ask(self, descriptors: list[int]) -> int:
+        """Ask for a child that has these; return its pid."""
+        with self._lock:
+            try:
+                socket.send_fds(self._control, [ORDER.pack(FORK, 0, 0)], descriptors)
+                answer = self._control.recv(NUMBER.size)
+            except ConnectionError:
+                answer = b""
+        if not answer:
+            raise ForkServerDied
+        (pid,) = NUMBER.unpack(answer)
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        return int(pid)
 
-class _JobChild(Child):
-    """A child, its end of the channel for jobs, and the worker's until that is sent."""
 
-    def __init__(self) -> None:
+class JobChild(Child):
+    """A child, its end of the channel for jobs, and where to write how it ended."""
+
+    def __init__(self, descriptors: list[int]) -> None:
         super().__init__(0)
-        self.theirs, self.jobs = Pipe()
+        for descriptor in descriptors:  # what a job starts must not hold them open
+            os.set_inheritable(descriptor, False)
+        self.jobs = Connection(descriptors[0])
+        self.end = Connection(descriptors[1])
 
 
-class ForkServer(Supervisor):
-    """Forks a child when the worker asks for one, and says how each one ended."""
+class ForkServer(Supervisor[JobChild]):
+    """Forks a child when the worker asks for one, and writes how each one ended."""
 
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN)
     """What terminals and init systems send to all processes of a group: the worker decides."""
@@ -125,81 +137,72 @@ class ForkServer(Supervisor):
         self._control = control
 
     def done(self) -> bool:
-        """Return whether the worker is gone."""
-        return self._control.fileno() < 0
-
-    def sources(self) -> dict[int, Callable[[], None]]:
-        """Wait for orders."""
-        return {self._control.fileno(): self._on_order}
-
-    def on_start(self, child: Child) -> None:
-        """Answer with the pid and the worker's end of the channel."""
-        assert isinstance(child, _JobChild)
-        with suppress(OSError):  # the worker is gone: seen when it is read
-            socket.send_fds(self._control, [NUMBER.pack(child.pid)], [child.theirs.fileno()])
-        child.theirs.close()
-
-    def on_start_error(self, child: Child, error: OSError) -> None:
-        """Answer with the reason; the worker asks again."""
-        assert isinstance(child, _JobChild)
-        self.children.remove(child)
-        child.theirs.close()
-        child.jobs.close()
-        self._answer(-(error.errno or 1))
-
-    def on_exit(self, child: Child, status: int) -> None:
-        """Say how a child ended, in its place."""
-        assert isinstance(child, _JobChild)
-        self.children.remove(child)
-        child.close_channel()
-        with suppress(OSError):  # nobody reads that any more
-            os.set_blocking(child.jobs.fileno(), False)
-            child.jobs.send_bytes(ENDED + NUMBER.pack(status))
-        child.jobs.close()
-
-    def become_child(self, born: Child) -> None:
-        """Close the ends that are the fork server's, the worker's or another child's."""
-        self._control.close()
-        for child in self.children:
-            assert isinstance(child, _JobChild)
-            if child.pid or child is born:
-                child.theirs.close()
-            if child is not born:
-                child.jobs.close()
-
-    def kill_children(self) -> None:
-        """Kill all that are left, and wait for them."""
+        """Return whether the worker is gone; then kill what is left."""
+        if self._control.fileno() >= 0:
+            return False
         for child in self.children:
             child.signal(signal.SIGKILL)
         for child in self.children:
             if child.pid:
                 os.waitpid(child.pid, 0)
+        return True
+
+    def sources(self) -> dict[int, Callable[[], None]]:
+        """Wait for orders."""
+        return {self._control.fileno(): self._on_order}
+
+    def on_start(self, child: JobChild) -> None:
+        """Answer with the pid."""
+        child.jobs.close()
+        self._answer(child.pid)
+
+    def on_start_error(self, child: JobChild, error: OSError) -> None:
+        """Answer with the reason; the worker asks again."""
+        self.children.remove(child)
+        child.jobs.close()
+        child.end.close()
+        self._answer(-(error.errno or 1))
+
+    def on_exit(self, child: JobChild, status: int) -> None:
+        """Write how a child ended."""
+        self.children.remove(child)
+        child.close_channel()
+        with suppress(OSError):  # nobody waits for that any more
+            child.end.send_bytes(NUMBER.pack(status))
+        child.end.close()
+
+    def become_child(self, child: JobChild) -> None:  # noqa: ARG002
+        """Close what is the fork server's, or another child's."""
+        self._control.close()
+        for each in self.children:
+            each.end.close()
+        self.children.clear()
 
     def _on_order(self) -> None:
         try:
-            order = self._control.recv(ORDER.size)
+            order, descriptors, _, _ = socket.recv_fds(self._control, ORDER.size, 2)
         except OSError:
-            order = b""
+            order, descriptors = b"", []
         if not order:
             self._control.close()
             return
-        what, pid, number = ORDER.unpack(order)
-        if what == FORK:
-            try:
-                self.children.append(_JobChild())
-            except OSError as error:  # no more descriptors
-                self._answer(-(error.errno or 1))
-            return
-        for child in self.children:
+        what, pid, _ = ORDER.unpack(order)
+        if what == FORK and len(descriptors) == 2:
+            self.children.append(JobChild(descriptors))
+        elif what == FORK:  # this process has no more descriptors
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._answer(-errno.EMFILE)
+        for child in self.children if pid else ():
             if child.pid == pid and what == KILL:
                 child.signal(signal.SIGKILL)
             elif child.pid == pid and child.channel is not None:
                 with suppress(OSError):  # it has just ended
-                    child.channel.send(ORDER.pack(what, pid, number), socket.MSG_DONTWAIT)
+                    child.channel.send(order, socket.MSG_DONTWAIT)
                 child.signal(signal.SIGTERM)
 
     def _answer(self, number: int) -> None:
-        with suppress(OSError):
+        with suppress(OSError):  # the worker is gone: seen when it is read
             self._control.send(NUMBER.pack(number))
 
 
@@ -217,13 +220,10 @@ def _serve(
     try:
         born = server.run(mask)
         if born is not None:
-            assert isinstance(born[0], _JobChild)
-            server.children.clear()
             main(born[0].jobs, born[1])
     except BaseException:
         sys.excepthook(*sys.exc_info())
+        for child in server.children:
+            child.signal(signal.SIGKILL)
     finally:
-        try:
-            server.kill_children()
-        finally:
-            os._exit(1)
+        os._exit(1)

@@ -92,6 +92,10 @@ class FutureBackend:
         finally:
             self._ends = SimpleQueue()  # the future of a job that was interrupted may come later
 
+    def pause(self) -> float:
+        """Return 0."""
+        return 0.0
+
     def interrupt(self, exception: type[BaseException]) -> None:
         """End the wait."""
         self._ends.put(exception)

@@ -13,13 +13,15 @@ import os
 import select
 import signal
 import socket
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from random import random
 from time import monotonic
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from ...wire import recovery
 
@@ -34,49 +36,45 @@ class RunningJobs:
     call. There is an entry for each of the `count` jobs that run at a time.
     """
 
-    _ENTRY: Final = 256
+    _ENTRY: Final = 1024
+    _HEAD: Final = struct.Struct("=dH")  # when the reservation ends, and the length of the id
 
     def __init__(self, count: int) -> None:
         self._memory = mmap.mmap(-1, count * self._ENTRY)
-        self._free = list(range(count))
+        self._free = list(range(0, count * self._ENTRY, self._ENTRY))
         self._entries: dict[str, int] = {}
 
-    def write(self, owner: str, jid: str | None) -> None:
-        """Note which job `owner`, a thread, has; None for none. Safe to use from any thread."""
-        entry = self._entries.get(owner)
-        if jid is None:
-            if entry is not None:
-                self._put(entry, b"")
-                del self._entries[owner]
-                self._free.append(entry)
-            return
-        if entry is None:
-            try:
-                entry = self._entries[owner] = self._free.pop()
-            except IndexError:  # more threads than entries: some hang with a job that is overdue
-                return
-        self._put(entry, jid.encode("utf-8", "surrogatepass"))
+    def write(self, owner: str, jid: str | None, until: float = 0.0) -> None:
+        """Note which job `owner`, a thread, has until then (`time.monotonic`); None for none.
 
-    def read(self) -> list[str]:
-        """Return the ids, without those that are too long for an entry."""
-        found = []
+        Safe to use from any thread. An id of more than 1000 bytes is left out.
+        """
+        if jid is None:
+            if (start := self._entries.pop(owner, None)) is not None:
+                self._put(start, 0.0, b"")
+                self._free.append(start)
+            return
+        if owner not in self._entries:
+            self._entries[owner] = self._free.pop()
+        self._put(self._entries[owner], until, jid.encode("utf-8", "surrogatepass"))
+
+    def take(self) -> dict[str, float]:
+        """Return each id with when its reservation ends, and forget all: for the next child."""
+        found = {}
         for start in range(0, len(self._memory), self._ENTRY):
-            size = int.from_bytes(self._memory[start : start + 2], "little")
+            until, size = self._HEAD.unpack_from(self._memory, start)
             if size:
-                found.append(self._memory[start + 2 : start + 2 + size].decode("utf-8", "replace"))
+                first = start + self._HEAD.size
+                found[self._memory[first : first + size].decode("utf-8", "replace")] = until
+        self._memory[:] = bytes(len(self._memory))
         return found
 
-    def clear(self) -> None:
-        """Forget all ids: for the next child."""
-        self._memory[:] = bytes(len(self._memory))
-
-    def _put(self, entry: int, data: bytes) -> None:
-        start = entry * self._ENTRY
-        size = len(data) if len(data) <= self._ENTRY - 2 else 0
-        self._memory[start : start + 2] = b"\0\0"  # a kill in between leaves an empty entry
-        if size:
-            self._memory[start + 2 : start + 2 + size] = data
-            self._memory[start : start + 2] = size.to_bytes(2, "little")
+    def _put(self, start: int, until: float, data: bytes) -> None:
+        size = len(data) if len(data) <= self._ENTRY - self._HEAD.size else 0
+        first = start + self._HEAD.size
+        self._HEAD.pack_into(self._memory, start, 0.0, 0)  # a kill in between leaves it empty
+        self._memory[first : first + size] = data[:size]
+        self._HEAD.pack_into(self._memory, start, until, size)
 
 
 class Child:
@@ -106,7 +104,10 @@ class Child:
             os.kill(self.pid, number)
 
 
-class Supervisor:
+C = TypeVar("C", bound=Child)
+
+
+class Supervisor(Generic[C]):
     """Keeps children running until `done`; `backoff` gives the pause before a restart."""
 
     signals: tuple[int, ...] = ()
@@ -114,7 +115,7 @@ class Supervisor:
 
     def __init__(
         self,
-        children: list[Child],
+        children: list[C],
         backoff: Callable[[int, float], float] = recovery.backoff,
     ) -> None:
         self.children = children
@@ -129,24 +130,24 @@ class Supervisor:
         """Return whether all is over; called before each wait, which ends at `deadline`."""
         raise NotImplementedError
 
-    def wants_children(self) -> bool:
-        """Return whether children that are due are to be started."""
+    def wants(self, child: C) -> bool:  # noqa: ARG002
+        """Return whether a child is to be started, now or when it is due."""
         return True
 
     def on_signal(self, number: int) -> None:
         """This process got one of `signals`."""
 
-    def on_start(self, child: Child) -> None:
+    def on_start(self, child: C) -> None:
         """A process was forked."""
 
-    def on_start_error(self, child: Child, error: OSError) -> None:
+    def on_start_error(self, child: C, error: OSError) -> None:
         """The system gives no process; it is tried again."""
 
-    def on_channel(self, child: Child) -> None:
+    def on_channel(self, child: C) -> None:
         """A child's channel can be read: at its end, unless children send something."""
         child.close_channel()
 
-    def on_exit(self, child: Child, status: int) -> None:
+    def on_exit(self, child: C, status: int) -> None:
         """A process has ended, by an exit code or by a signal below 0."""
         raise NotImplementedError
 
@@ -154,19 +155,20 @@ class Supervisor:
         """Return more descriptors to wait for, and what to call when one can be read."""
         return {}
 
-    def become_child(self, child: Child) -> None:
+    def become_child(self, child: C) -> None:
         """Release what a child must not have; called in it, right after the fork."""
 
     # The mechanism
 
-    def run(self, mask: set[int] | None = None) -> tuple[Child, socket.socket] | None:
+    def run(self, mask: set[int] | None = None) -> tuple[C, socket.socket] | None:
         """Return None when all is over; in each child, that child and its end of the channel.
 
         `mask` is the signal mask to set when handlers are in place.
         """
         with self._handling_signals() as awake:
             if mask is not None:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask - {signal.SIGCHLD})
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*self.signals, signal.SIGCHLD))
             while not self.done():
                 for child in self._waiting():
                     if (
@@ -180,7 +182,7 @@ class Supervisor:
                 self._reap()
         return None
 
-    def restart_later(self, child: Child) -> float:
+    def restart_later(self, child: C) -> float:
         """Have the next process started after a pause; return its length in seconds."""
         pause = self._backoff(child.deaths, random())
         child.due = monotonic() + pause
@@ -213,13 +215,12 @@ class Supervisor:
         if number != signal.SIGCHLD:
             self._received.append(number)
 
-    def _waiting(self) -> list[Child]:
+    def _waiting(self) -> list[C]:
         """The children that are to be started, now or later."""
-        if not self.wants_children():
-            return []
-        return [child for child in self.children if not child.pid and child.due is not None]
+        waiting = [child for child in self.children if not child.pid and child.due is not None]
+        return [child for child in waiting if self.wants(child)]
 
-    def _start(self, child: Child) -> socket.socket | None:
+    def _start(self, child: C) -> socket.socket | None:
         """Fork; return the channel in the child, None in this process."""
         # A signal reaches the handlers of this process or of the child, never a mixture.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*self.signals, signal.SIGCHLD))
@@ -231,21 +232,26 @@ class Supervisor:
                 ours.close()
                 theirs.close()
                 raise
-            if pid == 0:
-                self._become_child(child, ours)
-                return theirs
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             child.deaths += 1
             self.on_start_error(child, error)
             return None
-        finally:
+        if pid == 0:
+            try:
+                self._become_child(child, ours)
+            except BaseException:  # there is one supervisor, whatever happens
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return theirs
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         child.pid, child.channel, child.started_at = pid, ours, monotonic()
         self.on_start(child)
         return None
 
-    def _become_child(self, born: Child, ours: socket.socket) -> None:
+    def _become_child(self, born: C, ours: socket.socket) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, self._sigpipe)
