@@ -41,10 +41,14 @@ def program(folder: Path) -> Path:
 
 @pytest.fixture
 def reloading(server: EmbeddedServer, run: Run, program: Path, wait_until: WaitUntil) -> Process:
-    """A worker that was reloaded at least once, so its files are being watched."""
+    """A worker whose files are being watched."""
     flags = ["-r", "program", "--reload", "-c", "1", "-v", "-t", "5"]
     parent = run(WORKER, *flags, url=server.url)
     wait_until(lambda: ready(parent) == 1)
+    children = Path(f"/proc/{parent.process.pid}/task/{parent.process.pid}/children")
+    if children.exists():
+        wait_until(lambda: any(map(is_watching, children.read_text().split())))
+        return parent
 
     def is_noticed() -> bool:
         os.utime(program)
@@ -53,6 +57,15 @@ def reloading(server: EmbeddedServer, run: Run, program: Path, wait_until: WaitU
     wait_until(is_noticed)
     wait_until(lambda: ready(parent) >= 2)
     return parent
+
+
+def is_watching(pid: str) -> bool:
+    """Return whether Linux watches files for this process."""
+    try:
+        descriptors = [path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    except OSError:  # one was closed meanwhile
+        return False
+    return any("inotify wd:" in text for text in descriptors)
 
 
 def written(server: EmbeddedServer, path: Path) -> str:

@@ -44,8 +44,8 @@ def test_the_patterns_of_the_page_can_be_kept_in_one_project(
 
 @pytest.mark.parametrize(
     "options",
-    [["-p", "no:randomly"], [], ["-n", "4"]],
-    ids=["in order", "in random order", "on four processes"],
+    [["-p", "no:randomly"], [], ["-n", "2"]],
+    ids=["in order", "in random order", "on two processes"],
 )
 def test_the_example_project_passes(options: list[str], run_pytest: RunPytest) -> None:
     output = run_pytest(ROOT / "examples" / "testing", *options)

@@ -133,8 +133,8 @@ def test_that_fails(fixture, request):
 
 @pytest.mark.parametrize(
     "options",
-    [["-p", "no:randomly"], ["-p", "randomly"], ["-n", "3"]],
-    ids=["in order", "in random order", "on three processes"],
+    [["-p", "no:randomly"], ["-p", "randomly"], ["-n", "2"]],
+    ids=["in order", "in random order", "on two processes"],
 )
 def test_tests_do_not_affect_one_another(
     tmp_path: Path, run_pytest: RunPytest, options: list[str]

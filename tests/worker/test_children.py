@@ -222,30 +222,34 @@ work(timing=Timing(backoff=backoff)).run()
 
 
 def test_a_job_waits_while_the_worker_has_no_descriptor_for_its_process(
-    run_children: RunProgram, push: Push, reported: Reported
+    server: EmbeddedServer,
+    run_children: RunProgram,
+    push: Push,
+    wait_until: WaitUntil,
+    reported: Reported,
 ) -> None:
-    jid = push("decorated", 1)
     program = run_children(
         """
 import resource
 held = []
-def exhaust():
+def exhaust(*_):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
     try:
         while True: held.append(os.open("/dev/null", os.O_RDONLY))
     except OSError:
-        pass
-    for _ in range(2): os.close(held.pop())  # for the connections to the server
+        logging.warning("exhausted")
+signal.signal(signal.SIGUSR1, exhaust)
 def backoff(*_):
     while held: os.close(held.pop())
     return 0.05
-worker = work(timing=Timing(backoff=backoff))
-worker.on("startup", exhaust)
-worker.run()
+work(timing=Timing(backoff=backoff)).run()
 """
     )
-    reported(jid, "ACK")
+    wait_until(lambda: {"BEAT", "FETCH"} <= {verb for verb, _ in server.commands})
+    program.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "exhausted" in program.log)
+    reported(push("decorated", 1), "ACK")
     assert "the system gives no process" in program.log
     assert "Too many open files" in program.log
 
