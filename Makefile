@@ -45,18 +45,18 @@ demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
 	@$(RUN) -m faktory demo
 
 test: $(VENV)/core $(VENV)/test ## the tests, once for each implementation of the core
-	@$(call both,$(PARALLEL),$(if $(ARGS),,--core-only))
+	@$(call both,$(PARALLEL))
 
 # The tests' times differ by a factor of 10,000: a process that is idle takes over tests of another.
 PARALLEL := -n logical --dist worksteal
 
-# $(call both,OPTIONS,OPTIONS OF THE SECOND RUN): the second run starts even if the first one fails.
-# If it is the only run, its own options are not used.
+# $(call both,OPTIONS): the second run starts even if the first one fails. It skips what the first
+# one has tested for both, unless ARGS selects tests.
 both = failed=0; second=; \
 	if $(HAS_CORE); then \
 		echo "The compiled core (FAKTORY_IMPL=cython):"; \
 		FAKTORY_IMPL=cython $(RUN) -m pytest $(1) $(ARGS) || failed=1; \
-		second="$(2)"; \
+		second="$(if $(ARGS),,--core-only)"; \
 	else \
 		echo "The compiled core was not built, so its tests do not run:"; \
 		$(call notices,core); \
