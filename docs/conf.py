@@ -37,6 +37,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!faktory\.).*"),
     (r"py:class", r"faktory\.[\w.]+\.[A-Z]"),
     (r"py:class", r"faktory\.(jobs\.signature\.Signature|testing\.modes\.Switched|wire\..*)"),
+    (r"py:class", r"faktory\.(server\.state\.Timing|worker\.manager\.JobTable)"),
 ]
 
 _HOMES = (
