@@ -12,13 +12,14 @@ import json
 import logging
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from random import random
 from threading import Event, Lock
 from time import monotonic
@@ -100,6 +101,8 @@ class ProcessBackend:
         self._pid = 0
         """0: there is no child."""
         self._channel: Connection | None = None
+        self._poll = select.poll()
+        """Waits for a message, or for the child's end."""
         self._end: Connection
         """Where the fork server writes how the child ended."""
         self._status: int | None = None
@@ -123,7 +126,7 @@ class ProcessBackend:
             self._number += 1
             self._interrupted = None
             self._woken.clear()
-        if self._channel is not None and wait([self._channel, self._end], 0):
+        if self._channel is not None and self._poll.poll(0):
             self.close()  # it died between two jobs, so none is to blame
         channel = self._channel or self._start_child()
         try:
@@ -163,6 +166,7 @@ class ProcessBackend:
         with self._lock:
             self._pid = 0
         if self._channel is not None:
+            self._poll = select.poll()
             self._channel.close()
             self._end.close()
             self._channel = None
@@ -189,6 +193,8 @@ class ProcessBackend:
                     "the system gives no process for a job, trying again: %s", error
                 )
             else:
+                self._poll.register(self._channel, select.POLLIN)
+                self._poll.register(self._end, select.POLLIN)
                 self._served = False
                 self._status = None
                 with self._lock:
@@ -199,13 +205,12 @@ class ProcessBackend:
 
     def _receive(self, channel: Connection) -> dict[str, Any]:
         """Return the next message about the job; EOFError when the child has died."""
-        sources = [channel, self._end]
         while True:
             # A process that the job has forked may hold the channel open after the child's death.
-            if channel not in wait(sources):
+            if all(descriptor != channel.fileno() for descriptor, _ in self._poll.poll()):
                 if self._read_status() is not None:
                     raise EOFError
-                sources = [channel]  # the fork server is gone, but the child is not
+                self._poll.unregister(self._end)  # the fork server is gone, but the child is not
                 continue
             message = json.loads(channel.recv_bytes(_MAX_MESSAGE))
             if not isinstance(message, list) or len(message) != 2 or type(message[1]) is not dict:
