@@ -50,6 +50,9 @@ class CompatConnection:
         self._connection.disconnect()
         self.is_open = False
 
+    def interrupt(self) -> None:
+        """Do nothing: `queue` waits for nothing that could be interrupted."""
+
     def exchange(self, *sent: Command[Any]) -> list[Answer]:
         """Refuse."""
         raise NotImplementedError(
