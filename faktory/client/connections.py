@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Mapping, Sequence
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import FaktoryConnectionError, FaktoryTimeout
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 class Connection:
     """A connection that opens when first needed, and again after a break."""
+
+    _lock = fork.AtFirstUse(lambda: threading.RLock())
 
     def __init__(
         self,
@@ -52,7 +54,6 @@ class Connection:
         self._log_payloads = log_payloads
         self._network: network.Network = network.SOCKETS
         self._transport: Transport | None = None  # opened by this network
-        self._lock = RLock()
         self._busy = False  # in an exchange
         self._interrupted = False
         fork.register(self)
@@ -153,7 +154,7 @@ class Connection:
 
     def reset_after_fork(self) -> None:
         """Drop the connection, which is the parent's: for `fork`, in the child."""
-        self._lock = RLock()
+        vars(self).pop("_lock", None)
         self._busy = False
         self._drop()
 

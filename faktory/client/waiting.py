@@ -24,7 +24,7 @@ from typing import Final
 KERNEL_WAIT: Final = 0.005
 """Seconds for which a socket blocks in the kernel, longer than most answers take."""
 
-PROGRESS_INTERVAL: Final = 0.25
+PROGRESS_INTERVAL: Final = 0.05
 """Seconds between two looks at how much the peer has acknowledged."""
 
 MAX_TIMEOUTS: Final = 60

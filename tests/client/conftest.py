@@ -78,12 +78,12 @@ class Peer:
         self._buffer = bytearray()
 
     def play(self, step: Step) -> None:
-        if isinstance(step, bytes):
-            self._sock.sendall(step)
-        elif isinstance(step, dict):
+        if isinstance(step, dict):
             data = json.dumps(step).encode()
-            with suppress(ConnectionResetError):  # the client has given up
-                self._sock.sendall(b"$%d\r\n%b\r\n" % (len(data), data))
+            step = b"$%d\r\n%b\r\n" % (len(data), data)
+        if isinstance(step, bytes):
+            with suppress(ConnectionResetError, BrokenPipeError):  # the client has given up
+                self._sock.sendall(step)
         elif not isinstance(step, str):
             step()
         elif step == ":greet":
@@ -193,6 +193,9 @@ class ScriptedServer:
         finally:
             sock.close()
             self.ended[number].set()
+
+
+Scripted = Callable[..., ScriptedServer]
 
 
 @pytest.fixture

@@ -30,9 +30,8 @@ from faktory.wire.address import parse
 from faktory.wire.commands import Command
 from faktory.wire.recovery import ConnectionBroken
 
-from .conftest import OK, SHORT, ScriptedServer, connect_impatient, job
+from .conftest import OK, SHORT, Scripted, connect_impatient, job
 
-Scripted = Callable[..., ScriptedServer]
 PUSH = commands.push(job(1))
 FETCH = commands.fetch(["default"])
 HI = b'+HI {"v":2}\r\n'
