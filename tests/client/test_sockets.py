@@ -23,6 +23,7 @@ from faktory.client.transport import SocketTransport
 from faktory.exceptions import (
     FaktoryBulkError,
     FaktoryConnectionError,
+    FaktoryConnectionResetError,
     FaktoryOutcomeUnknown,
     FaktoryTimeout,
 )
@@ -75,7 +76,7 @@ def test_the_system_notices_a_peer_that_is_gone(scripted: Scripted) -> None:
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     options = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
     found = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, option)) for option in options]
-    assert found == [6, 2, 3, 12_000]
+    assert found == [6, 2, 3, 24_000]
     transport.abort()
 
 
@@ -180,6 +181,15 @@ def test_an_interrupted_command_resets_the_connection(
     monkeypatch.setattr(transport, "_receive", interrupt)
     with pytest.raises(KeyboardInterrupt):
         transport.exchange([PUSH])
+
+
+def test_a_reset_connection_and_a_closed_one_have_different_causes(
+    scripted: Scripted,
+) -> None:
+    for end, kind in (([":reset"], ConnectionResetError), ([], type(None))):
+        error = broken(connect(scripted([":greet", "FETCH", *end]).url), FETCH)
+        assert type(error.cause) is FaktoryConnectionResetError
+        assert type(error.cause.__cause__) is kind
 
 
 def test_closing_in_the_ordinary_way_does_not_reset(scripted: Scripted) -> None:
