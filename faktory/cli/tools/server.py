@@ -8,6 +8,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from ..exits import UsageError
+
 
 def add_tools(tools: Any) -> None:
     """Add both tools to the parser."""
@@ -37,6 +39,17 @@ def add_tools(tools: Any) -> None:
         help="support batches, tracking, unique and expiring jobs, too; approximate: made after "
         "the public documentation of Faktory Enterprise",
     )
+    server.add_argument(
+        "--max-memory",
+        metavar="MIB",
+        type=int,
+        help="refuse jobs beyond about so many MiB for all stored jobs (default: no limit)",
+    )
+    server.add_argument(
+        "--insecure",
+        action="store_true",
+        help="listen for other machines without a password: anyone there can push and take jobs",
+    )
     # For a program whose server must end with it, even if it is killed: the program holds the
     # server's standard input open.
     server.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
@@ -61,13 +74,20 @@ def _server(options: argparse.Namespace) -> int:
         password=options.password,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
+        max_memory=options.max_memory,
         enterprise=options.enterprise,
     )
+    if server.is_exposed and not options.insecure:
+        raise UsageError(
+            f"--bind is {options.bind!r}: other machines could push and take jobs without a "
+            "password. Set one with --password or FAKTORY_PASSWORD, or accept that with --insecure."
+        )
     approximate = " Its Enterprise features are approximate." if options.enterprise else ""
     with handled(dict.fromkeys(("SIGTERM", "SIGINT"), lambda: stopped.put(None))), server:
         print(
             "An embedded Faktory server, in memory, for development and tests only "
-            f"(production: https://contribsys.com/faktory).{approximate} FAKTORY_URL={server.url}",
+            f"(production: https://contribsys.com/faktory).{approximate} "
+            f"FAKTORY_URL={server.address}",
             flush=True,
         )
         if options.until_eof:
