@@ -6,7 +6,7 @@ all. `args` and `custom` are rendered once.
 
 from __future__ import annotations
 
-from sys import getsizeof
+from sys import getsizeof, intern
 from typing import Any, Final, NamedTuple
 
 from .errors import CommandError
@@ -51,9 +51,9 @@ JOB: Final = GoType(
 )
 
 
-OVERHEAD: Final = 1400
-"""Bytes that a job takes beside its texts: the object, its place in a queue or set, the memory that
-the allocator and the garbage collector need for it (measured with a million small jobs)."""
+OVERHEAD: Final = 1024
+"""Bytes that a job takes beside its texts: the object, instants, its place in a queue or set (600
+for each of a million small jobs in a queue, 900 in a set)."""
 
 
 class Quota:
@@ -182,8 +182,9 @@ class StoredJob:
         self.failure = None if failure is None else Failure(failure)
         self.custom = go_json.dump(custom) if custom else None
         self.jid: str = get("jid", "")
-        self.queue: str = get("queue", "")
-        self.jobtype: str = get("jobtype", "")
+        # Millions of jobs share few queues and types.
+        self.queue: str = intern(get("queue", ""))
+        self.jobtype: str = intern(get("jobtype", ""))
         self.created_at: str = get("created_at", "")
         self.enqueued_at: str = get("enqueued_at", "")
         self.at: str = get("at", "")
