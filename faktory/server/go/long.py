@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from ..slices import ITEMS, Steps, in_order
 from .json import (
-    DEPTH,
     JSONError,
     Rendered,
     decode,
@@ -37,6 +36,9 @@ count, nor do the jobs of a PUSHB together."""
 
 MAX_KEYS: Final = 1_000_000
 """Keys of the objects in `args` or `custom`, as far as they must be held to be sorted."""
+
+MAX_DEPTH: Final = 1000
+"""Levels of nesting of what does not fit into the window; each costs a look at the whole window."""
 
 _WINDOW = 16 * 1024
 
@@ -132,8 +134,10 @@ def load_in_slices(
                 problem = JSONError("a number may go on: 1, 1., 1e+")
         except StopIteration as error:
             problem = json.JSONDecodeError("Expecting value", window.text, error.value)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except json.JSONDecodeError as error:
             problem = error
+        except RecursionError:
+            raise JSONError("exceeded max depth") from None
         if problem is None:
             if parent is not None and parent.render:
                 value = dump(value)
@@ -144,10 +148,10 @@ def load_in_slices(
             window.slide()
             yield
             continue
-        elif window.is_last and not isinstance(problem, RecursionError):
+        elif window.is_last:
             raise _error(problem)
         elif first in "[{":
-            if len(path) == DEPTH:
+            if len(path) == MAX_DEPTH:
                 raise JSONError("exceeded max depth")
             path.append(_Open(list if first == "[" else dict, render))
             window.at += 1
