@@ -57,11 +57,14 @@ class Call(NamedTuple):
 
     def load(self) -> Any:
         """Return the JSON after the verb; JSONError if it is broken."""
-        if self.loaded is Ellipsis:
-            return go_json.load(self.text)
-        if isinstance(self.loaded, JSONError):
-            raise self.loaded
-        return self.loaded
+        loaded = self.loaded
+        if loaded is Ellipsis:
+            if not self.begin:
+                raise Panic
+            return go_json.load(go_json.decode(self.line[self.begin :]))
+        if isinstance(loaded, JSONError):
+            raise loaded
+        return loaded
 
 
 Reply = bytes | Wait | None

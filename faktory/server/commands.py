@@ -63,9 +63,6 @@ MAX_QUEUES: Final = 1000
 MAX_JOBS: Final = 1_000_000
 """Jobs of a PUSHB, for each of which the reply may hold an error."""
 
-_MAX_VERB = 64
-"""Bytes that are searched for the end of the verb."""
-
 
 def execute(state: ServerState, client: ClientRecord, line: bytes) -> Reply:
     """Execute a command of this client; without a reply (None) the connection is to be closed."""
@@ -75,8 +72,8 @@ def execute(state: ServerState, client: ClientRecord, line: bytes) -> Reply:
 
 def start(state: ServerState, client: ClientRecord, line: bytes) -> Reply | Steps[Reply]:
     """As `execute`, but what may take long is returned as steps, which return the reply."""
-    begin = line.find(b" ", 0, _MAX_VERB) + 1
-    verb = line[: begin - 1] if begin else line
+    begin = line.find(b" ") + 1
+    verb = line[: begin - 1 if 0 < begin < 64 else 64]
     handler = COMMANDS.get(verb)
     if handler is None:
         return encode_error(f"unknown command {echo(line[:MAX_ECHO].partition(b' ')[0])}")
@@ -89,6 +86,8 @@ def start(state: ServerState, client: ClientRecord, line: bytes) -> Reply | Step
         reply = handler(call) if len(line) <= LONG else _execute_long(verb, handler, call)
     except (CommandError, JSONError, Panic) as error:
         return _refusal(error)
+    if type(reply) is bytes:  # most are, and this is quick
+        return reply
     return reply if isinstance(reply, REPLY) else _guarded(reply)
 
 

@@ -114,7 +114,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._unread += nbytes
             if self._unread > MAX_UNREAD:
                 self._transport.pause_reading()
-        self._count_bytes()
+            self._count_bytes()
 
     def eof_received(self) -> bool:
         # Most likely the client is gone and must not get a job any more. The commands that it has
@@ -179,6 +179,8 @@ class ServerConnection(asyncio.BufferedProtocol):
         end = 0.0
         while not (self._busy or self._write_paused or self._stopped):
             if started:
+                if not self._reader:
+                    break
                 now = self._state.loop.time()
                 if started == 1:
                     end = now + SLICE
@@ -202,7 +204,8 @@ class ServerConnection(asyncio.BufferedProtocol):
                 self._transport.resume_reading()
             if self._at_eof:
                 self.close()
-        self._count_bytes()
+        if self._reader or self._unfinished:
+            self._count_bytes()
         self._state.schedule()
 
     def _start(self, line: bytes) -> None:

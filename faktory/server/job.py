@@ -210,12 +210,13 @@ class StoredJob:
             text += f',"enqueued_at":{dump(self.enqueued_at)}'
         if self.at:
             text += f',"at":{dump(self.at)}'
-        text += f',"args":{self.args}'
+        text += ',"args":'
+        end = ""
         if self.reserve_for:
-            text += f',"reserve_for":{self.reserve_for}'
+            end += f',"reserve_for":{self.reserve_for}'
         if self.backtrace:
-            text += f',"backtrace":{self.backtrace}'
-        self.payload = (text + "}").encode()
+            end += f',"backtrace":{self.backtrace}'
+        self.payload = f"{text}{self.args}{end}}}".encode()  # few copies: it may be large
         return self.payload
 
 

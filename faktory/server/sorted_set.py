@@ -73,7 +73,8 @@ class SortedSet(Generic[T]):
 
     def add(self, score: int, member: bytes, value: T) -> None:
         """Add a member, or replace its score and value."""
-        self.remove(member)
+        if member in self._entries:
+            self.remove(member)
         self._entries[member] = (score, value)
         key = (score, member)
         lasts = self._lasts
