@@ -30,6 +30,7 @@ The commands of Faktory Enterprise are approximated where it is switched on: see
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from typing import Any, Final
 
@@ -63,6 +64,8 @@ MAX_QUEUES: Final = 1000
 MAX_JOBS: Final = 1_000_000
 """Jobs of a PUSHB, for each of which the reply may hold an error."""
 
+_log = logging.getLogger("faktory.server")
+
 
 def execute(state: ServerState, client: ClientRecord, line: bytes) -> Reply:
     """Execute a command of this client; without a reply (None) the connection is to be closed."""
@@ -84,7 +87,7 @@ def start(state: ServerState, client: ClientRecord, line: bytes) -> Reply | Step
     call = Call(state, client, line, begin)
     try:
         reply = handler(call) if len(line) <= LONG else _execute_long(verb, handler, call)
-    except (CommandError, JSONError, Panic) as error:
+    except Exception as error:
         return _refusal(error)
     if type(reply) is bytes:  # most are, and this is quick
         return reply
@@ -107,14 +110,19 @@ def _execute_long(verb: bytes, handler: Handler, call: Call) -> Steps[Reply]:
 def _guarded(steps: Steps[Reply]) -> Steps[Reply]:
     try:
         return (yield from steps)
-    except (CommandError, JSONError, Panic) as error:
+    except Exception as error:
         return _refusal(error)
 
 
-def _refusal(error: CommandError | JSONError | Panic) -> bytes:
+def _refusal(error: Exception) -> bytes:
+    """Return the reply to a command that raised; no error ends a connection."""
     if isinstance(error, CommandError):
         return encode_error(str(error), error.code)
-    return encode_error("internal error" if isinstance(error, Panic) else f"invalid JSON: {error}")
+    if isinstance(error, JSONError):
+        return encode_error(f"invalid JSON: {error}")
+    if not isinstance(error, Panic):
+        _log.error("a fault of the embedded server itself", exc_info=error)
+    return encode_error("internal error")
 
 
 def push(call: Call) -> Reply:

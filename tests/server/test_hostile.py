@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from faktory.server import EmbeddedServer
+from faktory.server import EmbeddedServer, commands
 from faktory.server.state import Timing
 
 LIMIT = 1 << 63
@@ -178,6 +178,20 @@ def test_numbers_are_accepted_as_by_the_real_server(server, connection, field, n
     assert (connection.call(f"PUSH {job}") == b"+OK\r\n") is accepted
     assert held(server) == accepted
     assert connection.call("INFO").startswith(b"{")
+
+
+@pytest.mark.parametrize("command", ["INFO", "ACK {}", "FLUSH"])
+def test_a_fault_of_the_server_itself_is_logged_and_answered(
+    server, connection, errors, monkeypatch, command
+):
+    def fault(_call):
+        raise ZeroDivisionError
+        yield
+
+    monkeypatch.setitem(commands.COMMANDS, command.encode().partition(b" ")[0], fault)
+    assert connection.call(command) == b"-ERR internal error\r\n"
+    assert len(errors) == 1
+    assert connection.call("NOPE") == b"-ERR unknown command NOPE\r\n"
 
 
 HOSTILE = settings(

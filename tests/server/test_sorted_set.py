@@ -169,7 +169,7 @@ def test_random_patterns_match_as_in_redis(monkeypatch, window, most):
     monkeypatch.setattr(sorted_set, "_WINDOW", window)
     monkeypatch.setattr(sorted_set, "_MAX_REGEX", most)
     random = Random(window)
-    for _ in range(10_000):
+    for _ in range(3000):
         pattern = bytes(random.choices(b"ab-]^[*?\\", k=random.randrange(9)))
         text = bytes(random.choices(b"ab-]^", k=random.randrange(7)))
         matcher = glob(pattern)
