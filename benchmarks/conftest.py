@@ -113,7 +113,7 @@ def servers() -> Iterator[dict[str, Address]]:
     found = {}
     with ExitStack() as stack:
         for name in IMPLEMENTATIONS:
-            environ = {**os.environ, "FAKTORY_IMPL": name}
+            environ = {**os.environ, "FAKTORY_IMPL": name, "FAKTORY_PASSWORD": ""}
             process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
             stack.callback(end, process)
             stack.callback(process.terminate)

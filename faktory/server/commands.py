@@ -14,30 +14,37 @@ Deliberate differences from the real server:
 - errors about broken JSON name the problem in words of their own, after "invalid JSON: ";
 - line ends in an error become spaces; they break the real server's reply in two;
 - INFO reports no memory and no cycles of the tasks; MUTATE goes through a set in order;
-- PUSHB has no time limit, but commands have a length limit.
+- PUSHB and MUTATE have no time limit;
+- what takes long is done in slices: other connections may fetch the first jobs of a PUSHB before
+  it is answered, see a MUTATE, FLUSH or QUEUE half done, and get numbers of different moments from
+  an INFO about thousands of queues. (The real server interleaves the same commands, between its
+  calls to Redis.) Each job is queued, moved or deleted as a whole; nothing of a PUSHB is queued
+  before all of it has been read;
+- there are limits, whose errors name them: bytes of a command (`state.py`, and `LONG_COMMANDS` for
+  those without much to say), queues of a FETCH, jobs of a PUSHB, bytes of a pattern
+  (`sorted_set.py`), keys, digits and bytes of long JSON (`go/long.py`), and the memory for jobs if
+  it is set.
 
 The commands of Faktory Enterprise are approximated where it is switched on: see `enterprise/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from time import gmtime, strftime
-from typing import Any, Final, NamedTuple
+import logging
+from collections import deque
+from typing import Any, Final
 
-from ..wire.session import encode_bulk, encode_error, encode_simple
-from .enterprise.store import EnterpriseStore
+from ..wire.session import encode_bulk, encode_error
+from .administration import batch, flush, info, mutate, queue, track
+from .calls import LIMIT, MAX_ECHO, OK, REPLY, Call, Handler, Panic, Reply, Wait, bulk, dump, echo
+from .errors import CommandError
 from .go import json as go_json
-from .go import time as go_time
 from .go.json import INT, STRING, STRINGS, GoType, JSONError
-from .go.time import SECOND
+from .go.long import LONG, load_in_slices
 from .job import JOB, StoredJob
+from .slices import Steps, finish
 from .state import ServerState
-from .store import CommandError, compile_filter
 from .workers import ClientRecord
-
-VERSION: Final = "1.10.0"
-"""The version of the real server that this one is held to."""
 
 JOBS: Final = GoType("[]client.Job", list, items=JOB)
 FAIL: Final = GoType(
@@ -48,106 +55,138 @@ FAIL: Final = GoType(
 BEAT: Final = GoType(
     "server.ClientBeat", dict, {"current_state": STRING, "wid": STRING, "rss_kb": INT}
 )
-FILTER: Final = GoType(
-    "client.JobFilter", dict, {"regexp": STRING, "jobtype": STRING, "jids": STRINGS}
-)
-OPERATION: Final = GoType(
-    "client.Operation",
-    dict,
-    {"filter": FILTER, "cmd": STRING, "target": GoType("client.Structure", str)},
-)
-BATCH: Final = GoType(
-    "client.Batch",
-    dict,
-    {"parent_bid": STRING, "description": STRING, "success": JOB, "complete": JOB},
-)
-TRACK: Final = GoType(
-    "client.setJobTrack",
-    dict,
-    {"jid": STRING, "desc": STRING, "reserve_until": STRING, "percent": INT},
-)
+LONG_COMMANDS: Final = frozenset((b"FAIL", b"MUTATE", b"PUSH", b"PUSHB"))
+"""The commands that may have more than LONG bytes."""
 
-OK: Final = encode_simple("OK")
+MAX_QUEUES: Final = 1000
+"""Queues of a FETCH: each one that waits costs memory, and time whenever it ends."""
 
+MAX_JOBS: Final = 1_000_000
+"""Jobs of a PUSHB, for each of which the reply may hold an error."""
 
-class Wait(NamedTuple):
-    """The reply to a FETCH that finds no job: wait for one from these queues."""
-
-    queues: list[str]
-
-
-class Panic(Exception):
-    """The real server panics here and replies "internal error" [Go: safeDispatch]."""
-
-
-class Call(NamedTuple):
-    """One command; `rest` is what follows the verb and a space, None without a space."""
-
-    state: ServerState
-    client: ClientRecord
-    rest: bytes | None
-
-    @property
-    def text(self) -> str:
-        """The text after the verb; the real server panics without one."""
-        if self.rest is None:
-            raise Panic
-        return go_json.decode(self.rest)
-
-    @property
-    def echo(self) -> str:
-        """The text after the verb, so that an error can repeat it byte for byte."""
-        return _echo(self.rest or b"")
-
-
-Reply = bytes | Wait | None
-Handler = Callable[[Call], Reply]
+_log = logging.getLogger("faktory.server")
 
 
 def execute(state: ServerState, client: ClientRecord, line: bytes) -> Reply:
     """Execute a command of this client; without a reply (None) the connection is to be closed."""
-    verb, space, rest = line.partition(b" ")
+    reply = start(state, client, line)
+    return reply if isinstance(reply, REPLY) else finish(reply)
+
+
+def start(state: ServerState, client: ClientRecord, line: bytes) -> Reply | Steps[Reply]:
+    """As `execute`, but what may take long is returned as steps, which return the reply."""
+    begin = line.find(b" ") + 1
+    verb = line[: begin - 1 if 0 < begin < 64 else 64]
     handler = COMMANDS.get(verb)
     if handler is None:
-        return encode_error(f"unknown command {_echo(verb)}")
+        return encode_error(f"unknown command {echo(line[:MAX_ECHO].partition(b' ')[0])}")
     state.command_count += 1
     store = state.store
     if store.unserved:
         store.serve()
+    call = Call(state, client, line, begin)
     try:
-        return handler(Call(state, client, rest if space else None))
-    except CommandError as error:
+        reply = handler(call) if len(line) <= LONG else _execute_long(verb, handler, call)
+    except Exception as error:
+        return _refusal(error)
+    if type(reply) is bytes:  # most are, and this is quick
+        return reply
+    return reply if isinstance(reply, REPLY) else _guarded(reply)
+
+
+def _execute_long(verb: bytes, handler: Handler, call: Call) -> Steps[Reply]:
+    if verb not in LONG_COMMANDS:
+        raise CommandError(f"a {verb.decode()} is longer than {LONG} bytes: {LIMIT}")
+    if handler is not push_bulk:
+        try:
+            loaded = yield from load_in_slices(call.line, call.begin)
+        except JSONError as error:
+            loaded = error
+        call = call._replace(loaded=loaded)
+    reply = handler(call)
+    return reply if isinstance(reply, REPLY) else (yield from reply)
+
+
+def _guarded(steps: Steps[Reply]) -> Steps[Reply]:
+    try:
+        return (yield from steps)
+    except Exception as error:
+        return _refusal(error)
+
+
+def _refusal(error: Exception) -> bytes:
+    """Return the reply to a command that raised; no error ends a connection."""
+    if isinstance(error, CommandError):
         return encode_error(str(error), error.code)
-    except JSONError as error:
+    if isinstance(error, JSONError):
         return encode_error(f"invalid JSON: {error}")
-    except Panic:
-        return encode_error("internal error")
+    if not isinstance(error, Panic):
+        _log.error("a fault of the embedded server itself", exc_info=error)
+    return encode_error("internal error")
 
 
 def push(call: Call) -> Reply:
-    call.state.store.push(StoredJob(_read(JOB, call.text)))
+    job = StoredJob(go_json.read_struct(JOB, call.load()))
+    store = call.state.store
+    if store.quota is not None:
+        store.check(job)
+        store.quota.charge(job)
+    store.push(job)
     return OK
 
 
-def push_bulk(call: Call) -> Reply:
+def push_bulk(call: Call) -> Steps[Reply]:
     # All are read before the first is queued: if one is malformed, none is queued.
-    jobs = [StoredJob(fields) for fields in go_json.read_structs(JOBS, go_json.load(call.text))]
-    refused = {}
-    for job in jobs:
+    store = call.state.store
+    jobs: deque[StoredJob] = deque()
+    refused: dict[str, str] = {}
+    count = 0
+
+    def take(item: Any) -> None:
+        nonlocal count
+        job = StoredJob(go_json.read_struct(JOB, item, f".{count}"))
+        count += 1
+        if count > MAX_JOBS:
+            raise CommandError(f"a PUSHB has more than {MAX_JOBS} jobs: {LIMIT}")
         try:
-            call.state.store.push(job)
+            store.check(job)
+            if store.quota is not None:
+                store.quota.charge(job)
+        except CommandError as error:
+            refused[job.jid] = str(error)
+        else:
+            jobs.append(job)
+
+    if len(call.line) > LONG:
+        value = yield from load_in_slices(call.line, call.begin, take)
+    else:
+        value = call.load()
+        if type(value) is list:
+            for item in value:
+                take(item)
+    if type(value) is not list:
+        go_json.read_structs(JOBS, value)  # null, or it raises what is wrong
+    while jobs:
+        job = jobs.popleft()
+        try:
+            store.push(job)
         except CommandError as error:
             refused[job.jid] = str(error) if error.code == "ERR" else f"{error.code} {error}"
-    return _bulk(refused)
+        if len(jobs) % 20 == 0:
+            yield
+    return encode_bulk((yield from dump(refused)).encode())
 
 
 def fetch(call: Call) -> Reply:
     if call.client.state:
         return Wait([])
-    if call.rest is None:
+    if not call.begin:
         raise CommandError("must call fetch with at least one queue")
+    names = echo(call.line[call.begin :]).split(" ")
+    if len(names) > MAX_QUEUES:
+        raise CommandError(f"a FETCH has more than {MAX_QUEUES} queues: {LIMIT}")
     store = call.state.store
-    queues = store.active(call.echo.split(" "))
+    queues = store.active(names)
     payload = store.fetch(call.client.wid, queues)
     return Wait(queues) if payload is None else encode_bulk(payload)
 
@@ -168,9 +207,8 @@ def ack(call: Call) -> Reply:
 
 
 def fail(call: Call) -> Reply:
-    text = call.text
     try:
-        get = _read(FAIL, text).get
+        get = go_json.read_struct(FAIL, call.load()).get
     except JSONError:
         raise CommandError(f"invalid FAIL {call.echo}") from None
     call.state.store.fail(
@@ -182,7 +220,7 @@ def fail(call: Call) -> Reply:
 def beat(call: Call) -> Reply:
     text = call.text
     try:
-        get = _read(BEAT, text).get
+        get = go_json.read_struct(BEAT, go_json.load(text)).get
     except JSONError:
         raise CommandError(f"invalid BEAT {call.echo}") from None
     wid = get("wid", "")
@@ -191,128 +229,11 @@ def beat(call: Call) -> Reply:
     )
     if worker is None:
         raise CommandError(f"unknown worker {wid}")
-    return _bulk({"state": worker.state}) if worker.state else OK
-
-
-def info(call: Call) -> Reply:
-    state = call.state
-    store = state.store
-    now = state.clock()
-    queues = {name: len(queue) for name, queue in store.queues.items()}
-    sets = {
-        "dead": len(store.dead),
-        "retries": len(store.retries),
-        "scheduled": len(store.scheduled),
-        "working": len(store.working),
-    }
-
-    def task(name: str) -> dict[str, int]:
-        enqueued = store.enqueued.get(name, 0)
-        return {"cycles": 0, "enqueued": enqueued, "size": sets[name.lower()], "wall_time_sec": 0}
-
-    tasks = {
-        "Busy": {"reaped": store.expired, "size": len(store.reservations)},
-        **{name: task(name) for name in ("Dead", "Retries", "Scheduled")},
-        "Workers": {"reaped": state.workers.reaped, "size": len(state.workers.table)},
-    }
-    data = (
-        f'{{"now":"{go_time.write(now)}",'
-        f'"server_utc_time":"{strftime("%H:%M:%S UTC", gmtime(now // SECOND))}",'
-        f'"faktory":{{"queues":{go_json.dump(queues)},"sets":{go_json.dump(sets)},'
-        f'"tasks":{go_json.dump(tasks)},"total_failures":{store.failures},'
-        f'"total_processed":{store.processed},"total_enqueued":{sum(queues.values())},'
-        f'"total_queues":{len(queues)}}},'
-        f'"server":{{"description":"{store.edition}","faktory_version":"{VERSION}",'
-        f'"uptime":{(now - state.started_at) // SECOND},"connections":{state.connection_count},'
-        f'"command_count":{state.command_count},"used_memory_mb":0}}}}'
-    )
-    return encode_bulk(data.encode())
-
-
-def flush(call: Call) -> Reply:
-    call.state.store.flush()
-    return OK
+    return bulk({"state": worker.state}) if worker.state else OK
 
 
 def end(_call: Call) -> Reply:
     return None
-
-
-def queue(call: Call) -> Reply:
-    subcommand, *names = call.text.split(" ")
-    subcommand = subcommand.upper()
-    store = call.state.store
-    if subcommand == "LATENCY":
-        if names == ["*"]:
-            raise CommandError("QUEUE LATENCY does not support wildcards")
-        return _bulk({name: _double(store.latency(name)) for name in names})
-    change = {"PAUSE": store.pause, "RESUME": store.resume, "REMOVE": store.remove}.get(subcommand)
-    if change is None:
-        raise CommandError(f"no such QUEUE subcommand: {subcommand}")
-    if not names:
-        raise Panic
-    for name in list(store.queues) if names[0] == "*" else names:
-        change(name)
-    return OK
-
-
-def mutate(call: Call) -> Reply:
-    if call.rest is None or b" " in call.rest:
-        raise CommandError("invalid format")
-    text = call.text
-    try:
-        operation = _read(OPERATION, text)
-    except JSONError as error:
-        raise CommandError(str(error)) from None
-    command, target = operation.get("cmd"), operation.get("target", "")
-    matches = compile_filter(operation.get("filter"))
-    store = call.state.store
-    if command == "clear":
-        store.discard(target, None)
-    elif command == "discard":
-        store.discard(target, matches)
-    elif command == "kill":
-        store.kill(target, matches)
-    elif command == "requeue":
-        store.requeue(target, matches)
-    else:
-        raise CommandError("unknown mutate operation")
-    return OK
-
-
-def batch(call: Call) -> Reply:
-    store = _enterprise(call, "batch")
-    subcommand, _, rest = call.text.partition(" ")
-    subcommand = subcommand.upper()
-    if subcommand == "NEW":
-        return encode_bulk(store.new_batch(_read(BATCH, rest)).encode())
-    if subcommand == "OPEN":
-        return encode_bulk(store.batches.require_open(rest).bid.encode())
-    if subcommand == "COMMIT":
-        store.batches.commit(rest, store.clock())
-        return OK
-    if subcommand == "STATUS":
-        return _bulk(store.batches.status(rest))
-    raise CommandError(f"no such BATCH subcommand: {subcommand}")
-
-
-def track(call: Call) -> Reply:
-    store = _enterprise(call, "tracking")
-    subcommand, _, rest = call.text.partition(" ")
-    subcommand = subcommand.upper()
-    if subcommand == "GET":
-        return _bulk(store.tracks.status(rest))
-    if subcommand == "SET":
-        store.report(_read(TRACK, rest))
-        return OK
-    raise CommandError(f"no such TRACK subcommand: {subcommand}")
-
-
-def _enterprise(call: Call, subsystem: str) -> EnterpriseStore:
-    store = call.state.store
-    if not isinstance(store, EnterpriseStore):
-        raise CommandError(f"{subsystem} subsystem is only available in Faktory Enterprise")
-    return store
 
 
 COMMANDS: Final[dict[bytes, Handler]] = {
@@ -330,21 +251,3 @@ COMMANDS: Final[dict[bytes, Handler]] = {
     b"QUEUE": queue,
     b"TRACK": track,
 }
-
-
-def _echo(data: bytes) -> str:
-    """Return text that `encode_error` turns into the same bytes again."""
-    return data.decode("utf-8", "surrogateescape")
-
-
-def _read(kind: GoType, text: str) -> dict[str, Any]:
-    return go_json.read_struct(kind, go_json.load(text))
-
-
-def _bulk(value: object) -> bytes:
-    return encode_bulk(go_json.dump(value).encode())
-
-
-def _double(value: float) -> object:
-    """Return a float as `load` does, so that `dump` writes it as Go does."""
-    return go_json.load(repr(value))

@@ -14,12 +14,14 @@ import logging
 import socket
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from ipaddress import ip_address
 from threading import RLock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..proto import load_json
 from ..wire.address import Address
+from .clock import monotonic
 from .faults import Fault
 from .go import time as go_time
 from .go.time import SECOND
@@ -52,15 +54,19 @@ class EmbeddedServer:
         tls_key: str | None = None,
         max_connections: int = MAX_CONNECTIONS,
         max_command: int = MAX_COMMAND,
+        max_memory: int | None = None,
         enterprise: bool = False,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         """`bind` is host:port, port 0 takes a free one; `tls_cert` and `tls_key` are PEM files.
 
+        `max_memory` is for the stored jobs, in MiB, estimated; a job beyond it is refused.
         `enterprise` adds batches, tracking, unique and expiring jobs, approximately as they are.
         `timing` is there for this project's own tests: it shortens FETCH and the timeouts.
         """
         self._host, self._port = _parse(bind)
+        if max_memory is not None and max_memory < 1:
+            raise ValueError(f"max_memory is {max_memory}: it must be 1 MiB or more.")
         self._password = password or None
         tls = _tls_context(tls_cert, tls_key)
         self._uses_tls = tls is not None
@@ -70,6 +76,7 @@ class EmbeddedServer:
             password=self._password,
             max_connections=max_connections,
             max_command=max_command,
+            max_memory=None if max_memory is None else max_memory << 20,
             timing=timing,
         )
         self._listener = Listener(self._state, tls)
@@ -96,12 +103,18 @@ class EmbeddedServer:
             if self._thread is not None:
                 raise RuntimeError("the server is running already.")
             sock = self._bind()
-            self._loop = loop = asyncio.SelectorEventLoop()
+            self._loop = loop = _Loop()
             self._thread = Thread(target=loop.run_forever, name="faktory-server", daemon=True)
             self._thread.start()
             self._call(lambda state: state.attach(loop))
             self._call(lambda _: self._listener.open(sock))
         _log.info("an embedded server for development and tests listens on %s", self.address)
+        if self.is_exposed:
+            _log.warning(
+                "the embedded server listens on %s without a password: other machines can push "
+                "and take jobs",
+                self._host or "all addresses",
+            )
 
     def stop(self) -> None:
         """Close the port and all connections; the jobs stay."""
@@ -127,6 +140,11 @@ class EmbeddedServer:
         return Address(host, self._port, tls=self._uses_tls, password=self._password)
 
     @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can connect, and need no password."""
+        return self._password is None and not _is_loopback(self._host)
+
+    @property
     def url(self) -> str:
         """The address for `FAKTORY_URL`, the password percent-encoded."""
         return self.address.url
@@ -141,7 +159,11 @@ class EmbeddedServer:
         """
         if seconds < 0:
             raise ValueError("time goes forward only.")
-        self._call(lambda state: state.travel(round(seconds * SECOND)))
+        with self._lock:
+            steps = self._state.travel(round(seconds * SECOND))
+            # One step a call, so that clients are served in between.
+            while not self._call(lambda _: next(steps, "done")):
+                pass
 
     def reset(self) -> None:
         """Be as new, for the next test: no jobs, faults and commands, and the clock set back."""
@@ -353,11 +375,25 @@ class EmbeddedServer:
             return future.result()
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop whose clock goes on where a test has stopped the time."""
+
+    def time(self) -> float:
+        return monotonic()
+
+
 def _parse(bind: str) -> tuple[str, int]:
     host, colon, port = bind.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"bind is {bind!r}: write host:port, for example 127.0.0.1:7419.")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name, or nothing: all addresses
+        return host == "localhost"
 
 
 def _tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:

@@ -6,8 +6,10 @@ all. `args` and `custom` are rendered once.
 
 from __future__ import annotations
 
+from sys import getsizeof, intern
 from typing import Any, Final, NamedTuple
 
+from .errors import CommandError
 from .go import json as go_json
 from .go.json import INT, STRING, STRINGS, GoType
 
@@ -49,6 +51,64 @@ JOB: Final = GoType(
 )
 
 
+OVERHEAD: Final = 1024
+"""Bytes that a job takes beside its texts: the object, instants, its place in a queue or set (600
+for each of a million small jobs in a queue, 900 in a set)."""
+
+
+class Quota:
+    """How much memory the stored jobs may take together, and how much they take, in bytes.
+
+    It is an estimate: `OVERHEAD` for each job, and twice its texts, which are kept as such and in
+    the payload.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def charge(self, job: StoredJob) -> None:
+        """Count a job until it is deleted; CommandError if that would be too much."""
+        size = OVERHEAD + 2 * sum(
+            getsizeof(text) - _EMPTY
+            for text in (job.args, job.custom, job.jid, job.queue, job.jobtype)
+            if text is not None
+        )
+        if job.failure is not None:
+            size += job.failure.size()
+        if self.used + size > self.limit:
+            raise CommandError(
+                f"no memory for this job: the stored jobs have reached the limit of "
+                f"{self.limit >> 20} MiB (--max-memory) of this embedded server"
+            )
+        job.charge = Charge(self, size)
+
+
+class Charge:
+    """What one job takes of a quota; it ends with the job, whatever becomes of that."""
+
+    __slots__ = ("_quota", "_size")
+
+    def __init__(self, quota: Quota, size: int) -> None:
+        quota.used += size
+        self._quota = quota
+        self._size = size
+
+    def extend(self, size: int) -> bool:
+        """Add to it; return False, and do not, if that is too much."""
+        if self._quota.used + size > self._quota.limit:
+            return False
+        self._quota.used += size
+        self._size += size
+        return True
+
+    def __del__(self) -> None:
+        self._quota.used -= self._size
+
+
+_EMPTY = getsizeof("")
+
+
 class Failure:
     """The failures of a job so far."""
 
@@ -72,6 +132,11 @@ class Failure:
         self.retry_count: int = get("retry_count", 0)
         self.remaining: int = get("remaining", 0)
 
+    def size(self) -> int:
+        """Return about how many bytes it takes, in the payload too."""
+        texts = (self.message, self.errtype, *self.backtrace)
+        return 2 * sum(getsizeof(text) for text in texts)
+
     def render(self) -> str:
         """Return it as JSON."""
         return (
@@ -94,6 +159,7 @@ class StoredJob:
         "args",
         "at",
         "backtrace",
+        "charge",
         "created_at",
         "custom",
         "enqueued_at",
@@ -116,8 +182,9 @@ class StoredJob:
         self.failure = None if failure is None else Failure(failure)
         self.custom = go_json.dump(custom) if custom else None
         self.jid: str = get("jid", "")
-        self.queue: str = get("queue", "")
-        self.jobtype: str = get("jobtype", "")
+        # Millions of jobs share few queues and types.
+        self.queue: str = intern(get("queue", ""))
+        self.jobtype: str = intern(get("jobtype", ""))
         self.created_at: str = get("created_at", "")
         self.enqueued_at: str = get("enqueued_at", "")
         self.at: str = get("at", "")
@@ -125,6 +192,7 @@ class StoredJob:
         self.reserve_for: int = get("reserve_for", 0)
         self.backtrace: int = get("backtrace", 0)
         self.payload = b""
+        self.charge: Charge | None = None
 
     def render(self) -> bytes:
         """Bring `payload` up to date and return it."""
@@ -142,12 +210,13 @@ class StoredJob:
             text += f',"enqueued_at":{dump(self.enqueued_at)}'
         if self.at:
             text += f',"at":{dump(self.at)}'
-        text += f',"args":{self.args}'
+        text += ',"args":'
+        end = ""
         if self.reserve_for:
-            text += f',"reserve_for":{self.reserve_for}'
+            end += f',"reserve_for":{self.reserve_for}'
         if self.backtrace:
-            text += f',"backtrace":{self.backtrace}'
-        self.payload = (text + "}").encode()
+            end += f',"backtrace":{self.backtrace}'
+        self.payload = f"{text}{self.args}{end}}}".encode()  # few copies: it may be large
         return self.payload
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .connection import ServerConnection
 from .state import ServerState
 
 if TYPE_CHECKING:
     import ssl
+
+MAX_OPEN: Final = 4000
+"""Connections at once, those that have not said HELLO among them: twice `MAX_CONNECTIONS`."""
 
 _log = logging.getLogger("faktory.server")
 
@@ -72,6 +75,9 @@ class Listener:
             _log.error("cannot accept a connection: %s", error)
             loop.remove_reader(self._socket)
             loop.call_later(self._state.timing.accept_interval, self._accept_again, self._socket)
+            return
+        if len(self._state.peers) + len(self._connecting) >= MAX_OPEN:
+            sock.close()
             return
         task = loop.create_task(self._connect(sock))
         self._connecting.add(task)

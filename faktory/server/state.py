@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from . import clock
 from .enterprise.store import EnterpriseStore
 from .faults import Faults
+from .go.long import LONG
 from .go.time import SECOND
+from .job import Quota
+from .slices import SWEPT, Steps
 from .store import Store
 from .workers import ClientRecord, Peer, Workers
 
@@ -24,6 +27,9 @@ MAX_CONNECTIONS: Final = 2000
 
 MAX_COMMAND: Final = 128 * 1024 * 1024
 """Bytes of a command line; the real server has no limit."""
+
+MAX_UNFINISHED: Final = 256 * 1024 * 1024
+"""Bytes of unfinished commands, of all connections together, and of replies that nobody reads."""
 
 _MAX_SLEEP: Final = 30.0
 """Seconds after which the alarm looks at the clock anyway: the clock may have been set."""
@@ -78,10 +84,14 @@ class ServerState:
         password: str | None = None,
         max_connections: int = MAX_CONNECTIONS,
         max_command: int = MAX_COMMAND,
+        max_memory: int | None = None,
         timing: Timing = DEFAULT_TIMING,
-        now: Callable[[], int] = time.time_ns,
+        now: Callable[[], int] = clock.time_ns,
     ) -> None:
-        """`now` is the machine's clock: it returns nanoseconds since the epoch."""
+        """`now` is the machine's clock: it returns nanoseconds since the epoch.
+
+        `max_memory` limits the stored jobs, in bytes.
+        """
         self.password = password
         self.max_connections = max_connections
         self.max_command = max_command
@@ -89,7 +99,8 @@ class ServerState:
         self.offset = 0
         """Nanoseconds by which the server's clock is ahead of the machine's."""
         self._now = now
-        self.store = EnterpriseStore(self.clock) if enterprise else Store(self.clock)
+        self._max_memory = max_memory
+        self.store = self._new_store(EnterpriseStore if enterprise else Store)
         self.workers = Workers()
         self.faults = Faults()
         self.log = CommandLog()
@@ -98,6 +109,10 @@ class ServerState:
         self.connection_count = 0
         """Connections that have said HELLO; `peers` holds all."""
         self.peers: set[Peer] = set()
+        self.unfinished = 0
+        """Bytes of commands that were received and are not finished."""
+        self.long_commands = 0
+        """Commands that are being executed in slices."""
         self.shutting_down = False
         self.loop: asyncio.AbstractEventLoop
         self.buffer: memoryview
@@ -115,6 +130,7 @@ class ServerState:
         self.buffer = memoryview(bytearray(256 * 1024))
         self.started_at = self.clock()
         self.command_count = self.connection_count = 0
+        self.unfinished = self.long_commands = 0
         self._attached = True
         self._serving = False
         self.schedule()
@@ -156,6 +172,26 @@ class ServerState:
         for peer, line in self._held.pop(verb, ()):
             peer.resume(line)
 
+    def count_unfinished(self, more: int) -> None:
+        """Count bytes of commands that are not finished; reject a command if they are too many.
+
+        It is the longest of those that are being received. If all of these are short, others are
+        being executed: they take the memory, and will soon have ended.
+        """
+        self.unfinished += more
+        if self.unfinished > MAX_UNFINISHED:
+            longest = max(self.peers, key=lambda peer: peer.received)
+            if longest.received > LONG:
+                longest.reject(
+                    f"the unfinished commands of all clients have more than {MAX_UNFINISHED} bytes"
+                )
+
+    def check_unsent(self) -> None:
+        """Cut the connection of the client that reads the least, if all of them read too little."""
+        unsent = {peer: peer.unsent for peer in self.peers}
+        if sum(unsent.values()) > MAX_UNFINISHED:
+            max(unsent, key=unsent.__getitem__).abort()
+
     # Time.
 
     def schedule(self) -> None:
@@ -176,12 +212,12 @@ class ServerState:
             self._set_alarm(due)
 
     def sweep(self) -> None:
-        """Do what is due."""
-        self.store.sweep()
+        """Do what is due, or the first of it: others have their turn before the rest."""
+        self.store.sweep(SWEPT)
         for peer in self.workers.reap(self.clock()):
             peer.close()
 
-    def travel(self, nanoseconds: int) -> None:
+    def travel(self, nanoseconds: int) -> Steps[None]:
         """Move the clock forward, stopping wherever something is due."""
         target = self.offset + nanoseconds
         while (due := self._next_due()) is not None:
@@ -190,15 +226,18 @@ class ServerState:
                 break
             self.offset = max(self.offset, ahead)
             self.sweep()
+            yield
         self.offset = target
-        self.store.serve()
+        while self.store.unserved:
+            self.store.serve()
+            yield
         self._cancel_alarm()
         self.schedule()
 
     def reset(self) -> None:
         """Forget everything but the connections, and set the clock back to the machine's."""
         self.offset = 0
-        self.store = type(self.store)(self.clock)
+        self.store = self._new_store(type(self.store))
         self.faults.clear()
         for verb in list(self.faults.held):
             self.release(verb)
@@ -209,6 +248,13 @@ class ServerState:
     def _serve(self) -> None:
         self._serving = False
         self.store.serve()
+        self.schedule()
+
+    def _new_store(self, kind: type[Store]) -> Store:
+        store = kind(self.clock)
+        if self._max_memory is not None:
+            store.quota = Quota(self._max_memory)
+        return store
 
     def _next_due(self) -> int | None:
         times = (self.store.next_due(), self.workers.next_due())

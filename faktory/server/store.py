@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from ..wire.payload import MAX_RESERVE
 from ..wire.validate import QUEUE_NAME
+from .errors import CommandError
+from .filters import Matches
 from .go import json as go_json
 from .go import time as go_time
 from .go.time import SECOND
-from .job import Failure, Reservation, StoredJob
-from .sorted_set import SortedSet, glob
+from .job import Failure, Quota, Reservation, StoredJob
+from .slices import ITEMS, Steps, chunks
+from .sorted_set import SortedSet
 
 DEFAULT_RESERVATION: Final = 1800
 """Seconds that a worker has for a job [Go: manager/manager.go]."""
@@ -37,16 +41,7 @@ _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
 
-Matches = Callable[[bytes], object]
-"""Whether the payload of a job is meant by a filter of MUTATE."""
-
 _log = logging.getLogger("faktory.server")
-
-
-class CommandError(Exception):
-    """The reply to a command is an error: `code`, then the message."""
-
-    code = "ERR"
 
 
 class Waiter:
@@ -81,6 +76,8 @@ class Store:
         self.failures = 0
         self.expired = 0
         self.enqueued = {"Scheduled": 0, "Retries": 0}
+        self.quota: Quota | None = None
+        """What the jobs may take together; a job is charged before `push`."""
         self.unserved: deque[str] = deque()
         """Queues that got a job for which a client waits, in order; `serve` is to be called."""
         self._waiting: dict[str, dict[Waiter, None]] = {}
@@ -89,8 +86,8 @@ class Store:
 
     # Incoming jobs.
 
-    def push(self, job: StoredJob) -> None:
-        """Queue a new job, or keep it until its time [Go: manager/manager.go, Push]."""
+    def check(self, job: StoredJob) -> None:
+        """Check what can be without the time; CommandError if a job cannot be pushed."""
         if len(job.jid) < 8 and len(job.jid.encode()) < 8:
             raise CommandError("jobs must have a reasonable jid parameter")
         if not job.jobtype:
@@ -99,6 +96,10 @@ class Store:
             raise CommandError("jobs must have an args parameter")
         if job.reserve_for > MAX_RESERVE:
             raise CommandError("jobs cannot be reserved for more than one day")
+
+    def push(self, job: StoredJob) -> None:
+        """Queue a new job, or keep it until its time [Go: manager/manager.go, Push]."""
+        self.check(job)
         now = self.clock()
         if not job.created_at:
             job.created_at = go_time.write(now)
@@ -175,8 +176,11 @@ class Store:
                     del self._waiting[name]
 
     def serve(self) -> None:
-        """Hand jobs to the clients that wait for them, to the longest waiting first."""
-        while self.unserved:
+        """Hand jobs to the clients that wait for them, to the longest waiting first.
+
+        What `unserved` holds afterwards is for the next call.
+        """
+        for _ in range(len(self.unserved)):
             self._serve_queue(self.unserved.popleft())
 
     def _serve_queue(self, name: str) -> None:
@@ -230,11 +234,13 @@ class Store:
         self.failures += 1
         now = self.clock()
         failure = job.failure
+        charge, before = job.charge, 0
         if failure is None:
             failure = Failure({"failed_at": go_time.write(now), "remaining": job.retry})
             job.failure = failure
         else:
-            failure.retry_count += 1
+            before = 0 if charge is None else failure.size()
+            failure.retry_count = _int64(failure.retry_count + 1)
             if failure.remaining > 0:
                 failure.remaining -= 1
         failure.errtype = errtype
@@ -242,10 +248,12 @@ class Store:
         failure.backtrace = backtrace
         if job.retry == 0:
             return
+        if charge is not None and not charge.extend(failure.size() - before):
+            failure.backtrace = []  # a job that was accepted is kept all the same
         if failure.retry_count < job.retry:
             count = failure.retry_count
-            seconds = count**4 + 15 + self._random.randrange(30) * (count + 1)
-            at = now + seconds * SECOND
+            seconds = _int64(count**4 + 15 + self._random.randrange(30) * (count + 1))
+            at = now + _int64(seconds * SECOND)
             failure.next_at = go_time.write(at)
             self.retries.add(at, job.render(), job)
         else:
@@ -258,11 +266,16 @@ class Store:
         times = (self.scheduled.first(), self.retries.first(), self.working.first())
         return min((at for at in (*times, self.dead.first()) if at is not None), default=None)
 
-    def sweep(self) -> None:
-        """Queue the jobs whose time has come, end expired reservations, forget old dead jobs."""
+    def sweep(self, limit: int | None = None) -> None:
+        """Queue the jobs whose time has come, end expired reservations, forget old dead jobs.
+
+        At most `limit` of each: while more is due, `next_due` is in the past.
+        """
         now = self.clock()
         for name, jobs in (("Scheduled", self.scheduled), ("Retries", self.retries)):
-            for job in jobs.pop_until(now):
+            if name == "Retries" and _is_due(self.scheduled, now):
+                return  # first come those that were scheduled
+            for job in islice(jobs.pop_until(now), limit):
                 try:
                     self._enqueue(job)
                 except CommandError as error:
@@ -270,7 +283,7 @@ class Store:
                     _log.warning("the job %s is due, but lost: %s", job.jid, error)
                 else:
                     self.enqueued[name] += 1
-        for expired in self.working.pop_until(now):
+        for expired in islice(self.working.pop_until(now), limit):
             # Two copies of a job share the newer reservation.
             try:
                 reservation = self._pop_reservation(expired.job.jid)
@@ -280,7 +293,7 @@ class Store:
             self._fail_job(
                 reservation.job, "ReservationExpired", "Faktory job reservation expired", []
             )
-        for _ in self.dead.pop_until(now):
+        for _ in islice(self.dead.pop_until(now), limit):
             pass
 
     # Administration.
@@ -294,10 +307,10 @@ class Store:
         """Hand out a queue's jobs again."""
         self.paused.discard(name)
 
-    def remove(self, name: str) -> None:
-        """Delete a queue with its jobs; a queue made later is not paused."""
-        self.queues.pop(name, None)
+    def remove(self, name: str) -> Steps[None]:
+        """Delete a queue with its jobs at once; a queue made later is not paused."""
         self.paused.discard(name)
+        yield from _free(self.queues.pop(name, None))
 
     def latency(self, name: str) -> float:
         """Return how many seconds the oldest job of a queue has waited."""
@@ -310,42 +323,87 @@ class Store:
             # A scheduled job that MUTATE requeued has no `enqueued_at`.
             raise CommandError(f"QUEUE: {error}") from None
 
-    def flush(self) -> None:
-        """Delete all jobs; the queues stay, and so do their pauses."""
-        for queue in self.queues.values():
-            queue.clear()
-        for jobs in (self.scheduled, self.retries, self.dead, self.working):
-            jobs.clear()
-        self.processed = self.failures = 0
+    def flush(self) -> Steps[None]:
+        """Delete all jobs; the queues stay, and so do their pauses.
 
-    def discard(self, target: str, matches: Matches | None) -> None:
-        """Delete the jobs of a set that match, all if None."""
+        The sets are emptied at once, the queues one after another: of the jobs that are pushed
+        meanwhile, some stay.
+        """
+        freed = [jobs.clear() for jobs in (self.scheduled, self.retries, self.dead)]
+        freed.append(self.working.clear())
+        self.processed = self.failures = 0
+        for steps in freed:
+            yield from steps
+        for names in chunks(list(self.queues)):
+            for name in names:
+                jobs = self.queues.get(name)
+                if jobs:
+                    self.queues[name] = deque()
+                    yield from _free(jobs)
+            yield
+
+    # The methods below go through a set as it is, while other connections go on changing it: what
+    # is added meanwhile may be left out. Each job is moved or deleted as a whole.
+
+    def discard(self, target: str, matches: Matches | None) -> Steps[None]:
+        """Delete the jobs of a set that match, all of them at once if None."""
         jobs = self._set(target)
         if matches is None:
-            jobs.clear()
+            yield from jobs.clear()
             return
-        for _, payload, _ in jobs:
-            if matches(payload):
-                jobs.remove(payload)
+        for job in self._matching(jobs, matches):
+            if job is None:
+                yield
+            else:
+                jobs.remove(job.payload)
 
-    def kill(self, target: str, matches: Matches | None) -> None:
+    def kill(self, target: str, matches: Matches | None) -> Steps[None]:
         """Move the jobs of a set that match to the dead, all if None."""
         jobs = self._set(target)
         until = self.clock() + DEAD_FOR * SECOND
-        for _, payload, job in jobs:
-            if matches is None or matches(payload):
-                jobs.remove(payload)
-                self.dead.add(until, payload, job)
+        for job in self._matching(jobs, matches):
+            if job is None:
+                yield
+            else:
+                jobs.remove(job.payload)
+                self.dead.add(until, job.payload, job)
 
-    def requeue(self, target: str, matches: Matches | None) -> None:
+    def requeue(self, target: str, matches: Matches | None) -> Steps[None]:
         """Move the jobs of a set that match to their queues unchanged, all if None."""
         jobs = self._set(target)
-        for _, payload, job in jobs:
-            if matches is None or matches(payload):
-                self._queue(job.queue).append(job)
-                jobs.remove(payload)
-                if job.queue in self._waiting:
-                    self.unserved.append(job.queue)
+        for job in self._matching(jobs, matches):
+            if job is None:
+                yield
+                continue
+            self._queue(job.queue).append(job)
+            jobs.remove(job.payload)
+            if job.queue in self._waiting:
+                self.unserved.append(job.queue)
+
+    def _matching(
+        self, jobs: SortedSet[StoredJob], matches: Matches | None
+    ) -> Iterator[StoredJob | None]:
+        """Iterate over the jobs that match, with None where others have their turn.
+
+        What comes in meanwhile behind all others is left out.
+        """
+        last = jobs.last()
+        for number, (score, payload, job) in enumerate(jobs):
+            if last is None or (score, payload) > last:
+                return
+            if number % 20 == 19:
+                yield None
+            if matches is not None:
+                steps = matches(payload)
+                try:
+                    while True:
+                        next(steps)
+                        yield None
+                except StopIteration as end:
+                    if not end.value:
+                        continue
+            if jobs.get(payload) is job:  # others had their turn
+                yield job
 
     def _set(self, name: str) -> SortedSet[StoredJob]:
         if name == "retries":
@@ -357,32 +415,22 @@ class Store:
         raise CommandError("invalid target for mutation command")
 
 
-def compile_filter(job_filter: dict[str, Any] | None) -> Matches | None:
-    """Compile a filter of MUTATE; None where every job matches [Go: server/mutate.go].
-
-    jids win over everything else. A pattern is matched against the whole payload; so is a job type
-    without a pattern, wildcards included.
-    """
-    if job_filter is None:
-        return None
-    jids = job_filter.get("jids")
-    if jids:
-        wanted = [_in_payload("jid", jid) for jid in jids]
-        return lambda payload: any(text in payload for text in wanted)
-    pattern, jobtype = job_filter.get("regexp", ""), job_filter.get("jobtype", "")
-    if pattern:
-        matches = glob(pattern.encode())
-        if not jobtype:
-            return matches
-        text = _in_payload("jobtype", jobtype)
-        return lambda payload: text in payload and matches(payload)
-    if jobtype:
-        return glob(b"*" + _in_payload("jobtype", jobtype) + b"*")
-    return lambda _: True
+def _int64(number: int) -> int:
+    """Let a number overflow as Go's int does: a job may come with any `retry_count`."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _in_payload(field: str, value: str) -> bytes:
-    return f'"{field}":{go_json.quote(value)}'.encode()
+def _is_due(jobs: SortedSet[StoredJob], now: int) -> bool:
+    first = jobs.first()
+    return first is not None and first <= now
+
+
+def _free(jobs: deque[StoredJob] | None) -> Steps[None]:
+    """Free the memory of jobs, which takes a while if there are many."""
+    while jobs:
+        for _ in range(min(ITEMS, len(jobs))):
+            jobs.pop()
+        yield
 
 
 def _clean(text: str, limit: int) -> str:

@@ -36,11 +36,21 @@ _ORDER = {"": 0, "quiet": 1, "terminate": 2}
 class Peer(Protocol):
     """A client's connection, as the state that it shares with others sees it."""
 
+    received: int
+    """Bytes of commands that were received and not begun."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of replies that the client does not read."""
+
     def close(self) -> None:
         """Send the replies that are ready and close."""
 
     def abort(self) -> None:
         """Close at once."""
+
+    def reject(self, limit: str) -> None:
+        """Reply that a limit was exceeded, and close."""
 
     def resume(self, line: bytes) -> None:
         """Execute a command that was held."""

@@ -28,13 +28,16 @@ from ..jobs.batch import open_batch
 from ..jobs.context import JobContext
 from ..jobs.runner import JobRunner, in_context
 from ..proto import load_json
-from ..server.commands import Wait, execute
+from ..server.calls import Wait
+from ..server.commands import execute
 from ..server.enterprise.store import EnterpriseStore
+from ..server.errors import CommandError
+from ..server.filters import Matches
 from ..server.go.time import SECOND
 from ..server.job import StoredJob
+from ..server.slices import Steps, finish
 from ..server.sorted_set import SortedSet
 from ..server.state import ServerState
-from ..server.store import CommandError, Matches
 from ..server.workers import ClientRecord
 from ..wire import failure
 from ..wire.commands import Command
@@ -124,7 +127,7 @@ class MemoryServer(MemoryNetwork):
         """Forget the waiting jobs, or those of one type."""
         with self._lock:
             if jobtype is None:
-                self._store.flush()
+                finish(self._store.flush())
                 return
             for job in self._waiting(jobtype):
                 self._remove(job)
@@ -285,15 +288,15 @@ class _Store(EnterpriseStore):
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def requeue(self, target: str, matches: Matches | None) -> None:
-        super().requeue(target, matches)
+    def requeue(self, target: str, matches: Matches | None) -> Steps[None]:
+        yield from super().requeue(target, matches)
         for queue in self.queues.values():
             for job in queue:
                 if job not in self.numbers:
                     self._note(job)
 
-    def flush(self) -> None:
-        super().flush()
+    def flush(self) -> Steps[None]:
+        yield from super().flush()
         self.numbers.clear()
 
     def _enqueue(self, job: StoredJob) -> None:

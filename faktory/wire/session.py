@@ -166,9 +166,18 @@ class CommandReader:
         self._buffer = bytearray()
         self._scanned = 0
 
+    def __len__(self) -> int:
+        """Return how many bytes are held: lines that were not taken, and a part of one."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> None:
         """Add received bytes, split anywhere."""
         self._buffer += data
+
+    def clear(self) -> None:
+        """Forget what is held."""
+        self._buffer = bytearray()
+        self._scanned = 0
 
     def next(self) -> bytes | None:
         """Return the next complete line without its end; FaktoryProtocolError if it is too long."""
@@ -180,7 +189,8 @@ class CommandReader:
         if end < 0:
             self._scanned = len(self._buffer)
             return None
-        line = bytes(self._buffer[:length])
+        with memoryview(self._buffer) as view:  # one copy: it may be a large one
+            line = bytes(view[:length])
         del self._buffer[: end + 1]
         self._scanned = 0
         return line

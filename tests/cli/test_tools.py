@@ -44,14 +44,15 @@ def test_the_server_prints_its_address_and_serves_until_it_is_stopped(
     server, url = started("--password", "geh/eim")
     assert "in memory, for development and tests only" in server.printed
     assert "Enterprise" not in server.printed
-    assert url.startswith("tcp://:geh%2Feim@127.0.0.1:")
-    with Client(url) as client:
+    assert url.startswith("tcp://:***@127.0.0.1:")
+    with Client(url.replace("***", "geh%2Feim")) as client:
         client.push({"jobtype": "work", "args": []})
         assert client.info()["faktory"]["queues"] == {"default": 1}
         server.send(number)
         assert server.wait() == 0
     assert server.said == ""
     assert server.printed.count("\n") == 1
+    assert "geh" not in server.printed
 
 
 def test_the_server_uses_tls_with_a_certificate(
@@ -78,6 +79,33 @@ def test_the_server_has_enterprise_features_by_a_flag_and_calls_them_approximate
     assert server.wait() == 0
 
 
+@pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0", ":0"])
+def test_a_server_for_other_machines_needs_a_password_or_consent(bind: str) -> None:
+    done = call("server", "--bind", bind)
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"python -m faktory server: --bind is {bind!r}: other machines")
+    assert "--password" in done.stderr
+    assert "--insecure" in done.stderr
+
+
+def test_an_insecure_server_says_so(run: Run, wait_until: WaitUntil) -> None:
+    server = run("faktory", "server", "--bind", "0.0.0.0:0", "--insecure")
+    wait_until(lambda: "\n" in server.printed)
+    server.send(signal.SIGTERM)
+    assert server.wait() == 0
+    assert "without a password: other machines can push and take jobs" in server.said
+
+
+def test_the_memory_for_jobs_is_limited_by_a_flag(started: Started) -> None:
+    server, url = started("--max-memory", "1")
+    with Client(url) as client:
+        client.push({"jobtype": "work", "args": ["x" * 300_000]})
+        with pytest.raises(faktory.FaktoryServerError, match=r"limit of 1 MiB \(--max-memory\)"):
+            client.push({"jobtype": "work", "args": ["x" * 300_000]})
+    server.send(signal.SIGTERM)
+    assert server.wait() == 0
+
+
 def test_a_taken_port_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
@@ -94,9 +122,10 @@ def test_the_password_of_the_server_may_be_in_a_variable(
 ) -> None:
     monkeypatch.setenv("FAKTORY_PASSWORD", "geheim")
     _, url = started()
-    assert url.startswith("tcp://:geheim@127.0.0.1:")
+    with Client(url.replace("***", "geheim")) as client:
+        assert client.info()["server"]["description"] == "Faktory"
     with pytest.raises(faktory.FaktoryAuthenticationError):
-        Client(url.replace("geheim", "wrong")).info()
+        Client(url.replace("***", "wrong")).info()
 
 
 def test_help_names_the_variable_of_the_password_and_not_its_value() -> None:
@@ -112,6 +141,7 @@ def test_help_names_the_variable_of_the_password_and_not_its_value() -> None:
         ([], "the following arguments are required: TOOL"),
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["server", "--bind", "nonsense"], "python -m faktory server: bind is 'nonsense'"),
+        (["server", "--max-memory", "0"], "python -m faktory server: max_memory is 0: it must be"),
         (["server", "--tls-key", "x"], "python -m faktory server: TLS needs both"),
         (
             ["demo", "--jobs", "99"],

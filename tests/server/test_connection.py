@@ -1,10 +1,15 @@
 import json
+import os
 import socket
+import struct
+import threading
 import time
+from contextlib import suppress
+from random import Random
 
 import pytest
 
-from faktory.server import EmbeddedServer, connection
+from faktory.server import EmbeddedServer, connection, listener
 from faktory.server.state import Timing
 
 
@@ -187,3 +192,75 @@ def test_garbage_is_answered_or_disconnected_and_does_not_affect_others(server, 
     assert other.call("NOPE") == b"-ERR unknown command NOPE"
     other.socket.sendall(bytes(range(256)) + b"\r\n")
     assert other.reply().startswith(b"-ERR unknown command \x00\x01")
+
+
+def test_connections_that_end_at_any_byte_leave_nothing_behind(dial, wait_until, caplog):
+    random = Random(1)
+    lines = (
+        b'HELLO {"v":2,"wid":"w"}\r\n'
+        b'PUSHB [{"jid":"job-0001","jobtype":"T","args":[]},{"jid":"job-0002","queue":"q"}]\r\n'
+        b"FETCH default nothing\r\nINFO\r\nFETCH nothing\r\n"
+        b'MUTATE {"cmd":"kill","target":"retries"}\r\nFAIL {"jid":"job-0001"}\r\nEND\r\n'
+    )
+    with EmbeddedServer() as server:
+        before = threading.active_count()
+        files = open_files()
+        for number in range(300):
+            sock = socket.create_connection(("127.0.0.1", server.port))
+            sock.sendall(lines[: random.randrange(len(lines))])
+            if number % 2:  # a reset in place of an orderly end
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+        wait_until(lambda: not peers(server))
+        assert dial(to=server).call("NOPE") == b"-ERR unknown command NOPE"
+        assert threading.active_count() == before
+        wait_until(lambda: open_files() <= files + 2)  # both ends of the last connection
+        assert server._state.unfinished == server._state.long_commands == 0
+        assert server._call(lambda state: dict(state.store._waiting)) == {}
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def open_files():
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def test_a_long_command_is_executed_to_its_end_when_its_client_is_gone(server, dial, wait_until):
+    client = dial()
+    jobs = [{"jid": f"job-{number:05}", "jobtype": "T", "args": []} for number in range(5000)]
+    client.send("PUSHB " + json.dumps(jobs), "PUSH " + json.dumps({**jobs[0], "queue": "behind"}))
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.reply() == b"{}"
+    assert client.reply() == b"+OK"
+    assert client.is_closed()
+    client = dial()
+    client.send("PUSHB " + json.dumps(jobs))
+    client.close()
+    wait_until(lambda: len(server.queues["default"]) == 10_000)
+    assert len(server.queues["behind"]) == 1
+
+
+def test_a_server_that_is_stopped_while_clients_are_busy_keeps_each_job_whole(dial, wait_until):
+    jobs = [{"jid": f"job-{number:05}", "jobtype": "T", "args": []} for number in range(50_000)]
+    with EmbeddedServer() as server:
+        clients = [dial(to=server) for _ in range(20)]
+        clients[0].send("PUSHB " + json.dumps(jobs))
+        clients[1].send("FETCH nothing", "FETCH nothing")
+        for client in clients[2:]:
+            client.socket.sendall(b"PUSH {")
+        wait_until(lambda: server.commands[-1][0] in ("PUSHB", "FETCH"))
+    for client in clients:
+        with suppress(EOFError, ConnectionResetError):
+            client.reply()
+    with server:
+        assert dial(to=server).push("job-next", "other") == b"+OK"
+        assert [job["jid"] for job in server.queues["other"]] == ["job-next"]
+        assert server._state.unfinished == server._state.long_commands == 0
+
+
+def test_more_connections_than_the_system_bears_are_closed_at_once(server, dial, monkeypatch):
+    monkeypatch.setattr(listener, "MAX_OPEN", 3)
+    clients = [dial() for _ in range(3)]
+    with pytest.raises((EOFError, ConnectionResetError, AssertionError)):
+        dial().call("NOPE")
+    clients.pop().socket.shutdown(socket.SHUT_RDWR)
+    assert clients[0].call("NOPE") == b"-ERR unknown command NOPE"

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
-from faktory.server.store import CommandError, compile_filter
+from faktory.server.errors import CommandError
+from faktory.server.filters import compile_filter
+from faktory.server.slices import finish
 
 ANYONE = "w"
 
@@ -221,7 +223,7 @@ def test_a_waiting_client_is_served_from_whatever_set_the_job_comes(store, clock
         store.fail("job-0001", "", "", [])
     store.wait(ANYONE, ["default"], served.append)
     if way == "requeued":
-        store.requeue("retries", None)
+        finish(store.requeue("retries", None))
     else:
         clock.forward(60)
         store.sweep()
@@ -237,7 +239,7 @@ def test_flush_keeps_reservations_without_their_jobs(store, new_job):
     store.push(new_job("job-0002"))
     take(store)
     take(store)
-    store.flush()
+    finish(store.flush())
     store.fail("job-0001", "", "", [])
     assert (len(store.retries), store.processed, store.failures) == (0, 0, 0)
     store.acknowledge("job-0002")
@@ -247,21 +249,21 @@ def test_flush_keeps_reservations_without_their_jobs(store, new_job):
 def test_mutations_change_only_jobs_that_match(store, new_job):
     for jid in ("job-0001", "job-0002", "job-0003"):
         store.push(new_job(jid, at="2099-01-01T00:00:00Z"))
-    store.kill("scheduled", compile_filter({"jids": ["job-0002"]}))
+    finish(store.kill("scheduled", finish(compile_filter({"jids": ["job-0002"]}))))
     assert (jids(store.scheduled), jids(store.dead)) == (["job-0001", "job-0003"], ["job-0002"])
-    store.requeue("dead", compile_filter({}))
-    store.discard("scheduled", compile_filter({"regexp": "*0003*"}))
+    finish(store.requeue("dead", finish(compile_filter({}))))
+    finish(store.discard("scheduled", finish(compile_filter({"regexp": "*0003*"}))))
     assert (jids(store.scheduled), jids(store.dead)) == (["job-0001"], [])
-    store.discard("scheduled", None)
+    finish(store.discard("scheduled", None))
     assert len(store.scheduled) == 0
     assert take(store) == "job-0002"
 
 
 def test_killing_dead_jobs_keeps_them_another_180_days(store, clock, new_job):
     store.push(new_job("job-0001", at="2099-01-01T00:00:00Z"))
-    store.kill("scheduled", None)
+    finish(store.kill("scheduled", None))
     clock.forward(1000)
-    store.kill("dead", None)
+    finish(store.kill("dead", None))
     assert store.next_due() == clock.now + 180 * 86400 * 10**9
 
 

@@ -34,6 +34,7 @@ CALLS = {
     "port": lambda server: server.port,
     "address": lambda server: server.address,
     "url": lambda server: server.url,
+    "is_exposed": lambda server: server.is_exposed,
     "commands": lambda server: server.commands,
     "clear_commands": lambda server: server.clear_commands(),
     "queues": lambda server: server.queues,

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 from queue import SimpleQueue
 from threading import Thread
+from time import perf_counter
 from typing import Any
+
+from ..exits import UsageError
+
+_LONG_COLLECTION = 0.015
+"""Seconds."""
+
+_began = 0.0
 
 
 def add_tools(tools: Any) -> None:
@@ -37,6 +46,17 @@ def add_tools(tools: Any) -> None:
         help="support batches, tracking, unique and expiring jobs, too; approximate: made after "
         "the public documentation of Faktory Enterprise",
     )
+    server.add_argument(
+        "--max-memory",
+        metavar="MIB",
+        type=int,
+        help="refuse jobs beyond about so many MiB for all stored jobs (default: no limit)",
+    )
+    server.add_argument(
+        "--insecure",
+        action="store_true",
+        help="listen for other machines without a password: anyone there can push and take jobs",
+    )
     # For a program whose server must end with it, even if it is killed: the program holds the
     # server's standard input open.
     server.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
@@ -55,25 +75,47 @@ def _server(options: argparse.Namespace) -> int:
     from ...server import EmbeddedServer
     from ...worker.signals import handled
 
+    gc.callbacks.append(_freeze_what_is_many)
     stopped: SimpleQueue[None] = SimpleQueue()
     server = EmbeddedServer(
         bind=options.bind,
         password=options.password,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
+        max_memory=options.max_memory,
         enterprise=options.enterprise,
     )
+    if server.is_exposed and not options.insecure:
+        raise UsageError(
+            f"--bind is {options.bind!r}: other machines could push and take jobs without a "
+            "password. Set one with --password or FAKTORY_PASSWORD, or accept that with --insecure."
+        )
     approximate = " Its Enterprise features are approximate." if options.enterprise else ""
     with handled(dict.fromkeys(("SIGTERM", "SIGINT"), lambda: stopped.put(None))), server:
         print(
             "An embedded Faktory server, in memory, for development and tests only "
-            f"(production: https://contribsys.com/faktory).{approximate} FAKTORY_URL={server.url}",
+            f"(production: https://contribsys.com/faktory).{approximate} "
+            f"FAKTORY_URL={server.address}",
             flush=True,
         )
         if options.until_eof:
             Thread(target=_await_eof, args=(stopped,), name="stdin", daemon=True).start()
         stopped.get()
     return 0
+
+
+def _freeze_what_is_many(phase: str, info: dict[str, int]) -> None:
+    """Spare the garbage collector the stored jobs, of which it goes through all again and again.
+
+    With a million of them that takes a third of a second, in which no client is answered. After a
+    collection that took long, all that is left is excluded from later ones.
+    """
+    global _began
+    if info["generation"] == 2:
+        if phase == "start":
+            _began = perf_counter()
+        elif perf_counter() - _began > _LONG_COLLECTION:
+            gc.freeze()
 
 
 def _await_eof(stopped: SimpleQueue[None]) -> None:

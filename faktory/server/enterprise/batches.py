@@ -21,13 +21,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
+from ..errors import CommandError
 from ..go import time as go_time
 from ..go.time import SECOND
 from ..job import StoredJob
+from ..slices import Steps
 from ..sorted_set import SortedSet
-from ..store import CommandError
 from .options import set_custom
 
 UNCOMMITTED_FOR: Final = 30 * 60
@@ -229,11 +231,11 @@ class Batches:
         """Return when `sweep` will next have something to do."""
         return self.table.first()
 
-    def sweep(self, now: int) -> None:
-        """Forget the batches whose time is over."""
-        for _ in self.table.pop_until(now):
+    def sweep(self, now: int, limit: int | None = None) -> None:
+        """Forget the batches whose time is over, at most `limit`."""
+        for _ in islice(self.table.pop_until(now), limit):
             pass
 
-    def clear(self) -> None:
+    def clear(self) -> Steps[None]:
         """Forget all."""
-        self.table.clear()
+        return self.table.clear()

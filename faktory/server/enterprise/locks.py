@@ -9,9 +9,12 @@ job dies, expires or is deleted (of these, the documentation mentions only delet
 
 from __future__ import annotations
 
+from itertools import islice
+
+from ..errors import CommandError
 from ..job import StoredJob
+from ..slices import Steps
 from ..sorted_set import SortedSet
-from ..store import CommandError
 
 
 class NotUnique(CommandError):
@@ -48,14 +51,14 @@ class Locks:
         """Return when `sweep` will next have something to do."""
         return self._held.first()
 
-    def sweep(self, now: int) -> None:
-        """Release the locks whose time is over."""
-        for _ in self._held.pop_until(now):
+    def sweep(self, now: int, limit: int | None = None) -> None:
+        """Release the locks whose time is over, at most `limit`."""
+        for _ in islice(self._held.pop_until(now), limit):
             pass
 
-    def clear(self) -> None:
+    def clear(self) -> Steps[None]:
         """Release all."""
-        self._held.clear()
+        return self._held.clear()
 
 
 def _key(job: StoredJob) -> bytes:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from ..errors import CommandError
 from ..go import json as go_json
 from ..go import time as go_time
 from ..go.time import SECOND
 from ..job import StoredJob
-from ..store import CommandError
 
 MAX_SECONDS: Final = 1_000_000_000
 """Seconds of `unique_for` and `expires_in`, some 31 years."""
+
+MAX_CUSTOM: Final = 64 * 1024
+"""Characters of `custom`, which is read whenever something happens to the job."""
 
 
 class EnterpriseOptions(NamedTuple):
@@ -40,6 +43,11 @@ def read_options(custom: str | None) -> EnterpriseOptions:
     """Read the options in the JSON of `custom`; CommandError for an invalid one."""
     if custom is None:
         return _NONE
+    if len(custom) > MAX_CUSTOM:
+        raise CommandError(
+            f"custom is longer than {MAX_CUSTOM} characters: that is the limit of this embedded "
+            "server with Enterprise features"
+        )
     get = go_json.load(custom).get
     return EnterpriseOptions(
         bid=_text("bid", get("bid")),

@@ -17,11 +17,13 @@ from typing import Any
 
 from ...proto import new_jid
 from ...wire.payload import MAX_RESERVE
+from ..errors import CommandError
 from ..go import json as go_json
 from ..go import time as go_time
 from ..go.time import SECOND
 from ..job import StoredJob
-from ..store import CommandError, Store
+from ..slices import SWEPT, Steps
+from ..store import Store
 from .batches import Batches
 from .locks import Locks
 from .options import EnterpriseOptions, read_options, set_custom
@@ -132,20 +134,31 @@ class EnterpriseStore(Store):
     def fetch(self, wid: str, queues: Iterable[str]) -> bytes | None:
         if self.unserved:
             self.serve()
-        queues = list(queues)
+        first: list[str] = []
         for name in queues:
-            if self._drop_expired(name):
+            has_job = self._drop_expired(name)
+            if has_job:
+                first.append(name)
                 break
-        return super().fetch(wid, queues)
+            if has_job is None:
+                self.unserved.append(name)
+        return super().fetch(wid, first)
 
     def _serve_queue(self, name: str) -> None:
-        self._drop_expired(name)
-        super()._serve_queue(name)
+        if self._drop_expired(name) is not None:
+            super()._serve_queue(name)
+        elif name in self._waiting:
+            self.unserved.append(name)
 
-    def _drop_expired(self, name: str) -> bool:
-        """Drop expired jobs from the head of a queue; return whether a job is left."""
+    def _drop_expired(self, name: str) -> bool | None:
+        """Drop expired jobs from the head of a queue; return whether a job is left.
+
+        None if the next one may have expired, too: others have their turn first.
+        """
         queue = self.queues.get(name)
-        while queue:
+        for _ in range(SWEPT):
+            if not queue:
+                return False
             job = queue[0]
             options = read_options(job.custom)
             if options.expires_at is None or options.expires_at > self.clock():
@@ -155,7 +168,7 @@ class EnterpriseStore(Store):
             self.tracks.forget(job.jid)
             if options.bid is not None:
                 self.batches.on_failure(options.bid, job.jid)
-        return False
+        return None
 
     def _reserve(self, wid: str, job: StoredJob) -> bytes:
         payload = super()._reserve(wid, job)
@@ -197,20 +210,20 @@ class EnterpriseStore(Store):
         times = (self.batches.first(), self.locks.first(), self.tracks.first())
         return min((at for at in (*times, super().next_due()) if at is not None), default=None)
 
-    def sweep(self) -> None:
-        super().sweep()
+    def sweep(self, limit: int | None = None) -> None:
+        super().sweep(limit)
         now = self.clock()
-        self.batches.sweep(now)
-        self.locks.sweep(now)
-        self.tracks.sweep(now)
+        self.batches.sweep(now, limit)
+        self.locks.sweep(now, limit)
+        self.tracks.sweep(now, limit)
 
     # Administration.
 
-    def flush(self) -> None:
-        super().flush()
-        self.batches.clear()
-        self.locks.clear()
-        self.tracks.clear()
+    def flush(self) -> Steps[None]:
+        freed = [self.batches.clear(), self.locks.clear(), self.tracks.clear()]
+        yield from super().flush()
+        for steps in freed:
+            yield from steps
 
 
 def _starts_at(job: StoredJob, now: int) -> int:

@@ -7,10 +7,12 @@ set by the job alone and stay when it ends. A job is forgotten 30 minutes after 
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final
 
 from ..go import time as go_time
 from ..go.time import SECOND
+from ..slices import Steps
 from ..sorted_set import SortedSet
 
 TRACKED_FOR: Final = 30 * 60
@@ -71,14 +73,14 @@ class Tracks:
         """Return when `sweep` will next have something to do."""
         return self._known.first()
 
-    def sweep(self, now: int) -> None:
-        """Forget the jobs whose time is over."""
-        for _ in self._known.pop_until(now):
+    def sweep(self, now: int, limit: int | None = None) -> None:
+        """Forget the jobs whose time is over, at most `limit`."""
+        for _ in islice(self._known.pop_until(now), limit):
             pass
 
-    def clear(self) -> None:
+    def clear(self) -> Steps[None]:
         """Forget all."""
-        self._known.clear()
+        return self._known.clear()
 
     def _touch(self, jid: str, now: int) -> Track:
         member = jid.encode()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
@@ -50,6 +50,13 @@ class Rounded(int):
     """The number as it was written: a struct's int does not pass through a double."""
 
 
+class Rendered(NamedTuple):
+    """A large list or dict that was rendered while it was read, see `long.py`."""
+
+    kind: type
+    text: str
+
+
 class GoType(NamedTuple):
     """A type of Go: its name there, the Python type that JSON for it is read as, its parts."""
 
@@ -84,15 +91,17 @@ def load(text: str) -> Any:
     try:
         if text.count("[") + text.count("{") > DEPTH and _is_too_deep(text):
             raise RecursionError
-        return _decode(_replace_lone_surrogates(text))
+        return _decode(replace_lone_surrogates(text))
     except json.JSONDecodeError as error:
-        raise JSONError(_describe(error)) from None
+        raise JSONError(describe(error)) from None
     except RecursionError:
         raise JSONError("exceeded max depth") from None
 
 
 def dump(value: object) -> str:
     """Write JSON on one line; JSONError for an infinity."""
+    if type(value) is Rendered:
+        return value.text
     try:
         text = _encode(value)
     except RecursionError:
@@ -132,6 +141,9 @@ def read_struct(struct: GoType, value: Any, path: str = "") -> dict[str, Any]:
             continue
         wanted: Any = field.type
         if type(given) is not wanted:
+            if type(given) is Rendered and given.kind is wanted and field.items is None:
+                found[name] = given
+                continue
             exact = _exact(given) if wanted is int else None
             if exact is None:
                 raise _misfit(given, field, f"Go struct field {_inside(struct, path)}.{name}")
@@ -187,6 +199,8 @@ def _inside(struct: GoType, path: str) -> str:
 
 def _misfit(value: object, kind: GoType, place: str) -> JSONError:
     """Return the error for a value that does not fit a type, in Go's words."""
+    if type(value) is Rendered:
+        value = value.kind()
     if isinstance(value, str | bool | list | dict) and type(value) is not Literal:
         given = {str: "string", bool: "bool", list: "array", dict: "object"}[type(value)]
     elif kind.type is int:
@@ -196,7 +210,7 @@ def _misfit(value: object, kind: GoType, place: str) -> JSONError:
     return JSONError(f"json: cannot unmarshal {given} into {place} of type {kind.name}")
 
 
-def _describe(error: json.JSONDecodeError) -> str:
+def describe(error: json.JSONDecodeError) -> str:
     """Say what is wrong with a text: in Go's words for the common cases, else in Python's."""
     found = error.doc[error.pos : error.pos + 1]
     if not found:
@@ -217,7 +231,7 @@ def _is_too_deep(text: str) -> bool:
     return False
 
 
-def _replace_lone_surrogates(text: str) -> str:
+def replace_lone_surrogates(text: str) -> str:
     """Let the escapes of lone surrogates in JSON become U+FFFD."""
     if "\\ud" in text or "\\uD" in text:
         return _ESCAPE.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
@@ -281,7 +295,9 @@ _ESCAPE = re.compile(
 # A string, which may lack its end, or a bracket.
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[][{}]', re.DOTALL)
 _QUOTED = dict(zip('"\\\a\b\f\n\r\t\v', map(r"\{}".format, '"\\abfnrtv'), strict=True))
-_decode = json.JSONDecoder(parse_int=_int, parse_float=_float, parse_constant=_constant).decode
+_decoder: Any = json.JSONDecoder(parse_int=_int, parse_float=_float, parse_constant=_constant)
+_decode = _decoder.decode
+scan_once: Final[Callable[[str, int], tuple[Any, int]]] = _decoder.scan_once
 _encode = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 ).encode

@@ -4,6 +4,7 @@ import pytest
 
 from faktory.server.enterprise.locks import NotUnique
 from faktory.server.go import time as go_time
+from faktory.server.slices import finish
 from faktory.server.store import CommandError
 
 MINUTE = 60
@@ -254,7 +255,7 @@ def test_a_job_that_dies_or_is_dropped_stays_unique_for_its_time(store, clock, p
     push("job-0001", unique_for=600, retry=retry)
     take(store)
     store.fail("job-0001", "E", "m", [])
-    store.discard("retries", None)
+    finish(store.discard("retries", None))
     with pytest.raises(NotUnique):
         push("job-0002", unique_for=600)
     pass_time(store, clock, 600)
@@ -394,7 +395,7 @@ def test_the_states_of_a_tracked_job(store, clock, push):
         store.fail("job-0001", "E", "m", [])
         look()
         pass_time(store, clock, 2 * MINUTE)
-    store.requeue("dead", None)
+    finish(store.requeue("dead", None))
     take(store)
     store.acknowledge("job-0001")
     look()
@@ -525,7 +526,7 @@ def test_a_flush_clears_batches_locks_and_tracking(store, begin, push):
     bid = begin(success="Done")
     push("job-0001", bid=bid, unique_for=600, track=1)
     take(store)
-    store.flush()
+    finish(store.flush())
     assert store.tracks.status("job-0001")["state"] == "unknown"
     with pytest.raises(CommandError, match="No such batch"):
         store.batches.find(bid)
