@@ -21,7 +21,7 @@ from ..wire.commands import Command, Target, WorkerState
 from ..wire.payload import DEFAULT_RETRY, prepare
 from ..wire.session import Answer
 from ..wire.types import AnyJob, BatchStatus, FetchedJob, JobProgress, ServerInfo
-from ..wire.validate import check_labels, check_timeout
+from ..wire.validate import check_labels, check_printable, check_timeout
 from . import bulk, compat
 from .connections import Connection
 
@@ -74,6 +74,7 @@ class Client:
         if worker_id is not None:
             if not isinstance(worker_id, str) or not worker_id:
                 raise ValueError(f"worker_id is {worker_id!r}: it must be text, and not empty.")
+            check_printable("the worker_id", worker_id)
             identity["wid"] = worker_id
         self._wid = worker_id
         self._announced = False

@@ -18,6 +18,7 @@ from ..wire import recovery
 from ..wire.address import Address
 from ..wire.commands import Command
 from ..wire.session import Answer
+from ..wire.validate import clip, fit
 from . import fork, network
 from .transport import Transport
 
@@ -132,7 +133,7 @@ class Connection:
     def _show(self, command: Command[Any]) -> str:
         if self._log_payloads:
             return command.data.decode().rstrip()
-        about = f" of {', '.join(command.jids[:3])}" if command.jids else ""
+        about = f" of {', '.join(map(clip, command.jids[:3]))}" if command.jids else ""
         more = f" and {len(command.jids) - 3} more" if len(command.jids) > 3 else ""
         return f"{command.name}{about}{more} ({len(command.data)} bytes)"
 
@@ -183,7 +184,7 @@ class Connection:
 
     def _opened(self) -> Transport:
         if self._transport is None:
-            identity = {"hostname": socket.gethostname(), "pid": os.getpid(), **self._identity}
+            identity = {"hostname": fit(socket.gethostname()), "pid": os.getpid(), **self._identity}
             self._transport = self._network.connect(
                 self._address, identity, self._timeout, self._ssl_context
             )
