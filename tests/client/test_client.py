@@ -228,6 +228,11 @@ def test_each_method_sends_its_line_and_returns_its_answer(scripted):
         ({"labels": 5}, "labels is 5: pass a list of texts"),
         ({"labels": [1]}, r"labels is \[1\]: pass a list of texts"),
         ({"worker_id": 5}, "worker_id is 5: it must be text"),
+        ({"labels": ["ok", "\udcff"]}, r"the label '\\udcff' holds a character that cannot"),
+        ({"labels": ["a\nb"]}, r"the label 'a\\nb' holds a character"),
+        ({"labels": ["a\0b"]}, r"the label 'a\\x00b' holds a character"),
+        ({"worker_id": "w\udcff"}, r"the worker_id 'w\\udcff' holds a character"),
+        ({"worker_id": "w\0"}, r"the worker_id 'w\\x00' holds a character"),
         ({"worker_id": ""}, "worker_id is ''"),
         ({"ssl_context": object()}, r"begins with tcp\+tls://"),
     ],
@@ -235,6 +240,24 @@ def test_each_method_sends_its_line_and_returns_its_answer(scripted):
 def test_a_bad_argument_is_refused_at_once(setting, complaint):
     with pytest.raises(ValueError, match=complaint):
         Client("tcp://:s3cret@127.0.0.1:1", **setting)
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("caf\udce9", "caf?"),
+        ("a\nb\0c\x1b", "a?b?c?"),
+        ("café-01", "café-01"),
+        ("", ""),
+        ("\ud83d", "?"),
+    ],
+)
+def test_a_hostname_that_is_not_utf8_is_made_fit(scripted, monkeypatch, name, sent):
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    server = scripted([":greet", "PUSH", OK, "END"])
+    with Client(server.url) as client:
+        client.push({"jobtype": "a", "args": []})
+    assert payload(server.lines[0][0])["hostname"] == sent
 
 
 def bad_values():

@@ -134,14 +134,6 @@ def address(given: str | None) -> tuple[Address | None, Result]:
         address = parse(url)
     except ValueError as error:
         return None, error_result("address", error, f"Write it like {DEFAULT_URL}.", Exit.USAGE)
-    if not given and provider and not os.environ.get(provider):
-        return address, Result(
-            "warning",
-            "address",
-            f"FAKTORY_PROVIDER names the variable {provider}, which is not set, so {address} is "
-            "used instead",
-            f"Set {provider} to the address, or unset FAKTORY_PROVIDER.",
-        )
     source = "--url" if given else provider or "FAKTORY_URL"
     if not given and not provider and not os.environ.get("FAKTORY_URL"):
         source = "the default: FAKTORY_URL is not set"
