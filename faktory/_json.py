@@ -420,8 +420,12 @@ def _remedy(value: object) -> str:
                 return "Send text: value.isoformat()."
             case "timedelta":
                 return "Send a number of seconds: value.total_seconds()."
-            case "UUID" | "Decimal" | "Fraction" | "PurePath" | "complex":
+            case "UUID" | "Decimal" | "Fraction" | "PurePath" | "complex" | "_IPAddressBase":
                 return "Send text: str(value)."
+            case "datetime64" | "timedelta64" | "tzinfo":
+                return "Send text: str(value)."
+            case "bool" | "bool_":  # numpy's
+                return "Send a boolean: bool(value)."
             case "Enum":
                 return "Send value.value or value.name."
             case "bytes" | "bytearray" | "memoryview":
@@ -434,8 +438,14 @@ def _remedy(value: object) -> str:
                 return "Send a plain number: value.item()."
             case "coroutine":
                 return "Await it first."
+    if hasattr(type(value), "model_dump"):
+        return 'Send a dict: value.model_dump(mode="json").'
+    if hasattr(type(value), "__fields__") and hasattr(type(value), "json"):  # of pydantic 1
+        return "Send a dict: json.loads(value.json())."
     if hasattr(type(value), "__dataclass_fields__"):
         return "Send a dict: dataclasses.asdict(value)."
+    if hasattr(type(value), "__attrs_attrs__"):
+        return "Send a dict: attrs.asdict(value)."
     if hasattr(type(value), "__next__"):
         return "Send a list: list(value)."
     return "Send text, numbers, booleans, None, lists or dicts of them."

@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 import time
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -153,6 +154,8 @@ def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[NumberedJob]:
     from ...wire.payload import prepare
 
     for number, text in enumerate(source, 1):
+        if number == 1:
+            text = text.removeprefix(BOM_UTF8)
         if not text.strip():
             continue
         try:
