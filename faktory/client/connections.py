@@ -123,7 +123,7 @@ class Connection:
             if answer.error is not None:
                 text = str(answer.error)
                 if not self._log_payloads:  # the server repeats a job that it refuses
-                    text = text.partition("{")[0]
+                    text = clip(text.partition("{")[0], 1000)
             elif text is None:
                 text = "OK or nothing"
             elif not self._log_payloads:

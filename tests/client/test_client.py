@@ -880,3 +880,34 @@ def test_the_debug_log_shows_the_contents_of_jobs_if_asked_for(scripted, caplog)
     assert "a private thing" in text
     assert "{'private': 'answer'}" in text
     assert SECRET not in text
+
+
+NO_DATE = b'-ERR QUEUE: parsing time "" as "2006-01-02T15:04:05.999999999Z07:00"\r\n'
+
+
+def test_a_queue_without_a_latency_does_not_hide_the_others(scripted, caplog):
+    server = scripted(
+        [
+            *(":greet", "QUEUE LATENCY a b c", NO_DATE),
+            *("QUEUE LATENCY a", {"a": 1.5}, "QUEUE LATENCY b", NO_DATE),
+            *("QUEUE LATENCY c", {"c": 0}, "END"),
+        ]
+    )
+    with Client(server.url) as client:
+        assert client.queue_latency("a", "b", "c") == {"a": 1.5, "c": 0}
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("the latency of queue b is unknown: ERR QUEUE: parsing time")
+
+
+def test_the_latency_of_queues_that_have_none_is_an_error(scripted):
+    server = scripted(
+        [
+            *(":greet", "QUEUE LATENCY a", NO_DATE),
+            *("QUEUE LATENCY a b", NO_DATE, "QUEUE LATENCY a", NO_DATE, "QUEUE LATENCY b", NO_DATE),
+            "END",
+        ]
+    )
+    with Client(server.url) as client:
+        for names in (["a"], ["a", "b"]):
+            with pytest.raises(FaktoryServerError, match="parsing time"):
+                client.queue_latency(*names)

@@ -59,7 +59,7 @@ def _push_one(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     if options.json:
         output.show_json({"jid": jid})
     else:
-        print(jid)
+        output.show(jid)
     return Exit.DONE
 
 
@@ -119,7 +119,7 @@ def _push_many(options: argparse.Namespace) -> int:
     else:
         print(f"pushed {output.jobs(tally.pushed)}")
     for number, why in tally.refused.items():
-        print(f"line {number} is not pushed: {why}", file=sys.stderr)
+        print(f"line {number} is not pushed: {output.escape(why)}", file=sys.stderr)
     return Exit.FAILED if tally.refused else Exit.DONE
 
 
