@@ -293,7 +293,8 @@ class Client:
         found: dict[str, float] = {}
         for name in dict.fromkeys(names):
             try:
-                found.update(self.call(commands.queue_latency([name])))
+                latency = self.call(commands.queue_latency([name]))
+                found.update(latency)
             except FaktoryServerError as error:
                 self.log.warning("the latency of queue %s is unknown: %s", name, clip(str(error)))
         if not found:

@@ -82,7 +82,9 @@ def parse(url: str) -> Address:
             "A bracket or an unusual character in the password must be percent-encoded."
         ) from None
     if (bracketed := _in_brackets(parts.netloc.rpartition("@")[2])) is not None:
-        raise ValueError(f"an IPv6 address in a URL stands in brackets: {scheme}://{bracketed}.")
+        raise ValueError(
+            f"an IPv6 address in a URL has brackets around it: {scheme}://{bracketed}."
+        )
     try:
         port = DEFAULT_PORT if parts.port is None else parts.port
         if port == 0:

@@ -213,7 +213,7 @@ def test_an_answer_that_is_not_an_object_is_logged_and_the_thread_fetches_on(
     assert repr(value)[:30] in line
 
 
-def test_null_is_no_job(caplog: pytest.LogCaptureFixture) -> None:
+def test_null_means_that_there_was_nothing_to_fetch(caplog: pytest.LogCaptureFixture) -> None:
     with worked_off(bulk(None), b"$-1\r\n"):
         pass
     assert lines(caplog, logging.WARNING) == []
