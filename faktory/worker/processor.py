@@ -2,11 +2,12 @@
 
 Rules: a processor has a connection of its own. The report of a job is sent in one write with the
 next FETCH. It is kept until the server has answered it, over as many connections as that takes:
-ACK and FAIL may be sent again. A FETCH that is under way is waited for; its job is run, or failed
-if it comes too late. Whatever a job raises becomes a report, SystemExit and KeyboardInterrupt too,
-and so does what goes wrong around it: in a filter of the log, in the error's own methods. A
-processor whose job was disowned ends with that job: another one has its place. A connection that
-breaks is replaced at once; only when that fails is the server unreachable.
+ACK and FAIL may be sent again. A FETCH that is under way is waited for as long as the server's
+machine is there; its job is run, or failed if it comes too late. Whatever a job raises becomes a
+report, SystemExit and KeyboardInterrupt too, and so does what goes wrong around it: in a filter of
+the log, in the error's own methods. A processor whose job was disowned ends with that job: another
+one has its place. A connection that breaks is replaced at once; only when that fails is the server
+unreachable.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from ..exceptions import (
     FaktoryAuthenticationError,
     FaktoryError,
     FaktoryJSONError,
+    FaktoryOutcomeUnknown,
     FaktoryProtocolError,
+    FaktoryTimeout,
 )
 from ..jobs.context import JobContext
 from ..jobs.runner import JobRunner, in_context
@@ -91,6 +94,8 @@ class Processor(Thread):
         """Ends its pauses: the worker stops."""
         self.giving_up = Event()
         """Ends its attempts to deliver a report."""
+        self.interrupted_at: float | None = None
+        """When its wait for the server was ended (`time.monotonic`)."""
         self._manager = manager
         self._client = client
         self._log = manager.log
@@ -103,6 +108,16 @@ class Processor(Thread):
     def has_report(self) -> bool:
         """Whether there is a report that the server has not answered."""
         return self._report is not None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has a connection, which may be broken."""
+        return self._client.is_connected
+
+    def interrupt(self) -> None:
+        """End its wait for the server: to connect, or for an answer. From any thread."""
+        self.interrupted_at = monotonic()
+        self._client.interrupt()
 
     def reconnect(self) -> None:
         """Greet the server again before the next command. From any thread."""
@@ -136,8 +151,8 @@ class Processor(Thread):
                 raise
             except (FaktoryError, MemoryError) as error:
                 failures += 1
-                self._log_unread(error)
                 self._resent = True
+                self._log_lost_fetch(error)
                 if self.giving_up.is_set():
                     self._log_undelivered(error)
                     return
@@ -159,14 +174,6 @@ class Processor(Thread):
                     self._report = self.run_job(job)
                     self._resent = False
 
-    def _log_unread(self, error: Exception) -> None:
-        """Log an answer to FETCH that makes no sense, or is too large: the connection is closed."""
-        if isinstance(error, MemoryError):
-            self._log.error("no memory is left to read the answer to FETCH. %s.", _SKIPPED)
-        elif isinstance(error.__cause__, FaktoryProtocolError):
-            text = clip(str(error.__cause__), 1000)
-            self._log.error("the answer to FETCH cannot be read: %s. %s.", text, _SKIPPED)
-
     def _on_no_job(self, error: FaktoryError) -> None:
         """FETCH was answered with an error, or with a job that cannot be read."""
         if isinstance(error, FaktoryJSONError):
@@ -179,9 +186,7 @@ class Processor(Thread):
         """Fail a job that cannot be run; without a jid to name it by, skip it."""
         if jid is not None:
             self._log.error("the job %s fails, since it cannot be run: %s", clip(jid), fault)
-            self._report = commands.fail(
-                jid, INVALID_JOB, failure.clean(fault, failure.MAX_MESSAGE), []
-            )
+            self._report = commands.fail(jid, *failure.describe(None, INVALID_JOB, fault))
             self._resent = False
             return
         text = "the answer to FETCH is not a job that can be run or failed: %s. %s. It begins: %s"
@@ -285,7 +290,24 @@ class Processor(Thread):
         self._report = None
         self._manager.record(self, None)
 
-    def _pause(self, error: Exception, failures: int) -> None:
+    def _log_lost_fetch(self, error: FaktoryError | MemoryError) -> None:
+        """Log that a FETCH was given up which the server may have answered with a job."""
+        cause = error.__cause__
+        if isinstance(error, MemoryError):
+            self._log.error("no memory is left to read the answer to FETCH. %s.", _SKIPPED)
+        elif not isinstance(error, FaktoryOutcomeUnknown):
+            return
+        elif isinstance(cause, FaktoryTimeout):
+            self._log.warning(
+                "FETCH was sent and not answered: if the server has given out a job, that job "
+                "waits out its reservation, and runs again then (one with retry 0 is lost): %s",
+                cause,
+            )
+        elif isinstance(cause, FaktoryProtocolError):
+            text = clip(str(cause), 1000)
+            self._log.error("the answer to FETCH cannot be read: %s. %s.", text, _SKIPPED)
+
+    def _pause(self, error: FaktoryError | MemoryError, failures: int) -> None:
         """Wait before the next attempt to reach the server; the first one is made at once."""
         if failures == 1:
             self._log.debug("reconnecting: %s", error)
