@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from json.encoder import encode_basestring as _quote
 from typing import Final, NoReturn, TypeGuard, TypeVar
 
-from .exceptions import FaktoryJSONError, FaktoryPayloadError
+from .exceptions import FaktoryJSONError, FaktoryPayloadError, FaktoryProtocolError
 
 MAX_DEPTH: Final = 512
 """Maximum nesting of containers, for reading and writing: half of what the standard library
@@ -29,8 +29,17 @@ MAX_INTEGER: Final = 2**53
 _MAX_SHOWN: Final = 60
 """Maximum characters of a value in an error message."""
 
+_MAX_EXCERPT: Final = 200
+"""Maximum bytes of broken JSON that an error keeps."""
+
+_MAX_TOKENS: Final = 100_000
+"""Strings and brackets that `find_jid` looks at: the server writes the jid in front of all that
+can be long, and a broken job must not keep the thread for long."""
+
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _NUMBER = re.compile(rb"(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[][{}]', re.DOTALL)
+_COLON = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _HEX4 = re.compile(rb"[0-9a-fA-F]{4}")
 _ESCAPES = {
@@ -49,6 +58,71 @@ _CONSTANTS = (b"NaN", b"Infinity", b"-Infinity")
 
 def read(data: bytes) -> object:
     """Decode UTF-8 JSON; raise FaktoryJSONError with the offset and what was expected there."""
+    try:
+        return _read(data)
+    except FaktoryJSONError as error:
+        error.jid, error.excerpt = find_jid(data), data[:_MAX_EXCERPT]
+        raise
+
+
+def too_large(data: bytes | bytearray | memoryview) -> FaktoryJSONError:
+    """Return the error for JSON that cannot be decoded for lack of memory."""
+    reason = f"{len(data):,} bytes of JSON cannot be read: they need more memory than there is"
+    return FaktoryJSONError(reason, find_jid(data), bytes(data[:_MAX_EXCERPT]))
+
+
+def unfinished(received: memoryview) -> FaktoryProtocolError:
+    """Return the error for a reply that is larger than the memory: so much of it was received."""
+    line_end = bytes(received[:_MAX_EXCERPT]).find(b"\n") + 1
+    jid = find_jid(received[line_end:])
+    return FaktoryProtocolError(
+        f"a reply {'' if jid is None else f'with the job {_clip(jid)} '}needs more memory than "
+        f"there is: {len(received):,} bytes were received"
+    )
+
+
+def find_jid(data: bytes | bytearray | memoryview) -> str | None:
+    """Return the first jid at the top level of an object, however broken what follows it is.
+
+    It is text that can be sent, and not empty.
+    """
+    depth = end = 0
+    for _ in range(_MAX_TOKENS):
+        token = _TOKEN.search(data, end)
+        if token is None:
+            return None
+        start, end = token.start(), token.end()
+        first = data[start]
+        if first in b"[{":
+            if depth == 0 and (first == ord("[") or bytes(data[:start]).strip()):
+                return None
+            depth += 1
+        elif first in b"]}":
+            depth -= 1
+            if depth <= 0:
+                return None
+        elif not token[1] or depth == 0:  # text without an end; not an object
+            return None
+        elif depth == 1 and end - start == 5 and data[start:end] == b'"jid"':
+            colon = _COLON.match(data, end)
+            if colon is not None:
+                return _jid_at(data, colon.end())
+    return None
+
+
+def _jid_at(data: bytes | bytearray | memoryview, pos: int) -> str | None:
+    value = _TOKEN.match(data, pos)
+    if value is None or not value[1]:
+        return None
+    try:
+        jid, _ = _text(bytes(value[0]), 0)
+        jid.encode()
+    except (FaktoryJSONError, UnicodeEncodeError):
+        return None
+    return jid or None
+
+
+def _read(data: bytes) -> object:
     stack: list[tuple[object, str]] = []  # the open containers, each with the key of its next value
     here: object = None  # the innermost of them
     key = ""
@@ -346,8 +420,12 @@ def _remedy(value: object) -> str:
                 return "Send text: value.isoformat()."
             case "timedelta":
                 return "Send a number of seconds: value.total_seconds()."
-            case "UUID" | "Decimal" | "Fraction" | "PurePath" | "complex":
+            case "UUID" | "Decimal" | "Fraction" | "PurePath" | "complex" | "_IPAddressBase":
                 return "Send text: str(value)."
+            case "datetime64" | "timedelta64" | "tzinfo":
+                return "Send text: str(value)."
+            case "bool" | "bool_":  # numpy's
+                return "Send a boolean: bool(value)."
             case "Enum":
                 return "Send value.value or value.name."
             case "bytes" | "bytearray" | "memoryview":
@@ -360,8 +438,14 @@ def _remedy(value: object) -> str:
                 return "Send a plain number: value.item()."
             case "coroutine":
                 return "Await it first."
+    if hasattr(type(value), "model_dump"):
+        return 'Send a dict: value.model_dump(mode="json").'
+    if hasattr(type(value), "__fields__") and hasattr(type(value), "json"):  # of pydantic 1
+        return "Send a dict: json.loads(value.json())."
     if hasattr(type(value), "__dataclass_fields__"):
         return "Send a dict: dataclasses.asdict(value)."
+    if hasattr(type(value), "__attrs_attrs__"):
+        return "Send a dict: attrs.asdict(value)."
     if hasattr(type(value), "__next__"):
         return "Send a list: list(value)."
     return "Send text, numbers, booleans, None, lists or dicts of them."

@@ -46,6 +46,8 @@ cdef extern from "Python.h":
     void Py_DECREF(PyObject *)
     void Py_XDECREF(PyObject *)
     void PyErr_Clear()
+    PyObject *PyErr_Occurred()
+    bint PyErr_ExceptionMatches(object)
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *, Py_ssize_t) except NULL
     int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
     char *bytes_data "PyBytes_AS_STRING"(PyObject *)
@@ -63,6 +65,8 @@ cdef extern from "Python.h":
     PyObject *PyLong_FromLongLong(long long) noexcept
     PyObject *PyLong_FromUnicodeObject(PyObject *, int) noexcept
     long long PyLong_AsLongLongAndOverflow(PyObject *, int *) noexcept
+    const int PyBUF_READ
+    object PyMemoryView_FromMemory(char *, Py_ssize_t, int)
     Py_buffer *PyMemoryView_GET_BUFFER(object)
     Py_hash_t PyObject_Hash(PyObject *) noexcept
     double PyOS_string_to_double(const char *, char **, PyObject *) noexcept

@@ -141,7 +141,7 @@ cdef class ReplyParser:
     def next_json(self):
         """Remove and return the next reply like `next`, but decode a bulk reply from JSON.
 
-        Invalid JSON raises FaktoryJSONError; that reply is consumed.
+        Invalid JSON raises FaktoryJSONError, lack of memory too; that reply is consumed.
         """
         return self._next(True)
 
@@ -268,7 +268,10 @@ cdef class ReplyParser:
         cdef bytearray fresh = self._buffer
         cdef Py_ssize_t waiting = self._end - self._start
         if size > all_room // 2 - waiting:
-            fresh = bytearray(max(<object> waiting + size, <object> waiting * 2))
+            try:
+                fresh = bytearray(max(<object> waiting + size, <object> waiting * 2))
+            except MemoryError:
+                raise self._too_large() from None
         memmove(
             PyByteArray_AS_STRING(fresh), PyByteArray_AS_STRING(self._buffer) + self._start, waiting
         )
@@ -287,6 +290,14 @@ cdef class ReplyParser:
         self._start = self._end = 0
         return FaktoryProtocolError(self._failure)
 
+    cdef object _too_large(self):
+        from . import _json
+        error = _json.unfinished(memoryview(self._buffer)[self._start : self._end])
+        self._failure = str(error)
+        self._buffer = bytearray()
+        self._start = self._end = 0
+        return error
+
     cdef int _check_usable(self) except -1:
         if self._failure:
             raise FaktoryProtocolError(self._failure)
@@ -297,7 +308,7 @@ def load_json(data):
     """Decode UTF-8 JSON like `json.loads`.
 
     Raises FaktoryJSONError, with the offset in bytes, for invalid JSON, for NaN, infinities and
-    numbers that overflow to one, and for more than 512 nested containers.
+    numbers that overflow to one, for more than 512 nested containers, and for lack of memory.
     """
     cdef const char *source
     cdef Py_ssize_t size
@@ -454,10 +465,21 @@ cdef object _not_a_dict(job, str name):
 cdef object _load(const char *data, Py_ssize_t size):
     cdef PyObject *value = _read(data, data + size)
     if value is NULL:
-        PyErr_Clear()
-        from . import _json
-        return _json.read(data[:size])
+        return _load_again(data, size)
     return OWNED(value)
+
+
+cdef object _load_again(const char *data, Py_ssize_t size):
+    """Decode step by step what the fast path could not decode, unless it lacked memory."""
+    cdef bint short = PyErr_Occurred() is not NULL and PyErr_ExceptionMatches(MemoryError)
+    PyErr_Clear()
+    from . import _json
+    try:
+        if not short:
+            return _json.read(data[:size])
+    except MemoryError:
+        pass
+    raise _json.too_large(PyMemoryView_FromMemory(<char *> data, size, PyBUF_READ))
 
 
 cdef PyObject *_read(const char *p, const char *end) noexcept:

@@ -108,11 +108,11 @@ class ReplyParser:
     def next_json(self) -> object:
         """Remove and return the next reply like `next`, but decode a bulk reply from JSON.
 
-        Invalid JSON raises FaktoryJSONError; that reply is consumed.
+        Invalid JSON raises FaktoryJSONError, lack of memory too; that reply is consumed.
         """
         return self._next(_load)
 
-    def _next(self, decode: Callable[[bytearray], object]) -> object:
+    def _next(self, decode: Callable[[memoryview], object]) -> object:
         if self._start == self._end:
             self._check_usable()  # a failed parser has an empty buffer
             return NEED_DATA
@@ -128,7 +128,7 @@ class ReplyParser:
             return NEED_DATA
         return line if kind == ord("+") else FaktoryServerError.of(line)
 
-    def _bulk(self, decode: Callable[[bytearray], object]) -> object:
+    def _bulk(self, decode: Callable[[memoryview], object]) -> object:
         header = self._length() or self._number("the length of a bulk reply", self._max_bulk)
         if header is None:
             return NEED_DATA
@@ -144,9 +144,9 @@ class ReplyParser:
                 return NEED_DATA
             if self._buffer[pos] != expected:
                 raise self._fail(f"a bulk reply ends with \\r\\n, {self._not_with(pos)}")
-        data = self._buffer[begin:end]
+        buffer = self._buffer
         self._consume(end + 2)
-        return decode(data)
+        return decode(memoryview(buffer)[begin:end])
 
     def _length(self) -> tuple[int, int] | None:
         """Read the length of a bulk reply if it is complete and regular, as a fast path."""
@@ -228,9 +228,12 @@ class ReplyParser:
         self._check_usable()
         if len(self._buffer) - self._end >= size:
             return
-        data = self._buffer[self._start : self._end]
-        if len(data) + size > len(self._buffer) // 2:
-            self._buffer = bytearray(max(len(data) + size, 2 * len(data)))
+        try:
+            data = self._buffer[self._start : self._end]
+            if len(data) + size > len(self._buffer) // 2:
+                self._buffer = bytearray(max(len(data) + size, 2 * len(data)))
+        except MemoryError:
+            raise self._too_large() from None
         self._buffer[: len(data)] = data
         self._scanned = max(0, self._scanned - self._start)
         self._start = 0
@@ -245,6 +248,13 @@ class ReplyParser:
         self._start = self._end = 0
         return FaktoryProtocolError(self._failure)
 
+    def _too_large(self) -> FaktoryProtocolError:
+        error = _json.unfinished(memoryview(self._buffer)[self._start : self._end])
+        self._failure = str(error)
+        self._buffer = bytearray()
+        self._start = self._end = 0
+        return error
+
     def _check_usable(self) -> None:
         if self._failure:
             raise FaktoryProtocolError(self._failure)
@@ -254,7 +264,7 @@ def load_json(data: bytes | bytearray | memoryview) -> Any:
     """Decode UTF-8 JSON like `json.loads`.
 
     Raises FaktoryJSONError, with the offset in bytes, for invalid JSON, for NaN, infinities and
-    numbers that overflow to one, and for more than 512 nested containers.
+    numbers that overflow to one, for more than 512 nested containers, and for lack of memory.
     """
     return _load(_contiguous(data))
 
@@ -270,7 +280,12 @@ def _load(data: bytes | bytearray | memoryview) -> Any:
             return _decode(text)
     except (ValueError, RecursionError, StopIteration):
         pass
-    return _json.read(bytes(data))
+    except MemoryError:
+        raise _json.too_large(data) from None
+    try:
+        return _json.read(bytes(data))
+    except MemoryError:
+        raise _json.too_large(data) from None
 
 
 def dump_json(value: object) -> bytes:

@@ -135,7 +135,16 @@ class FaktoryEnterpriseRequired(FaktoryServerError):
 
 
 class FaktoryJSONError(FaktoryError, ValueError):
-    """Invalid JSON. If it was in a well-framed reply, that reply is consumed."""
+    """JSON that is invalid, nested too deep, or larger than the memory.
+
+    If it was in a well-framed reply, that reply is consumed. `jid` is the id of the job that
+    cannot be read, if it could be found all the same; `excerpt` is the beginning of the JSON.
+    """
+
+    def __init__(self, message: str = "", jid: str | None = None, excerpt: bytes = b"") -> None:
+        super().__init__(message)
+        self.jid = jid
+        self.excerpt = excerpt
 
 
 class FaktoryBulkError(FaktoryError):

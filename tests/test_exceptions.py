@@ -78,6 +78,7 @@ ERRORS = [
     *[getattr(exceptions, name)("some text") for name in exceptions.__all__],
     *[getattr(exceptions, name)() for name in exceptions.__all__],
     FaktoryOutcomeUnknown("text", ["a", "b"]),
+    FaktoryJSONError("text", "a", b"{"),
     FaktoryServerError("ERR no such thing"),
     FaktoryNotUnique("NOTUNIQUE Job not unique"),
     FaktoryBulkError("text", ["a"], {"b": "why"}, ["c"], ["d"]),

@@ -21,7 +21,7 @@ from ..wire.commands import Command, Target, WorkerState
 from ..wire.payload import DEFAULT_RETRY, prepare
 from ..wire.session import Answer
 from ..wire.types import AnyJob, BatchStatus, FetchedJob, JobProgress, ServerInfo
-from ..wire.validate import check_labels, check_timeout
+from ..wire.validate import check_labels, check_printable, check_timeout, clip
 from . import bulk, compat
 from .connections import Connection
 from .sockets import find_keepalive
@@ -80,6 +80,7 @@ class Client:
         if worker_id is not None:
             if not isinstance(worker_id, str) or not worker_id:
                 raise ValueError(f"worker_id is {worker_id!r}: it must be text, and not empty.")
+            check_printable("the worker_id", worker_id)
             identity["wid"] = worker_id
         self._wid = worker_id
         self._announced = False
@@ -285,8 +286,27 @@ class Client:
         self.call(commands.remove_queues(names))
 
     def queue_latency(self, *names: str) -> dict[str, float]:
-        """Return for how many seconds the oldest job of each queue has waited, 0 without a job."""
-        return self.call(commands.queue_latency(names))
+        """Return for how many seconds the oldest job of each queue has waited, 0 without a job.
+
+        A queue whose latency the server does not know, since its oldest job was never enqueued
+        before (`requeue`), is left out, and logged; FaktoryServerError if it is the only one.
+        """
+        try:
+            return self.call(commands.queue_latency(names))
+        except FaktoryServerError as error:  # one such job makes the server refuse all
+            if len(names) == 1:
+                raise
+            refused = error
+        found: dict[str, float] = {}
+        for name in dict.fromkeys(names):
+            try:
+                latency = self.call(commands.queue_latency([name]))
+                found.update(latency)
+            except FaktoryServerError as error:
+                self.log.warning("the latency of queue %s is unknown: %s", name, clip(str(error)))
+        if not found:
+            raise refused
+        return found
 
     def clear(self, target: Target) -> None:
         """Delete every job of "retries", "scheduled" or "dead"."""

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from ..exceptions import FaktoryPayloadError
 from ..wire.commands import Command
+from ..wire.payload import MAX_COUNT
 from ..wire.session import Answer
-from ..wire.validate import check_queue
+from ..wire.validate import check_queue, show
 from . import fork
 
 
@@ -148,6 +149,12 @@ def make_job(
     }
     optional = {"custom": custom, "reserve_for": reserve_for, "at": at}
     job.update((name, value) for name, value in optional.items() if value is not None)
+    for name in ("retry", "backtrace", "reserve_for"):  # the encoder would advise to send text
+        value = job.get(name)
+        if isinstance(value, int) and abs(value) > MAX_COUNT:
+            raise FaktoryPayloadError(
+                f"{name} is {show(value)}: the server takes whole numbers, {MAX_COUNT} at most."
+            )
     return job
 
 

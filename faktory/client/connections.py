@@ -19,6 +19,7 @@ from ..wire import recovery
 from ..wire.address import Address
 from ..wire.commands import Command
 from ..wire.session import Answer
+from ..wire.validate import clip, fit
 from . import fork, network
 from .sockets import TCP_KEEPALIVE
 from .transport import Transport
@@ -138,7 +139,7 @@ class Connection:
             if answer.error is not None:
                 text = str(answer.error)
                 if not self._log_payloads:  # the server repeats a job that it refuses
-                    text = text.partition("{")[0]
+                    text = clip(text.partition("{")[0], 1000)
             elif text is None:
                 text = "OK or nothing"
             elif not self._log_payloads:
@@ -148,7 +149,7 @@ class Connection:
     def _show(self, command: Command[Any]) -> str:
         if self._log_payloads:
             return command.data.decode().rstrip()
-        about = f" of {', '.join(command.jids[:3])}" if command.jids else ""
+        about = f" of {', '.join(map(clip, command.jids[:3]))}" if command.jids else ""
         more = f" and {len(command.jids) - 3} more" if len(command.jids) > 3 else ""
         return f"{command.name}{about}{more} ({len(command.data)} bytes)"
 
@@ -206,7 +207,7 @@ class Connection:
 
     def _opened(self) -> Transport:
         if self._transport is None:
-            identity = {"hostname": socket.gethostname(), "pid": os.getpid(), **self._identity}
+            identity = {"hostname": fit(socket.gethostname()), "pid": os.getpid(), **self._identity}
             transport = self._network.connect(
                 self._address, identity, self._timeout, self._ssl_context, self._keepalive
             )

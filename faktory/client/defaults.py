@@ -90,11 +90,28 @@ def default_pool() -> Pool:
     global _pool
     pool = _pool
     if pool is None:
+        in_process = network.current.in_process  # before: a test mode may end meanwhile
         with _lock:
             pool = _pool or _make_pool()
-            if not network.current.in_process:  # a test mode leaves nothing behind
+            if not in_process:  # a test mode leaves nothing behind
                 _pool = pool
     return pool
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Drop at the end of a `with` block the default pool that was made inside of it."""
+    global _pool
+    before = _pool
+    try:
+        yield
+    finally:
+        with _lock:
+            made = None if _pool is before else _pool
+            if made is not None:
+                _pool = None
+        if made is not None:
+            made.close()
 
 
 def _close() -> None:

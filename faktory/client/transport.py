@@ -243,6 +243,9 @@ class SocketTransport:
 
             sock.settimeout(max(deadline - monotonic(), 0.001))
             return tls.secure(sock, address, ssl_context, deadline)
+        except FaktoryError:  # an OSError, too; it has its cause
+            sock.close()
+            raise
         except OSError as error:
             sock.close()
             raise self._explain(error) from error

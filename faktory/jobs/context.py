@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ..client import Client, defaults
 from ..exceptions import FaktoryPayloadError
 from ..wire.payload import DEFAULT_RETRY, MAX_RESERVE
-from ..wire.validate import check_instant
+from ..wire.validate import check_instant, clip
 from .batch import Batch
 
 T = TypeVar("T")
@@ -83,14 +83,14 @@ class JobContext(JobAttributes):
     def __init__(self, payload: dict[str, Any], client: Client | None = None) -> None:
         self.payload = self._payload = payload
         self._client = client
-        reserved = max(LEAST_RESERVE, payload.get("reserve_for") or DEFAULT_RESERVE)
-        self._ends = self._now() + reserved
+        reserved = payload.get("reserve_for") or DEFAULT_RESERVE
+        self._ends = self._now() + (reserved if reserved > LEAST_RESERVE else LEAST_RESERVE)
 
     def __repr__(self) -> str:
         return f"<job {self}>"
 
     def __str__(self) -> str:
-        return f"{self.jobtype} {self.jid}"
+        return f"{clip(self.jobtype)} {clip(self.jid)}"
 
     @property
     def jobtype(self) -> str:

@@ -201,7 +201,9 @@ class Push(JobSpec, Generic[P]):
         # The answer of a test mode must not be remembered as that of the pool's server.
         if not needed or pool in _enterprise or network.current.in_process:
             return
-        if "enterprise" not in str(client.info()["server"].get("description")).lower():
+        server: object = client.info().get("server")
+        description = server.get("description") if isinstance(server, dict) else None
+        if "enterprise" not in str(description).lower():
             raise FaktoryEnterpriseRequired(
                 f"the job {self._jobtype} is not pushed: this server is not a Faktory Enterprise "
                 f"and would ignore {', '.join(needed)}. Leave that out, or set({needed[0]}=None)."

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Protocol
 
+from ..wire.validate import brief
 from .context import JobContext
 
 
@@ -80,15 +81,16 @@ def names() -> list[str]:
 
 def unknown(jobtype: str, known: list[str]) -> UnknownJob:
     """Return the error for a job type that nobody registered."""
+    shown = brief(jobtype)
     if jobtype in external:
         return UnknownJob(
-            f"no job of type {jobtype!r} runs here: this program declares it as one that another "
+            f"no job of type {shown} runs here: this program declares it as one that another "
             "runs (faktory.external). Is its queue meant for this worker?"
         )
-    close = get_close_matches(jobtype, known, 1)
+    close = get_close_matches(jobtype[:200], known, 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "") if known else "none"
     return UnknownJob(
-        f"no job of type {jobtype!r} is registered here.{hint} Registered: {listed}. "
+        f"no job of type {shown} is registered here.{hint} Registered: {listed}. "
         "Does the worker import the module that defines it (-r)?"
     )

@@ -1,7 +1,8 @@
 """The test mode of the process: fake, inline or none.
 
 As in the Ruby client all threads of the process share it, threads that already run included.
-`fake`, `inline` and `disable` switch at once; the end of a `with` block restores the mode before.
+`fake`, `inline` and `disable` switch at once; the end of a `with` block restores the mode before,
+and drops the default pool if it was made inside: what comes next may push to another address.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from ..client import network
+from ..client import defaults, network
 from .memory import MemoryServer
 
 M = TypeVar("M", bound=MemoryServer | None)
@@ -21,11 +22,16 @@ class Switched(Generic[M]):
     def __init__(self, memory: M) -> None:
         self._memory = memory
         self._before = network.current
-        self.__enter__()
+        self._use()
 
     def __enter__(self) -> M:
-        network.use(network.SOCKETS if self._memory is None else self._memory)
+        self._use()
+        self._pool = defaults.kept()
+        self._pool.__enter__()
         return self._memory
+
+    def _use(self) -> None:
+        network.use(network.SOCKETS if self._memory is None else self._memory)
 
     def __exit__(
         self,
@@ -34,6 +40,7 @@ class Switched(Generic[M]):
         traceback: TracebackType | None,
     ) -> None:
         network.use(self._before)
+        self._pool.__exit__(None, None, None)
 
 
 def fake(*, middleware: bool = False) -> Switched[MemoryServer]:

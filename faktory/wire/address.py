@@ -81,6 +81,10 @@ def parse(url: str) -> Address:
             f"the address {_without_password(url)!r} cannot be read. "
             "A bracket or an unusual character in the password must be percent-encoded."
         ) from None
+    if (bracketed := _in_brackets(parts.netloc.rpartition("@")[2])) is not None:
+        raise ValueError(
+            f"an IPv6 address in a URL has brackets around it: {scheme}://{bracketed}."
+        )
     try:
         port = DEFAULT_PORT if parts.port is None else parts.port
         if port == 0:
@@ -111,7 +115,8 @@ def parse(url: str) -> Address:
 def find_url(environ: Mapping[str, str]) -> str:
     """Return the address that the environment names.
 
-    `FAKTORY_PROVIDER` names the variable that holds it; `FAKTORY_URL` is next, then localhost.
+    `FAKTORY_PROVIDER` names the variable that holds it, without it that is `FAKTORY_URL`; without
+    that it is localhost. ValueError if `FAKTORY_PROVIDER` names a variable that holds none.
     """
     provider = environ.get("FAKTORY_PROVIDER", "")
     if ":" in provider:
@@ -119,14 +124,39 @@ def find_url(environ: Mapping[str, str]) -> str:
             f"FAKTORY_PROVIDER is {_without_password(provider)!r}: it must be the name of the "
             "variable that holds the address. An address itself goes into FAKTORY_URL."
         )
-    return (
-        (environ.get(provider) if provider else None) or environ.get("FAKTORY_URL") or DEFAULT_URL
-    )
+    if not provider:
+        return environ.get("FAKTORY_URL") or DEFAULT_URL
+    url = environ.get(provider)
+    if not url:
+        state = "not set" if url is None else "empty"
+        raise ValueError(
+            f"FAKTORY_PROVIDER names the variable {provider!r}, which is {state}. "
+            "Set that to the address, or unset FAKTORY_PROVIDER."
+        )
+    return url
 
 
 def switched_on(text: str | None) -> bool:
     """Return whether a variable switches something on: `0`, `false` and nothing do not."""
     return (text or "").strip().lower() not in ("", "0", "false")
+
+
+def _in_brackets(place: str) -> str | None:
+    """Return an IPv6 address that lacks its brackets with them; None for anything else."""
+    if place.count(":") < 2 or "[" in place:
+        return None
+    from ipaddress import IPv6Address  # takes long, and is needed for this mistake only
+
+    host, _, port = place.rpartition(":")
+    readings = [(place, ""), (host, f":{port}")]
+    if len(port) >= 4 and port.isdecimal():  # rather a port than the end of the address
+        readings.reverse()
+    for address, rest in readings:
+        try:
+            return f"[{IPv6Address(address)}]{rest}"
+        except ValueError:
+            pass
+    return None
 
 
 def _decode(part: str | None) -> str | None:

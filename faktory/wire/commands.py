@@ -15,7 +15,7 @@ from ..exceptions import FaktoryPayloadError, FaktoryProtocolError
 from ..proto import encode_command, encode_push, encode_push_bulk
 from .payload import prepare
 from .types import BatchStatus, FetchedJob, JobProgress, ServerInfo
-from .validate import check_instant, check_queue, clip
+from .validate import brief, check_instant, check_queue, show
 
 T = TypeVar("T")
 
@@ -154,7 +154,9 @@ def fail(jid: str, errtype: str, message: str, backtrace: Sequence[str] | None) 
 def _check_jid(jid: str) -> str:
     """Return the id of an existing job, which may be of any length."""
     if not isinstance(jid, str) or not jid:
-        raise FaktoryPayloadError(f"the jid is {jid!r}: pass the id of the job, as FETCH gave it.")
+        raise FaktoryPayloadError(
+            f"the jid is {show(jid)}: pass the id of the job, as FETCH gave it."
+        )
     return jid
 
 
@@ -396,4 +398,4 @@ def _expect_state(reply: object) -> WorkerState | None:
 
 
 def _unexpected(reply: object, expected: str) -> FaktoryProtocolError:
-    return FaktoryProtocolError(f"the server answered {clip(repr(reply))} where {expected} belongs")
+    return FaktoryProtocolError(f"the server answered {brief(reply)} where {expected} belongs")

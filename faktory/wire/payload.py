@@ -1,4 +1,5 @@
-"""A job as it is sent: a dict with the server's field names, completed and checked.
+"""A job as a dict with the server's field names: completed and checked before it is sent, and
+checked when it was fetched.
 
 A value that the server would refuse, drop or silently lose is refused here, by field, before
 anything is sent. The encoder checks what is inside `args` and `custom`. No clock in here.
@@ -7,7 +8,8 @@ anything is sent. The encoder checks what is inside `args` and `custom`. No cloc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, TypeGuard
 
 from ..exceptions import FaktoryPayloadError
 from ..proto import new_jid
@@ -18,6 +20,15 @@ DEFAULT_RETRY: Final = 25
 
 MAX_RESERVE: Final = 86_400
 """Seconds: the server reserves a job for a day at most (`manager/manager.go: Push`)."""
+
+
+MAX_COUNT: Final = 2**53
+"""The most attempts, or lines, that a job may ask for: the largest integer that is sent. The server
+takes a few more, up to 2^63 - 1."""
+
+
+INVALID_JOB: Final = "InvalidJob"
+"""The error type of the FAIL of a fetched job that cannot be run as it is."""
 
 
 def prepare(job: Mapping[str, object]) -> dict[str, Any]:
@@ -82,10 +93,11 @@ def _check_dict(name: str, value: object) -> object:
 
 def _check_integer(minimum: int, unit: str) -> Callable[[str, object], int]:
     def check(name: str, value: object) -> int:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= minimum:
+        if _is_integer(value) and minimum <= value <= MAX_COUNT:
             return value
         raise FaktoryPayloadError(
-            f"{name} is {show(value)}: it must be a whole number of {unit}, {minimum} or more."
+            f"{name} is {show(value)}: it must be a whole number of {unit}, from {minimum} to "
+            f"{MAX_COUNT}."
         )
 
     return check
@@ -122,3 +134,69 @@ _OTHERS: dict[str, Callable[[str, Any], object]] = {
     "failure": _check_dict,
     "priority": _accept,
 }
+
+
+def find_fault(job: Mapping[str, Any]) -> str | None:
+    """Return why a fetched job cannot be run, with field and value; None if it can.
+
+    The real server hands out no such job: its fields have types (`client/job.go`).
+    """
+    get = job.get
+    jid = get("jid")
+    if (
+        type(jid) is str
+        and jid
+        and jid.isascii()
+        and type(get("jobtype")) is str
+        and type(get("args")) is list
+        and type(get("queue")) is str
+        and type(get("retry")) is int
+        and ((custom := get("custom")) is None or type(custom) is dict)
+        and get("reserve_for") is get("failure") is get("backtrace") is None
+    ):
+        return None
+    if usable_jid(job) is None:
+        return f"jid is {_shown(job, 'jid')}: it must be text, and not empty"
+    for name, fits, must in _FETCHED:
+        if not fits(get(name)):
+            return f"{name} is {_shown(job, name)}: it must be {must}"
+    return None
+
+
+def usable_jid(job: Mapping[str, object]) -> str | None:
+    """Return the jid of a fetched job if ACK and FAIL can name it."""
+    jid = job.get("jid")
+    if isinstance(jid, str) and jid:
+        with suppress(UnicodeEncodeError):
+            jid.encode()
+            return jid
+    return None
+
+
+def _shown(job: Mapping[str, object], name: str) -> str:
+    return show(job[name]) if name in job else "missing"
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_failure(value: object) -> bool:
+    return value is None or (isinstance(value, dict) and _is_integer(value.get("retry_count", 0)))
+
+
+_FETCHED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("jobtype", lambda value: isinstance(value, str), "text"),
+    ("args", lambda value: isinstance(value, list), "a list, [] for no arguments"),
+    ("retry", lambda value: value is None or _is_integer(value), "a whole number of attempts"),
+    (
+        "reserve_for",
+        lambda value: value is None or (_is_integer(value) and value <= MAX_RESERVE),
+        f"a whole number of seconds, {MAX_RESERVE} at most",
+    ),
+    ("custom", lambda value: isinstance(value, dict | None), "an object"),
+    ("failure", _is_failure, "an object with a whole number as retry_count"),
+    ("queue", lambda value: isinstance(value, str | None), "text"),
+    ("backtrace", lambda value: value is None or _is_integer(value), "a whole number of lines"),
+)
+"""The fields of a fetched job that a worker uses: each with its check, and what it must be."""

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from ..exceptions import FaktoryError, FaktoryOutcomeUnknown, FaktoryServerError
 from .commands import Command
 from .session import Answer
+from .validate import clip
 
 
 class ConnectionBroken(Exception):
@@ -67,7 +68,7 @@ def error_for(unanswered: Sequence[Command[Any]], sent: int, cause: FaktoryError
         return cause
     jids = [jid for command in doubtful for jid in command.jids]
     names = " and ".join(dict.fromkeys(command.name for command in doubtful))
-    of = f" of {jids[0]}" if len(jids) == 1 else f" of {len(jids)} jobs" if jids else ""
+    of = f" of {clip(jids[0])}" if len(jids) == 1 else f" of {len(jids)} jobs" if jids else ""
     unknown = FaktoryOutcomeUnknown(
         f"the connection broke after {names}{of} was sent and before it was answered; "
         f"it may or may not have happened: {cause}",

@@ -23,7 +23,7 @@ from ..exceptions import (
 )
 from ..proto import NEED_DATA, NeedData, ReplyParser, encode_command, load_json
 from .commands import Command
-from .validate import clip
+from .validate import brief, clip
 
 PROTOCOL_VERSION: Final = 2
 
@@ -85,7 +85,7 @@ class ClientSession:
         version = greeting.get("v") if isinstance(greeting, dict) else None
         if version != PROTOCOL_VERSION:
             raise FaktoryHandshakeError(
-                f"the server speaks version {version!r} of the protocol, this client speaks "
+                f"the server speaks version {brief(version)} of the protocol, this client speaks "
                 f"version {PROTOCOL_VERSION}: one of them needs an update."
             )
         fields: dict[str, object] = {**identity, "v": PROTOCOL_VERSION}
@@ -94,11 +94,11 @@ class ClientSession:
         salt = greeting.get("s")
         if salt is not None:
             iterations = greeting.get("i", 1)
-            if not isinstance(salt, str) or type(iterations) is not int or iterations < 1:
+            if not _is_utf8(salt) or type(iterations) is not int or iterations < 1:
                 raise FaktoryHandshakeError(f"the greeting {_clip(hi)} has no valid 's' and 'i'.")
             if iterations > _MAX_ITERATIONS:
                 raise FaktoryHandshakeError(
-                    f"the server asks for {iterations} rounds of hashing; "
+                    f"the server asks for {brief(iterations)} rounds of hashing; "
                     f"more than {_MAX_ITERATIONS} are refused."
                 )
             if password is None:
@@ -119,7 +119,7 @@ class ClientSession:
                     "the server refused the password. "
                     "A special character in an address must be percent-encoded."
                 )
-            raise FaktoryHandshakeError(f"the server refused HELLO: {reply.message}")
+            raise FaktoryHandshakeError(f"the server refused HELLO: {clip(reply.message, 1000)}")
         raise FaktoryHandshakeError(f"expected OK after HELLO, got {_clip(reply)}")
 
     def send(self, commands: Sequence[Command[Any]]) -> bytes:
@@ -220,4 +220,12 @@ def encode_bulk(data: bytes | None) -> bytes:
 
 def _clip(reply: object) -> str:
     """Return a peer's reply for an error message."""
-    return clip(str(reply) if isinstance(reply, FaktoryError) else repr(reply))
+    return clip(str(reply)) if isinstance(reply, FaktoryError) else brief(reply)
+
+
+def _is_utf8(text: object) -> bool:
+    """Return whether this is text without lone surrogates, which cannot be hashed."""
+    try:
+        return isinstance(text, str) and text.encode() is not None
+    except UnicodeEncodeError:
+        return False

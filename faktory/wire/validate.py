@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from reprlib import Repr
 from typing import Final
 
 from ..exceptions import FaktoryPayloadError
@@ -91,8 +92,19 @@ def check_labels(value: object) -> list[str]:
     if isinstance(value, Iterable) and not isinstance(value, str):
         texts = list(value)
         if all(isinstance(text, str) for text in texts):
+            for text in texts:
+                check_printable("the label", text)
             return texts
-    raise ValueError(f"labels is {value!r}: pass a list of texts, like ['python'].")
+    raise ValueError(f"labels is {brief(value)}: pass a list of texts, like ['python'].")
+
+
+def check_printable(name: str, value: str) -> None:
+    """Raise ValueError for text with control characters, or that was not UTF-8 outside."""
+    if not value.isprintable():
+        raise ValueError(
+            f"{name} {show(value)} holds a character that cannot be shown: use UTF-8 text, "
+            "without line ends and control characters."
+        )
 
 
 def check_duration(name: str, value: object) -> float:
@@ -115,15 +127,44 @@ def check_timeout(name: str, value: object, *, allow_zero: bool = True) -> float
     return number
 
 
-def clip(text: str) -> str:
+def fit(text: str) -> str:
+    """Return text of the system that can be sent: without lone surrogates, in one line."""
+    return "".join(
+        character if character.isprintable() else "?"
+        for character in text.encode("utf-8", "replace").decode()
+    )
+
+
+def clip(text: str, limit: int = 100) -> str:
     """Return text short enough for an error message."""
-    return text if len(text) <= 100 else text[:100] + "..."
+    return text if len(text) <= limit else text[:limit] + "..."
 
 
-def show(value: object) -> str:
+def show(value: object, limit: int = 100) -> str:
     """Return a value, and its type unless it is text, for an error message."""
+    text = brief(value, limit)
+    return text if isinstance(value, str) else f"{text} ({type(value).__name__})"
+
+
+def brief(value: object, limit: int = 100) -> str:
+    """Return the beginning of `repr(value)`, at little cost however large a JSON value is."""
     try:
-        text = f"{value!r} ({type(value).__name__})" if not isinstance(value, str) else repr(value)
+        return clip(_Brief(limit).repr(value), limit)
     except Exception:  # its own repr's, or an integer of too many digits
-        text = f"a value of type {type(value).__name__}"
-    return clip(text)
+        return f"a value of type {type(value).__name__}"
+
+
+class _Brief(Repr):
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = limit // 3
+        self.maxstring = limit
+
+    def repr_str(self, x: str, level: int) -> str:  # noqa: ARG002
+        return repr(x[: self.maxstring])
+
+    def repr_int(self, x: int, level: int) -> str:  # noqa: ARG002
+        return repr(x)
+
+    def repr_instance(self, x: object, level: int) -> str:  # noqa: ARG002
+        return repr(x)

@@ -16,6 +16,7 @@ from typing import Protocol
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, FaktoryServerError
 from ..wire.commands import WorkerState
+from ..wire.validate import clip
 from .lifecycle import Lifecycle
 from .timing import Timing
 
@@ -96,7 +97,7 @@ class Heartbeat(Thread):
 
     def _on_error(self, asked_at: float, error: Exception) -> None:
         if isinstance(error, FaktoryServerError):
-            self._log.warning("the server refused a heartbeat: %s", error)
+            self._log.warning("the server refused a heartbeat: %s", clip(str(error), 1000))
         elif isinstance(error, FaktoryError):
             self._manager.on_beat_error(asked_at, error)
         else:
@@ -108,7 +109,8 @@ class Heartbeat(Thread):
             return self._client.beat(state, rss_kb())
         except FaktoryServerError as error:
             # The server forgot this worker (`unknown worker`): HELLO makes it known again.
-            self._log.warning("the server refused a heartbeat: %s; reconnecting", error)
+            text = "the server refused a heartbeat: %s; reconnecting"
+            self._log.warning(text, clip(str(error), 1000))
             self._manager.reconnect()
             self._client.disconnect()
             return self._client.beat(state, rss_kb())

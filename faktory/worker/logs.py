@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..jobs.context import current_job
+from ..wire.validate import clip
 
 
 class JobFilter(logging.Filter):
@@ -23,7 +24,7 @@ class JobFilter(logging.Filter):
         except RuntimeError:
             record.jid = record.jobtype = record.job = ""
             return True
-        record.jid, record.jobtype = job.jid, job.jobtype
+        record.jid, record.jobtype = clip(job.jid), clip(job.jobtype)
         own = record.name.startswith("faktory.") and not record.name.startswith("faktory.job.")
         record.job = "" if own else f"{job} "
         return True

@@ -7,6 +7,8 @@ from threading import Lock
 from time import monotonic
 from typing import Final
 
+from ..wire.validate import clip
+
 REFUSAL_INTERVAL: Final = 60.0
 """Seconds between two lines about a server that refuses FETCH: each thread asks once a second."""
 
@@ -49,10 +51,10 @@ class Outage:
 
     def refused(self, error: BaseException) -> None:
         """Log that the server refused FETCH, when the reason is a new one, or once a minute."""
-        text, now = str(error), monotonic()
+        text, now = clip(str(error), 1000), monotonic()
         with self._lock:
             before, at = self._refusal
             if text == before and now - at < REFUSAL_INTERVAL:
                 return
             self._refusal = (text, now)
-        self._log.warning("the server refused FETCH: %s", error)
+        self._log.warning("the server refused FETCH: %s", text)

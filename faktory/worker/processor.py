@@ -27,14 +27,18 @@ from ..exceptions import (
     Discard,
     FaktoryAuthenticationError,
     FaktoryError,
+    FaktoryJSONError,
     FaktoryOutcomeUnknown,
+    FaktoryProtocolError,
     FaktoryTimeout,
 )
 from ..jobs.context import JobContext
 from ..jobs.runner import JobRunner, in_context
 from ..wire import commands, failure, recovery
 from ..wire.commands import Command
+from ..wire.payload import INVALID_JOB, find_fault, usable_jid
 from ..wire.session import Answer
+from ..wire.validate import brief, clip
 from .backends.base import Backend, RemoteError, Report
 from .interrupts import RunningJob
 from .lifecycle import Lifecycle
@@ -42,6 +46,8 @@ from .outage import Outage
 from .timing import Timing
 
 _NO_FAILURE: Final[Report] = ("", "", [])
+
+_SKIPPED: Final = "If it was a job, it waits out its reservation"
 
 
 class ProcessorManager(Protocol):
@@ -148,7 +154,7 @@ class Processor(Thread):
                 answers = self._client.exchange(*sent)
             except FaktoryAuthenticationError:
                 raise
-            except FaktoryError as error:
+            except (FaktoryError, MemoryError) as error:
                 failures += 1
                 self._resent = True
                 self._log_lost_fetch(error)
@@ -163,13 +169,34 @@ class Processor(Thread):
                 self._on_report_answered(answers.pop(0))
             for fetched in answers:
                 if fetched.error is not None:
-                    manager.outage.refused(fetched.error)
-                    self.stopping.wait(manager.timing.refused_fetch_interval)
+                    self._on_no_job(fetched.error)
                 elif fetched.value is not None:
+                    if (invalid := find_fault(fetched.value)) is not None:
+                        self._refuse(invalid, usable_jid(fetched.value), brief(fetched.value, 200))
+                        continue
                     job = JobContext(fetched.value, self._client)
                     manager.record(self, job)
                     self._report = self.run_job(job)
                     self._resent = False
+
+    def _on_no_job(self, error: FaktoryError) -> None:
+        """FETCH was answered with an error, or with a job that cannot be read."""
+        if isinstance(error, FaktoryJSONError):
+            self._refuse(str(error), error.jid, f"{error.excerpt!r}")
+            return
+        self._manager.outage.refused(error)
+        self.stopping.wait(self._manager.timing.refused_fetch_interval)
+
+    def _refuse(self, fault: str, jid: str | None, excerpt: str) -> None:
+        """Fail a job that cannot be run; without a jid to name it by, skip it."""
+        if jid is not None:
+            self._log.error("the job %s fails, since it cannot be run: %s", clip(jid), fault)
+            self._report = commands.fail(jid, *failure.describe(None, INVALID_JOB, fault))
+            self._resent = False
+            return
+        text = "the answer to FETCH is not a job that can be run or failed: %s. %s. It begins: %s"
+        self._log.error(text, fault, _SKIPPED, excerpt)
+        self.stopping.wait(self._manager.timing.refused_fetch_interval)
 
     def run_job(self, job: JobContext) -> Command[None] | None:
         """Run a job; return the ACK or FAIL that reports it, None if it was disowned meanwhile."""
@@ -263,27 +290,34 @@ class Processor(Thread):
         if self._resent:
             answer = recovery.resolve_resent(answer)
         if answer.error is not None:
-            self._log.warning("the server refused %s: %s", self._report_name(), answer.error)
+            error = clip(str(answer.error), 1000)
+            self._log.warning("the server refused %s: %s", self._report_name(), error)
         self._report = None
         self._manager.record(self, None)
 
-    def _log_lost_fetch(self, error: FaktoryError) -> None:
+    def _log_lost_fetch(self, error: FaktoryError | MemoryError) -> None:
         """Log that a FETCH was given up which the server may have answered with a job.
 
         A server that closes the connection has answered before, or stops.
         """
         cause = error.__cause__
-        if isinstance(error, FaktoryOutcomeUnknown) and (
-            isinstance(cause, FaktoryTimeout)
-            or (cause is not None and isinstance(cause.__cause__, OSError))
-        ):
+        if isinstance(error, MemoryError):
+            self._log.error("no memory is left to read the answer to FETCH. %s.", _SKIPPED)
+        elif not isinstance(error, FaktoryOutcomeUnknown) or cause is None:
+            return
+        elif isinstance(cause, FaktoryTimeout) or isinstance(cause.__cause__, OSError):
             self._log.warning(
                 "FETCH was sent and not answered: if the server has given out a job, that job "
                 "waits out its reservation, and runs again then (one with retry 0 is lost): %s",
                 cause,
             )
+        elif isinstance(cause, FaktoryProtocolError):
+            text = clip(str(cause), 1000)
+            self._log.error("the answer to FETCH cannot be read: %s. %s.", text, _SKIPPED)
 
-    def _pause(self, error: FaktoryError, failures: int, asked_at: float) -> None:
+    def _pause(
+        self, error: FaktoryError | MemoryError, failures: int, asked_at: float
+    ) -> None:
         """Wait before the next attempt to reach the server; the first one is made at once."""
         if failures == 1:
             self._log.debug("reconnecting: %s", error)
@@ -311,7 +345,7 @@ class Processor(Thread):
 
     def _report_name(self) -> str:
         assert self._report is not None
-        return f"{self._report.name} of {self._report.jids[0]}"
+        return f"{self._report.name} of {clip(self._report.jids[0])}"
 
     def _log_job(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
         """Log; what a filter or handler of the program raises loses no job."""

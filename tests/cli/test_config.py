@@ -162,6 +162,12 @@ def test_an_error_in_a_file_is_named_by_its_place(file: Path, text: str, message
     assert message in error("-C", "worker.toml")
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
+    file.write_text("tag = 'café'\r\nconcurrency = 3\r\n", "utf-8-sig")
+    options = load("-C", "worker.toml")
+    assert (options["tag"], options["concurrency"]) == ("café", 3)
+
+
 def test_an_unreadable_file_is_an_error(file: Path) -> None:
     assert error("-C", "gone.toml") == "-C gone.toml: cannot be read: No such file or directory"
     file.write_bytes(b"\xff")

@@ -137,15 +137,12 @@ def test_an_invalid_address_is_an_error():
     assert remedy == "Write it like tcp://localhost:7419."
 
 
-def test_a_provider_that_names_a_missing_variable_is_a_warning(server):
+def test_a_provider_that_names_a_missing_variable_is_an_error(server):
     code, found, _ = examine(url=server.url, env={"FAKTORY_PROVIDER": "MY_FAKTORY"})
     level, text, remedy = parts(found["address"])
-    assert (code, level) == (0, "warning")
-    assert text == (
-        f"FAKTORY_PROVIDER names the variable MY_FAKTORY, which is not set, so {server.url} is "
-        "used instead"
-    )
-    assert remedy == "Set MY_FAKTORY to the address, or unset FAKTORY_PROVIDER."
+    assert (code, level) == (2, "error")
+    assert text == "FAKTORY_PROVIDER names the variable 'MY_FAKTORY', which is not set."
+    assert remedy == "Set that to the address, or unset FAKTORY_PROVIDER."
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 from faktory import Client
+from faktory.cli import loading
 from faktory.cli.exits import Exit
 from faktory.cli.worker.main import main
 from faktory.jobs import registry
@@ -192,3 +196,117 @@ def test_modules_and_files_are_loaded_in_their_order(
         (folder / f"{name}.py").write_text(f"print('{name}')")
     worker = run(WORKER, "-r", "two", "-r", "jobs", "-r", "one.py", url=server.url)
     wait_until(lambda: worker.printed == "two\none\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        (".", "Name a module, -r app.jobs, all of a package, -r app., or a file, -r jobs.py"),
+        ("..", "Name a module, -r app.jobs"),
+        ("./", "Name a module, -r app.jobs"),
+        ("/", "Name a module, -r app.jobs"),
+        ("./app/", "Is it -r app, or -r app. for all jobs and tasks below it?"),
+        ("./app", "Is it -r app, or -r app."),
+        ("app/", "Is it -r app, or -r app."),
+        ("app/jobs", "Is it -r app.jobs, or -r app.jobs."),
+        (".jobs", "Is it -r jobs, or -r jobs."),
+        ("..jobs", "Is it -r jobs, or -r jobs."),
+        ("app..jobs", "Is it -r app.jobs, or -r app.jobs."),
+        ("app..", "Is it -r app, or -r app."),
+        ("my app/jobs", "Name a module, -r app.jobs"),
+        ("app\0", "Name a module, -r app.jobs"),
+        ("app\udcff", "Name a module, -r app.jobs"),
+    ],
+)
+def test_what_is_not_a_modules_name_is_said_to_be_missing(
+    load: Load, folder: Path, name: str, hint: str
+) -> None:
+    (folder / "app").mkdir()
+    (folder / "app" / "jobs.py").touch()
+    done = load(name)
+    assert done.code == Exit.MISSING == 7
+    assert f"cannot be imported: that is not a module's name. {hint}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [".py", "..py", "./.py", "a b.py", "app/gone.py", "my-app", "a b"])
+def test_what_does_not_exist_is_missing_whatever_its_name(load: Load, name: str) -> None:
+    assert load(name).code == Exit.MISSING
+
+
+@pytest.mark.parametrize("name", ["pkg/jobs.py", "./pkg/jobs.py", "{folder}/pkg/jobs.py"])
+@pytest.mark.parametrize(
+    "line", ["from . import other", "from .other import x", "from .. import a"]
+)
+def test_a_file_of_a_package_with_relative_imports_has_a_hint(
+    load: Load, folder: Path, name: str, line: str
+) -> None:
+    (folder / "pkg").mkdir()
+    (folder / "pkg" / "jobs.py").write_text(line)
+    done = load(name.format(folder=folder))
+    assert done.code == Exit.IMPORT == 3
+    assert done.stderr.endswith("Name it as part of that: -r pkg.jobs\n")
+
+
+LAZY = """
+import os
+import faktory
+
+@faktory.job
+def go(folder):
+    os.chdir(folder)
+    import helper
+    helper.done()
+"""
+
+
+@pytest.mark.parametrize("name", ["lazy", "sub/lazy.py"])
+def test_a_job_may_import_lazily_after_it_changed_the_folder(
+    name: str,
+    run: Run,
+    folder: Path,
+    server: EmbeddedServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    (folder / "sub").mkdir()
+    place = folder / "sub" if "sub" in name else folder
+    (place / "lazy.py").write_text(LAZY)
+    (place / "helper.py").write_text("def done(): print('imported', flush=True)")
+    with Client(server.url) as client:
+        client.push({"jobtype": "go", "args": ["/"], "retry": 0})
+    worker = run(WORKER, "-r", name, "--max-jobs", "1", url=server.url)
+    assert worker.wait() == 0
+    assert worker.printed == "imported\n", worker.said
+
+
+def test_a_package_in_a_zip_is_searched(load: Load, folder: Path) -> None:
+    declared = "import faktory\n@faktory.job\ndef {0}(): ...\n"
+    with ZipFile(folder / "app.zip", "w") as archive:
+        for file in ("zipped/__init__.py", "zipped/deep/__init__.py"):
+            archive.writestr(file, "")
+        archive.writestr("zipped/jobs.py", declared.format("one"))
+        archive.writestr("zipped/deep/tasks.py", declared.format("two"))
+        archive.writestr("zipped/other.py", "1 / 0")
+    sys.path.insert(0, str(folder / "app.zip"))
+    with chdir(folder):
+        loading.load(["zipped."])
+    assert {"one", "two"} <= set(registry.names())
+
+
+def test_a_package_in_a_zip_without_jobs_is_missing(load: Load, folder: Path) -> None:
+    with ZipFile(folder / "app.zip", "w") as archive:
+        archive.writestr("zipped2/__init__.py", "")
+    sys.path.insert(0, str(folder / "app.zip"))
+    done = load("zipped2.")
+    assert done.code == Exit.MISSING
+    assert "there is no jobs and no tasks below it" in done.stderr
+
+
+def test_the_working_folder_is_searched_by_its_whole_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", ["/elsewhere"])
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        loading.load([])
+        assert sys.path == [os.getcwd(), "/elsewhere"]

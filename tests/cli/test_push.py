@@ -106,6 +106,15 @@ def test_many_jobs_come_from_standard_input(server, client):
     assert enqueued(client) == {"default": 1, "q": 1}
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(server, client, tmp_path):
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(lines(*[{"jobtype": "work", "args": []}] * 2), "utf-8-sig")
+    assert call("push", "-f", str(jobs), url=server.url) == (0, "pushed 2 jobs\n", "")
+    jobs.write_bytes(b"\xef\xbb\xbf\r\n")
+    assert call("push", "-f", str(jobs), url=server.url) == (0, "pushed 0 jobs\n", "")
+    assert enqueued(client) == {"default": 2}
+
+
 @pytest.mark.parametrize("rich", [True, False])
 def test_progress_is_shown_on_a_terminal(server, client, tmp_path, monkeypatch, rich):
     if rich:

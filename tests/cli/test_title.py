@@ -26,7 +26,9 @@ def titles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return titles
 
 
-@pytest.mark.parametrize(("tag", "between"), [("", ""), ("shop", "shop ")])
+@pytest.mark.parametrize(
+    ("tag", "between"), [("", ""), ("shop", "shop "), ("caf\udce9\n\0", "caf??? ")]
+)
 def test_a_title_has_the_version_the_tag_and_how_busy_it_is(tag: str, between: str) -> None:
     worker = Worker("tcp://localhost", concurrency=7)
     assert title.title(worker, tag) == f"{NAME} {between}[0 of 7 busy]"

@@ -369,6 +369,9 @@ def test_no_thread_for_the_heartbeat_is_an_error_in_one_message(
         (["-q", "a,3", "-q", "a,1"], "-q a is given twice, with different weights: give it once"),
         (["-q", "a b"], "the queue is 'a b'"),
         (["-q", ""], "the queue is ''"),
+        (["-l", "caf\udce9"], r"the label 'caf\udce9' holds a character that cannot be shown"),
+        (["-l", "a\nb"], r"the label 'a\nb' holds a character"),
+        (["-q", "caf\udce9"], r"the queue is 'caf\udce9'"),
         (["-c", "0"], "argument -c/--concurrency: '0' is not a whole number"),
         (["-c", "-1"], "argument -c/--concurrency"),
         (["-c", "ten"], "'ten' is not a whole number"),
@@ -390,6 +393,8 @@ def test_wrong_usage_has_its_own_exit_code(flags: list[str], message: str) -> No
         ("FAKTORY_URL", "http://localhost", "use tcp://"),
         ("FAKTORY_URL", "tcp://host:port", "is not a number from 1 to 65535"),
         ("FAKTORY_PROVIDER", "tcp://host", "it must be the name of the variable"),
+        ("FAKTORY_PROVIDER", "MY_URL", "the variable 'MY_URL', which is not set"),
+        ("FAKTORY_WORKER_LABEL", "caf\udce9", r"the label 'caf\udce9' holds a character"),
     ],
 )
 def test_an_invalid_variable_is_wrong_usage(variable: str, value: str, message: str) -> None:

@@ -228,6 +228,11 @@ def test_each_method_sends_its_line_and_returns_its_answer(scripted):
         ({"labels": 5}, "labels is 5: pass a list of texts"),
         ({"labels": [1]}, r"labels is \[1\]: pass a list of texts"),
         ({"worker_id": 5}, "worker_id is 5: it must be text"),
+        ({"labels": ["ok", "\udcff"]}, r"the label '\\udcff' holds a character that cannot"),
+        ({"labels": ["a\nb"]}, r"the label 'a\\nb' holds a character"),
+        ({"labels": ["a\0b"]}, r"the label 'a\\x00b' holds a character"),
+        ({"worker_id": "w\udcff"}, r"the worker_id 'w\\udcff' holds a character"),
+        ({"worker_id": "w\0"}, r"the worker_id 'w\\x00' holds a character"),
         ({"worker_id": ""}, "worker_id is ''"),
         ({"ssl_context": object()}, r"begins with tcp\+tls://"),
     ],
@@ -235,6 +240,24 @@ def test_each_method_sends_its_line_and_returns_its_answer(scripted):
 def test_a_bad_argument_is_refused_at_once(setting, complaint):
     with pytest.raises(ValueError, match=complaint):
         Client("tcp://:s3cret@127.0.0.1:1", **setting)
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("caf\udce9", "caf?"),
+        ("a\nb\0c\x1b", "a?b?c?"),
+        ("café-01", "café-01"),
+        ("", ""),
+        ("\ud83d", "?"),
+    ],
+)
+def test_a_hostname_that_is_not_utf8_is_made_fit(scripted, monkeypatch, name, sent):
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    server = scripted([":greet", "PUSH", OK, "END"])
+    with Client(server.url) as client:
+        client.push({"jobtype": "a", "args": []})
+    assert payload(server.lines[0][0])["hostname"] == sent
 
 
 def bad_values():
@@ -857,3 +880,34 @@ def test_the_debug_log_shows_the_contents_of_jobs_if_asked_for(scripted, caplog)
     assert "a private thing" in text
     assert "{'private': 'answer'}" in text
     assert SECRET not in text
+
+
+NO_DATE = b'-ERR QUEUE: parsing time "" as "2006-01-02T15:04:05.999999999Z07:00"\r\n'
+
+
+def test_a_queue_without_a_latency_does_not_hide_the_others(scripted, caplog):
+    server = scripted(
+        [
+            *(":greet", "QUEUE LATENCY a b c", NO_DATE),
+            *("QUEUE LATENCY a", {"a": 1.5}, "QUEUE LATENCY b", NO_DATE),
+            *("QUEUE LATENCY c", {"c": 0}, "END"),
+        ]
+    )
+    with Client(server.url) as client:
+        assert client.queue_latency("a", "b", "c") == {"a": 1.5, "c": 0}
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("the latency of queue b is unknown: ERR QUEUE: parsing time")
+
+
+def test_the_latency_of_queues_that_have_none_is_an_error(scripted):
+    server = scripted(
+        [
+            *(":greet", "QUEUE LATENCY a", NO_DATE),
+            *("QUEUE LATENCY a b", NO_DATE, "QUEUE LATENCY a", NO_DATE, "QUEUE LATENCY b", NO_DATE),
+            "END",
+        ]
+    )
+    with Client(server.url) as client:
+        for names in (["a"], ["a", "b"]):
+            with pytest.raises(FaktoryServerError, match="parsing time"):
+                client.queue_latency(*names)

@@ -173,6 +173,13 @@ def test_a_job_that_json_cannot_hold_is_refused_without_a_connection(closed_port
         Client(f"tcp://127.0.0.1:{closed_port}").queue("resize", **wrong)
 
 
+@pytest.mark.parametrize("name", ["retry", "backtrace", "reserve_for"])
+def test_a_number_that_is_too_large_is_refused_with_the_limit(closed_port, name):
+    with pytest.raises(FaktoryPayloadError, match=f"{name} is .*, {2**53} at most") as caught:
+        Client(f"tcp://127.0.0.1:{closed_port}").queue("resize", **{name: 2**60})
+    assert "Send text" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "rejection", [REFUSED, b"-NOTUNIQUE Job not unique\r\n", b"-ERR internal error\r\n"]
 )

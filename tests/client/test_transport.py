@@ -544,6 +544,7 @@ def test_the_error_for_an_untrusted_certificate_has_the_remedy(scripted, server_
     with pytest.raises(FaktoryConnectionError, match=r"cannot be trusted: self.signed") as caught:
         connect(server.url)
     assert "ssl.create_default_context(cafile=...)" in str(caught.value)
+    assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)  # not itself
 
 
 def test_a_certificate_for_another_host_is_not_trusted(scripted, server_tls, client_tls):

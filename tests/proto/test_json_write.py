@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import ipaddress
 import json
 import pathlib
 import struct
@@ -14,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque, namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -313,6 +314,72 @@ def test_a_value_that_would_change_is_rejected_with_place_and_remedy(
     assert str(caught.value).startswith(f"{fault}. {remedy}")
     assert isinstance(caught.value, TypeError)
     assert isinstance(caught.value, ValueError)
+
+
+class Generic:
+    """As numpy's scalars are, by their names and methods."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def item(self) -> object:
+        return self.value
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+def scalar(name: str, value: object) -> object:
+    generic = type("generic", (Generic,), {})
+    return type(name, (generic,), {})(value)
+
+
+class Model2:
+    def model_dump(self, mode: str) -> object:
+        return {"at": MOMENT if mode == "python" else MOMENT.isoformat()}
+
+
+class Model1:
+    __fields__: Mapping[str, object] = {}
+
+    def json(self) -> str:
+        return '{"at": "2026"}'
+
+
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        (scalar("bool_", True), "Send a boolean: bool(value)."),
+        (scalar("bool", False), "Send a boolean: bool(value)."),
+        (scalar("float32", 1.5), "Send a plain number: value.item()."),
+        (scalar("datetime64", MOMENT), "Send text: str(value)."),
+        (scalar("timedelta64", datetime.timedelta(1)), "Send text: str(value)."),
+        (Model2(), 'Send a dict: value.model_dump(mode="json").'),
+        (Model1(), "Send a dict: json.loads(value.json())."),
+        (ipaddress.ip_address("10.0.0.1"), "Send text: str(value)."),
+        (ipaddress.ip_address("::1"), "Send text: str(value)."),
+        (ipaddress.ip_network("10.0.0.0/8"), "Send text: str(value)."),
+        (ipaddress.ip_interface("10.0.0.1/8"), "Send text: str(value)."),
+        (datetime.timezone.utc, "Send text: str(value)."),  # noqa: UP017
+        (decimal.Decimal("1.5"), "Send text: str(value)."),
+        (2**60, "Send text: str(value)."),
+        (MOMENT, "Send text: value.isoformat()."),
+        (datetime.timedelta(1), "Send a number of seconds: value.total_seconds()."),
+        (Item("x"), "Send a dict: dataclasses.asdict(value)."),
+        ({1}, "Send a list: list(value)."),
+    ],
+)
+def test_a_remedy_is_accepted_when_it_is_followed(
+    proto: ModuleType, value: object, remedy: str
+) -> None:
+    with pytest.raises(FaktoryPayloadError) as caught:
+        proto.dump_json(value)
+    assert str(caught.value).endswith(f". {remedy}")
+    names = {"value": value, "json": json, "dataclasses": dataclasses}
+    proto.dump_json(eval(remedy.partition(": ")[2].rstrip("."), names))
 
 
 def test_a_coroutine_and_a_generator_are_rejected(proto: ModuleType) -> None:

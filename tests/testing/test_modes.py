@@ -233,3 +233,66 @@ def test_threads_that_run_already_see_a_switched_mode() -> None:
         go.set()
         thread.join()
     assert seen == ["fake"]
+
+
+def in_fake() -> None:
+    faktory.external("work").perform_async()
+
+
+def in_disabled() -> None:
+    with testing.disable():
+        in_fake()
+
+
+def in_a_mode_that_was_switched() -> None:
+    testing.disable()
+    in_fake()
+
+
+def in_a_thread() -> None:
+    thread = Thread(target=in_disabled)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "push",
+    [in_fake, in_disabled, in_a_mode_that_was_switched, in_a_thread],
+    ids=lambda f: f.__name__,
+)
+@pytest.mark.parametrize("switch", [testing.fake, testing.inline])
+def test_a_block_leaves_no_default_pool_for_the_address_of_that_moment(
+    push: Callable[[], None], switch: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FAKTORY_PROVIDER", raising=False)
+    with EmbeddedServer() as early, EmbeddedServer() as late, defaults.configured():
+        monkeypatch.setenv("FAKTORY_URL", early.url)
+        with switch():
+            push()
+        monkeypatch.setenv("FAKTORY_URL", late.url)
+        in_fake()
+        assert "PUSH" in [verb for verb, _ in late.commands]
+
+
+def test_a_block_keeps_the_default_pool_that_was_there() -> None:
+    with EmbeddedServer() as server, defaults.configured(url=server.url):
+        before = defaults.default_pool()
+        with testing.fake(), testing.disable():
+            faktory.external("work").perform_async()
+        assert defaults.default_pool() is before
+        assert "PUSH" in [verb for verb, _ in server.commands]
+
+
+def test_a_pool_that_is_made_while_a_mode_ends_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = defaults._make_pool
+    with defaults.configured(url="tcp://127.0.0.1:1"):
+        mode = testing.fake()
+
+        def make_late() -> Pool:
+            testing.disable()  # as another thread might
+            return make()
+
+        monkeypatch.setattr(defaults, "_make_pool", make_late)
+        with mode:
+            defaults.default_pool()
+        assert defaults._pool is None

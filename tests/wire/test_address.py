@@ -53,6 +53,11 @@ def test_an_address_is_parsed(url, address):
         ("tcp://", "names no host"),
         ("tcp://:7419", "names no host"),
         ("tcp://[::1", "cannot be read"),
+        ("tcp://::1:7419", "has brackets around it: tcp://[::1]:7419."),
+        ("tcp+tls://:pw@fe80::1:2:7419", "has brackets around it: tcp+tls://[fe80::1:2]:7419."),
+        ("tcp://::1", "has brackets around it: tcp://[::1]."),
+        ("tcp://2001:db8::1:2", "has brackets around it: tcp://[2001:db8::1:2]."),
+        ("tcp://1:2:3:4:5:6:7:8:99", "has brackets around it: tcp://[1:2:3:4:5:6:7:8]:99."),
         ("tcp://localhost ", "holds a space or a control character"),
         ("tcp:// localhost", "holds a space or a control character"),
         ("tcp://local\thost", "holds a space or a control character"),
@@ -142,13 +147,28 @@ def test_the_url_of_an_address_parses_to_that_address(address):
         ({"FAKTORY_URL": ""}, DEFAULT_URL),
         ({"FAKTORY_URL": "tcp://a"}, "tcp://a"),
         ({"FAKTORY_PROVIDER": "MY_URL", "MY_URL": "tcp://b", "FAKTORY_URL": "tcp://a"}, "tcp://b"),
-        ({"FAKTORY_PROVIDER": "MY_URL", "FAKTORY_URL": "tcp://a"}, "tcp://a"),
-        ({"FAKTORY_PROVIDER": "MY_URL"}, DEFAULT_URL),
         ({"FAKTORY_PROVIDER": "", "": "tcp://b"}, DEFAULT_URL),
     ],
 )
 def test_the_provider_comes_before_the_url_and_that_before_the_default(environ, url):
     assert find_url(environ) == url
+
+
+@pytest.mark.parametrize(
+    ("environ", "state"),
+    [
+        ({}, "not set"),
+        ({"FAKTORY_URL": "tcp://a"}, "not set"),
+        ({"MY_URL": "", "FAKTORY_URL": "tcp://a"}, "empty"),
+    ],
+)
+def test_a_provider_that_names_a_variable_without_an_address_is_an_error(environ, state):
+    with pytest.raises(ValueError, match="FAKTORY_PROVIDER") as caught:
+        find_url({"FAKTORY_PROVIDER": "MY_URL", **environ})
+    assert str(caught.value) == (
+        f"FAKTORY_PROVIDER names the variable 'MY_URL', which is {state}. "
+        "Set that to the address, or unset FAKTORY_PROVIDER."
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from enum import IntEnum
 from math import inf, nan
@@ -8,6 +9,7 @@ from math import inf, nan
 import pytest
 
 from faktory.exceptions import FaktoryPayloadError
+from faktory.proto import encode_push
 from faktory.wire.payload import prepare
 from faktory.wire.validate import check_duration, check_instant, check_queue
 
@@ -241,3 +243,13 @@ def test_a_valid_queue_name_is_returned():
     assert check_queue("queue", "a.B_c-9") == "a.B_c-9"
     with pytest.raises(FaktoryPayloadError, match=r"queues\[1\] is 'a b'"):
         check_queue("queues[1]", "a b")
+
+
+@pytest.mark.parametrize("name", ["retry", "backtrace"])
+@pytest.mark.parametrize("value", [2**60, 2**53 + 1, 10**30])
+def test_a_number_that_is_too_large_is_refused_with_the_limit(name, value):
+    with pytest.raises(FaktoryPayloadError, match="it must be a whole number") as caught:
+        prepare({**JOB, name: value})
+    least, most = re.findall(r"from (-?\d+) to (\d+)\.$", str(caught.value))[0]
+    for followed in (int(least), int(most)):
+        encode_push(prepare({**JOB, name: followed}))

@@ -181,6 +181,8 @@ def test_queues_are_fetched_in_order_or_as_a_subclass_returns_them(
         ({"concurrency": 1.5}, "concurrency is 1.5"),
         ({"concurrency": True}, "concurrency is True"),
         ({"labels": "abc"}, r"labels is the text 'abc': pass a list, \['abc'\]"),
+        ({"labels": ["\udcff"]}, r"the label '\\udcff' holds a character"),
+        ({"worker_id": "a\nb"}, r"the worker_id 'a\\nb' holds a character"),
         ({"disconnect_wait": -1}, "disconnect_wait is -1"),
         ({"disconnect_wait": float("nan")}, "disconnect_wait is nan"),
         ({"queues": []}, "queues is empty: a worker needs one queue or more"),

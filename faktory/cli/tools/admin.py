@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ...wire.validate import QUEUE_NAME, brief, clip, show
 from ..exits import Exit, ExitError, UsageError
 from . import output
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 CHUNK = 100
 """Commands sent at a time: their answers must fit into the buffers of the operating system."""
+
+SHOWN = ("description", "faktory_version")
+"""What `info` shows of the server on its first line."""
 
 DELETING = ("clear", "discard", "kill")
 """The operations of `mutate` after which jobs no longer run."""
@@ -33,29 +37,73 @@ def info(options: argparse.Namespace) -> int:
 
     with Client(options.url) as client:
         text = client.call(Command("INFO", encode_command("INFO"), expect_text, idempotent=True))
+    state = load_json(text.encode())
     if options.json:
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode() + b"\n")
         return Exit.DONE
-    state = load_json(text.encode())
-    faktory, server = state.get("faktory", {}), state.get("server", {})
-    sets = faktory.get("sets", {})
-    queues = faktory.get("queues", {})
+    if not isinstance(state, dict):
+        raise ExitError(Exit.FAILED, f"the answer to INFO is {show(state)}, not an object.")
+    faktory, server = as_object(state.get("faktory")), as_object(state.get("server"))
+    sets, queues = as_object(faktory.get("sets")), as_object(faktory.get("queues"))
+    waiting = [output.number(size) or 0 for size in queues.values()]
+    up = output.number(server.get("uptime"))
     rows = [
-        ("server", f"{server.get('description')} {server.get('faktory_version')}"),
+        (
+            "server",
+            f"{clip(str(server.get('description')))} {clip(str(server.get('faktory_version')))}",
+        ),
         ("address", str(client.faktory)),
-        ("up for", output.duration(server.get("uptime", 0))),
-        ("its time", str(state.get("now", state.get("server_utc_time")))),
-        ("connections", f"{server.get('connections', 0):,}"),
-        ("memory", f"{server.get('used_memory_mb', 0):,} MB"),
-        ("processed", f"{faktory.get('total_processed', 0):,}"),
-        ("failed", f"{faktory.get('total_failures', 0):,}"),
-        ("enqueued", f"{sum(queues.values()):,} in {output.counted(len(queues), 'queue')}"),
-        *((name, f"{size:,}") for name, size in sorted(sets.items())),
+        ("up for", "?" if up is None else output.duration(up)),
+        ("its time", clip(str(state.get("now", state.get("server_utc_time"))))),
+        ("connections", output.amount(server.get("connections", 0))),
+        ("memory", f"{output.amount(server.get('used_memory_mb', 0))} MB"),
+        ("processed", output.amount(faktory.get("total_processed", 0))),
+        ("failed", output.amount(faktory.get("total_failures", 0))),
+        ("enqueued", f"{sum(waiting):,} in {output.counted(len(queues), 'queue')}"),
+        *((clip(name), output.amount(size)) for name, size in sorted(sets.items())),
     ]
     for name, value in rows:
-        print(f"{name:12} {value}")
+        output.show(f"{name:12} {value}".replace("\n", "\\n"))
     return Exit.DONE
+
+
+def as_object(value: object) -> dict[str, Any]:
+    """Return a dict as it is, an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+class State(NamedTuple):
+    """What INFO says about jobs: the sizes of queues and sets."""
+
+    queues: dict[str, int]
+    sets: dict[str, int]
+
+
+def read_state(info: Mapping[str, Any]) -> State:
+    """Return the sizes of an INFO; ExitError says what is odd about it."""
+    faktory = info.get("faktory")
+    if not isinstance(faktory, dict):
+        raise _odd("faktory", faktory, "an object")
+    return State(_counts(faktory, "queues"), _counts(faktory, "sets"))
+
+
+def _counts(faktory: Mapping[str, Any], name: str) -> dict[str, int]:
+    counts = faktory.get(name)
+    if not isinstance(counts, dict):
+        raise _odd(f"faktory.{name}", counts, "an object")
+    for key, count in counts.items():
+        if not isinstance(count, int) or output.number(count) is None or count < 0:
+            raise _odd(f"faktory.{name}[{brief(key)}]", count, "a number of jobs")
+    return counts
+
+
+def _odd(place: str, value: object, expected: str) -> ExitError:
+    return ExitError(
+        Exit.FAILED,
+        f"the server's answer to INFO is odd: {place} is {show(value)}, not {expected}. "
+        "See all of it: python -m faktory info --json",
+    )
 
 
 def queues(options: argparse.Namespace) -> int:
@@ -76,8 +124,11 @@ def queues(options: argparse.Namespace) -> int:
     elif not chosen:
         print("The server has no queues.")
     else:
-        rows = [(name, f"{size:,}", _age(size, ages.get(name))) for name, size in chosen.items()]
-        print(output.table(("queue", "jobs", "oldest waits"), rows))
+        rows = [
+            (output.escape(name), f"{size:,}", _age(size, ages.get(name)))
+            for name, size in chosen.items()
+        ]
+        output.show(output.table(("queue", "jobs", "oldest waits"), rows))
     return Exit.DONE
 
 
@@ -95,13 +146,14 @@ def latencies(client: Client, sizes: dict[str, int]) -> dict[str, float | None]:
     """
     from ...wire import commands
 
-    ages: dict[str, float | None] = {name: 0.0 for name, size in sizes.items() if not size}
-    names = [name for name, size in sizes.items() if size]
+    ages: dict[str, float | None] = {name: None if size else 0.0 for name, size in sizes.items()}
+    names = [name for name, size in sizes.items() if size and QUEUE_NAME.fullmatch(name)]
     for start in range(0, len(names), CHUNK):
         chunk = names[start : start + CHUNK]
         answers = client.exchange(*(commands.queue_latency([name]) for name in chunk))
         for name, answer in zip(chunk, answers, strict=True):
-            ages[name] = None if answer.error is not None else answer.value.get(name)
+            if answer.error is None:
+                ages[name] = output.number(answer.value.get(name))
     return ages
 
 
@@ -125,7 +177,9 @@ def _change(
         sizes = _sizes(client)
         names = _check_known(options.names, sizes)
         change(client, ["*"] if options.all else names)
-    print(f"{done}: {', '.join(names or sorted(sizes)) or 'nothing, the server has no queues'}")
+    output.show(
+        f"{done}: {', '.join(names or sorted(sizes)) or 'nothing, the server has no queues'}"
+    )
     return Exit.DONE
 
 
@@ -141,7 +195,7 @@ def remove(options: argparse.Namespace) -> int:
         what = f"{len(names)} queues" if len(names) > 5 else f"queue {', '.join(names)}"
         output.confirm(f"Delete {what} of {client.faktory} with {output.jobs(total)}?", options.yes)
         client.remove_queues(*(["*"] if options.all else names))
-    print(f"removed: {', '.join(names) or 'nothing, the server has no queues'}")
+    output.show(f"removed: {', '.join(names) or 'nothing, the server has no queues'}")
     return Exit.DONE
 
 
@@ -181,8 +235,8 @@ def flush(options: argparse.Namespace) -> int:
     from ...client import Client
 
     with Client(options.url) as client:
-        state = client.info()["faktory"]
-        kept = {"enqueued": sum(state["queues"].values()), **state["sets"]}
+        state = read_state(client.info())
+        kept = {"enqueued": sum(state.queues.values()), **state.sets}
         counts = ", ".join(f"{size:,} {name}" for name, size in kept.items())
         output.confirm(f"Delete every job of {client.faktory} ({counts})?", options.yes)
         client.flush()
@@ -200,13 +254,11 @@ def _check_names(options: argparse.Namespace) -> None:
 
 
 def _sizes(client: Client) -> dict[str, int]:
-    sizes: dict[str, int] = client.info()["faktory"]["queues"]
-    return sizes
+    return read_state(client.info()).queues
 
 
 def _set_size(client: Client, name: str) -> int:
-    sets: dict[str, Any] = client.info()["faktory"]["sets"]
-    return int(sets.get(name, 0))
+    return read_state(client.info()).sets.get(name, 0)
 
 
 def _check_known(names: Iterable[str], sizes: dict[str, int]) -> list[str]:

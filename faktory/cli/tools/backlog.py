@@ -21,15 +21,18 @@ LONG_WAIT = 60.0
 """Seconds after which a waiting job raises the question whether any worker fetches its queue."""
 
 
-def queues(client: Client, watch: float) -> Result:
-    """Look twice, `watch` seconds apart, at the queues whose oldest job has waited for long."""
-    sizes: dict[str, int] = client.info()["faktory"]["queues"]
+def queues(client: Client, sizes: Mapping[str, int], watch: float) -> Result:
+    """Look twice, `watch` seconds apart, at the queues whose oldest job has waited for long.
+
+    A queue whose oldest job has no date is left out, and named.
+    """
     filled = {name: size for name, size in sizes.items() if size}
     if not filled:
         return Result("ok", "queues", "no job waits in a queue")
     before, started = admin.latencies(client, filled), time.monotonic()
     old = {name: wait for name, wait in before.items() if wait is not None and wait >= LONG_WAIT}
-    if not old and None in before.values():
+    undated = [name for name, wait in before.items() if wait is None]
+    if len(undated) == len(before):
         return Result(
             "note",
             "queues",
@@ -37,26 +40,30 @@ def queues(client: Client, watch: float) -> Result:
             "See which queues grow: python -m faktory queues",
         )
     total = f"{output.jobs(sum(filled.values()))} in {output.counted(len(filled), 'queue')}"
+    unknown = f"; it does not show how long jobs wait in: {shorten(undated)}" if undated else ""
     if not old:
-        return Result("ok", "queues", f"{total}, none waits for longer than {LONG_WAIT:.0f} s")
+        text = f"{total}, none waits for longer than {LONG_WAIT:.0f} s{unknown}"
+        remedy = "See which queues grow: python -m faktory queues" if undated else ""
+        return Result("note" if undated else "ok", "queues", text, remedy)
     time.sleep(watch)
     after, passed = admin.latencies(client, dict.fromkeys(old, 1)), time.monotonic() - started
-    now = client.info()["faktory"]
+    now = admin.as_object(client.info().get("faktory"))
     slack = min(0.25, watch / 2)
     idle = sorted(
         (name for name, wait in old.items() if _is_same_job(wait, after[name], passed, slack)),
         key=lambda name: -old[name],
     )
     if not idle:
-        return Result("ok", "queues", f"{total}, and workers fetch the old ones")
+        return Result("ok", "queues", f"{total}, and workers fetch the old ones{unknown}")
     shown = [f"{name} ({filled[name]:,}, for {output.duration(old[name])})" for name in idle]
-    workers = now.get("tasks", {}).get("Workers", {}).get("size")
+    workers = admin.as_object(admin.as_object(now.get("tasks")).get("Workers")).get("size")
     none = " No worker is connected." if workers == 0 else ""
     return Result(
         "warning",
         "queues",
         f"no worker seems to fetch from: {shorten(shown)}. In {passed:.1f} s none of their oldest "
-        f"jobs was fetched.{none} (A paused queue, and one whose workers are busy, look the same.)",
+        f"jobs was fetched.{none} (A paused queue, and one whose workers are busy, look the same"
+        f"{unknown}.)",
         f"Start a worker with -q {idle[0]}; if it is paused, python -m faktory resume {idle[0]}; "
         f"if its jobs are not needed, python -m faktory remove {idle[0]}.",
     )

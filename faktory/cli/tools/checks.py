@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...exceptions import FaktoryAuthenticationError, FaktoryError
+from ...wire.validate import clip, show
 from .. import conflict, loading
 from ..exits import Exit
 from . import output
@@ -134,14 +135,6 @@ def address(given: str | None) -> tuple[Address | None, Result]:
         address = parse(url)
     except ValueError as error:
         return None, error_result("address", error, f"Write it like {DEFAULT_URL}.", Exit.USAGE)
-    if not given and provider and not os.environ.get(provider):
-        return address, Result(
-            "warning",
-            "address",
-            f"FAKTORY_PROVIDER names the variable {provider}, which is not set, so {address} is "
-            "used instead",
-            f"Set {provider} to the address, or unset FAKTORY_PROVIDER.",
-        )
     source = "--url" if given else provider or "FAKTORY_URL"
     if not given and not provider and not os.environ.get("FAKTORY_URL"):
         source = "the default: FAKTORY_URL is not set"
@@ -225,10 +218,13 @@ def _requires_password(address: Address) -> bool:
 
 
 def version(info: Mapping[str, Any]) -> Result:
-    server = info.get("server", {})
-    version = str(server.get("faktory_version", ""))
-    text = f"{server.get('description', 'Faktory')} {version}"
-    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    server = info.get("server")
+    if not isinstance(server, dict):
+        text = f"the server does not say which version it is: its server is {show(server)}"
+        return Result("note", "version", text)
+    version = clip(str(server.get("faktory_version", "")))
+    text = f"{clip(str(server.get('description', 'Faktory')))} {version}"
+    numbers = tuple(map(int, re.findall(r"[0-9]+", version)[:3]))
     if not numbers:
         return Result("note", "version", "the server does not say which version it is")
     lacks = [feature for since, feature in FEATURES if numbers < since]
@@ -245,7 +241,7 @@ def version(info: Mapping[str, Any]) -> Result:
 def clock(info: Mapping[str, Any], here: float) -> Result:
     """Compare the server's clock with `here`, this machine's in the middle of the request."""
     there = None
-    with suppress(KeyError, TypeError, ValueError):
+    with suppress(KeyError, TypeError, ValueError, OverflowError, OSError):
         there = datetime.fromisoformat(info["now"]).timestamp()
     if there is None:
         return Result("note", "clock", "the server does not show its time")

@@ -13,15 +13,18 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
-from ..exits import Exit
-from . import backlog, checks, output
+from ...exceptions import FaktoryError
+from ..exits import Exit, ExitError
+from . import admin, backlog, checks, output
 from .checks import Result
+
+REMEDY = "Is it a Faktory server? See all that it answers: python -m faktory info --json"
 
 
 def run(options: argparse.Namespace) -> int:
     """Run all checks and show each result as soon as it is known."""
     results = []
-    for result in _check(options):
+    for result in _checked(options):
         results.append(result)
         if not options.json:
             _show(result)
@@ -40,13 +43,20 @@ def _count(levels: Sequence[str], level: str) -> str:
 
 
 def _show(result: Result) -> None:
-    lines = [f"{result.level:8} {result.check:10} {result.text}"]
+    lines = [f"{result.level:8} {result.check:10} {output.escape(result.text)}"]
     if result.remedy:
-        lines.append(f"{'':19} -> {result.remedy}")
+        lines.append(f"{'':19} -> {output.escape(result.remedy)}")
     if sys.stdout.isatty():
         width = max(60, shutil.get_terminal_size().columns)
         lines = [textwrap.fill(line, width, subsequent_indent=" " * 20) for line in lines]
-    print("\n".join(lines), flush=True)
+    output.show("\n".join(lines))
+
+
+def _checked(options: argparse.Namespace) -> Iterator[Result]:
+    try:
+        yield from _check(options)
+    except FaktoryError as error:  # the server is gone, or its answers make no sense
+        yield checks.error_result("server", error, REMEDY, Exit.FAILED)
 
 
 def _check(options: argparse.Namespace) -> Iterator[Result]:
@@ -68,9 +78,18 @@ def _check(options: argparse.Namespace) -> Iterator[Result]:
         yield checks.tls(address)
         yield checks.password(address)
         asked_at = time.time()
-        info = client.info()
+        try:
+            info = client.info()
+        except FaktoryError as error:
+            yield checks.error_result("info", error, REMEDY, Exit.FAILED)
+            return
         middle = (asked_at + time.time()) / 2
         yield checks.version(info)
         yield checks.clock(info, middle)
-        yield backlog.queues(client, options.watch)
-        yield backlog.jobtypes(info["faktory"]["queues"], options.require)
+        try:
+            sizes = admin.read_state(info).queues
+        except ExitError as odd:
+            yield checks.error_result("info", odd, REMEDY, odd.code)
+            return
+        yield backlog.queues(client, sizes, options.watch)
+        yield backlog.jobtypes(sizes, options.require)

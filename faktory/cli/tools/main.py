@@ -22,7 +22,7 @@ from ...exceptions import (
     FaktoryPayloadError,
 )
 from ..exits import Exit, ExitError
-from . import admin, doctor, push, server
+from . import admin, doctor, output, push, server
 
 _EPILOG = """
 the server:
@@ -87,7 +87,8 @@ def _code(error: Exception) -> Exit:
 
 
 def _show_error(tool: str, message: object, code: Exit) -> int:
-    print(f"python -m faktory {tool}: {message}", file=sys.stderr)
+    lines = str(message).split("\n")
+    print(f"python -m faktory {tool}:", "\n".join(map(output.escape, lines)), file=sys.stderr)
     return code
 
 

@@ -1,7 +1,8 @@
 """Write tables, JSON and progress, and ask before something that cannot be undone.
 
 Rules: standard output has the result only; questions and progress go to standard error. The text
-is the same with and without a terminal, except for progress.
+is the same with and without a terminal, except for progress. What a server sent may hold characters
+that control a terminal: text goes through `escape`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
+from ...wire.validate import brief
 from ..exits import Exit, ExitError
 
 Advance = Callable[[str, float | None], None]
@@ -21,6 +23,31 @@ Advance = Callable[[str, float | None], None]
 def show_json(value: object) -> None:
     """Print one JSON value, on one line."""
     print(json.dumps(value))
+
+
+def show(text: str) -> None:
+    """Print a text, each line escaped."""
+    print("\n".join(map(escape, text.split("\n"))), flush=True)
+
+
+def escape(text: object) -> str:
+    """Return text whose control characters, and others that cannot be shown, are escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
+
+
+def number(value: object) -> float | None:
+    """Return a number that a server sent, None if it is none or absurdly large."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
+        return value
+    return None
+
+
+def amount(value: object) -> str:
+    """Return a number that a server sent with its thousands apart, anything else as it is."""
+    return brief(value) if (found := number(value)) is None else f"{found:,}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -69,7 +96,7 @@ def confirm(question: str, yes: bool) -> None:
             f"{question} Without a terminal there is no answer, so nothing was changed; "
             "--yes goes on without asking.",
         )
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{escape(question)} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ExitError(Exit.DECLINED, "nothing was changed.")
 

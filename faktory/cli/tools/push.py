@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 import time
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -58,7 +59,7 @@ def _push_one(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     if options.json:
         output.show_json({"jid": jid})
     else:
-        print(jid)
+        output.show(jid)
     return Exit.DONE
 
 
@@ -118,7 +119,7 @@ def _push_many(options: argparse.Namespace) -> int:
     else:
         print(f"pushed {output.jobs(tally.pushed)}")
     for number, why in tally.refused.items():
-        print(f"line {number} is not pushed: {why}", file=sys.stderr)
+        print(f"line {number} is not pushed: {output.escape(why)}", file=sys.stderr)
     return Exit.FAILED if tally.refused else Exit.DONE
 
 
@@ -153,6 +154,8 @@ def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[NumberedJob]:
     from ...wire.payload import prepare
 
     for number, text in enumerate(source, 1):
+        if number == 1:
+            text = text.removeprefix(BOM_UTF8)
         if not text.strip():
             continue
         try:

@@ -78,7 +78,7 @@ def _from_file(path: str, errors: list[str]) -> dict[str | None, dict[str, Any]]
     """
     try:
         with open(path, "rb") as file:
-            top = tomllib.load(file)
+            top = tomllib.loads(file.read().decode("utf-8-sig"))
     except OSError as error:
         errors.append(f"-C {path}: cannot be read: {error.strerror or error}")
         return {}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from threading import Event, Thread
 
 from ... import __version__
+from ...wire.validate import fit
 from ...worker import Worker
 
 
@@ -14,7 +15,8 @@ def title(worker: Worker, tag: str) -> str:
     """Return the title: `faktory-worker 0.1.0 shop [3 of 10 busy] quiet`."""
     state = "stopping" if worker.is_disconnecting else "quiet" if worker.is_quiet else ""
     busy = f"[{worker.busy} of {worker.concurrency} busy]"
-    return " ".join(part for part in ("faktory-worker", __version__, tag, busy, state) if part)
+    parts = ("faktory-worker", __version__, fit(tag), busy, state)
+    return " ".join(part for part in parts if part)
 
 
 def show_supervisor(tag: str, count: int) -> None:
@@ -23,7 +25,7 @@ def show_supervisor(tag: str, count: int) -> None:
         from setproctitle import setproctitle
     except ImportError:
         return
-    parts = ("faktory-worker", __version__, tag, f"parent of {count}")
+    parts = ("faktory-worker", __version__, fit(tag), f"parent of {count}")
     setproctitle(" ".join(part for part in parts if part))
 
 
