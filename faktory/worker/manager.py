@@ -108,6 +108,7 @@ class Manager:
                 self.job_table.write(processor.name, None)
             else:
                 self.job_table.write(processor.name, job.jid, job._ends)
+                job.on_more_time = lambda _: self._record_again(processor, job)
 
     def on_time_limit(self) -> None:
         """Have the worker's thread look when the next job is due to be interrupted."""
@@ -224,6 +225,10 @@ class Manager:
         (self.overdue if processor in self.overdue else self.processors).remove(processor)
         if error is not None:
             self._on_error(error)
+
+    def _record_again(self, processor: Processor, job: JobContext) -> None:
+        if processor.running.current is job:  # not for a thread that the job has left behind
+            self.record(processor, job)
 
     def _set_aside(self, processor: Processor, job: JobContext) -> None:
         self._missing += 1

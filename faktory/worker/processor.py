@@ -3,10 +3,11 @@
 Rules: a processor has a connection of its own. The report of a job is sent in one write with the
 next FETCH. It is kept until the server has answered it, over as many connections as that takes:
 ACK and FAIL may be sent again. A FETCH that is under way is waited for; its job is run, or failed
-if it comes too late. Whatever a job raises becomes a report, SystemExit and KeyboardInterrupt too,
-and so does what goes wrong around it: in a filter of the log, in the error's own methods. A
-processor whose job was disowned ends with that job: another one has its place. A connection that
-breaks is replaced at once; only when that fails is the server unreachable.
+if it comes too late. A job that ends after its reservation is not reported: the server has failed
+it, and may have given it out again. Whatever a job raises becomes a report, SystemExit and
+KeyboardInterrupt too, and so does what goes wrong around it: in a filter of the log, in the error's
+own methods. A processor whose job was disowned ends with that job: another one has its place. A
+connection that breaks is replaced at once; only when that fails is the server unreachable.
 """
 
 from __future__ import annotations
@@ -145,6 +146,8 @@ class Processor(Thread):
                     manager.record(self, job)
                     self._report = self.run_job(job)
                     self._resent = False
+                    if self._report is None:
+                        manager.record(self, None)
 
     def run_job(self, job: JobContext) -> Command[None] | None:
         """Run a job; return the ACK or FAIL that reports it, None if it was disowned meanwhile."""
@@ -161,6 +164,9 @@ class Processor(Thread):
             self._log_job(logging.ERROR, text, job, exc_info=sys.exc_info())
         if not self.running.report():
             self._log_job(logging.WARNING, "%s ended, too late to be reported", job)
+            return None
+        if job.time_remaining() < 0:
+            self._log_late(job, outcome, report)
             return None
         if outcome == "fail":
             return commands.fail(job.jid, *report)
@@ -270,6 +276,18 @@ class Processor(Thread):
     def _report_name(self) -> str:
         assert self._report is not None
         return f"{self._report.name} of {self._report.jids[0]}"
+
+    def _log_late(self, job: JobContext, outcome: str, report: Report) -> None:
+        # Under doubt a job is reported. This clock began after the server's, by which a job may be
+        # over a little earlier; but then it waits 15 s at least for its next attempt, and until
+        # then an ACK or FAIL is about this one, or does nothing.
+        text = (
+            "%s ended too late, %.0f s after its reservation (%s in %.3f s%s): the server has "
+            "failed it and may give it out again, so it is not reported"
+        )
+        seconds = monotonic() - self.running.since
+        reason = f": {report[0]}: {report[1]}" if outcome != "done" else ""
+        self._log_job(logging.WARNING, text, job, -job.time_remaining(), outcome, seconds, reason)
 
     def _log_job(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
         """Log; what a filter or handler of the program raises loses no job."""

@@ -132,7 +132,7 @@ class ProcessBackend:
         try:
             channel.send_bytes(pickle.dumps((self._number, job.payload, late)))
             while (reply := self._receive(channel)).keys() == {"ends"}:
-                job._ends = reply["ends"]  # the job has asked for more time
+                job.extend(reply["ends"])
         except (OSError, EOFError, ValueError) as error:
             raise self._death(error) from None
         self._served = True
