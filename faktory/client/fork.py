@@ -1,13 +1,17 @@
 """Objects that reset themselves in a forked child, as the parent's connections are not its own.
 
 Rules: they do so before anything else runs in the child, so that nothing in it can see the parent's
-state, and nobody else has to check whether there was a fork.
+state, and nobody else has to check whether there was a fork. A child that is ended by `os._exit`
+ends by `end_process` instead, so that its Producers push what they hold, or log how much it is.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Protocol
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn, Protocol
 from weakref import WeakSet
 
 
@@ -24,6 +28,30 @@ _registered: WeakSet[Resettable] = WeakSet()
 def register(instance: Resettable) -> None:
     """Call `reset_after_fork` in each child, as long as the object lives."""
     _registered.add(instance)
+
+
+def on_end(function: Callable[[float], object]) -> None:
+    """Call `function` before `end_process` ends a process, with the seconds that it may take."""
+    _on_end.append(function)
+
+
+_on_end: list[Callable[[float], object]] = []
+
+
+def end_process(code: int, timeout: float) -> NoReturn:
+    """End this process, which was forked: push and print what it still holds, then `os._exit`.
+
+    Pushing may take `timeout` seconds.
+    """
+    try:
+        for function in _on_end:
+            with suppress(Exception):
+                function(timeout)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+    finally:
+        os._exit(code)
 
 
 def _reset_all() -> None:
