@@ -175,7 +175,9 @@ def test_a_stray_term_and_a_fork_do_not_harm_a_job(
 def test_a_job_that_writes_into_its_channel_fails_and_the_next_ones_are_reported(
     server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported
 ) -> None:
-    jids = [push("writes", text) for text in ("short", "x" * 100_000)]
+    # The last ones could be the beginning of a longer message.
+    texts = ("short", "x" * 100_000, "\0", "\0\0\1\0")
+    jids = [push("writes", text) for text in texts]
     jids += [push("decorated", 1), push("fails", "mine")]
     run_children(
         """
@@ -190,13 +192,99 @@ def writes(text):
         except OSError:
             pass
     time.sleep(0.2)
+work(timing=Timing(backoff=lambda *_: 0.01)).run()
+"""
+    )
+    reported(jids, *["FAIL"] * 4, "ACK", "FAIL")
+    for jid in jids[:4]:
+        assert failure(server, jid)["errtype"] == "ProcessDied"
+        assert "by faktory-worker, because the job wrote into" in failure(server, jid)["message"]
+    assert failure(server, jids[5])["errtype"] == "OwnError"
+
+
+def test_the_channel_of_a_child_has_a_high_number_and_is_not_inherited(
+    run_children: RunProgram, push: Push, wait_until: WaitUntil
+) -> None:
+    push("shows")
+    program = run_children(
+        """
+@faktory.job
+def shows():
+    own = set(map(int, os.listdir("/proc/self/fd")))
+    lines = subprocess.check_output(["ls", "/proc/self/fd"], close_fds=False, text=True)
+    if (pid := os.fork()) == 0:
+        note("forked", *sorted(fd for fd in map(int, os.listdir("/proc/self/fd")) if fd >= 900))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    note("high", *sorted(fd for fd in own if fd >= 900))
+    note("inherited", *sorted(fd for fd in map(int, lines.split()) if fd >= 900))
+    note("low sockets", sum(os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+                            for fd in own if fd < 900 and os.path.exists(f"/proc/self/fd/{fd}")))
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 work().run()
 """
     )
-    reported(jids, "FAIL", "FAIL", "ACK", "FAIL")
-    assert failure(server, jids[0])["errtype"] == "ProcessDied"
-    assert "wrote into the descriptor" in failure(server, jids[0])["message"]
-    assert failure(server, jids[3])["errtype"] == "OwnError"
+    wait_until(lambda: len(program.notes) == 4)
+    forked, high, inherited, low = program.notes
+    assert len(high.split()) == 3
+    assert (forked, inherited, low) == ("forked", "inherited", "low sockets 0")
+
+
+def test_a_job_that_closes_all_descriptors_is_reported_with_its_own_outcome(
+    server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported
+) -> None:
+    jids = [push("closes", how) for how in ("ends", "raises", "stays")] + [push("decorated", 1)]
+    program = run_children(
+        """
+@faktory.job
+def closes(how):
+    os.closerange(3, 65536)
+    if how == "raises": raise OwnError("this", "that")
+    if how == "stays": time.sleep(60)
+work(timing=Timing(backoff=lambda *_: 0.01)).run()
+"""
+    )
+    reported(jids, "ACK", "FAIL", "FAIL", "ACK")
+    assert failure(server, jids[1])["message"] == "this and that"
+    message = failure(server, jids[2])["message"]
+    assert "by faktory-worker, because the job closed" in message
+    assert "lack of memory" not in program.log
+
+
+def test_a_default_timeout_of_sockets_does_not_end_a_job(
+    server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported
+) -> None:
+    jids = [push("slow"), push("limited", "docile"), push("decorated", 1)]
+    run_children(
+        """
+import socket
+socket.setdefaulttimeout(0.1)
+@faktory.job
+def slow():
+    time.sleep(0.5)
+work().run()
+"""
+    )
+    reported(jids, "ACK", "FAIL", "ACK")
+    assert failure(server, jids[1])["errtype"] == "TimeLimitExceeded"
+
+
+def test_children_that_die_leave_no_descriptor_in_the_worker_and_its_fork_server(
+    run_children: RunProgram, push: Push, reported: Reported
+) -> None:
+    def descriptors(pid: int) -> int:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+    def settled() -> list[int]:
+        reported(push("decorated", 1), "ACK")
+        fork_server = min(program.processes)
+        return [descriptors(program.process.pid), descriptors(fork_server)]
+
+    program = run_children("work(timing=Timing(backoff=lambda *_: 0.01)).run()")
+    before = settled()
+    reported([push("fails", "kill") for _ in range(20)], *["FAIL"] * 20)
+    assert settled() == before
 
 
 def test_children_that_finish_no_job_are_started_later_each_time(
@@ -338,7 +426,7 @@ work(timing=Timing(backoff=lambda *_: 0.01)).run()
 """
     )
     reported(jid, "ACK")
-    assert program.log.count("the system gives no process") == 2
+    assert program.log.count("the system gives no process") == 1
 
 
 def test_other_threads_at_the_start_are_logged_as_a_warning(

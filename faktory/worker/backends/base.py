@@ -7,6 +7,7 @@ traceback, since the error itself might not survive pickle.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from functools import lru_cache
@@ -77,6 +78,25 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{"".join(self.args)}"""'
 
 
+class Shortage:
+    """A time in which the system gives no more processes, say: logged once for all jobs."""
+
+    def __init__(self, log: logging.Logger, text: str) -> None:
+        self._log = log
+        self._text = text
+        self._lasts = False
+
+    def begins(self, error: BaseException) -> None:
+        """Note that there was nothing for a job; the first time it is logged."""
+        if not self._lasts:
+            self._lasts = True
+            self._log.error("%s, trying again: %s", self._text, error)
+
+    def ends(self) -> None:
+        """Note that there was something for a job."""
+        self._lasts = False
+
+
 def make_remote_error(report: Report, control: str | None, text: str) -> RemoteError:
     """Make the RemoteError of a report. It can be pickled.
 
@@ -90,12 +110,15 @@ def make_remote_error(report: Report, control: str | None, text: str) -> RemoteE
 
 def control_of(error: BaseException) -> str | None:
     """Return which one of `CONTROL` an error is."""
-    return next((name for name, kind in CONTROL.items() if isinstance(error, kind)), None)
+    # Not by isinstance, which asks the error for its __class__.
+    kind = type(error)
+    return next((name for name, control in CONTROL.items() if issubclass(kind, control)), None)
 
 
 @lru_cache(maxsize=500)
 def _class_of(name: str, control: str | None) -> type[RemoteError]:
     base = Exception if control is None else CONTROL[control]
+    name = name.replace("\0", "\\0")  # no class may have that in its name
     return type(name, (RemoteError, base), {"__module__": __name__, "__reduce__": _reduce})
 
 
