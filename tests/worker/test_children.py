@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -338,8 +339,46 @@ work(timing=Timing(backoff=backoff)).run()
     program.process.send_signal(signal.SIGUSR1)
     wait_until(lambda: "exhausted" in program.log)
     reported(push("decorated", 1), "ACK")
-    assert "the system gives no process" in program.log
+    assert program.log.count("the system gives no process") == 1
     assert "Too many open files" in program.log
+
+
+def test_a_job_waits_while_the_fork_server_has_no_descriptor_and_nothing_leaks(
+    run_children: RunProgram, push: Push, wait_until: WaitUntil, reported: Reported
+) -> None:
+    def limit(more: int) -> None:
+        soft = len(os.listdir(f"/proc/{fork_server}/fd")) + more
+        resource.prlimit(fork_server, resource.RLIMIT_NOFILE, (soft, hard))
+
+    def attempts() -> int:
+        return program.notes.count("attempt")
+
+    program = run_children(
+        """
+def backoff(*_):
+    note("attempt")
+    return 0.05
+work(timing=Timing(backoff=backoff)).run()
+"""
+    )
+    wait_until(lambda: len(program.processes) == 1)
+    (fork_server,) = program.processes
+    reported(push("decorated", 1), "ACK")
+    (child,) = set(program.processes) - {fork_server}
+    _, hard = resource.prlimit(fork_server, resource.RLIMIT_NOFILE)
+    before = len(os.listdir(f"/proc/{fork_server}/fd"))
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: len(os.listdir(f"/proc/{fork_server}/fd")) == before - 2)
+    limit(0)
+    jid = push("decorated", 2)
+    for more in range(1, 4):  # a child needs four for a moment
+        seen = attempts()
+        wait_until(lambda seen=seen: attempts() >= seen + 2)
+        limit(more)
+    resource.prlimit(fork_server, resource.RLIMIT_NOFILE, (hard, hard))
+    reported(jid, "ACK")
+    assert len(os.listdir(f"/proc/{fork_server}/fd")) == before
+    assert program.log.count("the system gives no process") == 1
 
 
 def test_a_child_that_is_killed_fails_its_own_job_only(
