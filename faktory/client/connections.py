@@ -51,6 +51,7 @@ class Connection:
         self._lock = RLock()
         self._busy = False  # in an exchange
         fork.register(self)
+        fork.preload(tls=address.tls, password=address.password is not None)
 
     @property
     def is_open(self) -> bool:

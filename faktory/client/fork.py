@@ -1,8 +1,11 @@
-"""Objects that reset themselves in a forked child, as the parent's connections are not its own.
+"""What a fork needs: objects that reset themselves in the child, as the parent's connections are
+not its own; modules that are imported completely, or not at all; an end that loses nothing.
 
 Rules: they do so before anything else runs in the child, so that nothing in it can see the parent's
 state, and nobody else has to check whether there was a fork. A child that is ended by `os._exit`
 ends by `end_process` instead, so that its Producers push what they hold, or log how much it is.
+No thread forks while another one imports what a connection needs: the child would wait for that
+import, which nobody finishes there, for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn, Protocol
+from importlib import import_module
+from threading import RLock
+from typing import Final, NoReturn, Protocol
 from weakref import WeakSet
 
 
@@ -28,6 +33,32 @@ _registered: WeakSet[Resettable] = WeakSet()
 def register(instance: Resettable) -> None:
     """Call `reset_after_fork` in each child, as long as the object lives."""
     _registered.add(instance)
+
+
+_NEEDED: Final = ("encodings.idna", "ssl", "hashlib")
+"""What connecting imports, by itself or in the standard library (`getaddrinfo`)."""
+
+_importing = RLock()
+
+
+def preload(*, tls: bool, password: bool) -> None:
+    """Import now what a connection needs."""
+    with _importing:
+        for name, needed in zip(_NEEDED, (True, tls, password), strict=True):
+            if needed:
+                import_module(name)
+
+
+def _before_fork() -> None:
+    """Let no import be under way, of this module's or anyone else's."""
+    _importing.acquire()
+    preload(tls=False, password=False)
+    for name in list(sys.modules):
+        if name in _NEEDED or name.startswith("faktory."):
+            spec = getattr(sys.modules.get(name), "__spec__", None)
+            if getattr(spec, "_initializing", False):
+                with suppress(Exception):
+                    import_module(name)  # waits for the thread that does so
 
 
 def on_end(function: Callable[[float], object]) -> None:
@@ -61,3 +92,8 @@ def _reset_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_all)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_importing.release,
+        after_in_child=_importing.release,
+    )
