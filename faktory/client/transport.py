@@ -10,6 +10,7 @@ A transport is used by one thread at a time and by the process that opened it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -33,6 +34,7 @@ from ..wire import commands, recovery
 from ..wire.address import Address, switched_on
 from ..wire.commands import Command
 from ..wire.session import Answer, ClientSession
+from .descriptors import move_high
 from .waiting import KERNEL_WAIT, DeadlinePassed, TimedSocket
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class SocketTransport:
                 self._timed.set_timeout(timeout)
             self._shake_hands(address, identity)
         except BaseException:
-            self._socket.close()
+            self.abort()
             raise
 
     def exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
@@ -136,6 +138,12 @@ class SocketTransport:
             return answers
         except (OSError, FaktoryProtocolError) as error:
             self.abort()
+            if isinstance(error, OSError) and error.errno == errno.EBADF:
+                _log.warning(
+                    "the socket of the connection to %s was closed by other code of this process: "
+                    "did a job close all descriptors? Connecting again.",
+                    self._place,
+                )
             if not _is_own(error):
                 raise  # a signal handler's, at any point: nobody knows how much was sent
             answered = sum(len(answer.command.data) for answer in answers)
@@ -156,11 +164,13 @@ class SocketTransport:
 
     def abort(self) -> None:
         """Close without END; in a forked child, leave the parent's connection alone."""
-        self._socket.close()
+        with suppress(OSError):  # the program has closed the descriptor itself
+            self._socket.close()
 
     def _open(self, address: Address, ssl_context: SSLContext | None) -> socket.socket:
         try:
-            sock = socket.create_connection((address.host, address.port), self._timeout)
+            place = (address.host, address.port)
+            sock = move_high(socket.create_connection(place, self._timeout))
         except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
             raise self._explain(error, connecting=True) from error
         try:

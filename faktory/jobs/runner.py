@@ -95,5 +95,7 @@ def refuse_awaitable(result: object) -> None:
 
 def _end_process(error: BaseException | None) -> NoReturn:
     """End this process as `sys.exit` would in its main thread, which this may not be."""
-    code = error.code if isinstance(error, SystemExit) else int(error is not None)
+    # Not by isinstance, which asks the error for its __class__: this must not raise.
+    is_exit = issubclass(type(error), SystemExit)
+    code = getattr(error, "code", 1) if is_exit else int(error is not None)
     fork.end_process(code if isinstance(code, int) else int(code is not None), END_TIMEOUT)

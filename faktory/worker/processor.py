@@ -198,7 +198,7 @@ class Processor(Thread):
         except BaseException as error:
             running.end(None if done else job)  # an interrupt may have cut the first one short
             if not done:
-                if isinstance(error, Discard):
+                if issubclass(type(error), Discard):  # isinstance would ask its __class__
                     return "discarded", failure.describe(error)
                 return "fail", self._on_failure(job, error)
         return "done", _NO_FAILURE
@@ -206,8 +206,9 @@ class Processor(Thread):
     def _on_failure(self, job: JobContext, error: BaseException) -> Report:
         """Log a failure and call the error handlers; return what FAIL reports."""
         traceback = None
-        if isinstance(error, RemoteError):
-            report = error.report
+        report: Report
+        if issubclass(type(error), RemoteError):
+            report = error.report  # type: ignore[attr-defined]
         else:
             report = failure.describe(error, backtrace=job.payload.get("backtrace") or 0)
             traceback = failure.traceback_of(error)
@@ -297,6 +298,12 @@ class Processor(Thread):
                 # As `Logger.log` does it, without its search for the caller: that is this line.
                 line = sys._getframe().f_lineno
                 name = "_log_job"
-                log.handle(
-                    log.makeRecord(log.name, level, __file__, line, text, args, exc_info, name)
-                )
+                record = log.makeRecord(log.name, level, __file__, line, text, args, exc_info, name)
+                try:
+                    log.handle(record)
+                except BaseException:
+                    if exc_info is None:
+                        raise
+                    # It was raised by the error's own methods: once more, without its traceback.
+                    record.exc_info = None
+                    log.handle(record)

@@ -145,6 +145,34 @@ def test_a_job_that_raises_or_dies_fails_with_the_reason_and_the_next_one_runs(
         assert "in fails" in program.log
 
 
+@pytest.mark.parametrize("how", ["nameless", "nul", "classless"])
+def test_an_error_whose_own_methods_raise_does_not_end_its_process(
+    server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported, how: str
+) -> None:
+    jids = [push("hostile", how), push("decorated", 1)]
+    run_children(
+        """
+class Raises(BaseException): pass
+class Nameless(type):
+    @property
+    def __name__(cls): raise Raises
+class Nul(type):
+    __name__ = "a" + chr(0)
+class NamelessError(Exception, metaclass=Nameless): pass
+class NulError(Exception, metaclass=Nul): pass
+class ClasslessError(Exception):
+    @property
+    def __class__(self): raise Raises
+@faktory.job
+def hostile(how):
+    raise {"nameless": NamelessError, "nul": NulError, "classless": ClasslessError}[how]("own")
+work().run()
+"""
+    )
+    reported(jids, "FAIL", "ACK")
+    assert failure(server, jids[0])["message"] == "own"
+
+
 def test_a_job_that_dies_in_its_last_attempt_is_exhausted(
     run_children: RunProgram, push: Push, wait_until: WaitUntil
 ) -> None:
@@ -214,15 +242,13 @@ def shows():
     own = set(map(int, os.listdir("/proc/self/fd")))
     lines = subprocess.check_output(["ls", "/proc/self/fd"], close_fds=False, text=True)
     if (pid := os.fork()) == 0:
-        note("forked", *sorted(fd for fd in map(int, os.listdir("/proc/self/fd")) if fd >= 900))
+        note("forked", *sorted(fd for fd in map(int, os.listdir("/proc/self/fd")) if fd >= 500))
         os._exit(0)
     os.waitpid(pid, 0)
-    note("high", *sorted(fd for fd in own if fd >= 900))
-    note("inherited", *sorted(fd for fd in map(int, lines.split()) if fd >= 900))
+    note("high", *sorted(fd for fd in own if fd >= 500))
+    note("inherited", *sorted(fd for fd in map(int, lines.split()) if fd >= 500))
     note("low sockets", sum(os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
-                            for fd in own if fd < 900 and os.path.exists(f"/proc/self/fd/{fd}")))
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+                            for fd in own if fd < 500 and os.path.exists(f"/proc/self/fd/{fd}")))
 work().run()
 """
     )

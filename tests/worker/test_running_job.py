@@ -130,6 +130,47 @@ def test_an_error_whose_text_cannot_be_read_is_reported(error: type[Exception]) 
     assert failure["backtrace"]
 
 
+class Raises(BaseException):
+    pass
+
+
+class Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            raise Raises(name)
+        return type.__getattribute__(cls, name)
+
+
+class NamelessError(Exception, metaclass=Nameless):
+    pass
+
+
+class ClasslessError(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise Raises("class")
+
+
+HOSTILE = {"NamelessError": NamelessError, "ClasslessError": ClasslessError}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_error_whose_own_methods_raise_is_reported_and_logged_with_its_message(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    LOG.addHandler(handler)
+    LOG.propagate = False
+    try:
+        verb, failure = run(raiser(HOSTILE[name]("own message")), backtrace=10)
+    finally:
+        LOG.removeHandler(handler)
+        LOG.propagate = True
+    assert (verb, failure["errtype"], failure["message"]) == ("FAIL", name, "own message")
+    assert failure["backtrace"]
+    assert f"{name}: own message" in capsys.readouterr().out
+
+
 def test_the_message_of_a_failure_is_escaped_and_cut() -> None:
     _, failure = run(raiser(ValueError("\ud800 and \0 and é" * 500)))
     assert failure["message"].startswith("\\ud800 and \0 and é")

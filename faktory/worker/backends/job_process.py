@@ -8,13 +8,11 @@ starts inherits it. A job that has closed it leaves its outcome in memory that t
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import mmap
 import os
 import pickle
-import resource
 import signal
 import socket
 import struct
@@ -25,6 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final, NoReturn
 
 from ...client import Client, fork
+from ...client.descriptors import copy_high
 from ...exceptions import Shutdown, TimeLimitExceeded
 from ...jobs.context import JobContext
 from ...jobs.runner import JobRunner, in_context
@@ -40,10 +39,6 @@ HEAD: Final = struct.Struct("=qI")
 
 MAX_ANSWER: Final = 1_000_000
 """Bytes: a report has 50 lines of 1000 bytes at most, and its traceback once more."""
-
-HIGH: Final = 1000
-"""Where the numbers of a child's own descriptors begin, if the system allows so many: programs
-that close what they have inherited begin with 3."""
 
 
 class Outcomes:
@@ -100,10 +95,10 @@ class JobProcess:
         flush_grace: float,
     ) -> None:
         self._channel, self._interrupts = channel, interrupts
-        if (high := _copy_high(channel.fileno())) is not None:
+        if (high := copy_high(channel.fileno())) is not None:
             channel.close()
             self._channel = Connection(high)
-        if (high := _copy_high(interrupts.fileno())) is not None:
+        if (high := copy_high(interrupts.fileno())) is not None:
             interrupts.close()
             self._interrupts = socket.socket(fileno=high)
         self._interrupts.setblocking(False)
@@ -175,15 +170,6 @@ class JobProcess:
         for each in (self._channel, self._interrupts):
             with suppress(OSError):  # the job has closed all that is open
                 each.close()
-
-
-def _copy_high(descriptor: int) -> int | None:
-    """Copy a descriptor to a high number that no program inherits; None if there is none left."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    low = limit != resource.RLIM_INFINITY and limit < HIGH + 16
-    with suppress(OSError):
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, max(3, limit - 16) if low else HIGH)
-    return None
 
 
 def _encoded(number: int, body: dict[str, Any]) -> bytes:
