@@ -71,7 +71,7 @@ def text_of(error: object) -> str:
         note = f"(its text cannot be had: str() raised {name_of(second)})"
     try:
         return f"{str.__str__(BaseException.__str__(error))} {note}".lstrip()  # type: ignore[arg-type]
-    except BaseException:  # it is no exception, or its arguments raise, too
+    except BaseException:  # not an exception, or its arguments raise, too
         return note
 
 

@@ -227,7 +227,7 @@ class Manager:
             self._on_error(error)
 
     def _record_again(self, processor: Processor, job: JobContext) -> None:
-        if processor.running.current is job:  # not for a thread that the job has left behind
+        if processor.running.current is job:  # not for a thread of a job that has ended
             self.record(processor, job)
 
     def _set_aside(self, processor: Processor, job: JobContext) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import signal
 import socket
@@ -167,16 +168,23 @@ def test_an_identity_that_cannot_be_sent_closes_the_connection(scripted):
     assert server.lines == [[]]
 
 
-def test_small_commands_go_out_at_once_and_dead_peers_are_noticed(scripted, monkeypatch):
-    made = []
-    create = socket.create_connection
-    monkeypatch.setattr(
-        socket, "create_connection", lambda *args: made.append(create(*args)) or made[-1]
-    )
+def test_small_commands_go_out_at_once_and_dead_peers_are_noticed(scripted):
     transport = connect(scripted([":greet", ":silence"]).url)
-    assert made[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    assert made[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert transport._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert transport._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     transport.abort()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system, other limits")
+def test_no_two_connections_have_the_same_descriptor_one_after_the_other(scripted):
+    numbers = []
+    for _ in range(3):
+        transport = connect(scripted([":greet", ":silence"]).url)
+        numbers.append(transport._socket.fileno())
+        assert not os.get_inheritable(numbers[-1])
+        transport.abort()
+    assert len(set(numbers)) == 3
+    assert all(512 <= number < 1024 for number in numbers)
 
 
 def test_commands_are_sent_in_one_piece_and_each_is_answered(scripted):

@@ -332,7 +332,7 @@ def test_the_job_table_has_the_end_of_the_reservation_when_it_is_extended() -> N
     manager.record(works, job)
     works.run_job(job)
     manager.record(works, None)
-    job.extend(7.0)  # a thread that the job has left behind
+    job.extend(7.0)  # in a thread of the job, after its end
     assert written == [
         ("faktory-1", "12345678", ends),
         ("faktory-1", "12345678", 5.0),

@@ -44,8 +44,8 @@ MAX_ANSWER: Final = 1_000_000
 class Outcomes:
     """The last outcome of each child, in memory that it shares with the worker.
 
-    For a child whose job has closed the channel. Those that use an entry together tell their
-    outcomes apart by the jobs' numbers.
+    For a child whose job has closed the channel. Where two use one entry, the jobs'
+    numbers show whose outcome it is.
     """
 
     _ENTRY: Final = 8192
