@@ -58,6 +58,39 @@ def test_a_pool_of_processes_runs_functions_and_declared_jobs(
     assert (retry["failure"]["errtype"], retry["failure"]["message"]) == ("ValueError", "wrong")
 
 
+def test_an_error_that_pickle_cannot_copy_fails_its_job_and_breaks_no_pool(
+    server: EmbeddedServer, run_program: RunProgram, push: Push, reported: Reported
+) -> None:
+    names = ("TwoArguments", "Nameless", "Local")
+    jids = [push(kind, name, backtrace=5) for kind in ("hostile", "task") for name in names]
+    program = run_program(
+        """
+class TwoArguments(Exception):
+    def __init__(self, one, two): super().__init__(f"own {two}")
+class Raises(BaseException): pass
+class NamelessType(type):
+    @property
+    def __name__(cls): raise Raises
+class Nameless(Exception, metaclass=NamelessType): pass
+def task(name):
+    class Local(Exception): pass
+    if name == "TwoArguments": raise TwoArguments(1, "message")
+    raise {"Nameless": Nameless, "Local": Local}[name]("own message")
+@faktory.job
+def hostile(name): task(name)
+"""
+        + JOBS.replace(
+            'worker.register("plain"', 'worker.register("task", task)\n    worker.register("plain"'
+        )
+    )
+    reported(jids, *["FAIL"] * 6)
+    failures = [job["failure"] for job in server.retries]
+    assert {each["message"] for each in failures} == {"own message"}
+    assert {each["errtype"] for each in failures} == {*names}
+    assert all(each["backtrace"] for each in failures)
+    assert "executor is broken" not in program.log
+
+
 def test_a_pool_that_breaks_fails_the_job_that_ran_in_it_and_is_replaced(
     server: EmbeddedServer, run_program: RunProgram, push: Push, reported: Reported
 ) -> None:

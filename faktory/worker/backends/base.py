@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from ...exceptions import Discard, Shutdown, TimeLimitExceeded
 from ...jobs.context import JobContext
 from ...jobs.registry import Runnable
+from ...wire import failure
 
 Report = tuple[str, str, list[str]]
 """Type, message and traceback lines of a failure, as FAIL has them."""
@@ -106,6 +107,16 @@ def make_remote_error(report: Report, control: str | None, text: str) -> RemoteE
     error.report = report
     error.__cause__ = RemoteTraceback(text) if text else None
     return error
+
+
+def describe_remote(error: BaseException, backtrace: int) -> tuple[Report, str | None, str]:
+    """Describe an error in the process that raised it, for `make_remote_error`.
+
+    `backtrace` is how many lines of its traceback FAIL is to have.
+    """
+    lines = failure.describe(error, backtrace=failure.MAX_BACKTRACE)[2]
+    text = "".join(f"{line}\n" for line in lines)
+    return failure.describe(error, backtrace=backtrace), control_of(error), text
 
 
 def control_of(error: BaseException) -> str | None:

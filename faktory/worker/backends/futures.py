@@ -9,6 +9,8 @@ while the executor takes none: the system gives it no process, or no thread.
 from __future__ import annotations
 
 import logging
+import pickle
+import traceback
 from collections.abc import Callable
 from concurrent.futures import (
     BrokenExecutor,
@@ -31,7 +33,7 @@ from ...jobs.registry import Runnable
 from ...jobs.runner import JobRunner, in_context, refuse_awaitable
 from ..task import Task
 from ..timing import DEFAULT, Timing
-from .base import Backend, Shortage
+from .base import Backend, Shortage, describe_remote, make_remote_error
 
 
 class FutureBackends:
@@ -193,6 +195,11 @@ def _submit(executor: Executor, task: Runnable, job: JobContext) -> Future[objec
     if isinstance(executor, ThreadPoolExecutor):  # its threads can share the job's context
         context = copy_context()
         return _submit_to_threads(submit, lambda: context.run(function, *args))
+    if isinstance(executor, ProcessPoolExecutor):
+        backtrace = job.payload.get("backtrace") or 0
+        if isinstance(task, Task):
+            return submit(_run_remotely, backtrace, function, *args)
+        return submit(_run_remotely, backtrace, _run_declared, task, job.payload)
     if isinstance(task, Task):
         return submit(function, *args)
     return submit(_run_declared, task, job.payload)
@@ -239,3 +246,18 @@ def _run_declared(task: Runnable, payload: dict[str, Any]) -> None:
     """Run a declared job in another process; the middleware is around the wait for it."""
     job = JobContext(payload)
     in_context(job, lambda: JobRunner(middleware=False).call(task, job))
+
+
+def _run_remotely(backtrace: int, function: Callable[..., object], *args: object) -> None:
+    """Call a function in a process of a pool, which breaks by an error that pickle cannot copy."""
+    try:
+        refuse_awaitable(function(*args))
+    except BaseException as error:
+        try:
+            copied = type(pickle.loads(pickle.dumps(error))) is type(error)
+            traceback.format_exception(error)
+        except BaseException:
+            copied = False
+        if copied:
+            raise
+        raise make_remote_error(*describe_remote(error, backtrace)) from None

@@ -27,9 +27,7 @@ from ...client.descriptors import copy_high
 from ...exceptions import Shutdown, TimeLimitExceeded
 from ...jobs.context import JobContext
 from ...jobs.runner import JobRunner, in_context
-from ...wire import failure
-from ...wire.failure import MAX_BACKTRACE
-from .base import control_of
+from .base import describe_remote
 from .fork_server import ORDER
 
 INTERRUPTS: Final[dict[bytes, type[BaseException]]] = {b"s": Shutdown, b"t": TimeLimitExceeded}
@@ -145,7 +143,10 @@ class JobProcess:
             self._interruptible = False
         except BaseException as error:
             self._interruptible = False
-            return {} if done else _describe(error, payload.get("backtrace") or 0)
+            if done:
+                return {}
+            report, control, text = describe_remote(error, payload.get("backtrace") or 0)
+            return {"report": report, "control": control, "traceback": text}
         return {}
 
     def _on_term(self, *_: object) -> None:
@@ -175,10 +176,3 @@ class JobProcess:
 def _encoded(number: int, body: dict[str, Any]) -> bytes:
     data = json.dumps(body).encode()
     return HEAD.pack(number, len(data)) + data
-
-
-def _describe(error: BaseException, backtrace: int) -> dict[str, Any]:
-    report = failure.describe(error, backtrace=backtrace)
-    lines = failure.describe(error, backtrace=MAX_BACKTRACE)[2]
-    text = "".join(f"{line}\n" for line in lines)
-    return {"report": report, "control": control_of(error), "traceback": text}
