@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -48,14 +49,24 @@ def test_a_worker_that_slept_past_reservations_reports_none_of_those_jobs(
     program = run_program(PROGRAM.replace("**OPTIONS", options))
     wait_until(lambda: program.notes.count("began") == 5)
     os.killpg(program.process.pid, signal.SIGSTOP)
+    pids = [program.process.pid, *program.processes]
+    wait_until(lambda: {state for pid in pids for state in states(pid)} == {"T"})
     program.release()
     time.sleep(1.1)  # nothing but time ends a reservation
     os.killpg(program.process.pid, signal.SIGCONT)
     reported(push("after"), "ACK")
     assert program.stop() in (0, 5)
-    assert [reports(server, jid) for jid in jids] == [[]] * 5
+    assert [reports(server, jid) for jid in jids] == [[]] * 5, program.log
     assert "handled" not in program.notes
     for jid in jids:
         said = [line for line in program.log.splitlines() if jid in line and "start" not in line]
         assert any("may give it out again" in line for line in said), said
         assert not any("done in" in line and "too late" not in line for line in said)
+
+
+def states(pid: int) -> list[str]:
+    """Return the states of a process's threads: "T" is stopped."""
+    return [
+        path.read_text().rpartition(")")[2].split()[0]
+        for path in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
