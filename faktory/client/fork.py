@@ -16,8 +16,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from threading import RLock
-from typing import Final, NoReturn, Protocol
+from typing import Final, Generic, NoReturn, Protocol, TypeVar
 from weakref import WeakSet
+
+T = TypeVar("T")
 
 
 class Resettable(Protocol):
@@ -25,6 +27,25 @@ class Resettable(Protocol):
 
     def reset_after_fork(self) -> None:
         """Drop the parent's connections, locks and work; send nothing."""
+
+
+class AtFirstUse(Generic[T]):
+    """An attribute of an instance that `make` makes when it is first used: a lock.
+
+    Made any earlier, with an object that a module holds, it would block all greenlets: gevent and
+    eventlet replace what `threading` has later, and in gunicorn's workers after the fork. Removed
+    from the instance's `vars`, it is made again.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> T:
+        found: T = vars(instance).setdefault(self._name, self._make())
+        return found
 
 
 _registered: WeakSet[Resettable] = WeakSet()
@@ -35,16 +56,16 @@ def register(instance: Resettable) -> None:
     _registered.add(instance)
 
 
-_NEEDED: Final = ("encodings.idna", "ssl", "hashlib")
+_NEEDED: Final = ("encodings.idna", "hashlib", f"{__package__}.tls")
 """What connecting imports, by itself or in the standard library (`getaddrinfo`)."""
 
 _importing = RLock()
 
 
 def preload(*, tls: bool, password: bool) -> None:
-    """Import now what a connection needs."""
+    """Import now what a connection needs; for TLS as late as can be, since gevent patches `ssl`."""
     with _importing:
-        for name, needed in zip(_NEEDED, (True, tls, password), strict=True):
+        for name, needed in zip(_NEEDED, (True, password, tls), strict=True):
             if needed:
                 import_module(name)
 
@@ -54,7 +75,7 @@ def _before_fork() -> None:
     _importing.acquire()
     preload(tls=False, password=False)
     for name in list(sys.modules):
-        if name in _NEEDED or name.startswith("faktory."):
+        if name in ("ssl", *_NEEDED) or name.startswith("faktory."):
             spec = getattr(sys.modules.get(name), "__spec__", None)
             if getattr(spec, "_initializing", False):
                 with suppress(Exception):
