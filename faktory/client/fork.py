@@ -67,7 +67,8 @@ def preload(*, tls: bool, password: bool) -> None:
     with _importing:
         for name, needed in zip(_NEEDED, (True, password, tls), strict=True):
             if needed:
-                import_module(name)
+                with suppress(ImportError):  # then what needs it says so
+                    import_module(name)
 
 
 def _before_fork() -> None:

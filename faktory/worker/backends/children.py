@@ -35,7 +35,7 @@ from .supervisor import describe_death
 
 _ORDERS: Final = {exception: order for order, exception in INTERRUPTS.items()}
 
-_END_WAIT: Final = 1.0
+_END_WAIT: Final = 2.0
 """Seconds from the end of a channel to the end of its process, or a job has closed the channel."""
 
 _KILLED: Final = "the job's process was killed by faktory-worker, because the job %s"
