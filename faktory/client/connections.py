@@ -58,6 +58,7 @@ class Connection:
         self._busy = False  # in an exchange
         self._interrupted = False
         fork.register(self)
+        fork.preload(tls=False, password=address.password is not None)
 
     @property
     def is_open(self) -> bool:
@@ -208,6 +209,8 @@ class Connection:
     def _opened(self) -> Transport:
         if self._transport is None:
             identity = {"hostname": fit(socket.gethostname()), "pid": os.getpid(), **self._identity}
+            if self._address.tls:
+                fork.preload(tls=True, password=False)
             transport = self._network.connect(
                 self._address, identity, self._timeout, self._ssl_context, self._keepalive
             )

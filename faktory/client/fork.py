@@ -1,14 +1,22 @@
-"""Objects that reset themselves in a forked child, as the parent's connections are not its own.
+"""What a fork needs: objects that reset themselves in the child, as the parent's connections are
+not its own; modules that are imported completely, or not at all; an end that loses nothing.
 
 Rules: they do so before anything else runs in the child, so that nothing in it can see the parent's
-state, and nobody else has to check whether there was a fork.
+state, and nobody else has to check whether there was a fork. A child that is ended by `os._exit`
+ends by `end_process` instead, so that its Producers push what they hold, or log how much it is.
+No thread forks while another one imports what a connection needs: the child would wait for that
+import, which nobody finishes there, for ever.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from contextlib import suppress
+from importlib import import_module
+from threading import RLock
+from typing import Final, Generic, NoReturn, Protocol, TypeVar
 from weakref import WeakSet
 
 T = TypeVar("T")
@@ -48,6 +56,57 @@ def register(instance: Resettable) -> None:
     _registered.add(instance)
 
 
+_NEEDED: Final = ("encodings.idna", "hashlib", f"{__package__}.tls")
+"""What connecting imports, by itself or in the standard library (`getaddrinfo`)."""
+
+_importing = RLock()
+
+
+def preload(*, tls: bool, password: bool) -> None:
+    """Import now what a connection needs; for TLS as late as can be, since gevent patches `ssl`."""
+    with _importing:
+        for name, needed in zip(_NEEDED, (True, password, tls), strict=True):
+            if needed:
+                with suppress(ImportError):  # then what needs it says so
+                    import_module(name)
+
+
+def _before_fork() -> None:
+    """Let no import be under way, of this module's or anyone else's."""
+    _importing.acquire()
+    preload(tls=False, password=False)
+    for name in list(sys.modules):
+        if name in ("ssl", *_NEEDED) or name.startswith("faktory."):
+            spec = getattr(sys.modules.get(name), "__spec__", None)
+            if getattr(spec, "_initializing", False):
+                with suppress(Exception):
+                    import_module(name)  # waits for the thread that does so
+
+
+def on_end(function: Callable[[float], object]) -> None:
+    """Call `function` before `end_process` ends a process, with the seconds that it may take."""
+    _on_end.append(function)
+
+
+_on_end: list[Callable[[float], object]] = []
+
+
+def end_process(code: int, timeout: float) -> NoReturn:
+    """End this process, which was forked: push and print what it still holds, then `os._exit`.
+
+    Pushing may take `timeout` seconds.
+    """
+    try:
+        for function in _on_end:
+            with suppress(Exception):
+                function(timeout)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+    finally:
+        os._exit(code)
+
+
 def _reset_all() -> None:
     for instance in list(_registered):
         instance.reset_after_fork()
@@ -55,3 +114,8 @@ def _reset_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_all)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_importing.release,
+        after_in_child=_importing.release,
+    )

@@ -335,9 +335,9 @@ def _end(entry: _Entry, failure: FaktoryError | None, rejection: str | None) -> 
 _producers: WeakSet[Producer] = WeakSet()
 
 
-def _close_all() -> None:
-    """At the interpreter's exit: push the jobs that wait, and log how many could not be."""
-    deadline = monotonic() + EXIT_TIMEOUT
+def _close_all(timeout: float = EXIT_TIMEOUT) -> None:
+    """Before a process ends: push the jobs that wait, and log how many could not be."""
+    deadline = monotonic() + timeout
     for producer in list(_producers):
         _close(producer, max(0.0, deadline - monotonic()))
 
@@ -358,3 +358,4 @@ def _close(producer: Producer, timeout: float) -> None:
 
 
 atexit.register(_close_all)
+fork.on_end(_close_all)

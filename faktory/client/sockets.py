@@ -24,6 +24,7 @@ from ..exceptions import (
     FaktoryTimeout,
 )
 from ..wire.validate import check_timeout
+from .descriptors import move_high
 
 TCP_KEEPALIVE: Final = 15.0
 """Seconds without traffic after which the system asks whether the peer is there. Load balancers
@@ -90,7 +91,7 @@ def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
     there; it takes a peer for gone after four times that time without an answer (where the system
     has no limit of its own for that: twice).
     """
-    sock = socket.socket(route.family, route.kind, route.protocol)
+    sock = move_high(socket.socket(route.family, route.kind, route.protocol))
     try:
         with suppress(OSError):  # a connection that is dead already fails when it is read
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -14,6 +14,8 @@ A transport is used by one thread at a time and by the process that opened it.
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import re
 import socket
@@ -55,6 +57,9 @@ behind it. Nothing can be done with it alone, and waking up for it took a fifth 
 
 _TLS_CHUNK: Final = 65536
 """Bytes that TLS sends in one call, which has no progress to look at before its end."""
+
+
+_log = logging.getLogger("faktory.connection")
 
 
 class Transport(Protocol):
@@ -142,6 +147,12 @@ class SocketTransport:
             return answers
         except (OSError, FaktoryProtocolError) as error:
             self.abort()
+            if isinstance(error, OSError) and error.errno == errno.EBADF:
+                _log.warning(
+                    "the socket of the connection to %s was closed by other code of this process: "
+                    "did a job close all descriptors? Connecting again.",
+                    self._place,
+                )
             if not _is_own(error):
                 raise  # a signal handler's, at any point: nobody knows how much was sent
             if isinstance(error, DeadlinePassed):
@@ -171,13 +182,15 @@ class SocketTransport:
             with suppress(OSError):
                 self._socket.sendall(commands.end())
         finally:
-            self._socket.close()
+            with suppress(OSError):
+                self._socket.close()
 
     def abort(self) -> None:
         """Close without END, and reset; in a forked child, leave the parent's connection alone."""
         if os.getpid() == self._process:
             sockets.reset_on_close(self._socket, True)
-        self._socket.close()
+        with suppress(OSError):  # the program has closed the descriptor itself
+            self._socket.close()
 
     def _reset_at_exit(self) -> None:
         """Have the system reset the connection of a process that is killed with FETCH unsent."""

@@ -21,6 +21,10 @@ from math import inf
 from time import monotonic
 from typing import Final
 
+if sys.platform == "linux":  # not later, when a fork may copy the import's lock
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
 KERNEL_WAIT: Final = 0.005
 """Seconds for which a socket blocks in the kernel, longer than most answers take."""
 
@@ -162,8 +166,6 @@ def _unacknowledged(sock: socket.socket) -> Callable[[], int]:
     """
     if sys.platform != "linux":
         return lambda: 0
-    from fcntl import ioctl
-    from termios import TIOCOUTQ
 
     def count() -> int:
         return int(struct.unpack("@i", ioctl(sock, TIOCOUTQ, bytes(4)))[0])

@@ -7,10 +7,12 @@ started with a copied context.
 from __future__ import annotations
 
 import logging
+import sys
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from time import monotonic
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..client import Client, defaults
@@ -26,6 +28,25 @@ DEFAULT_RESERVE: Final = 1800
 
 LEAST_RESERVE: Final = 60
 """Seconds; the server makes a shorter reservation as long."""
+
+
+def _choose_clock() -> Callable[[], float]:
+    for name in {"linux": ["CLOCK_BOOTTIME"], "darwin": ["CLOCK_MONOTONIC"]}.get(sys.platform, ()):
+        try:
+            clock = partial(time.clock_gettime, getattr(time, name))
+            clock()
+        except (AttributeError, OSError):  # an old system, or one that only resembles it
+            continue
+        return clock
+    return time.monotonic
+
+
+reservation_clock: Final = _choose_clock()
+"""The clock of reservations, in seconds: the server's goes on while this machine sleeps.
+
+`time.monotonic` stands still meanwhile on Linux and macOS, and the wall clock may be set. It begins
+with the answer to FETCH, after the server's own: a reservation that is over here is over there.
+"""
 
 
 class JobAttributes:
@@ -75,10 +96,10 @@ class JobContext(JobAttributes):
     """The running job, made from its payload as the server sent it."""
 
     _payload: dict[str, Any]
-    _now = staticmethod(monotonic)
+    _now = staticmethod(reservation_clock)
 
-    on_more_time: Callable[[float], None] | None = None
-    """Called when the reservation was extended, with its new end (`time.monotonic`)."""
+    on_more_time: Callable[[float], object] | None = None
+    """Called when the reservation was extended, with its new end (`reservation_clock`)."""
 
     def __init__(self, payload: dict[str, Any], client: Client | None = None) -> None:
         self.payload = self._payload = payload
@@ -167,9 +188,13 @@ class JobContext(JobAttributes):
                 )
         self._track(int(percent), desc, until)
         if until is not None:
-            self._ends = self._now() + left
-            if self.on_more_time is not None:
-                self.on_more_time(self._ends)
+            self.extend(self._now() + left)
+
+    def extend(self, ends: float) -> None:
+        """Note that the reservation was extended, until then (`reservation_clock`)."""
+        self._ends = ends
+        if self.on_more_time is not None:
+            self.on_more_time(ends)
 
     def _track(self, percent: int, desc: str | None, until: datetime | None) -> None:
         if self._client is not None:  # the worker's own, which is idle while the job runs

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
-from typing import NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
+from ..client import fork
 from . import registry
 from .context import JobContext, run_in
 from .middleware import worker_middleware
 from .registry import Runnable
 
 T = TypeVar("T")
+
+END_TIMEOUT: Final = 5.0
+"""Seconds in which a process that a job has forked pushes what its Producers hold."""
 
 
 class JobRunner:
@@ -92,9 +95,7 @@ def refuse_awaitable(result: object) -> None:
 
 def _end_process(error: BaseException | None) -> NoReturn:
     """End this process as `sys.exit` would in its main thread, which this may not be."""
-    code = error.code if isinstance(error, SystemExit) else int(error is not None)
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code if isinstance(code, int) else int(code is not None))
+    # Not by isinstance, which asks the error for its __class__: this must not raise.
+    is_exit = issubclass(type(error), SystemExit)
+    code = getattr(error, "code", 1) if is_exit else int(error is not None)
+    fork.end_process(code if isinstance(code, int) else int(code is not None), END_TIMEOUT)

@@ -21,6 +21,12 @@ MAX_BACKTRACE: Final = 50
 """Lines that the server keeps of the traceback."""
 
 
+_MAX_CHUNK: Final = MAX_BACKTRACE * MAX_MESSAGE
+"""Characters that are looked at of a frame, or of a message, in a traceback."""
+
+_GET_TRACEBACK: Final = BaseException.__dict__["__traceback__"].__get__
+
+
 def describe(
     error: BaseException | None,
     errtype: str | None = None,
@@ -33,7 +39,7 @@ def describe(
     one text, or how many of the exception's to take: the last ones, which show where it happened.
     """
     if errtype is None:
-        errtype = "unknown" if error is None else type(error).__name__
+        errtype = "unknown" if error is None else name_of(error)
     if message is None:
         message = "" if error is None else text_of(error)
     if backtrace is None:
@@ -58,11 +64,24 @@ def clean(text: object, limit: int) -> str:
 
 
 def text_of(error: object) -> str:
-    """Return `str(error)`, or a note that it raised."""
+    """Return `str(error)` as plain text, or an exception's arguments and a note that it raised."""
     try:
-        return str(error)
+        return str.__str__(str(error))  # a subclass of str could raise later
     except BaseException as second:
-        return f"(its text cannot be had: str() raised {type(second).__name__})"
+        note = f"(its text cannot be had: str() raised {name_of(second)})"
+    try:
+        return f"{str.__str__(BaseException.__str__(error))} {note}".lstrip()  # type: ignore[arg-type]
+    except BaseException:  # not an exception, or its arguments raise, too
+        return note
+
+
+def name_of(error: BaseException) -> str:
+    """Return the name of an exception's class, whatever its metaclass does."""
+    kind = type(error)
+    try:
+        return str.__str__(kind.__name__)
+    except BaseException:
+        return str(type.__dict__["__name__"].__get__(kind))
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
@@ -71,7 +90,7 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     Where a traceback is cut, the frames of the job, or of the cause, are what counts.
     """
     steps = []
-    step = error.__traceback__
+    step: TracebackType | None = _GET_TRACEBACK(error)
     while step is not None:
         steps.append(step)
         step = step.tb_next
@@ -90,8 +109,12 @@ def traceback_of(error: BaseException) -> TracebackType | None:
 def _traceback(error: BaseException) -> list[str]:
     import traceback  # takes long, and is needed for failures only
 
+    found = traceback_of(error)
     try:
-        text = "".join(traceback.format_exception(type(error), error, traceback_of(error)))
-    except BaseException as second:
-        return [f"(the traceback cannot be had: {type(second).__name__})"]
-    return text.splitlines()
+        chunks = traceback.format_exception(type(error), error, found)
+    except MemoryError:
+        return ["(the traceback cannot be had: MemoryError)"]
+    except BaseException:  # of the error's own methods, or of those of its causes
+        text = clean(f"{name_of(error)}: {text_of(error)}", MAX_MESSAGE)
+        chunks = ["Traceback (most recent call last):\n", *traceback.format_tb(found), text]
+    return [line for chunk in chunks for line in chunk[:_MAX_CHUNK].splitlines()]

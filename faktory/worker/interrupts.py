@@ -89,9 +89,13 @@ class RunningJob:
             self._on_time_limit()
 
     def end(self, failed: JobContext | None = None) -> None:
-        """Note that the job runs no more; one that `failed` stays current until it is reported."""
+        """Note that the job runs no more; one that `failed` stays current until it is reported.
+
+        Not one that failed after its reservation: its failure is the server's to count.
+        """
         with self._lock:
-            self.failed = None if self.disowned else failed
+            late = failed is not None and failed.time_remaining() < 0
+            self.failed = None if self.disowned or late else failed
             self.job = None
             self._pending = self.due = None
             self.ending = False

@@ -109,6 +109,7 @@ class Manager:
                 self.job_table.write(processor.name, None)
             else:
                 self.job_table.write(processor.name, job.jid, job._ends)
+                job.on_more_time = lambda _: self._record_again(processor, job)
 
     def on_time_limit(self) -> None:
         """Have the worker's thread look when the next job is due to be interrupted."""
@@ -254,6 +255,10 @@ class Manager:
                 processors.remove(processor)
         if error is not None:
             self._on_error(error)
+
+    def _record_again(self, processor: Processor, job: JobContext) -> None:
+        if processor.running.current is job:  # not for a thread of a job that has ended
+            self.record(processor, job)
 
     def _set_aside(self, processor: Processor, job: JobContext) -> None:
         self._missing += 1

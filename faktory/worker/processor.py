@@ -3,11 +3,12 @@
 Rules: a processor has a connection of its own. The report of a job is sent in one write with the
 next FETCH. It is kept until the server has answered it, over as many connections as that takes:
 ACK and FAIL may be sent again. A FETCH that is under way is waited for as long as the server's
-machine is there; its job is run, or failed if it comes too late. Whatever a job raises becomes a
-report, SystemExit and KeyboardInterrupt too, and so does what goes wrong around it: in a filter of
-the log, in the error's own methods. A processor whose job was disowned ends with that job: another
-one has its place. A connection that breaks is replaced at once; only when that fails is the server
-unreachable.
+machine is there; its job is run, or failed if it comes too late. A job that ends after its
+reservation is not reported: the server has failed it, and may have given it out again. Whatever a
+job raises becomes a report, SystemExit and KeyboardInterrupt too, and so does what goes wrong
+around it: in a filter of the log, in the error's own methods. A processor whose job was disowned
+ends with that job: another one has its place. A connection that breaks is replaced at once; only
+when that fails is the server unreachable.
 """
 
 from __future__ import annotations
@@ -178,6 +179,8 @@ class Processor(Thread):
                     manager.record(self, job)
                     self._report = self.run_job(job)
                     self._resent = False
+                    if self._report is None:
+                        manager.record(self, None)
 
     def _on_no_job(self, error: FaktoryError) -> None:
         """FETCH was answered with an error, or with a job that cannot be read."""
@@ -214,6 +217,9 @@ class Processor(Thread):
         if not self.running.report():
             self._log_job(logging.WARNING, "%s ended, too late to be reported", job)
             return None
+        if job.time_remaining() < 0:
+            self._log_late(job, outcome, report)
+            return None
         if outcome == "fail":
             return commands.fail(job.jid, *report)
         seconds = monotonic() - self.running.since
@@ -244,7 +250,7 @@ class Processor(Thread):
         except BaseException as error:
             running.end(None if done else job)  # an interrupt may have cut the first one short
             if not done:
-                if isinstance(error, Discard):
+                if issubclass(type(error), Discard):  # isinstance would ask its __class__
                     return "discarded", failure.describe(error)
                 return "fail", self._on_failure(job, error)
         return "done", _NO_FAILURE
@@ -252,8 +258,9 @@ class Processor(Thread):
     def _on_failure(self, job: JobContext, error: BaseException) -> Report:
         """Log a failure and call the error handlers; return what FAIL reports."""
         traceback = None
-        if isinstance(error, RemoteError):
-            report = error.report
+        report: Report
+        if issubclass(type(error), RemoteError):
+            report = error.report  # type: ignore[attr-defined]
         else:
             report = failure.describe(error, backtrace=job.payload.get("backtrace") or 0)
             traceback = failure.traceback_of(error)
@@ -347,6 +354,18 @@ class Processor(Thread):
         assert self._report is not None
         return f"{self._report.name} of {clip(self._report.jids[0])}"
 
+    def _log_late(self, job: JobContext, outcome: str, report: Report) -> None:
+        # Under doubt a job is reported. This clock began after the server's, by which a job may be
+        # over a little earlier; but then it waits 15 s at least for its next attempt, and until
+        # then an ACK or FAIL is about this one, or does nothing.
+        text = (
+            "%s ended too late, %.0f s after its reservation (%s in %.3f s%s): the server has "
+            "failed it and may give it out again, so it is not reported"
+        )
+        seconds = monotonic() - self.running.since
+        reason = f": {report[0]}: {report[1]}" if outcome != "done" else ""
+        self._log_job(logging.WARNING, text, job, -job.time_remaining(), outcome, seconds, reason)
+
     def _log_job(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
         """Log; what a filter or handler of the program raises loses no job."""
         with suppress(BaseException):
@@ -355,6 +374,12 @@ class Processor(Thread):
                 # As `Logger.log` does it, without its search for the caller: that is this line.
                 line = sys._getframe().f_lineno
                 name = "_log_job"
-                log.handle(
-                    log.makeRecord(log.name, level, __file__, line, text, args, exc_info, name)
-                )
+                record = log.makeRecord(log.name, level, __file__, line, text, args, exc_info, name)
+                try:
+                    log.handle(record)
+                except BaseException:
+                    if exc_info is None:
+                        raise
+                    # It was raised by the error's own methods: once more, without its traceback.
+                    record.exc_info = None
+                    log.handle(record)

@@ -45,6 +45,10 @@ class Timing:
     kill_grace: float = 0.5
     """The same after Shutdown; it is part of `shutdown_grace`."""
 
+    flush_grace: float = 3.0
+    """For processes of jobs, at the worker's very end, to push what their Producers hold; then
+    they are killed."""
+
     backoff: Callable[[int, float], float] = recovery.backoff
     """The pause before attempt 1, 2... to reach the server, or to start a process: it is called
     with the attempt and a random number from 0 to 1."""

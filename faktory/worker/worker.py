@@ -96,6 +96,7 @@ class Worker:
             **({} if timeout is None else {"timeout": timeout}),
             **({} if tcp_keepalive is None else {"tcp_keepalive": tcp_keepalive}),
         }
+        self._timing = timing
         self._make_backends = self._choose_backends(use_threads, executor)
         self._own_client = Client(faktory, **self._client_options)
         self.faktory = self._own_client.faktory
@@ -104,7 +105,6 @@ class Worker:
         self.on = self._events.on
         self.error_handlers = self._events.error_handlers
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._timing = timing
         self._manager = Manager(
             JobRunner(self._tasks),
             self.get_queues,
@@ -277,7 +277,7 @@ class Worker:
         if executor is not None:
             from .backends import futures
 
-            return futures.backends(executor, self.concurrency, self.log)
+            return futures.backends(executor, self.concurrency, self.log, self._timing)
         if use_threads is None or use_threads:
             return lambda: None
         check_can_fork()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import signal
 import socket
@@ -157,6 +158,18 @@ def test_an_identity_that_cannot_be_sent_closes_the_connection(scripted):
     with pytest.raises(FaktoryPayloadError):
         connect(server.url, labels={1, 2})
     assert server.lines == [[]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system, other limits")
+def test_no_two_connections_have_the_same_descriptor_one_after_the_other(scripted):
+    numbers = []
+    for _ in range(3):
+        transport = connect(scripted([":greet", ":silence"]).url)
+        numbers.append(transport._socket.fileno())
+        assert not os.get_inheritable(numbers[-1])
+        transport.abort()
+    assert len(set(numbers)) == 3
+    assert all(512 <= number < 1024 for number in numbers)
 
 
 def test_commands_are_sent_in_one_piece_and_each_is_answered(scripted):

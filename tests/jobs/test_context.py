@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta, timezone
 from threading import Thread
@@ -10,7 +12,7 @@ import pytest
 
 import faktory
 from faktory.exceptions import FaktoryConnectionError, FaktoryPayloadError
-from faktory.jobs.context import JobContext, current_job, run_in
+from faktory.jobs.context import JobContext, current_job, reservation_clock, run_in
 
 from ..support import FakeNetwork
 from .support import FakeServer
@@ -190,6 +192,12 @@ def test_time_remaining_goes_below_zero_after_the_deadline() -> None:
     now[0] += 2
     assert job.time_remaining() == -1
     assert job.deadline < datetime.now(UTC)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system has another clock")
+def test_a_reservation_goes_on_while_the_machine_sleeps() -> None:
+    assert abs(reservation_clock() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 5
+    assert JobContext._now is reservation_clock
 
 
 def test_the_old_names_of_what_remains_still_work() -> None:

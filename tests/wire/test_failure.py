@@ -142,6 +142,76 @@ def test_an_exception_whose_traceback_cannot_be_formatted_is_reported(monkeypatc
     )
 
 
+class Raises(BaseException):
+    pass
+
+
+class Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            raise Raises(name)
+        return type.__getattribute__(cls, name)
+
+
+class NamelessError(Exception, metaclass=Nameless):
+    pass
+
+
+class ClasslessError(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise Raises("class")
+
+
+class ClosedError(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise Raises(name)
+
+
+class Text(str):
+    def __str__(self) -> str:
+        raise Raises("str")
+
+    encode = __getitem__ = __str__  # type: ignore[assignment]
+
+
+class TextError(Exception):
+    def __str__(self) -> str:
+        return Text("own message")
+
+
+HOSTILE = {
+    "NamelessError": NamelessError,
+    "ClasslessError": ClasslessError,
+    "ClosedError": ClosedError,
+    "TextError": TextError,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_exception_whose_own_methods_raise_is_reported_with_its_own_message(name):
+    kind = HOSTILE[name]
+    errtype, message, lines = describe(raised(kind("own message")), backtrace=50)
+    assert (errtype, message) == (name, "own message")
+    assert lines[0] == "Traceback (most recent call last):"
+    assert any("in raised" in line for line in lines)
+
+
+def test_an_exception_whose_str_raises_is_reported_with_its_arguments():
+    assert describe(Unspeakable("own message"))[1].startswith("own message (its text cannot")
+
+
+def test_causes_in_a_circle_are_reported():
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert describe(raised(first), backtrace=50)[2][-1] == "ValueError: first"
+
+
+def test_a_huge_message_leaves_a_short_traceback():
+    lines = describe(raised(ValueError("own\n" * 2_000_000)), backtrace=50)[2]
+    assert (len(lines), lines[-1]) == (50, "own")
+
+
 def test_given_texts_whose_str_raises_are_reported():
     errtype, message, lines = describe(None, Unspeakable(), Quitter(), [Wordless()])
     assert all("cannot be had" in text for text in (errtype, message, *lines))

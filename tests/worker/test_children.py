@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -144,6 +145,34 @@ def test_a_job_that_raises_or_dies_fails_with_the_reason_and_the_next_one_runs(
         assert "in fails" in program.log
 
 
+@pytest.mark.parametrize("how", ["nameless", "nul", "classless"])
+def test_an_error_whose_own_methods_raise_does_not_end_its_process(
+    server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported, how: str
+) -> None:
+    jids = [push("hostile", how), push("decorated", 1)]
+    run_children(
+        """
+class Raises(BaseException): pass
+class Nameless(type):
+    @property
+    def __name__(cls): raise Raises
+class Nul(type):
+    __name__ = "a" + chr(0)
+class NamelessError(Exception, metaclass=Nameless): pass
+class NulError(Exception, metaclass=Nul): pass
+class ClasslessError(Exception):
+    @property
+    def __class__(self): raise Raises
+@faktory.job
+def hostile(how):
+    raise {"nameless": NamelessError, "nul": NulError, "classless": ClasslessError}[how]("own")
+work().run()
+"""
+    )
+    reported(jids, "FAIL", "ACK")
+    assert failure(server, jids[0])["message"] == "own"
+
+
 def test_a_job_that_dies_in_its_last_attempt_is_exhausted(
     run_children: RunProgram, push: Push, wait_until: WaitUntil
 ) -> None:
@@ -175,7 +204,9 @@ def test_a_stray_term_and_a_fork_do_not_harm_a_job(
 def test_a_job_that_writes_into_its_channel_fails_and_the_next_ones_are_reported(
     server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported
 ) -> None:
-    jids = [push("writes", text) for text in ("short", "x" * 100_000)]
+    # The last ones could be the beginning of a longer message.
+    texts = ("short", "x" * 100_000, "\0", "\0\0\1\0")
+    jids = [push("writes", text) for text in texts]
     jids += [push("decorated", 1), push("fails", "mine")]
     run_children(
         """
@@ -190,13 +221,97 @@ def writes(text):
         except OSError:
             pass
     time.sleep(0.2)
+work(timing=Timing(backoff=lambda *_: 0.01)).run()
+"""
+    )
+    reported(jids, *["FAIL"] * 4, "ACK", "FAIL")
+    for jid in jids[:4]:
+        assert failure(server, jid)["errtype"] == "ProcessDied"
+        assert "by faktory-worker, because the job wrote into" in failure(server, jid)["message"]
+    assert failure(server, jids[5])["errtype"] == "OwnError"
+
+
+def test_the_channel_of_a_child_has_a_high_number_and_is_not_inherited(
+    run_children: RunProgram, push: Push, wait_until: WaitUntil
+) -> None:
+    push("shows")
+    program = run_children(
+        """
+@faktory.job
+def shows():
+    own = set(map(int, os.listdir("/proc/self/fd")))
+    lines = subprocess.check_output(["ls", "/proc/self/fd"], close_fds=False, text=True)
+    if (pid := os.fork()) == 0:
+        note("forked", *sorted(fd for fd in map(int, os.listdir("/proc/self/fd")) if fd >= 500))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    note("high", *sorted(fd for fd in own if fd >= 500))
+    note("inherited", *sorted(fd for fd in map(int, lines.split()) if fd >= 500))
+    note("low sockets", sum(os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+                            for fd in own if fd < 500 and os.path.exists(f"/proc/self/fd/{fd}")))
 work().run()
 """
     )
-    reported(jids, "FAIL", "FAIL", "ACK", "FAIL")
-    assert failure(server, jids[0])["errtype"] == "ProcessDied"
-    assert "wrote into the descriptor" in failure(server, jids[0])["message"]
-    assert failure(server, jids[3])["errtype"] == "OwnError"
+    wait_until(lambda: len(program.notes) == 4)
+    forked, high, inherited, low = program.notes
+    assert len(high.split()) == 3
+    assert (forked, inherited, low) == ("forked", "inherited", "low sockets 0")
+
+
+def test_a_job_that_closes_all_descriptors_is_reported_with_its_own_outcome(
+    server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported
+) -> None:
+    jids = [push("closes", how) for how in ("ends", "raises", "stays")] + [push("decorated", 1)]
+    program = run_children(
+        """
+@faktory.job
+def closes(how):
+    os.closerange(3, 65536)
+    if how == "raises": raise OwnError("this", "that")
+    if how == "stays": time.sleep(60)
+work(timing=Timing(backoff=lambda *_: 0.01)).run()
+"""
+    )
+    reported(jids, "ACK", "FAIL", "FAIL", "ACK")
+    assert failure(server, jids[1])["message"] == "this and that"
+    message = failure(server, jids[2])["message"]
+    assert "by faktory-worker, because the job closed" in message
+    assert "lack of memory" not in program.log
+
+
+def test_a_default_timeout_of_sockets_does_not_end_a_job(
+    server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported
+) -> None:
+    jids = [push("slow"), push("limited", "docile"), push("decorated", 1)]
+    run_children(
+        """
+import socket
+socket.setdefaulttimeout(0.1)
+@faktory.job
+def slow():
+    time.sleep(0.5)
+work().run()
+"""
+    )
+    reported(jids, "ACK", "FAIL", "ACK")
+    assert failure(server, jids[1])["errtype"] == "TimeLimitExceeded"
+
+
+def test_children_that_die_leave_no_descriptor_in_the_worker_and_its_fork_server(
+    run_children: RunProgram, push: Push, reported: Reported
+) -> None:
+    def descriptors(pid: int) -> int:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+    def settled() -> list[int]:
+        reported(push("decorated", 1), "ACK")
+        fork_server = min(program.processes)
+        return [descriptors(program.process.pid), descriptors(fork_server)]
+
+    program = run_children("work(timing=Timing(backoff=lambda *_: 0.01)).run()")
+    before = settled()
+    reported([push("fails", "kill") for _ in range(20)], *["FAIL"] * 20)
+    assert settled() == before
 
 
 def test_children_that_finish_no_job_are_started_later_each_time(
@@ -250,8 +365,46 @@ work(timing=Timing(backoff=backoff)).run()
     program.process.send_signal(signal.SIGUSR1)
     wait_until(lambda: "exhausted" in program.log)
     reported(push("decorated", 1), "ACK")
-    assert "the system gives no process" in program.log
+    assert program.log.count("the system gives no process") == 1
     assert "Too many open files" in program.log
+
+
+def test_a_job_waits_while_the_fork_server_has_no_descriptor_and_nothing_leaks(
+    run_children: RunProgram, push: Push, wait_until: WaitUntil, reported: Reported
+) -> None:
+    def limit(more: int) -> None:
+        soft = len(os.listdir(f"/proc/{fork_server}/fd")) + more
+        resource.prlimit(fork_server, resource.RLIMIT_NOFILE, (soft, hard))
+
+    def attempts() -> int:
+        return program.notes.count("attempt")
+
+    program = run_children(
+        """
+def backoff(*_):
+    note("attempt")
+    return 0.05
+work(timing=Timing(backoff=backoff)).run()
+"""
+    )
+    wait_until(lambda: len(program.processes) == 1)
+    (fork_server,) = program.processes
+    reported(push("decorated", 1), "ACK")
+    (child,) = set(program.processes) - {fork_server}
+    _, hard = resource.prlimit(fork_server, resource.RLIMIT_NOFILE)
+    before = len(os.listdir(f"/proc/{fork_server}/fd"))
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: len(os.listdir(f"/proc/{fork_server}/fd")) == before - 2)
+    limit(0)
+    jid = push("decorated", 2)
+    for more in range(1, 4):  # a child needs four for a moment
+        seen = attempts()
+        wait_until(lambda seen=seen: attempts() >= seen + 2)
+        limit(more)
+    resource.prlimit(fork_server, resource.RLIMIT_NOFILE, (hard, hard))
+    reported(jid, "ACK")
+    assert len(os.listdir(f"/proc/{fork_server}/fd")) == before
+    assert program.log.count("the system gives no process") == 1
 
 
 def test_a_child_that_is_killed_fails_its_own_job_only(
@@ -338,7 +491,7 @@ work(timing=Timing(backoff=lambda *_: 0.01)).run()
 """
     )
     reported(jid, "ACK")
-    assert program.log.count("the system gives no process") == 2
+    assert program.log.count("the system gives no process") == 1
 
 
 def test_other_threads_at_the_start_are_logged_as_a_warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_job_that_goes_on_after_its_time_limit_is_killed(
     reported(jids, "FAIL", "ACK")
     failed = failure(server, jids[0])
     assert failed["errtype"] == "TimeLimitExceeded"
-    assert "did not end within 0.2 s, and was killed" in failed["message"]
+    assert "did not end within 0.2 s, and was killed by faktory-worker" in failed["message"]
     assert "error TimeLimitExceeded" in "".join(program.notes)
 
 
@@ -137,3 +138,57 @@ def test_a_worker_whose_fork_server_is_killed_fails_the_next_job_and_ends_with_a
     assert program.process.wait(10) == 1
     assert reports(server, after) == ["FAIL"]
     assert "Start the worker again" in program.log
+
+
+PRODUCES = """
+@faktory.job
+def produces(url):
+    producer = faktory.Producer(url or URL, linger=60)
+    for number in range(100):
+        producer.push({"jobtype": "pushed", "args": [number], "queue": "other"})
+    globals()["kept"] = producer
+@faktory.job
+def forks():
+    if (pid := os.fork()) == 0:
+        return produces("")
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("job", ["produces", "forks"])
+def test_what_a_job_has_left_in_a_producer_is_pushed_when_its_process_ends(
+    server: EmbeddedServer, run_children: RunProgram, push: Push, reported: Reported, job: str
+) -> None:
+    jid = push(job, *([""] if job == "produces" else []))
+    program = run_children(PRODUCES + "work().run()")
+    reported(jid, "ACK")
+    assert program.stop() == 0
+    assert len(server.queues["other"]) == 100
+
+
+def test_what_a_producer_cannot_push_in_time_is_logged_with_its_number(
+    run_children: RunProgram, push: Push, reported: Reported
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        jid = push("produces", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+        program = run_children(PRODUCES + "work(timing=Timing(flush_grace=0.2)).run()")
+        reported(jid, "ACK")
+        assert program.stop() == 0
+    assert program.log.count("100 jobs are not pushed yet") == 1
+
+
+def test_a_process_that_does_not_end_is_killed_at_the_end_of_the_worker(
+    run_children: RunProgram, push: Push, reported: Reported
+) -> None:
+    jid = push("stays")
+    program = run_children(
+        """
+@faktory.job
+def stays():
+    from faktory.client import fork
+    fork.on_end(lambda seconds: time.sleep(60))
+work(timing=Timing(flush_grace=0.1)).run()
+"""
+    )
+    reported(jid, "ACK")
+    assert program.stop() == 0

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import faktory
 from faktory import Worker, current_job
+from faktory.jobs.context import reservation_clock
 from faktory.server import EmbeddedServer
+from faktory.worker.timing import Timing
 
-from .conftest import Held, Push, Reported, RunProgram, Start, reports
+from .conftest import (
+    Held,
+    Push,
+    Reported,
+    RunProgram,
+    Start,
+    WaitUntil,
+    end_reservation,
+    messages,
+    reports,
+    succeed,
+)
 
 JOBS = """
 from concurrent.futures import ProcessPoolExecutor
@@ -43,6 +56,39 @@ def test_a_pool_of_processes_runs_functions_and_declared_jobs(
     assert program.notes == [f"plain {jids[0]} 1 two True", f"declared {jids[1]} True"]
     (retry,) = server.retries
     assert (retry["failure"]["errtype"], retry["failure"]["message"]) == ("ValueError", "wrong")
+
+
+def test_an_error_that_pickle_cannot_copy_fails_its_job_and_breaks_no_pool(
+    server: EmbeddedServer, run_program: RunProgram, push: Push, reported: Reported
+) -> None:
+    names = ("TwoArguments", "Nameless", "Local")
+    jids = [push(kind, name, backtrace=5) for kind in ("hostile", "task") for name in names]
+    program = run_program(
+        """
+class TwoArguments(Exception):
+    def __init__(self, one, two): super().__init__(f"own {two}")
+class Raises(BaseException): pass
+class NamelessType(type):
+    @property
+    def __name__(cls): raise Raises
+class Nameless(Exception, metaclass=NamelessType): pass
+def task(name):
+    class Local(Exception): pass
+    if name == "TwoArguments": raise TwoArguments(1, "message")
+    raise {"Nameless": Nameless, "Local": Local}[name]("own message")
+@faktory.job
+def hostile(name): task(name)
+"""
+        + JOBS.replace(
+            'worker.register("plain"', 'worker.register("task", task)\n    worker.register("plain"'
+        )
+    )
+    reported(jids, *["FAIL"] * 6)
+    failures = [job["failure"] for job in server.retries]
+    assert {each["message"] for each in failures} == {"own message"}
+    assert {each["errtype"] for each in failures} == {*names}
+    assert all(each["backtrace"] for each in failures)
+    assert "executor is broken" not in program.log
 
 
 def test_a_pool_that_breaks_fails_the_job_that_ran_in_it_and_is_replaced(
@@ -137,3 +183,98 @@ def test_an_instance_of_an_executor_is_an_error() -> None:
         pytest.raises(ValueError, match=r"pass the class.*max_workers"),
     ):
         Worker("tcp://somewhere", executor=executor)  # type: ignore[arg-type]
+
+
+class Refusing(ThreadPoolExecutor):
+    """Takes a call though it raises, as a pool does that gets no thread for it."""
+
+    errors: list[BaseException] = []
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(function, *args, **kwargs)
+        if self.errors:
+            raise self.errors.pop(0)
+        return future
+
+
+def test_a_job_waits_while_the_executor_takes_none_and_runs_once(
+    server: EmbeddedServer,
+    start: Start,
+    push: Push,
+    reported: Reported,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ran: list[int] = []
+    Refusing.errors = [
+        RuntimeError("can't start new thread"),
+        OSError(11, "no more"),
+        BrokenExecutor("broken"),
+        RuntimeError("can't start new thread"),
+    ]
+    jids = [push("work", number) for number in range(3)]
+    timing = Timing(backoff=lambda attempt, random: 0.01)
+    start({"work": ran.append}, executor=Refusing, timing=timing)
+    reported(jids, *["ACK"] * 3)
+    assert sorted(ran) == [0, 1, 2]
+    assert Refusing.errors == []
+    assert len(messages(caplog, "the executor takes no job, trying again")) == 1
+    assert len(messages(caplog, "the executor is broken")) == 1
+
+
+def test_a_job_that_waits_for_an_executor_is_interrupted(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    class Never(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            raise OSError(24, "Too many open files")
+
+    jid = push("work")
+    running = start({"work": succeed}, executor=Never, disconnect_wait=0.05)
+    wait_until(lambda: running.worker.busy == 1)
+    running.stop()
+    assert reports(server, jid) == ["FAIL"]
+    assert server.retries[0]["failure"]["errtype"] == "Shutdown"
+
+
+def test_a_job_in_a_pool_of_threads_extends_its_own_reservation(
+    server: EmbeddedServer, start: Start, push: Push, reported: Reported
+) -> None:
+    @faktory.job
+    def extends() -> None:
+        end_reservation()
+        current_job().extend(reservation_clock() + 60)
+
+    jid = push("extends")
+    start(executor=ThreadPoolExecutor)
+    reported(jid, "ACK")
+
+
+def test_a_pool_of_processes_that_cannot_start_leaves_none_and_the_job_waits(
+    server: EmbeddedServer, run_program: RunProgram, push: Push, reported: Reported
+) -> None:
+    jids = [push("declared", "die"), push("declared", "well")]
+    program = run_program(
+        JOBS.replace(
+            "    worker = Worker(URL,",
+            """
+    import multiprocessing
+    from faktory.worker.timing import Timing
+    fork, main, forks = os.fork, os.getpid(), []
+    def seldom():
+        if os.getpid() == main:
+            forks.append(1)
+            if len(forks) in (4, 6): raise OSError(11, "no more")
+        return fork()
+    os.fork = seldom
+    def left():
+        pools = [each for each in multiprocessing.active_children()]
+        note("left", len(pools))
+    worker = Worker(URL, concurrency=2, timing=Timing(backoff=lambda *_: 0.05),""",
+        ).replace("    worker.run()", '    worker.on("shutdown", left)\n    worker.run()'),
+        "ignore",
+    )
+    reported(jids[0], "FAIL")
+    reported(push("declared", "well"), "ACK")
+    assert program.stop() == 0
+    assert "the executor takes no job, trying again: [Errno 11]" in program.log
+    assert "left 2" in program.notes

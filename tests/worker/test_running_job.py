@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from faktory.exceptions import Discard, Shutdown
-from faktory.jobs.context import JobContext, current_job
+from faktory.jobs.context import JobContext, current_job, reservation_clock
 from faktory.wire.commands import Command
 from faktory.worker import interrupts
 from faktory.worker.interrupts import RunningJob
 from faktory.worker.processor import Processor
 
-from .conftest import Held, WaitUntil, make_manager, spin, succeed
+from .conftest import Held, WaitUntil, end_reservation, make_manager, spin, succeed
 
 Runner = Callable[[JobContext], object]
 LOG = logging.getLogger("test.processors")
@@ -128,6 +128,47 @@ def test_an_error_whose_text_cannot_be_read_is_reported(error: type[Exception]) 
     assert failure["errtype"] == error.__name__
     assert "its text cannot be had" in failure["message"]
     assert failure["backtrace"]
+
+
+class Raises(BaseException):
+    pass
+
+
+class Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            raise Raises(name)
+        return type.__getattribute__(cls, name)
+
+
+class NamelessError(Exception, metaclass=Nameless):
+    pass
+
+
+class ClasslessError(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise Raises("class")
+
+
+HOSTILE = {"NamelessError": NamelessError, "ClasslessError": ClasslessError}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_error_whose_own_methods_raise_is_reported_and_logged_with_its_message(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    LOG.addHandler(handler)
+    LOG.propagate = False
+    try:
+        verb, failure = run(raiser(HOSTILE[name]("own message")), backtrace=10)
+    finally:
+        LOG.removeHandler(handler)
+        LOG.propagate = True
+    assert (verb, failure["errtype"], failure["message"]) == ("FAIL", name, "own message")
+    assert failure["backtrace"]
+    assert f"{name}: own message" in capsys.readouterr().out
 
 
 def test_the_message_of_a_failure_is_escaped_and_cut() -> None:
@@ -237,6 +278,66 @@ def test_the_variables_of_a_failed_job_are_released_at_once() -> None:
         assert alive[0]() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (None, "done in"),
+        (ValueError("wrong"), "fail in .* ValueError: wrong"),
+        (Discard("not needed"), "discarded in .* not needed"),
+    ],
+)
+def test_a_job_that_ends_after_its_reservation_is_not_reported_and_logged_once(
+    caplog: pytest.LogCaptureFixture, error: BaseException | None, how: str
+) -> None:
+    def late(context: JobContext) -> None:
+        end_reservation()
+        if error is not None:
+            raise error
+
+    manager = make_manager({"work": Runs(late)}, LOG)
+    handled: list[object] = []
+    manager.on_failure = lambda *about: handled.append(about)  # type: ignore[method-assign]
+    assert manager.make_processor("faktory-1").run_job(payload(retry=0)) is None
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert record.levelno == logging.WARNING
+    assert message.startswith("work 12345678 ended too late")
+    assert "has failed it and may give it out again" in message
+    assert re.search(how, message)
+    assert handled == []
+
+
+def test_a_reservation_that_was_extended_counts_to_its_new_end() -> None:
+    def extended(context: JobContext) -> None:
+        end_reservation()
+        context.extend(reservation_clock() + 60)
+
+    assert run(extended) == ("ACK", {"jid": "12345678"})
+
+
+def test_the_job_table_has_the_end_of_the_reservation_when_it_is_extended() -> None:
+    written: list[tuple[str, str | None, float]] = []
+
+    class Table:
+        def write(self, owner: str, jid: str | None, until: float = 0.0) -> None:
+            written.append((owner, jid, until))
+
+    manager = make_manager({"work": Runs(lambda job: job.extend(5.0))}, LOG)
+    manager.job_table = Table()
+    works = manager.make_processor("faktory-1")
+    job = payload()
+    ends = job._ends
+    manager.record(works, job)
+    works.run_job(job)
+    manager.record(works, None)
+    job.extend(7.0)  # in a thread of the job, after its end
+    assert written == [
+        ("faktory-1", "12345678", ends),
+        ("faktory-1", "12345678", 5.0),
+        ("faktory-1", None, 0.0),
+    ]
 
 
 # Interrupts

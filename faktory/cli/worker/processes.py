@@ -23,6 +23,7 @@ from typing import Final, NoReturn
 
 from ...client import Client
 from ...exceptions import FaktoryAuthenticationError, FaktoryError
+from ...jobs.context import reservation_clock
 from ...wire import commands, recovery
 from ...worker import Worker
 from ...worker.backends.supervisor import (
@@ -298,7 +299,9 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         """
         # Past its reservation the server has failed a job, and another worker may have it.
         now = monotonic()
-        jobs = {jid: until for jid, until in worker.jobs.take().items() if until > now}
+        ahead = reservation_clock() - now
+        ends = {jid: until - ahead for jid, until in worker.jobs.take().items()}
+        jobs = {jid: until for jid, until in ends.items() if until > now}
         if not jobs:
             return False
         how = describe_exit(status)

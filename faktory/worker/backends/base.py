@@ -7,6 +7,7 @@ traceback, since the error itself might not survive pickle.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import Any, Final, Protocol
 from ...exceptions import Discard, Shutdown, TimeLimitExceeded
 from ...jobs.context import JobContext
 from ...jobs.registry import Runnable
+from ...wire import failure
 
 Report = tuple[str, str, list[str]]
 """Type, message and traceback lines of a failure, as FAIL has them."""
@@ -77,6 +79,25 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{"".join(self.args)}"""'
 
 
+class Shortage:
+    """A time in which the system gives no more processes, say: logged once for all jobs."""
+
+    def __init__(self, log: logging.Logger, text: str) -> None:
+        self._log = log
+        self._text = text
+        self._lasts = False
+
+    def begins(self, error: BaseException) -> None:
+        """Note that there was nothing for a job; the first time it is logged."""
+        if not self._lasts:
+            self._lasts = True
+            self._log.error("%s, trying again: %s", self._text, error)
+
+    def ends(self) -> None:
+        """Note that there was something for a job."""
+        self._lasts = False
+
+
 def make_remote_error(report: Report, control: str | None, text: str) -> RemoteError:
     """Make the RemoteError of a report. It can be pickled.
 
@@ -88,14 +109,27 @@ def make_remote_error(report: Report, control: str | None, text: str) -> RemoteE
     return error
 
 
+def describe_remote(error: BaseException, backtrace: int) -> tuple[Report, str | None, str]:
+    """Describe an error in the process that raised it, for `make_remote_error`.
+
+    `backtrace` is how many lines of its traceback FAIL is to have.
+    """
+    lines = failure.describe(error, backtrace=failure.MAX_BACKTRACE)[2]
+    text = "".join(f"{line}\n" for line in lines)
+    return failure.describe(error, backtrace=backtrace), control_of(error), text
+
+
 def control_of(error: BaseException) -> str | None:
     """Return which one of `CONTROL` an error is."""
-    return next((name for name, kind in CONTROL.items() if isinstance(error, kind)), None)
+    # Not by isinstance, which asks the error for its __class__.
+    kind = type(error)
+    return next((name for name, control in CONTROL.items() if issubclass(kind, control)), None)
 
 
 @lru_cache(maxsize=500)
 def _class_of(name: str, control: str | None) -> type[RemoteError]:
     base = Exception if control is None else CONTROL[control]
+    name = name.replace("\0", "\\0")  # no class may have that in its name
     return type(name, (RemoteError, base), {"__module__": __name__, "__reduce__": _reduce})
 
 

@@ -2,8 +2,8 @@
 
 Rules: a child that dies takes down the job that ran in it, and nothing else: that job fails with
 how the child died, and the next one gets a new child, which `fork_server` forks. What a child
-sends is JSON with the number of its job, and is not unpickled. A child that does not end when it
-is interrupted is killed.
+sends is not unpickled, and anything but an answer to its job ends it. A child that does not end
+when it is interrupted is killed. A job waits while the system gives it no process.
 """
 
 from __future__ import annotations
@@ -13,35 +13,32 @@ import logging
 import os
 import pickle
 import select
-import signal
-import socket
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from random import random
+from random import getrandbits, random
 from threading import Event, Lock
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from ...client import Client
-from ...exceptions import Shutdown, TimeLimitExceeded
+from ...exceptions import Shutdown
 from ...jobs.context import JobContext
 from ...jobs.registry import Runnable
-from ...jobs.runner import JobRunner, in_context
-from ...wire import failure
-from ...wire.failure import MAX_BACKTRACE
+from ...jobs.runner import JobRunner
 from ..timing import Timing
-from .base import RemoteError, control_of, make_remote_error
-from .fork_server import KILL, NUMBER, ORDER, ForkServerClient, ForkServerDied
+from .base import RemoteError, Shortage, make_remote_error
+from .fork_server import KILL, NUMBER, ForkServerClient, ForkServerDied
+from .job_process import HEAD, INTERRUPTS, MAX_ANSWER, JobProcess, Outcomes
 from .supervisor import describe_death
 
-_INTERRUPTS: Final[dict[bytes, type[BaseException]]] = {b"s": Shutdown, b"t": TimeLimitExceeded}
-_ORDERS: Final = {exception: order for order, exception in _INTERRUPTS.items()}
+_ORDERS: Final = {exception: order for order, exception in INTERRUPTS.items()}
 
-_MAX_MESSAGE: Final = 1_000_000
-"""Bytes: a report has 50 lines of 1000 bytes at most, and its traceback once more."""
+_END_WAIT: Final = 2.0
+"""Seconds from the end of a channel to the end of its process, or a job has closed the channel."""
+
+_KILLED: Final = "the job's process was killed by faktory-worker, because the job %s"
 
 
 class ProcessDied(RemoteError, Exception):
@@ -78,8 +75,12 @@ class ProcessBackends:
                 'handler of "startup", or in the jobs.',
                 others,
             )
+        self.shortage = Shortage(log, "the system gives no process for a job")
+        self.outcomes = Outcomes()
         self.fork_server = ForkServerClient(
-            lambda channel, interrupts: JobProcess(channel, interrupts, runner, make_client).run()
+            lambda channel, interrupts: JobProcess(
+                channel, interrupts, runner, make_client, self.outcomes, timing.flush_grace
+            ).run()
         )
 
     def make(self) -> ProcessBackend:
@@ -87,8 +88,8 @@ class ProcessBackends:
         return ProcessBackend(self)
 
     def close(self) -> None:
-        """End all processes, at once."""
-        self.fork_server.close()
+        """End all processes; what their Producers hold is pushed first, in a bounded time."""
+        self.fork_server.close(self.timing.flush_grace + _END_WAIT)
 
 
 class ProcessBackend:
@@ -101,6 +102,9 @@ class ProcessBackend:
         self._pid = 0
         """0: there is no child."""
         self._channel: Connection | None = None
+        self._received = bytearray()
+        """What came through it, and is not complete yet."""
+        self._entry = backends.outcomes.new_entry()
         self._poll = select.poll()
         """Waits for a message, or for the child's end."""
         self._end: Connection
@@ -114,7 +118,8 @@ class ProcessBackend:
         self._due = 0.0
         """When to fetch the next job (`time.monotonic`)."""
         self._number = 0
-        """Which job this is: what interrupts one leaves the next alone."""
+        """Which job this is, at random: what interrupts one leaves the next alone, and nothing
+        that the job writes into the channel is taken for its outcome."""
         self._interrupted: type[BaseException] | None = None
         self._woken = Event()
         self._lock = Lock()
@@ -123,18 +128,23 @@ class ProcessBackend:
         """Run a job in the child; see `Backend`."""
         late = None if self._backends.known.get(job.jobtype) is task else _pickled(task)
         with self._lock:
-            self._number += 1
+            self._number = getrandbits(62)
             self._interrupted = None
             self._woken.clear()
-        if self._channel is not None and self._poll.poll(0):
+        if self._channel is not None and (self._received or self._poll.poll(0)):
             self.close()  # it died between two jobs, so none is to blame
         channel = self._channel or self._start_child()
         try:
-            channel.send_bytes(pickle.dumps((self._number, job.payload, late)))
+            channel.send_bytes(pickle.dumps((self._number, self._entry, job.payload, late)))
             while (reply := self._receive(channel)).keys() == {"ends"}:
-                job._ends = reply["ends"]  # the job has asked for more time
+                job.extend(reply["ends"])
         except (OSError, EOFError, ValueError) as error:
-            raise self._death(error) from None
+            death = self._death(error)
+            self.close()
+            outcome = self._backends.outcomes.read(self._entry, self._number)
+            if outcome is None or self._interrupted is not None:
+                raise death from None
+            reply = outcome
         self._served = True
         self._deaths = 0
         self._due = 0.0
@@ -168,6 +178,7 @@ class ProcessBackend:
         if self._channel is not None:
             self._poll = select.poll()
             self._channel.close()
+            self._received.clear()
             self._end.close()
             self._channel = None
             if not self._served and self._interrupted is None:
@@ -189,10 +200,9 @@ class ProcessBackend:
                 raise
             except OSError as error:
                 attempts += 1
-                self._backends.log.error(
-                    "the system gives no process for a job, trying again: %s", error
-                )
+                self._backends.shortage.begins(error)
             else:
+                self._backends.shortage.ends()
                 self._poll.register(self._channel, select.POLLIN)
                 self._poll.register(self._end, select.POLLIN)
                 self._served = False
@@ -204,20 +214,40 @@ class ProcessBackend:
         return self._channel
 
     def _receive(self, channel: Connection) -> dict[str, Any]:
-        """Return the next message about the job; EOFError when the child has died."""
-        while True:
+        """Return the next message about the job; EOFError when the child has died.
+
+        ValueError if something else came.
+        """
+        received = self._received
+        while (message := self._next_message()) is None:
             # A process that the job has forked may hold the channel open after the child's death.
-            if all(descriptor != channel.fileno() for descriptor, _ in self._poll.poll()):
-                if self._read_status() is not None:
+            if any(descriptor == channel.fileno() for descriptor, _ in self._poll.poll()):
+                received += (data := os.read(channel.fileno(), 65536))
+                if not data:
                     raise EOFError
+            elif self._read_status() is not None:
+                raise EOFError
+            else:
                 self._poll.unregister(self._end)  # the fork server is gone, but the child is not
-                continue
-            message = json.loads(channel.recv_bytes(_MAX_MESSAGE))
-            if not isinstance(message, list) or len(message) != 2 or type(message[1]) is not dict:
-                raise ValueError
-            if message[0] == self._number:
-                reply: dict[str, Any] = message[1]
-                return reply
+        return message
+
+    def _next_message(self) -> dict[str, Any] | None:
+        """Take a message out of what was received; None if there is no complete one."""
+        received = self._received
+        if not NUMBER.pack(self._number).startswith(received[: NUMBER.size]):
+            raise ValueError
+        if len(received) < HEAD.size:
+            return None
+        _, size = HEAD.unpack_from(received)
+        if size > MAX_ANSWER:
+            raise ValueError
+        if len(received) < HEAD.size + size:
+            return None
+        message = json.loads(received[HEAD.size : HEAD.size + size])
+        del received[: HEAD.size + size]
+        if type(message) is not dict:
+            raise ValueError
+        return message
 
     def _read_status(self) -> int | None:
         """Wait for how the child ended; return None if no fork server is left to say that."""
@@ -234,112 +264,30 @@ class ProcessBackend:
         return self._timing.kill_grace if exception is Shutdown else self._timing.time_limit_grace
 
     def _death(self, error: Exception) -> BaseException:
-        """Kill the child, if it is still there, and return how it ended."""
-        self._order(KILL)
-        if (status := self._read_status()) is not None:
+        """Return how the child ended, after it was killed if it is still there."""
+        wrote = isinstance(error, ValueError)
+        # One that has died closes its channel a little earlier than its end is known.
+        ended = not wrote and self._end.poll(_END_WAIT)
+        status = self._read_status() if ended else None
+        if status is not None:
             message = describe_death("the job's process", status)
         else:
-            message = (
-                "the job's process was killed, and the one that starts such processes before it"
-            )
-            self._backends.on_fork_server_died(ForkServerDied())
-        if isinstance(error, ValueError) or str(error) == "bad message length":
-            message = (
-                "the job's process was killed, since the job wrote into the descriptor that "
-                "connects it to the worker"
-            )
-        self.close()
+            self._order(KILL)
+            what = "wrote into" if wrote else "closed"
+            message = _KILLED % f"{what} the descriptor that connects it to the worker"
+            if self._read_status() is None:
+                message = (
+                    "the job's process is gone, and the one that starts such processes before it"
+                )
+                self._backends.on_fork_server_died(ForkServerDied())
         if self._interrupted is None:
             return ProcessDied(message)
         name, grace = self._interrupted.__name__, self._grace(self._interrupted)
-        message = f"{self._interrupted()}, did not end within {grace:g} s, and was killed"
+        message = (
+            f"{self._interrupted()}, did not end within {grace:g} s, and was killed by "
+            "faktory-worker"
+        )
         return make_remote_error((name, message, []), name, "")
-
-
-class JobProcess:
-    """A child: runs the jobs that come through its channel, one at a time.
-
-    It has one thread, and what the worker had when the fork server was forked, but none of its
-    connections. A TERM means something only if the fork server has sent why: then it is raised in
-    the running job, once. When the channel is closed, the process ends.
-    """
-
-    def __init__(
-        self,
-        channel: Connection,
-        interrupts: socket.socket,
-        runner: JobRunner,
-        make_client: Callable[[], Client],
-    ) -> None:
-        self._channel = channel
-        self._interrupts = interrupts
-        self._runner = runner
-        self._client = make_client()
-        self._pid = os.getpid()
-        self._number = 0
-        self._interruptible = False
-
-    def run(self) -> NoReturn:
-        """Run jobs until the worker is gone."""
-        os.register_at_fork(after_in_child=self._close_after_fork)
-        signal.signal(signal.SIGTERM, self._on_term)
-        while True:
-            try:
-                self._number, payload, late = pickle.loads(self._channel.recv_bytes())
-            except (EOFError, OSError):
-                os._exit(0)
-            reply = self._run_job(payload, late)
-            with suppress(Exception):  # or what was printed would be lost with this process
-                sys.stdout.flush()
-                sys.stderr.flush()
-            self._send(reply)
-
-    def _run_job(self, payload: dict[str, Any], late: bytes | None) -> dict[str, Any]:
-        """Run a job; return what the worker is to know of its failure, nothing if it is done."""
-        done = False
-        try:
-            job = JobContext(payload, self._client)
-            job.on_more_time = lambda ends: self._send({"ends": ends})
-            task = self._runner.find(job.jobtype) if late is None else pickle.loads(late)
-            self._interruptible = True
-            self._on_term()  # the interrupt may have come earlier
-            in_context(job, lambda: self._runner.call(task, job))
-            done = True
-            self._interruptible = False
-        except BaseException as error:
-            self._interruptible = False
-            return {} if done else _describe(error, payload.get("backtrace") or 0)
-        return {}
-
-    def _on_term(self, *_: object) -> None:
-        """Raise the interrupt that was sent, if one is there for this job."""
-        if not self._interruptible or os.getpid() != self._pid:
-            return
-        with suppress(BlockingIOError):
-            while order := self._interrupts.recv(ORDER.size, socket.MSG_DONTWAIT):
-                what, _, number = ORDER.unpack(order)
-                if number == self._number:
-                    self._interruptible = False
-                    raise _INTERRUPTS[what]
-
-    def _send(self, body: dict[str, Any]) -> None:
-        if os.getpid() == self._pid:
-            self._channel.send_bytes(json.dumps([self._number, body]).encode())
-
-    def _close_after_fork(self) -> None:
-        """In a process that a job forks: it must not hold the channel open when this one ends."""
-        self._channel.close()
-        self._interrupts.close()
-
-
-def _describe(error: BaseException, backtrace: int) -> dict[str, Any]:
-    report = failure.describe(error, backtrace=backtrace)
-    try:
-        lines = failure.describe(error, backtrace=MAX_BACKTRACE)[2]
-    except BaseException:
-        lines = []
-    text = "".join(f"{line}\n" for line in lines)
-    return {"report": report, "control": control_of(error), "traceback": text}
 
 
 def _pickled(task: Runnable) -> bytes:

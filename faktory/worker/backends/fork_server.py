@@ -21,6 +21,7 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from threading import Lock
+from time import monotonic
 from typing import Final, NoReturn
 
 from .supervisor import Child, Supervisor, pair
@@ -31,7 +32,9 @@ is not FORK or KILL it passes on to the child."""
 NUMBER: Final = struct.Struct("=q")
 """A pid, minus an errno, or how a child ended."""
 
-FORK, KILL = b"f", b"k"
+FORK, KILL, END = b"f", b"k", b"e"
+"""END: no more jobs come. Its number is the milliseconds that children have to end by themselves;
+as they have when the worker ends it: when it is just gone, they are killed at once."""
 
 
 class ForkServerDied(RuntimeError):
@@ -60,9 +63,12 @@ class ForkServerClient:
             if not self.pid:
                 self._control.close()
                 _serve(ForkServer(control), mask, main)
+        except OSError:
+            self._control.close()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        control.close()
+            control.close()
 
     def fork(self) -> tuple[int, Connection, Connection]:
         """Start a child; return its pid, the channel to it, and where its end will be written.
@@ -93,11 +99,13 @@ class ForkServerClient:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def close(self) -> None:
-        """Kill the children that are left, and wait until nothing is."""
-        self._control.close()
+    def close(self, grace: float = 0.0) -> None:
+        """Let the children end, kill those that are left after `grace`, wait until nothing is."""
+        with suppress(OSError):  # there is no fork server any more
+            self._control.send(ORDER.pack(END, 0, int(grace * 1000)))
         with suppress(ChildProcessError):  # a program that ignores SIGCHLD has none to wait for
             os.waitpid(self.pid, 0)
+        self._control.close()
 
     def _ask(self, descriptors: list[int]) -> int:
         """Ask for a child that has these; return its pid."""
@@ -137,8 +145,10 @@ class ForkServer(Supervisor[JobChild]):
         self._control = control
 
     def done(self) -> bool:
-        """Return whether the worker is gone; then kill what is left."""
-        if self._control.fileno() >= 0:
+        """Return whether the worker is gone, or the time to end is over; then kill what is left."""
+        if self._control.fileno() >= 0 and (
+            self.deadline is None or (self.children and monotonic() < self.deadline)
+        ):
             return False
         for child in self.children:
             child.signal(signal.SIGKILL)
@@ -186,7 +196,9 @@ class ForkServer(Supervisor[JobChild]):
         if not order:
             self._control.close()
             return
-        what, pid, _ = ORDER.unpack(order)
+        what, pid, number = ORDER.unpack(order)
+        if what == END:
+            self.deadline = monotonic() + number / 1000
         if what == FORK and len(descriptors) == 2:
             self.children.append(JobChild(descriptors))
         elif what == FORK:  # this process has no more descriptors

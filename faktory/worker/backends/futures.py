@@ -2,12 +2,15 @@
 
 Rules: a function that is registered on the worker is submitted as it is, with its arguments. The
 processor waits for the future, or until the job is interrupted: then the job fails, though the
-function may run on, since nothing can end it. An executor that breaks is replaced.
+function may run on, since nothing can end it. An executor that breaks is replaced. A job waits
+while the executor takes none: the system gives it no process, or no thread.
 """
 
 from __future__ import annotations
 
 import logging
+import pickle
+import traceback
 from collections.abc import Callable
 from concurrent.futures import (
     BrokenExecutor,
@@ -16,9 +19,11 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from random import random
 from threading import Lock
 from typing import Any
 
@@ -27,45 +32,86 @@ from ...jobs.middleware import worker_middleware
 from ...jobs.registry import Runnable
 from ...jobs.runner import JobRunner, in_context, refuse_awaitable
 from ..task import Task
-from .base import Backend
+from ..timing import DEFAULT, Timing
+from .base import Backend, Shortage, describe_remote, make_remote_error
 
 
 class FutureBackends:
     """An executor, and the next one when that is broken."""
 
-    def __init__(self, make: Callable[[], Executor], log: logging.Logger) -> None:
+    def __init__(
+        self, make: Callable[[], Executor], log: logging.Logger, timing: Timing = DEFAULT
+    ) -> None:
         self._make = make
         self._lock = Lock()
         self._log = log
-        self.executor = make()
-        if isinstance(self.executor, ProcessPoolExecutor):
-            # It forks its processes with the first call: now, before the worker has threads.
-            self.executor.submit(int).result()
+        self.timing = timing
+        self.shortage = Shortage(log, "the executor takes no job")
+        self._executor: Executor | None = self._start()
+        if isinstance(self._executor, ProcessPoolExecutor):
+            self._executor.submit(int).result()  # an error comes now, and not with each job
 
     def make(self) -> Backend:
         """Make the backend of one processor."""
         return FutureBackend(self)
 
+    def submit(self, task: Runnable, job: JobContext) -> tuple[Future[object], Executor]:
+        """Submit a job; return its future, and the executor that has it.
+
+        BrokenExecutor, OSError or RuntimeError where it was not taken: try again.
+        """
+        with self._lock:
+            executor = self._executor = self._executor or self._start()
+        try:
+            return _submit(executor, task, job), executor
+        except BrokenExecutor as error:  # it broke before, so the job is not to blame
+            self.replace(executor, error)
+            raise
+        except (OSError, RuntimeError):
+            if isinstance(executor, ProcessPoolExecutor):
+                self._drop(executor)  # it has kept the job, and would run it later
+            raise
+
     def replace(self, broken: Executor, error: BrokenExecutor) -> None:
         """Replace an executor; each thread whose job broke with it calls this."""
-        with self._lock:
-            if self.executor is not broken:
-                return
+        if self._drop(broken):
             self._log.error(
                 "the executor is broken, the jobs that ran in it fail, and a new one takes its "
                 "place: %s",
                 error,
             )
-            self.executor = self._make()
-        broken.shutdown(wait=False)
 
     def close(self) -> None:
         """Let the executor end after its running functions, without waiting for them."""
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self) -> Executor:
+        executor = self._make()
+        if isinstance(executor, ProcessPoolExecutor):
+            # It forks its processes with the first call: at first before the worker has threads.
+            try:
+                executor.submit(int)
+            except BaseException:
+                started = list((getattr(executor, "_processes", None) or {}).values())
+                executor.shutdown(wait=False, cancel_futures=True)
+                for process in started:  # which nobody else ends
+                    process.kill()
+                raise
+        return executor
+
+    def _drop(self, executor: Executor) -> bool:
+        """Have the next job make an executor; return False if another thread did that."""
+        with self._lock:
+            if self._executor is not executor:
+                return False
+            self._executor = None
+        executor.shutdown(wait=False, cancel_futures=True)
+        return True
 
 
 def backends(
-    executor: Callable[..., Executor], concurrency: int, log: logging.Logger
+    executor: Callable[..., Executor], concurrency: int, log: logging.Logger, timing: Timing
 ) -> Callable[[], FutureBackends]:
     """Return what makes the backends of a class of executors."""
     if not callable(executor):
@@ -73,7 +119,7 @@ def backends(
             f"executor is {executor!r}: pass the class, such as "
             "concurrent.futures.ThreadPoolExecutor; the worker calls it with max_workers."
         )
-    return lambda: FutureBackends(partial(executor, max_workers=concurrency), log)
+    return lambda: FutureBackends(partial(executor, max_workers=concurrency), log, timing)
 
 
 class FutureBackend:
@@ -108,13 +154,7 @@ class FutureBackend:
         """Do nothing: other processors use the executor."""
 
     def _wait(self, task: Runnable, job: JobContext) -> object:
-        executor = self._shared.executor
-        try:
-            future = _submit(executor, task, job)
-        except BrokenExecutor as error:  # it broke before, so the job is not to blame
-            self._shared.replace(executor, error)
-            executor = self._shared.executor
-            future = _submit(executor, task, job)
+        future, executor = self._submit(task, job)
         future.add_done_callback(self._ends.put)
         end = self._ends.get()
         if not isinstance(end, Future):
@@ -126,17 +166,98 @@ class FutureBackend:
             self._shared.replace(executor, error)
             raise
 
+    def _submit(self, task: Runnable, job: JobContext) -> tuple[Future[object], Executor]:
+        """Wait until the executor takes the job; raise what it is interrupted by meanwhile."""
+        attempts = 0
+        while True:
+            try:
+                taken = self._shared.submit(task, job)
+            except (OSError, RuntimeError) as error:
+                attempts += 1
+                if attempts > 1 or not isinstance(error, BrokenExecutor):
+                    self._shared.shortage.begins(error)
+                    pause = self._shared.timing.backoff(attempts, random())
+                    with suppress(Empty):
+                        end = self._ends.get(timeout=pause)
+                        assert not isinstance(end, Future)
+                        raise end from None
+            else:
+                self._shared.shortage.ends()
+                return taken
+
 
 def _submit(executor: Executor, task: Runnable, job: JobContext) -> Future[object]:
     submit: Callable[..., Future[object]] = executor.submit
-    if not isinstance(task, Task):
-        return submit(_run_declared, task, job.payload)
+    function: Callable[..., object] = JobRunner(middleware=False).call
+    args: tuple[object, ...] = (task, job)
+    if isinstance(task, Task):
+        function, args = task.func, tuple(task.arguments(job))
     if isinstance(executor, ThreadPoolExecutor):  # its threads can share the job's context
-        submit = partial(submit, copy_context().run)
-    return submit(task.func, *task.arguments(job))
+        context = copy_context()
+        return _submit_to_threads(submit, lambda: context.run(function, *args))
+    if isinstance(executor, ProcessPoolExecutor):
+        backtrace = job.payload.get("backtrace") or 0
+        if isinstance(task, Task):
+            return submit(_run_remotely, backtrace, function, *args)
+        return submit(_run_remotely, backtrace, _run_declared, task, job.payload)
+    if isinstance(task, Task):
+        return submit(function, *args)
+    return submit(_run_declared, task, job.payload)
+
+
+def _submit_to_threads(
+    submit: Callable[..., Future[object]], call: Callable[[], object]
+) -> Future[object]:
+    """Submit a call that is made once, though it is submitted again where that failed.
+
+    Where there is no thread for a call, it stays in the queue of those that there are.
+    """
+    future: Future[object] = Future()
+    try:
+        submitted = submit(_fulfil, future, call)
+    except Exception:
+        if future.cancel():
+            raise
+    else:
+        submitted.add_done_callback(partial(_pass_on, future))
+    return future
+
+
+def _fulfil(future: Future[object], call: Callable[[], object]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _pass_on(future: Future[object], submitted: Future[object]) -> None:
+    """End a future whose call is never made: the executor was closed, or broke."""
+    if submitted.cancelled():
+        future.cancel()
+    elif (error := submitted.exception()) is not None:
+        future.set_exception(error)
 
 
 def _run_declared(task: Runnable, payload: dict[str, Any]) -> None:
-    """Run a declared job in the executor; the middleware is around the wait for it."""
+    """Run a declared job in another process; the middleware is around the wait for it."""
     job = JobContext(payload)
     in_context(job, lambda: JobRunner(middleware=False).call(task, job))
+
+
+def _run_remotely(backtrace: int, function: Callable[..., object], *args: object) -> None:
+    """Call a function in a process of a pool, which breaks by an error that pickle cannot copy."""
+    try:
+        refuse_awaitable(function(*args))
+    except BaseException as error:
+        try:
+            copied = type(pickle.loads(pickle.dumps(error))) is type(error)
+            traceback.format_exception(error)
+        except BaseException:
+            copied = False
+        if copied:
+            raise
+        raise make_remote_error(*describe_remote(error, backtrace)) from None

@@ -45,7 +45,7 @@ class RunningJobs:
         self._entries: dict[str, int] = {}
 
     def write(self, owner: str, jid: str | None, until: float = 0.0) -> None:
-        """Note which job `owner`, a thread, has until then (`time.monotonic`); None for none.
+        """Note which job `owner`, a thread, has until then (`reservation_clock`); None for none.
 
         Safe to use from any thread. An id of more than 1000 bytes is left out.
         """
