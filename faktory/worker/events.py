@@ -53,8 +53,7 @@ class Events:
 
     def fire(self, log: logging.Logger, event: Event, *args: object) -> None:
         """Call the handlers of an event, those of the process first."""
-        handlers = self._of(event)
-        for handler in reversed(handlers) if event in _REVERSED else handlers:
+        for handler in self.handlers(event):
             try:
                 handler(*args)
             except BaseException:  # sys.exit() too
@@ -68,6 +67,11 @@ class Events:
                 handler(error, {"context": "Job raised exception", "job": job})
             except BaseException:
                 log.exception("an error handler raised: %r", handler)
+
+    def handlers(self, event: Event) -> list[Callable[..., Any]]:
+        """Return the handlers of an event as they are called, in that order."""
+        handlers = self._of(event)
+        return handlers[::-1] if event in _REVERSED else handlers
 
     def _of(self, event: Event) -> list[Callable[..., Any]]:
         outer = [] if self._outer is None else self._outer._of(event)

@@ -32,6 +32,7 @@ from ...jobs.registry import Runnable
 from ...jobs.runner import JobRunner, in_context
 from ...wire import failure
 from ...wire.failure import MAX_BACKTRACE
+from ..signals import install
 from ..timing import Timing
 from .base import RemoteError, control_of, make_remote_error
 from .fork_server import KILL, NUMBER, ORDER, ForkServerClient, ForkServerDied
@@ -282,7 +283,7 @@ class JobProcess:
     def run(self) -> NoReturn:
         """Run jobs until the worker is gone."""
         os.register_at_fork(after_in_child=self._close_after_fork)
-        signal.signal(signal.SIGTERM, self._on_term)
+        install(signal.SIGTERM, self._on_term)
         while True:
             try:
                 self._number, payload, late = pickle.loads(self._channel.recv_bytes())
