@@ -111,32 +111,30 @@ class _Ending:
         """Whether something did not end in time."""
         self._code = code
         self._until = until
+        self._unsent = 0
         self._over = threading.Event()
 
     def hurry(self) -> None:
         """Do not wait any longer: for a signal's handler."""
         self._until = 0.0
 
-    def wait_for_threads(self) -> list[threading.Thread]:
-        """Wait for the threads that Python would wait for; return those that are left."""
-        if not (left := _threads()):
-            return []
-        self._until = max(self._until, monotonic() + EXIT_TIMEOUT)
-        # Executors end their threads in this function, which waits for all.
-        shutdown = threading._shutdown  # type: ignore[attr-defined]
-        ending = threading.Thread(target=shutdown, name="faktory-exit", daemon=True)
+    def wait_for_threads(self) -> bool:
+        """Wait for the threads that Python would wait for; return whether any are left."""
+        waiting = threading.Thread(target=_wait_for_threads, name="faktory-exit", daemon=True)
         try:
-            ending.start()
+            waiting.start()
         except RuntimeError:  # the system has no more threads
-            return left
-        if (seconds := self._until - monotonic()) > EXIT_TIMEOUT:
+            return True
+        waiting.join(CHECK_INTERVAL)
+        self._until = max(self._until, monotonic() + EXIT_TIMEOUT)
+        if waiting.is_alive() and (seconds := self._until - monotonic()) > EXIT_TIMEOUT:
             text = "waiting up to %.0f seconds for what jobs have left behind: %s"
-            log.info(text, seconds, _names(left))
-        while ending.is_alive() and monotonic() < self._until:
-            ending.join(CHECK_INTERVAL)
-        if left := _threads():
-            log.warning("the process ends, and cuts what jobs have left behind: %s", _names(left))
-        return left
+            log.info(text, seconds, _threads())
+        while waiting.is_alive() and monotonic() < self._until:
+            waiting.join(CHECK_INTERVAL)
+        if waiting.is_alive():
+            log.warning("the process ends, and cuts what jobs have left behind: %s", _threads())
+        return waiting.is_alive()
 
     def call_exit_functions(self) -> None:
         """Call the program's functions at exit, within a limited time."""
@@ -152,9 +150,8 @@ class _Ending:
 
     def exit(self) -> NoReturn:
         """End the process at once; say how many jobs that it has pushed are not sent."""
-        if count := unsent():
-            text = "the process ends before %d jobs of a Producer are pushed: they are lost"
-            log.error(text, count)
+        if count := self._unsent or unsent():
+            log.error("the process ends before %d jobs of a Producer are pushed", count)
         os._exit(self._code)
 
     def _watch(self) -> None:
@@ -163,13 +160,11 @@ class _Ending:
             if self._over.wait(CHECK_INTERVAL):
                 return
         self.cut = True
-        processes = _processes()
-        log.warning(
-            "the process ends, and cuts what does not: %s",
-            f"it does not wait for the processes {processes}"
-            if processes
-            else "a function of the program at exit (atexit)",
-        )
+        self._unsent = unsent()
+        if pids := _terminate_processes():
+            log.warning("the process ends, and terminates what jobs have left behind: %s", pids)
+        elif not self._unsent:
+            log.warning("the process ends, and cuts a function of the program at exit (atexit)")
         for _ in range(4):
             main_call.cut(Shutdown)
             if self._over.wait(EXIT_TIMEOUT / 4):
@@ -177,19 +172,31 @@ class _Ending:
         self.exit()
 
 
-def _threads() -> list[threading.Thread]:
+def _wait_for_threads() -> None:
+    """Do what Python does at exit first (`threading._shutdown`), which only its main thread can."""
+    for end in reversed(getattr(threading, "_threading_atexits", ())):  # of executors
+        with suppress(Exception):
+            end()
     main = threading.main_thread()
-    return [each for each in threading.enumerate() if not each.daemon and each is not main]
+    while left := [each for each in threading.enumerate() if not each.daemon and each is not main]:
+        left[0].join()
 
 
-def _names(threads: list[threading.Thread]) -> str:
-    return ", ".join(f"thread {thread.name}" for thread in threads)
+def _threads() -> str:
+    """Name the threads that Python waits for at exit, those of executors too."""
+    threads = {thread for thread in threading.enumerate() if not thread.daemon}
+    for module, name in (("thread", "_threads_queues"), ("process", "_threads_wakeups")):
+        threads |= {*getattr(sys.modules.get(f"concurrent.futures.{module}"), name, ())}
+    threads -= {threading.main_thread()}
+    return ", ".join(sorted(f"thread {each.name}" for each in threads if each.is_alive()))
 
 
-def _processes() -> str:
-    """The processes of multiprocessing that Python waits for at exit."""
+def _terminate_processes() -> str:
+    """Terminate the processes of multiprocessing, as Python waits for them; return which."""
     module: Any = sys.modules.get("multiprocessing")
-    try:
-        return ", ".join(str(process.pid) for process in module.active_children())
-    except Exception:
-        return ""
+    pids = []
+    with suppress(Exception):
+        for process in module.active_children() if module else ():
+            process.terminate()
+            pids.append(f"process {process.pid}")
+    return ", ".join(pids)
