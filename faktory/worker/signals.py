@@ -92,7 +92,7 @@ def handled(
             handler.do = do
 
 
-def ignore_for_good() -> None:
+def ignore_permanently() -> None:
     """Ignore the signals that this package handles: the process ends, with its own exit code."""
     for number in _handled_numbers():
         signal.signal(number, signal.SIG_IGN)

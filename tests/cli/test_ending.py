@@ -1,4 +1,4 @@
-"""How the process of `faktory-worker` ends: with what its jobs have left behind."""
+"""How the process of `faktory-worker` ends: with what its jobs have started."""
 
 from __future__ import annotations
 
@@ -109,15 +109,15 @@ def leave(run: Run, server: EmbeddedServer, folder: Path, wait_until: WaitUntil)
 @pytest.mark.parametrize(
     ("jobtype", "line"),
     [
-        ("executor", "cuts what jobs have left behind: thread ThreadPoolExecutor-0_0"),
-        ("thread", "cuts what jobs have left behind: thread left"),
-        ("process", "terminates what jobs have left behind: process "),
+        ("executor", "cuts what jobs have started: thread ThreadPoolExecutor-0_0"),
+        ("thread", "cuts what jobs have started: thread left"),
+        ("process", "terminates what jobs have started: process "),
         ("pool", "cuts what"),
         ("at_exit", "a function of the program at exit"),
         ("stubborn", "a function of the program at exit"),
     ],
 )
-def test_what_a_job_leaves_behind_is_cut_with_a_line_and_the_true_exit_code(
+def test_what_a_job_has_started_is_cut_with_a_line_and_the_true_exit_code(
     leave: Leave, jobtype: str, line: str, flags: tuple[str, ...]
 ) -> None:
     worker = leave(jobtype, flags=flags)
@@ -146,7 +146,7 @@ def test_the_second_signal_does_not_wait_for_what_is_left(
     leave: Leave, wait_until: WaitUntil
 ) -> None:
     worker = leave("thread", grace=1000)
-    wait_until(lambda: "seconds for what jobs have left behind: thread left" in worker.said)
+    wait_until(lambda: "seconds for what jobs have started: thread left" in worker.said)
     worker.send(signal.SIGTERM)
     assert worker.wait() == Exit.STOPPED
 

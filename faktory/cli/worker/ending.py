@@ -1,8 +1,8 @@
 """How the process ends: by signals before there is a worker, and with what is left after it.
 
 Rules: a TERM is answered from the first line of `main` on, since the system does nothing about one
-that a process with the id 1 does not handle. When the worker has stopped, what its jobs have left
-behind (threads, processes) and the program's functions at exit have the rest of the grace period,
+that a process with the id 1 does not handle. When the worker has stopped, what its jobs have
+started (threads, processes) and the program's functions at exit have the rest of the grace period,
 and EXIT_TIMEOUT at least; then the process ends, with the exit code that it has earned.
 """
 
@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn
 
 from ...client.producer import unsent
 from ...exceptions import Shutdown
-from ...worker.signals import do_nothing, handled, ignore_for_good, main_call
+from ...worker.signals import do_nothing, handled, ignore_permanently, main_call
 from ..exits import Exit
 
 EXIT_TIMEOUT: Final = 1.0
@@ -97,7 +97,7 @@ def end(code: int, until: float) -> int:
         left = ending.wait_for_threads()
         ending.call_exit_functions()
         if threading.current_thread() is threading.main_thread():
-            ignore_for_good()
+            ignore_permanently()
     if left or ending.cut or code == Exit.ABANDONED:
         ending.exit()
     return code
@@ -128,12 +128,12 @@ class _Ending:
         waiting.join(CHECK_INTERVAL)
         self._until = max(self._until, monotonic() + EXIT_TIMEOUT)
         if waiting.is_alive() and (seconds := self._until - monotonic()) > EXIT_TIMEOUT:
-            text = "waiting up to %.0f seconds for what jobs have left behind: %s"
+            text = "waiting up to %.0f seconds for what jobs have started: %s"
             log.info(text, seconds, _threads())
         while waiting.is_alive() and monotonic() < self._until:
             waiting.join(CHECK_INTERVAL)
         if waiting.is_alive():
-            log.warning("the process ends, and cuts what jobs have left behind: %s", _threads())
+            log.warning("the process ends, and cuts what jobs have started: %s", _threads())
         return waiting.is_alive()
 
     def call_exit_functions(self) -> None:
@@ -162,7 +162,7 @@ class _Ending:
         self.cut = True
         self._unsent = unsent()
         if pids := _terminate_processes():
-            log.warning("the process ends, and terminates what jobs have left behind: %s", pids)
+            log.warning("the process ends, and terminates what jobs have started: %s", pids)
         elif not self._unsent:
             log.warning("the process ends, and cuts a function of the program at exit (atexit)")
         for _ in range(4):

@@ -270,7 +270,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         elif never_began and self._changes is not None:
             log.error("%s; waiting for a file to be saved", how)
             child.due = None
-        elif child.failed_starts >= MAX_FAILED_STARTS and not self._outlives(child):
+        elif child.failed_starts >= MAX_FAILED_STARTS and not self._survives(child):
             self._give_up(how)
         else:
             pause = self.restart_later(child)
@@ -341,7 +341,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
                 worker.end(FINISH)
             return
 
-    def _outlives(self, failed: WorkerChild) -> bool:
+    def _survives(self, failed: WorkerChild) -> bool:
         """Return whether to go on: other workers have an older program, which is not at fault."""
         others = [worker for worker in self._workers if worker is not failed]
         return self._reloads_since is not None and any(worker.ready for worker in others)
