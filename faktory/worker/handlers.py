@@ -52,6 +52,7 @@ class HandlerCalls:
         self._grace = grace
         self._lock = Lock()
         self._due: deque[Event] = deque()
+        self._firing = False
         self._over = Flag()
         self._over.set()
         self._thread: Thread = main_thread()
@@ -68,9 +69,20 @@ class HandlerCalls:
         """
         with self._lock:
             self._due += [event for event in events if self._events.handlers(event)]
-            if not self._due or not self._over.is_set():
+            if self._firing or not self._due:
                 return
+            self._firing = True
+        while self._firing:
             self._over.clear()
+            self._call_and_manage()
+            if self._error is not None:
+                raise self._error
+            with self._lock:
+                self._firing = bool(self._due) or not self._over.is_set()
+            if not self._over.is_set():  # one does not end
+                return
+
+    def _call_and_manage(self) -> None:
         in_main = current_thread() is main_thread()
         other = Thread(
             target=self._manage_meanwhile if in_main else self._call_all,
@@ -88,8 +100,6 @@ class HandlerCalls:
             other.join()
         else:
             self._manage_meanwhile()
-        if self._error is not None:
-            raise self._error
 
     def end(self) -> None:
         """Cut the handlers short: the grace period is over."""
@@ -110,10 +120,7 @@ class HandlerCalls:
 
     def _next(self) -> Event | None:
         with self._lock:
-            if self._due:
-                return self._due.popleft()
-            self._over.set()
-            return None
+            return self._due.popleft() if self._due else None
 
     def _call(self, event: Event, handler: Callable[[], object]) -> None:
         if self._skipping:

@@ -29,6 +29,7 @@ from .handlers import HandlerCalls
 from .heartbeat import Heartbeat
 from .lifecycle import Lifecycle, State
 from .manager import CannotStart, JobTable, Manager
+from .orders import SignalOrders
 from .queues import Queues
 from .signals import handled
 from .task import Task
@@ -116,19 +117,14 @@ class Worker:
             timing,
         )
         self._lifecycle: Lifecycle = self._manager.lifecycle
-        self._signals: dict[str, Callable[[], None]] = {
-            "SIGTERM": self._on_stop_signal,
-            "SIGINT": self._on_stop_signal,
-            "SIGQUIT": self._on_quit_signal,
-            "SIGTSTP": self._on_quiet_signal,
-            "SIGTTIN": self._manager.log_threads,
-        }
-        self._signals_unless_used: dict[str, Callable[[], None]] = {
-            "SIGHUP": self._terminate,
-            "SIGXCPU": self._on_limit_signal,
-            "SIGUSR1": partial(self._ignore, "SIGUSR1"),
-            "SIGUSR2": partial(self._ignore, "SIGUSR2"),
-        }
+        self._orders = SignalOrders(
+            self._lifecycle,
+            self.log,
+            self._on_stop_signal,
+            self._terminate,
+            self._become_quiet,
+            self._manager.log_threads,
+        )
         self._calls = HandlerCalls(
             self._events, self.log, self._manage, self._wake, timing.shutdown_grace
         )
@@ -247,7 +243,7 @@ class Worker:
         heartbeat = Heartbeat(
             self._manager, self._make_client(), self.send_heartbeat_every, self._timing
         )
-        with handled(self._posted(self._signals), self._posted(self._signals_unless_used)):
+        with handled(self._posted(self._orders.always), self._posted(self._orders.unless_used)):
             try:
                 self._calls.fire("startup")
                 self._start_threads(heartbeat)
@@ -363,27 +359,6 @@ class Worker:
         if self.is_disconnecting:
             self._deadline = monotonic()
         self._terminate()
-
-    def _on_quit_signal(self) -> None:
-        if not self.is_disconnecting:
-            self._manager.log_threads()
-        self._signals["SIGTERM"]()
-
-    def _on_quiet_signal(self) -> None:
-        self._become_quiet()
-        if not self.is_disconnecting:
-            self.log.info(
-                "SIGTSTP (Ctrl-Z) makes a worker quiet, and does not suspend it: running jobs go "
-                "on, and it stays until TERM or Ctrl-C. To go on fetching, start another one."
-            )
-
-    def _on_limit_signal(self) -> None:
-        if not self.is_disconnecting:
-            self.log.error("the limit of CPU time is reached (SIGXCPU), so the worker stops")
-        self._terminate()
-
-    def _ignore(self, name: str) -> None:
-        self.log.warning("%s is ignored: TERM stops a worker, TSTP makes it quiet", name)
 
     def _on_server_state(self, state: str) -> None:
         if not (self.is_disconnecting or (state == "quiet" and self.is_quiet)):

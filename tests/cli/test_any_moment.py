@@ -52,10 +52,8 @@ def is_right(code: int, worker: Process, sent: list[str]) -> bool:
     return before_main and -code in {getattr(signal, name) for name in sent}
 
 
-def live(
-    server: EmbeddedServer, run: Run, flags: tuple[str, ...], chance: random.Random
-) -> list[tuple[str, int, list[str]]]:
-    """Start workers, send each signals at random moments; return those that ended wrongly."""
+def live(server: EmbeddedServer, run: Run, flags: tuple[str, ...], chance: random.Random) -> str:
+    """Start workers, send each signals at random moments; describe those that ended wrongly."""
     names = [*OTHERS, *STOPS] if not flags else [*OTHERS, *set(STOPS) - {"SIGHUP"}]
     flags = ("-r", "program", "-c", "2", "-t", "0.5", *flags)
     workers = [run(WORKER, *flags, url=server.url) for _ in range(WORKERS)]
@@ -73,11 +71,11 @@ def live(
             sent[worker].append(name)
             worker.send(getattr(signal, name))
     ends = [(worker, worker.wait(30)) for worker in workers]
-    return [
-        (worker.said, code, sent[worker])
+    return "\n\n".join(
+        f"exit code {code} after {sent[worker]}:\n{worker.said}"
         for worker, code in ends
         if not is_right(code, worker, sent[worker])
-    ]
+    )
 
 
 def check(
@@ -89,7 +87,8 @@ def check(
         for _ in range(rounds):
             jobs = [{"jobtype": "work", "args": [chance.uniform(0, 1)]} for _ in range(10)]
             assert client.push_bulk(jobs) == {}
-            assert live(server, run, flags, chance) == []
+            if wrong := live(server, run, flags, chance):
+                pytest.fail(wrong)
             assert server.working == []  # each job is reported, or was not given out
     queued = len(server.queues.get("default", ()))
     reported = {text for verb, text in server.commands if verb == "ACK"}

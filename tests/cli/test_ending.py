@@ -218,7 +218,8 @@ def test_too_few_open_files_are_an_error_in_one_line(
     )
     worker = run("limited", "-r", "jobs", *flags, url=server.url)
     assert worker.wait() == Exit.CANNOT_START
-    assert "raise the limit of open files (ulimit -n" in worker.said
+    assert "open files, and the system gives" in worker.said
+    assert "raise the limit (ulimit -n" in worker.said
     assert worker.said.count("\n") == 1
     assert server.commands == []
 

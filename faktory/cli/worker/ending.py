@@ -24,6 +24,7 @@ from ...client.producer import unsent
 from ...exceptions import Shutdown
 from ...worker.signals import do_nothing, handled, ignore_permanently, main_call
 from ..exits import Exit
+from .logs import show_error
 
 EXIT_TIMEOUT: Final = 1.0
 """Seconds that what is left has in any case, and once more when it has been cut short."""
@@ -49,6 +50,7 @@ class EarlySignals:
         """Whether the worker is to be quiet from the beginning."""
         self.is_over: Callable[[], bool] = lambda: False
         """Whether there is, or was, a worker, which all signals are for."""
+        self._raises = False
         stop = partial(self._stop, Exit.STOPPED, StoppedEarly)
         self.handlers: dict[str, Callable[[], None]] = {
             **dict.fromkeys(STOP_SIGNALS, stop),
@@ -63,6 +65,23 @@ class EarlySignals:
             "SIGUSR2": do_nothing,
         }
 
+    def run(self, command: Callable[[], tuple[int, float]]) -> tuple[int, float]:
+        """Return what a command returns, or the exit code of the signal that ends it."""
+        try:
+            self._raises = True
+            self.check()
+            result = command()
+            self._raises = False
+        except (StoppedEarly, KeyboardInterrupt):
+            self._raises = False
+            if self.code == Exit.STOPPED:
+                log.info("stopped before the worker began, so no job was fetched")
+            else:
+                show_error("interrupted")
+            result = Exit.INTERRUPTED if self.code is None else self.code, 0.0
+        self.is_over = lambda: True
+        return result
+
     def check(self) -> None:
         """Raise once more for a signal whose exception the program's modules have caught."""
         if self.code is not None:
@@ -74,7 +93,8 @@ class EarlySignals:
         if self.code is not None:  # the second one
             os._exit(self.code)
         self.code = code
-        raise error
+        if self._raises:
+            raise error
 
     def _become_quiet(self) -> None:
         self.quiet = True

@@ -29,13 +29,13 @@ from ...worker.signals import handled
 from .. import conflict, loading
 from ..exits import Exit, ExitError, UsageError
 from . import config, logs, title
-from .ending import STOP_SIGNALS, EarlySignals, StoppedEarly, end, unblock
+from .ending import STOP_SIGNALS, EarlySignals, end, unblock
 from .logs import show_error
 
 SPARE_FILES: Final = 5
 """Open files that a worker needs beside those of its processors: the heartbeat, imports, a log."""
 
-MORE_FILES: Final = "raise the limit of open files (ulimit -n, LimitNOFILE=), or lower -c"
+MORE_FILES: Final = "raise the limit (ulimit -n, LimitNOFILE=), or use a lower number"
 
 NO_JOBS: Final = (
     "no job type is registered, so every job would fail. "
@@ -55,23 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     with handled(early.handlers, early.unless_used):
         if argv is None:
             unblock()
-        code, until = _run_command(sys.argv[1:] if argv is None else argv, early)
+        given = sys.argv[1:] if argv is None else argv
+        code, until = early.run(lambda: _run_command(given, early))
         return end(code, until) if argv is None else code
 
 
 def _run_command(argv: Sequence[str], early: EarlySignals) -> tuple[int, float]:
-    """Return the exit code, and until when the process waits for what is left."""
+    """Return the exit code, and until when the process waits for what is left.
+
+    A KeyboardInterrupt or a signal before there is a worker passes through.
+    """
     try:
         return _run(argv, early)
     except ExitError as error:
         show_error(error, error.__cause__)
         code = error.code
-    except (StoppedEarly, KeyboardInterrupt):
-        code = Exit.INTERRUPTED if early.code is None else early.code
-        if code == Exit.STOPPED:
-            log.info("stopped before the worker began, so no job was fetched")
-        else:
-            show_error("interrupted")
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             show_error(f"{error.strerror}: {MORE_FILES}")
@@ -103,7 +101,7 @@ def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
             return outcome, 0.0
         attach = outcome  # this process is a worker now
     else:
-        _check_files(options.concurrency)
+        _check_files("-c", options.concurrency)
 
     try:
         loading.load(options.require)
@@ -117,16 +115,16 @@ def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
     return _work(worker, options, early)
 
 
-def _check_files(concurrency: int) -> None:
-    """Raise if the system gives too few open files, rather than wait for the server for ever."""
-    needed = concurrency + SPARE_FILES
+def _check_files(flag: str, number: int) -> None:
+    """Raise if the system gives too few open files for a flag: each of its number needs one."""
+    needed = number + SPARE_FILES
     found: list[int] = []
     try:
         found.extend(os.dup(2) for _ in range(needed))
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            text = f"-c {concurrency} needs {needed} more open files, and the system gives "
-            raise ExitError(Exit.CANNOT_START, f"{text}{len(found)}: {MORE_FILES}") from None
+            text = f"{flag} {number} needs {needed} open files, and the system gives {len(found)}"
+            raise ExitError(Exit.CANNOT_START, f"{text}: {MORE_FILES}") from None
     finally:
         for descriptor in found:
             os.close(descriptor)
@@ -147,7 +145,8 @@ def _check_supervisor(options: Namespace) -> None:
         raise UsageError(NO_JOBS)
     worker = _make_worker(options)
     count = options.processes or 1
-    _check_files(max(options.concurrency, count))
+    _check_files("--processes", count)
+    _check_files("-c", options.concurrency)
     reloads = ", restarted when a file is saved" if options.reload else ""
     _log_start(worker, f", {count} worker{'s' if count > 1 else ''}{reloads}")
 

@@ -56,8 +56,8 @@ def attach(worker: Worker, jobs: RunningJobs, channel: socket.socket) -> None:
     worker.on("quiet", on_quiet)
     # TERM may come twice, from the supervisor and from a signal to the whole group, and means the
     # same each time. What a terminal sends to the group is for the supervisor to pass on.
-    worker._signals |= {"SIGTERM": worker._terminate, "SIGINT": do_nothing}
-    worker._signals_unless_used |= {"SIGHUP": do_nothing}
+    worker._orders.always |= {"SIGTERM": worker._terminate, "SIGINT": do_nothing}
+    worker._orders.unless_used |= {"SIGHUP": do_nothing}
 
 
 def _obey(worker: Worker, channel: socket.socket, flags: int = 0) -> None:
@@ -72,7 +72,7 @@ def _obey(worker: Worker, channel: socket.socket, flags: int = 0) -> None:
         if word == QUIET:
             worker.quiet()
         elif word == QUIT:
-            worker._inbox.put(worker._signals["SIGQUIT"])
+            worker._inbox.put(worker._orders.quit)
         elif word == FINISH:
             finish(worker)
         elif word == STOP:
