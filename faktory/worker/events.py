@@ -37,9 +37,10 @@ class Events:
         """Have `handler` called on an event; return it.
 
         "startup", before jobs are fetched, "quiet", when no more are, and "shutdown" call it
-        without arguments. "exhausted" calls it in the job's thread with the job (as
-        `current_job()` returns it) and its exception, before the failure of its last attempt is
-        reported.
+        without arguments: in the main thread if `run` was called there, else in a thread of its
+        own. One that goes on when the grace period is over is cut short by Shutdown. "exhausted"
+        calls it in the job's thread with the job (as `current_job()` returns it) and its
+        exception, before the failure of its last attempt is reported.
         """
         if event not in _EVENTS:
             close = get_close_matches(str(event), _EVENTS, 1) or _EVENTS

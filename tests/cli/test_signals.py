@@ -190,7 +190,7 @@ def test_a_signal_to_stop_loses_no_job(
     assert worker.said.count("running held") == (name == "SIGQUIT")
     (folder / "began.go").touch()
     assert worker.wait() == Exit.STOPPED
-    assert reports(server, jid) == ["ACK"]
+    assert reports(server, jid) == ["ACK"], worker.said
     assert "Traceback" not in worker.said
 
 
