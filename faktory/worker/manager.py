@@ -152,7 +152,9 @@ class Manager:
 
     def next_due(self) -> float | None:
         """When a job is due to be interrupted next (`time.monotonic`)."""
-        due = [self._interrupts_at, *(processor.running.due for processor in self.processors)]
+        due = [processor.running.due for processor in self.processors]
+        if self._interrupts_at is not None and self._interrupts_at > monotonic():
+            due.append(self._interrupts_at)  # after that, each check ends waits
         return min((at for at in due if at is not None), default=None)
 
     def check_jobs(self) -> None:
