@@ -8,7 +8,7 @@ from enum import IntEnum
 class Exit(IntEnum):
     """Why a command ended."""
 
-    STOPPED = 0  # after TERM, INT, the server's terminate or --max-jobs, with every job answered
+    STOPPED = 0  # after a signal, the server's terminate or --max-jobs, with every job answered
     DONE = 0  # of a tool
     FAULT = 1  # a bug in faktory-worker
     FAILED = 1  # of a tool: the server refused, a job was not pushed, doctor found an error
@@ -16,7 +16,7 @@ class Exit(IntEnum):
     IMPORT = 3  # a module of -r exists and cannot be imported
     REFUSED = 4  # the server refuses the password
     ABANDONED = 5  # stopped, with jobs that did not end in time, or reports not delivered
-    CANNOT_START = 6  # the system gives too few threads for -c
+    CANNOT_START = 6  # the system gives too few threads or open files for -c
     MISSING = 7  # -r names a module or a file that does not exist
     GAVE_UP = 8  # --processes: a worker ended five times running before it was ready
     UNREACHABLE = 9  # no connection to the server, or it broke; a worker waits for it

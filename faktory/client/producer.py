@@ -342,6 +342,11 @@ def _close_all(timeout: float = EXIT_TIMEOUT) -> None:
         _close(producer, max(0.0, deadline - monotonic()))
 
 
+def unsent() -> int:
+    """Return how many jobs of all producers are not pushed yet."""
+    return sum(producer.pending for producer in list(_producers))
+
+
 def _close_if_alive(producer: ref[Producer]) -> None:
     found = producer()
     if found is not None:

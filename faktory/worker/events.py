@@ -37,9 +37,10 @@ class Events:
         """Have `handler` called on an event; return it.
 
         "startup", before jobs are fetched, "quiet", when no more are, and "shutdown" call it
-        without arguments. "exhausted" calls it in the job's thread with the job (as
-        `current_job()` returns it) and its exception, before the failure of its last attempt is
-        reported.
+        without arguments: in the main thread if `run` was called there, else in a thread of its
+        own. One that goes on when the grace period is over is cut short by Shutdown. "exhausted"
+        calls it in the job's thread with the job (as `current_job()` returns it) and its
+        exception, before the failure of its last attempt is reported.
         """
         if event not in _EVENTS:
             close = get_close_matches(str(event), _EVENTS, 1) or _EVENTS
@@ -53,8 +54,7 @@ class Events:
 
     def fire(self, log: logging.Logger, event: Event, *args: object) -> None:
         """Call the handlers of an event, those of the process first."""
-        handlers = self._of(event)
-        for handler in reversed(handlers) if event in _REVERSED else handlers:
+        for handler in self.handlers(event):
             try:
                 handler(*args)
             except BaseException:  # sys.exit() too
@@ -68,6 +68,11 @@ class Events:
                 handler(error, {"context": "Job raised exception", "job": job})
             except BaseException:
                 log.exception("an error handler raised: %r", handler)
+
+    def handlers(self, event: Event) -> list[Callable[..., Any]]:
+        """Return the handlers of an event as they are called, in that order."""
+        handlers = self._of(event)
+        return handlers[::-1] if event in _REVERSED else handlers
 
     def _of(self, event: Event) -> list[Callable[..., Any]]:
         outer = [] if self._outer is None else self._outer._of(event)

@@ -171,13 +171,13 @@ def raise_in(thread: int, exception: type[BaseException]) -> bool:
 
     sleep(0)  # begin a turn of the interpreter, so that the thread stays where it is seen
     frame = sys._current_frames().get(thread)
-    if frame is not None and _is_at_lock(frame):
+    if frame is not None and is_at_lock(frame):
         return False
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
     return True
 
 
-def _is_at_lock(frame: FrameType) -> bool:
+def is_at_lock(frame: FrameType) -> bool:
     code, at = frame.f_code, frame.f_lasti
     return code.co_name in _LOCK_FUNCTIONS or (code.co_code[at - 2], code.co_code[at]) == (
         _ENTERS_WITH

@@ -153,7 +153,9 @@ class Manager:
 
     def next_due(self) -> float | None:
         """When a job is due to be interrupted next (`time.monotonic`)."""
-        due = [self._interrupts_at, *(processor.running.due for processor in self.processors)]
+        due = [processor.running.due for processor in self.processors]
+        if self._interrupts_at is not None and self._interrupts_at > monotonic():
+            due.append(self._interrupts_at)  # after that, each check ends waits
         return min((at for at in due if at is not None), default=None)
 
     def check_jobs(self) -> None:
@@ -220,9 +222,8 @@ class Manager:
                 job,
                 processor.name,
             )
-            if processor.running.failed is not job:
-                self.on_failure(job, Shutdown(message))
         if stuck:
+            self._handle_failures([pair for pair in stuck if not pair[0].running.failed], message)
             self._fail(stuck, client, message)
         until = monotonic() + self.timing.report_grace
         for processor in self.processors:
@@ -278,6 +279,25 @@ class Manager:
             self.replaced,
             stack(processor),
         )
+
+    def _handle_failures(self, stuck: list[tuple[Processor, JobContext]], message: str) -> None:
+        """Call the program's handlers of abandoned jobs; they do not delay the reports for long."""
+
+        def handle() -> None:
+            for _, job in stuck:
+                self.on_failure(job, Shutdown(message))
+
+        thread = threading.Thread(target=handle, name="faktory-failures", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads
+            self.log.error("no thread to call the handlers of failed jobs in: they are not called")
+            return
+        thread.join(self.timing.shutdown_grace)
+        if thread.is_alive():
+            self.log.error(
+                "a handler of failed jobs does not end; it stands at:\n%s", stack(thread)
+            )
 
     def _fail(
         self, stuck: list[tuple[Processor, JobContext]], client: Client, message: str

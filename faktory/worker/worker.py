@@ -1,7 +1,8 @@
 """The worker: processors, a heartbeat, and one thread that manages them.
 
-Rules: `run` does everything in the thread that calls it, as functions that others put into one
-inbox; signal handlers may do so at any moment. A fetched job is always reported: by its processor,
+Rules: the thread that manages does everything, as functions that others put into one inbox; signal
+handlers may do so at any moment. It is the thread that calls `run`, and another one while that one
+calls handlers of events (`handlers`). A fetched job is always reported: by its processor,
 or, when the grace period is over and the job does not end, by `run`. `manager` has what is done
 with processors; this module decides when.
 """
@@ -23,10 +24,12 @@ from ..jobs.runner import JobRunner
 from ..wire.validate import check_duration
 from . import events, timing
 from .backends.base import Backends, check_can_fork
-from .events import Event, Events
+from .events import Events
+from .handlers import HandlerCalls
 from .heartbeat import Heartbeat
 from .lifecycle import Lifecycle, State
 from .manager import CannotStart, JobTable, Manager
+from .orders import SignalOrders
 from .queues import Queues
 from .signals import handled
 from .task import Task
@@ -117,8 +120,20 @@ class Worker:
             timing,
         )
         self._lifecycle: Lifecycle = self._manager.lifecycle
+        self._orders = SignalOrders(
+            self._lifecycle,
+            self.log,
+            self._on_stop_signal,
+            self._terminate,
+            self._become_quiet,
+            self._manager.log_threads,
+        )
+        self._calls = HandlerCalls(
+            self._events, self.log, self._manage, self._wake, timing.shutdown_grace
+        )
         self._stopped_at = 0.0
         self._deadline: float | None = None
+        self._ended = False
         self._fatal: BaseException | None = None
         self._started = False
         self.abandoned: list[str] = []
@@ -171,6 +186,11 @@ class Worker:
         """How many threads were replaced, because their job was past its reservation."""
         return self._manager.replaced
 
+    @property
+    def grace_ends(self) -> float:
+        """When the grace period of a worker that stops is over (`time.monotonic`)."""
+        return min(self._deadline or 0.0, self._stopped_at + self.disconnect_wait)
+
     def record_jobs(self, table: JobTable) -> None:
         """Write the ids of the running jobs into a table that a supervisor reads."""
         self._manager.job_table = table
@@ -216,7 +236,6 @@ class Worker:
         finally:
             if backends is not None:
                 backends.close()
-        self.abandoned += [processor.name for processor in self._manager.overdue]
         if self._fatal is not None:
             raise self._fatal
 
@@ -227,17 +246,14 @@ class Worker:
         heartbeat = Heartbeat(
             self._manager, self._make_client(), self.send_heartbeat_every, self._timing
         )
-        signals = {
-            "SIGTERM": self._on_stop_signal,
-            "SIGINT": self._on_stop_signal,
-            "SIGTSTP": self._become_quiet,
-            "SIGTTIN": self._manager.log_threads,
-        }
-        with handled({name: partial(self._inbox.put, do) for name, do in signals.items()}):
-            self._fire("startup")
+        with handled(self._posted(self._orders.always), self._posted(self._orders.unless_used)):
             try:
+                self._calls.fire("startup")
                 self._start_threads(heartbeat)
-                self._manage()
+                self._manage(self._is_over)
+                if not self._ended:
+                    self._manager.interrupt_jobs()  # those that are overdue are not waited for
+                    self._abandon([])
             finally:
                 self._lifecycle.advance(State.TERMINATE)  # if by an error: nobody fetches more
                 self._manager.stop()
@@ -257,15 +273,17 @@ class Worker:
                 started = len(self._manager.processors)
                 self._give_up(CannotStart(started, self.concurrency, error))
 
-    def _manage(self) -> None:
-        """Do what is in the inbox until every processor has ended, or the grace period has."""
-        while not (self.is_disconnecting and not self._manager.processors):
+    def _manage(self, until: Callable[[], bool]) -> None:
+        """Do what is in the inbox until that is true, or the grace period is over."""
+        while not (self._ended or until()):
             self._step(self._next_check())
             self._manager.check_jobs()
-            if self._deadline is not None and monotonic() >= self._deadline:
+            if self._deadline is not None and monotonic() >= self._deadline and not self._ended:
+                self._calls.end()
                 self._end_jobs()
-                return
-        self._manager.interrupt_jobs()  # those that are overdue are not waited for
+
+    def _is_over(self) -> bool:
+        return self.is_disconnecting and not self._manager.processors
 
     def _make_client(self) -> Client:
         return Client(self.faktory.url, **self._client_options)
@@ -307,7 +325,7 @@ class Worker:
     def _become_quiet(self) -> None:
         if self._lifecycle.advance(State.QUIET):
             self.log.warning("quiet: no more jobs are fetched")
-            self._fire("quiet")
+            self._calls.fire("quiet")
 
     def _terminate(self) -> None:
         was_quiet = self.is_quiet
@@ -323,9 +341,7 @@ class Worker:
             ": " + ", ".join(running) if running else "",
         )
         self._manager.stop()
-        if not was_quiet:
-            self._fire("quiet")
-        self._fire("shutdown")
+        self._calls.fire(*(() if was_quiet else ("quiet",)), "shutdown")
 
     def _next_check(self) -> float:
         """When to check the jobs again, or to stop waiting for them (`time.monotonic`)."""
@@ -333,8 +349,12 @@ class Worker:
         times = (check, self._deadline, self._manager.next_due())
         return min(at for at in times if at is not None)
 
-    def _fire(self, event: Event, *args: object) -> None:
-        self._events.fire(self.log, event, *args)
+    def _wake(self) -> None:
+        """Have the thread that manages look at its conditions. From any thread."""
+        self._inbox.put(lambda: None)
+
+    def _posted(self, signals: Mapping[str, Callable[[], None]]) -> dict[str, Callable[[], object]]:
+        return {name: partial(self._inbox.put, do) for name, do in signals.items()}
 
     def _on_stop_signal(self) -> None:
         """Stop; the second signal ends the grace period."""
@@ -343,6 +363,8 @@ class Worker:
         self._terminate()
 
     def _on_server_state(self, state: str) -> None:
+        if not (self.is_disconnecting or (state == "quiet" and self.is_quiet)):
+            self.log.info("the server asks this worker to %s", state)
         if state == "quiet":
             self._become_quiet()
         else:
@@ -371,4 +393,8 @@ class Worker:
             self._step(min(jobs_until if now < jobs_until else self._deadline, self._next_check()))
             self._manager.check_jobs()
         message = f"the worker stopped and the job did not end within {self.disconnect_wait:g} s"
-        self.abandoned += self._manager.abandon(self._own_client, message)
+        self._abandon(self._manager.abandon(self._own_client, message))
+
+    def _abandon(self, names: list[str]) -> None:
+        self.abandoned += [*names, *(processor.name for processor in self._manager.overdue)]
+        self._ended = True

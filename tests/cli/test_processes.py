@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from shutil import which
 from time import monotonic
 
 import pytest
@@ -49,6 +53,13 @@ def slow(path):
 @faktory.job
 def dies():
     os._exit(42)
+
+@faktory.job
+def dies_later(path, how):
+    open(path, "w").close()
+    while not os.path.exists(path + ".go"):
+        time.sleep(0.01)
+    os._exit(0) if how == "exit" else os.kill(os.getpid(), how)
 
 @faktory.job
 def note_pid(path):
@@ -387,6 +398,84 @@ def test_a_worker_that_dies_without_a_job_fails_none(
     assert "had not reported" not in supervisor.said
     assert stop(supervisor) == Exit.STOPPED
     assert reports(server, jid) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("exit", "ended with exit code 0"),
+        (signal.SIGKILL, "was killed by SIGKILL"),
+        (signal.SIGRTMIN + 3, f"was killed by signal {signal.SIGRTMIN + 3}"),
+    ],
+)
+def test_a_worker_that_dies_with_its_jobs_while_stopping_shows_in_the_exit_code(
+    server: EmbeddedServer,
+    supervise: Supervise,
+    folder: Path,
+    wait_until: WaitUntil,
+    how: str | int,
+    text: str,
+) -> None:
+    supervisor = supervise("slow", 2, "-c", "1")
+    jid = push(server, "dies_later", str(folder / "began"), how, retry=1)
+    wait_until((folder / "began").exists)
+    supervisor.send(signal.SIGTERM)
+    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 jobs" in supervisor.said)
+    (folder / "began.go").touch()
+    assert supervisor.wait() == Exit.ABANDONED == 5
+    assert re.search(rf"worker [12] \(process \d+\) {text} with jobs .*{jid}", supervisor.said)
+    assert supervisor.said.splitlines()[-1].endswith("some jobs left running or unreported")
+    assert jid in failures(server)
+
+
+def test_a_report_that_is_not_delivered_while_stopping_shows_in_the_exit_code(
+    server: EmbeddedServer, supervise: Supervise, folder: Path, wait_until: WaitUntil
+) -> None:
+    supervisor = supervise("slow", 1, "-c", "1", "-t", "0.1", program="quick")
+    jid = push(server, "slow", str(folder / "began"), retry=1)
+    wait_until((folder / "began").exists)
+    server.refuse_connections()
+    server.disconnect()
+    os.kill(pids(supervisor)[0], signal.SIGKILL)
+    wait_until(lambda: "was killed by SIGKILL with jobs" in supervisor.said)
+    assert stop(supervisor) == Exit.ABANDONED
+    assert jid not in failures(server)
+
+
+def test_a_supervisor_reaps_processes_that_are_not_its_own() -> None:
+    supervisor = WorkerSupervisor(1, concurrency=1, grace=25, url="tcp://127.0.0.1:1")
+    pid = os.posix_spawn("/bin/true", ["true"], {})  # as one whose parent has ended
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    supervisor._reap()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.skipif(os.getuid() != 0 or which("unshare") is None, reason="needs root and unshare")
+@pytest.mark.parametrize("flags", [[], ["--processes", "1"]])
+def test_as_process_1_it_answers_a_term_while_modules_are_imported_and_when_it_runs(
+    server: EmbeddedServer, folder: Path, wait_until: WaitUntil, flags: list[str]
+) -> None:
+    (folder / "first.py").write_text(
+        "import os, time\nprint(os.getpid(), flush=True)\n"
+        "while os.path.exists('wait'): time.sleep(0.01)\nfrom slow import *\n"
+    )
+    command = ["unshare", "--pid", "--fork", sys.executable, "-m", WORKER, "-r", "first", *flags]
+    env = {**os.environ, "FAKTORY_URL": server.url, "PYTHONPATH": ""}
+    for wait in (True, False):
+        if wait:
+            (folder / "wait").touch()
+        with subprocess.Popen(
+            command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == ("2\n" if flags else "1\n")
+            if not wait:
+                wait_until(lambda: server.workers)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            os.kill(int(children.read_text().split()[0]), signal.SIGTERM)
+            assert process.wait(15) == Exit.STOPPED
+        (folder / "wait").unlink(missing_ok=True)
 
 
 # A real server

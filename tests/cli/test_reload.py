@@ -135,6 +135,23 @@ def test_after_an_import_error_the_supervisor_waits_for_the_next_save(
     assert reloading.wait() == Exit.STOPPED
 
 
+def test_a_hup_reloads_the_program_although_no_file_has_changed(
+    server: EmbeddedServer, reloading: Process, folder: Path, wait_until: WaitUntil
+) -> None:
+    jid = push(server, "slow", str(folder / "began"))
+    wait_until((folder / "began").exists)
+    count = len(pids(reloading))
+    os.killpg(reloading.process.pid, signal.SIGHUP)  # as a terminal does that is closed
+    wait_until(lambda: "SIGHUP: the workers are replaced" in reloading.said)
+    (folder / "began.go").touch()
+    wait_until(lambda: len(pids(reloading)) > count)
+    wait_until(lambda: written(server, folder / "written") == "first")
+    os.killpg(reloading.process.pid, signal.SIGTERM)
+    assert reloading.wait() == Exit.STOPPED
+    assert [verb for verb, text in server.commands if verb == "ACK" and jid in text] == ["ACK"]
+    assert "nobody watches" not in reloading.said
+
+
 def test_without_the_extra_the_error_names_it(run: Run, folder: Path) -> None:
     (folder / "without.py").write_text(
         "import sys\nsys.modules['watchfiles'] = None\n"

@@ -320,3 +320,26 @@ def test_a_worker_that_is_stopped_while_it_starts_starts_no_more_threads(
     monkeypatch.setattr(Processor, "start", start_and_stop)
     worker.run()
     assert len(started) == 3
+
+
+def test_a_worker_that_waits_for_its_jobs_does_not_keep_a_processor_busy(
+    server: EmbeddedServer,
+    start: Start,
+    push: Push,
+    wait_until: WaitUntil,
+    held: Held,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    push("work")
+    timing = Timing(fetch_grace=0.05, check_interval=0.05)
+    running = start({"work": held.hold}, disconnect_wait=60, timing=timing)
+    assert held.began.wait(10)
+    checks: list[float | None] = []
+    next_due = running.worker._manager.next_due
+    monkeypatch.setattr(
+        running.worker._manager, "next_due", lambda: checks.append(next_due()) or checks[-1]
+    )
+    running.worker.stop()
+    wait_until(lambda: len(checks) > 5 and checks[-3:] == [None] * 3)  # not a time that is over
+    held.release()
+    running.join()

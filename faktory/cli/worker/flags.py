@@ -232,6 +232,8 @@ examples:
 signals:
   TERM, INT   stop: fetch no more, wait for running jobs (-t), then report the rest as failed;
               a second one does not wait
+  QUIT        the same, after TTIN
+  HUP         with --processes, --reload: replace one worker after the other; else as TERM
   TSTP        quiet: fetch no more, and stay
   TTIN        show where every thread stands, and with which job
   With --processes send them to the parent, which passes them on.
@@ -243,7 +245,7 @@ exit codes:
   3 IMPORT        a module of -r raised an error when it was imported
   4 REFUSED       the server refuses the password
   5 ABANDONED     stopped, some jobs left running or unreported
-  6 CANNOT_START  the system gives too few threads for -c
+  6 CANNOT_START  the system gives too few threads or open files for -c
   7 MISSING       -r names a module or a file that does not exist
   8 GAVE_UP       with --processes: a worker ended five times running before it was ready
   130 INTERRUPTED by Ctrl-C, before there was a worker to stop

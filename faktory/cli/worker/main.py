@@ -8,16 +8,15 @@ the new code, and a module that starts threads does not make the fork unsafe.
 
 from __future__ import annotations
 
-import atexit
+import errno
 import logging
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from threading import Thread
-from time import sleep
-from typing import Final, NoReturn
+from typing import Final
 
 from ... import __version__
 from ...exceptions import FaktoryAuthenticationError, FaktoryPayloadError
@@ -26,13 +25,17 @@ from ...proto import implementation, implementation_info
 from ...wire.address import find_url
 from ...worker import Worker
 from ...worker.manager import CannotStart
+from ...worker.signals import handled
 from .. import conflict, loading
 from ..exits import Exit, ExitError, UsageError
 from . import config, logs, title
+from .ending import STOP_SIGNALS, EarlySignals, end, unblock
 from .logs import show_error
 
-EXIT_TIMEOUT: Final = 1.0
-"""Seconds that the program's own functions at exit have if jobs were abandoned."""
+SPARE_FILES: Final = 5
+"""Open files that a worker needs beside those of its processors: the heartbeat, imports, a log."""
+
+MORE_FILES: Final = "raise the limit (ulimit -n, LimitNOFILE=), or use a lower number"
 
 NO_JOBS: Final = (
     "no job type is registered, so every job would fail. "
@@ -45,26 +48,40 @@ log = logging.getLogger("faktory.worker")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code.
 
-    Without `argv`, as a command, end the process here if jobs were abandoned: Python would wait
-    for the threads that they have started.
+    Without `argv`, as a command, end the process here if something is left that Python would wait
+    for.
+    """
+    early = EarlySignals()
+    with handled(early.handlers, early.unless_used):
+        if argv is None:
+            unblock()
+        given = sys.argv[1:] if argv is None else argv
+        code, until = early.run(lambda: _run_command(given, early))
+        return end(code, until) if argv is None else code
+
+
+def _run_command(argv: Sequence[str], early: EarlySignals) -> tuple[int, float]:
+    """Return the exit code, and until when the process waits for what is left.
+
+    A KeyboardInterrupt or a signal before there is a worker passes through.
     """
     try:
-        code = _run(sys.argv[1:] if argv is None else argv)
+        return _run(argv, early)
     except ExitError as error:
         show_error(error, error.__cause__)
         code = error.code
-    except KeyboardInterrupt:
-        show_error("interrupted")
-        code = Exit.INTERRUPTED
     except Exception as error:
-        show_error(f"{error!r}: this is an error of faktory-worker itself, please report it", error)
-        code = Exit.FAULT
-    if code == Exit.ABANDONED and argv is None:
-        _end_process(code)
-    return code
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            show_error(f"{error.strerror}: {MORE_FILES}")
+            code = Exit.CANNOT_START
+        else:
+            text = f"{error!r}: this is an error of faktory-worker itself, please report it"
+            show_error(text, error)
+            code = Exit.FAULT
+    return code, 0.0
 
 
-def _run(argv: Sequence[str]) -> Exit:
+def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
     try:
         options = config.load(argv, os.environ)
     except config.ConfigError as error:
@@ -79,18 +96,38 @@ def _run(argv: Sequence[str]) -> Exit:
     attach = None
     if supervised:
         _check_supervisor(options)
-        outcome = _supervise(options)
+        outcome = _supervise(options, early)
         if isinstance(outcome, Exit):
-            return outcome
+            return outcome, 0.0
         attach = outcome  # this process is a worker now
+    else:
+        _check_files("-c", options.concurrency)
 
-    loading.load(options.require)
+    try:
+        loading.load(options.require)
+    finally:
+        early.check()  # an import may have caught what a signal raised, or made another error of it
     worker = _make_worker(options)
     if not registry.names():
         raise UsageError(NO_JOBS)
     if attach is not None:
         attach(worker)
-    return _work(worker, options)
+    return _work(worker, options, early)
+
+
+def _check_files(flag: str, number: int) -> None:
+    """Raise if the system gives too few open files for a flag: each of its number needs one."""
+    needed = number + SPARE_FILES
+    found: list[int] = []
+    try:
+        found.extend(os.dup(2) for _ in range(needed))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            text = f"{flag} {number} needs {needed} open files, and the system gives {len(found)}"
+            raise ExitError(Exit.CANNOT_START, f"{text}: {MORE_FILES}") from None
+    finally:
+        for descriptor in found:
+            os.close(descriptor)
 
 
 def _check_supervisor(options: Namespace) -> None:
@@ -108,11 +145,13 @@ def _check_supervisor(options: Namespace) -> None:
         raise UsageError(NO_JOBS)
     worker = _make_worker(options)
     count = options.processes or 1
+    _check_files("--processes", count)
+    _check_files("-c", options.concurrency)
     reloads = ", restarted when a file is saved" if options.reload else ""
     _log_start(worker, f", {count} worker{'s' if count > 1 else ''}{reloads}")
 
 
-def _supervise(options: Namespace) -> Exit | Callable[[Worker], None]:
+def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Worker], None]:
     """Return when all workers have ended; in each of them, at once, what attaches it."""
     from . import reload
     from .processes import WorkerSupervisor
@@ -127,7 +166,11 @@ def _supervise(options: Namespace) -> Exit | Callable[[Worker], None]:
         supervisor = WorkerSupervisor(
             count, options.concurrency, options.timeout, find_url(os.environ), changes
         )
+        early.is_over = lambda: supervisor.has_begun
+        if early.quiet:
+            supervisor.on_signal(signal.SIGTSTP)
         if (attach := supervisor.start()) is not None:
+            early.quiet = False
             return attach
     outcome = supervisor.code
     if outcome is Exit.STOPPED:
@@ -139,27 +182,42 @@ def _supervise(options: Namespace) -> Exit | Callable[[Worker], None]:
     return outcome
 
 
-def _work(worker: Worker, options: Namespace) -> Exit:
-    """Run a worker until it stops."""
+def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit, float]:
+    """Run a worker until it stops; return the exit code, and when its grace period is over."""
     quota = None
     if options.max_jobs is not None:
         from .supervised import Quota
 
         quota = Quota(worker, options.max_jobs)
-    _log_start(worker)
-    try:
-        with title.shown(worker, options.tag):
-            worker.run()
-    except FaktoryAuthenticationError as error:
-        raise ExitError(Exit.REFUSED, error) from None
-    except CannotStart as error:
-        raise ExitError(Exit.CANNOT_START, f"-c {worker.concurrency}: {error}") from None
+
+    def on_stuck() -> None:
+        os._exit(end(_outcome(worker, ""), 0.0))
+
+    worker._calls.on_stuck = on_stuck
+    early.is_over = lambda: True
+    with handled(dict.fromkeys(STOP_SIGNALS, worker.stop), {"SIGHUP": worker.stop}):
+        early.check()
+        if early.quiet:
+            worker.quiet()
+        _log_start(worker)
+        try:
+            with title.shown(worker, options.tag):
+                worker.run()
+        except FaktoryAuthenticationError as error:
+            raise ExitError(Exit.REFUSED, error) from None
+        except CannotStart as error:
+            raise ExitError(Exit.CANNOT_START, f"-c {worker.concurrency}: {error}") from None
+        used_up = quota is not None and quota.is_used_up
+        after = f" after {options.max_jobs} jobs (--max-jobs)" if used_up else ""
+        return _outcome(worker, after), worker.grace_ends
+
+
+def _outcome(worker: Worker, after: str) -> Exit:
     if worker.abandoned:
         log.warning(
             "stopped, some jobs left running or unreported, on: %s", ", ".join(worker.abandoned)
         )
         return Exit.ABANDONED
-    after = f" after {options.max_jobs} jobs (--max-jobs)" if quota and quota.is_used_up else ""
     log.info("stopped%s, every job answered", after)
     return Exit.STOPPED
 
@@ -209,19 +267,3 @@ def _log_start(worker: Worker, more: str = "") -> None:
         worker.concurrency,
         more,
     )
-
-
-def _end_process(code: int) -> NoReturn:
-    """Call the functions at exit and end the process, within EXIT_TIMEOUT."""
-
-    def end_late() -> None:
-        sleep(EXIT_TIMEOUT)
-        os._exit(code)
-
-    try:
-        Thread(target=end_late, daemon=True).start()
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)

@@ -5,7 +5,8 @@ to each worker; a worker that ends does not concern the others. The jobs that it
 failed at once, with how it died: their ids are in memory that the supervisor shares. Only a worker
 whose exit code says that it cannot begin, or that ends before it is ready, counts as a failed
 start, and five of them in a row end the supervisor. A worker that was killed, or that stopped, is
-always replaced.
+always replaced; in place of a quiet one comes one that is quiet from its first moment on. A reload
+by HUP replaces one worker after the other, so that a program that cannot begin stops one at most.
 """
 
 from __future__ import annotations
@@ -14,17 +15,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from random import random
-from time import monotonic, sleep
-from typing import Final, NoReturn
+from time import monotonic
+from typing import Final
 
-from ...client import Client
-from ...exceptions import FaktoryAuthenticationError, FaktoryError
 from ...jobs.context import reservation_clock
-from ...wire import commands, recovery
+from ...wire import recovery
 from ...worker import Worker
 from ...worker.backends.supervisor import (
     Child,
@@ -34,7 +32,10 @@ from ...worker.backends.supervisor import (
     describe_exit,
 )
 from ..exits import NEVER_BEGAN, Exit
-from .supervised import FINISH, QUIET, READY, STOP, STOP_NOW, attach
+from .reports import Reporter, report_death
+from .supervised import FINISH, QUIET, QUIT, READY, STOP, STOP_NOW, attach
+
+__all__ = ["WorkerChild", "WorkerSupervisor", "report_death"]
 
 MAX_FAILED_STARTS: Final = 5
 """How many workers in a row may fail to begin."""
@@ -44,9 +45,6 @@ STEADY_AFTER: Final = 10.0
 
 STOP_GRACE: Final = 8.0
 """Seconds that workers have to end beyond their grace period: they report jobs themselves."""
-
-REPORT_TIMEOUT: Final = 30.0
-"""Seconds in which the jobs of a worker that died are reported, if the server can be reached."""
 
 log = logging.getLogger("faktory.parent")  # the name that programs configure
 
@@ -62,6 +60,8 @@ class WorkerChild(Child):
         self.process = 0
         """The pid of the worker that runs, or ran last."""
         self.finishing = False
+        self.quiet = False
+        """Whether the worker is quiet, and not because it finishes."""
         self.failed_starts = 0
         """How many workers in a row could not begin."""
 
@@ -71,7 +71,7 @@ class WorkerChild(Child):
     @property
     def ready(self) -> bool:
         """Whether the worker has begun to work."""
-        return bool(self.worker_id)
+        return bool(self.pid and self.worker_id)
 
     def send(self, word: bytes) -> None:
         """Send the worker a word, if it still reads."""
@@ -88,20 +88,6 @@ class WorkerChild(Child):
             self.signal(signal.SIGTERM)
 
 
-class Reporter(Child):
-    """A process that reports the jobs of a worker that died: it waits for the server."""
-
-    def __init__(self, worker: WorkerChild, jobs: dict[str, float], message: str) -> None:
-        super().__init__(worker.number)
-        self.worker_id = worker.worker_id
-        self.jobs = jobs
-        """When each reservation ends, by jid."""
-        self.message = message
-
-    def __str__(self) -> str:
-        return f"the report of the jobs of worker {self.number}"
-
-
 class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
     """Keeps `count` workers running until stopped, which may take them `grace` seconds.
 
@@ -110,7 +96,16 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
     for that.
     """
 
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN)
+    signals: tuple[int, ...] = (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGTSTP,
+        signal.SIGTTIN,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    )
 
     def __init__(
         self,
@@ -130,7 +125,18 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         self._url = url
         self._changes = changes
         self._quiet = False
+        self._reloading: list[WorkerChild] = []
+        """Those that are to be replaced, one after the other."""
+        self._reloads_since: float | None = None
+        """When the last reload by HUP began (`time.monotonic`), if there was one."""
         self.code = Exit.STOPPED
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
+            self.signals = tuple(each for each in self.signals if each != signal.SIGHUP)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a worker was started."""
+        return any(worker.process for worker in self._workers)
 
     def start(self) -> Callable[[Worker], None] | None:
         """Return None when all workers have ended; in each of them, what attaches it to this."""
@@ -138,7 +144,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             return None
         child, channel = born
         if isinstance(child, Reporter):
-            self._report(child)
+            child.run(self._url, self._backoff)
         return partial(attach, jobs=child.jobs, channel=channel)
 
     # The policy
@@ -176,7 +182,9 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             child.process = child.pid
             child.worker_id = ""
             child.finishing = False
-            log.info("%s started", child)
+            log.info("%s started%s", child, ", quiet as the one before" if child.quiet else "")
+            if child.quiet:
+                child.send(QUIET)
 
     def on_start_error(self, child: WorkerChild | Reporter, error: OSError) -> None:
         """Try again, later each time."""
@@ -192,11 +200,15 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             words = b""
         if not words:
             child.close_channel()
-        elif isinstance(child, WorkerChild) and words.startswith(READY):
-            child.worker_id = words[len(READY) :].decode()
-            log.debug("%s is ready", child)
-            if self._quiet:
-                child.send(QUIET)
+        for word in words.split(b"\n"):
+            if not isinstance(child, WorkerChild):
+                continue  # a reporter says nothing
+            if word.startswith(READY):
+                child.worker_id = word[len(READY) :].decode()
+                log.debug("%s is ready", child)
+                self._reload_next()
+            elif word == QUIET:
+                child.quiet = True
 
     def on_signal(self, number: int) -> None:
         """Pass a signal on: in words, as far as there are some."""
@@ -204,9 +216,24 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         if number in (signal.SIGTERM, signal.SIGINT):
             self._stop(running)
             return
+        if number in (signal.SIGUSR1, signal.SIGUSR2):
+            name = signal.Signals(number).name
+            log.warning("%s is ignored: TERM stops the workers, HUP replaces them", name)
+            return
+        if number == signal.SIGHUP:
+            self._reload()
+            return
+        if number == signal.SIGQUIT:
+            for worker in running:
+                worker.send(QUIT)
+            self._stop(running)
+            return
         if number == signal.SIGTSTP and not self._quiet:
             self._quiet = True
-            log.warning("quiet: no more jobs are fetched, and no worker is replaced")
+            log.warning(
+                "quiet: no more jobs are fetched, and no worker is replaced; running jobs go on, "
+                "and all stay until TERM or Ctrl-C"
+            )
         for worker in running:
             if number == signal.SIGTSTP:
                 worker.send(QUIET)
@@ -218,12 +245,15 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         child.close_channel()
         if isinstance(child, Reporter):
             self.children.remove(child)
+            if status and self._stopping:
+                self.code = max(self.code, Exit.ABANDONED)
             return
         exit_code = next((f" ({exit.name})" for exit in Exit if exit == status), "")
         how = f"{child} {describe_exit(status)}{exit_code}"
         had_jobs = self._fail_jobs(child, status)
-        never_began = status in NEVER_BEGAN or (status >= 0 and not child.ready)
-        stopped = status == Exit.STOPPED and child.ready
+        ready = bool(child.worker_id)
+        never_began = status in NEVER_BEGAN or (status >= 0 and not (ready or child.finishing))
+        stopped = status == Exit.STOPPED and ready
         steady = monotonic() - child.started_at >= STEADY_AFTER
         child.failed_starts = child.failed_starts + 1 if never_began else 0
         child.deaths = 0 if stopped or steady else child.deaths + 1
@@ -241,11 +271,14 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         elif never_began and self._changes is not None:
             log.error("%s; waiting for a file to be saved", how)
             child.due = None
-        elif child.failed_starts >= MAX_FAILED_STARTS:
+        elif child.failed_starts >= MAX_FAILED_STARTS and not self._survives(child):
             self._give_up(how)
         else:
             pause = self.restart_later(child)
             log.warning("%s; another takes its place in %.1f s", how, pause)
+            if never_began and self._reloading:
+                self._reloading.clear()
+                log.error("the reload ends here: the other workers go on with the old program")
 
     def _kill(self) -> None:
         for child in self.children.copy():
@@ -255,6 +288,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             elif isinstance(child, Reporter):
                 log.error("%s cannot be started: its jobs wait out their reservations", child)
                 self.children.remove(child)
+                self.code = max(self.code, Exit.ABANDONED)
         self.deadline = monotonic() + self._stop_grace
 
     def _stop(self, running: list[WorkerChild]) -> None:
@@ -283,6 +317,36 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             worker.finishing = True
             worker.end(FINISH)
 
+    def _reload(self) -> None:
+        """Replace one worker after the other, each when its jobs have finished."""
+        if self._quiet or self._stopping:
+            log.warning("SIGHUP is ignored: %s", "quiet" if self._quiet else "stopping")
+            return
+        log.info("SIGHUP: the workers are replaced, one after the other")
+        self._reloads_since = monotonic()
+        self._reloading = self._workers.copy()
+        for worker in self._workers:
+            if not worker.pid:
+                worker.due = monotonic()
+        self._reload_next()
+
+    def _reload_next(self) -> None:
+        """Have the next worker finish, when the one before is replaced by one that is ready."""
+        while self._reloading and not self._stopping:
+            worker = self._reloading[0]
+            if worker.started_at >= (self._reloads_since or 0.0) and worker.ready:
+                self._reloading.pop(0)
+                continue
+            if worker.pid and worker.started_at < (self._reloads_since or 0.0):
+                worker.finishing = True
+                worker.end(FINISH)
+            return
+
+    def _survives(self, failed: WorkerChild) -> bool:
+        """Return whether to go on: other workers have an older program, which is not at fault."""
+        others = [worker for worker in self._workers if worker is not failed]
+        return self._reloads_since is not None and any(worker.ready for worker in others)
+
     def _give_up(self, how: str) -> None:
         log.error(
             "%s, the %dth worker in a row that could not begin: giving up", how, MAX_FAILED_STARTS
@@ -308,54 +372,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         text = "%s %s with jobs that it had not reported, which fail by that: %s"
         log.error(text, worker, how, ", ".join(jobs))
         message = describe_death("the worker's process", status)
-        self.children.append(Reporter(worker, jobs, message))
+        self.children.append(Reporter(worker.number, worker.worker_id, jobs, message))
         if self.deadline is not None:  # it gets the time that workers have
             self.deadline = max(self.deadline, now + self._stop_grace)
         return True
-
-    def _report(self, reporter: Reporter) -> NoReturn:
-        try:
-            client = Client(self._url, worker_id=reporter.worker_id or None)
-            until = monotonic() + REPORT_TIMEOUT
-            report_death(client, reporter.jobs, reporter.message, until, self._backoff)
-        except BaseException:
-            log.exception("%s fails", reporter)
-        finally:
-            os._exit(0)
-
-
-def report_death(
-    client: Client,
-    jobs: Mapping[str, float],
-    message: str,
-    until: float,
-    backoff: Callable[[int, float], float] = recovery.backoff,
-) -> None:
-    """Report jobs as failed, as often as it takes until then (`time.monotonic`).
-
-    `jobs` has the end of each reservation, after which a job is left alone.
-    """
-    failures = 0
-    while jids := [jid for jid, ends in jobs.items() if ends > monotonic()]:
-        try:
-            answers = client.exchange(
-                *[commands.fail(jid, "ProcessDied", message, []) for jid in jids]
-            )
-        except FaktoryAuthenticationError:
-            raise
-        except FaktoryError as error:
-            failures += 1
-            pause = backoff(failures, random())
-            if monotonic() + pause > until:
-                log.error("%s could not be reported: %s", ", ".join(jids), error)
-                return
-            sleep(pause)
-            continue
-        client.close()
-        for jid, answer in zip(jids, answers, strict=True):
-            if answer.error is not None:
-                # The worker may have reported it, and died before it read the answer.
-                is_reported = "Job not found" in str(answer.error)
-                level = logging.DEBUG if is_reported else logging.WARNING
-                log.log(level, "the server refused FAIL of %s: %s", jid, answer.error)
-        return

@@ -47,9 +47,10 @@ def watched(required: Sequence[str]) -> Iterator[int]:
         yield reader
     finally:
         if os.getpid() == parent:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-            os.waitpid(pid, 0)
+            with suppress(ChildProcessError):  # it has ended, and the supervisor has seen that
+                if not os.waitpid(pid, os.WNOHANG)[0]:
+                    os.kill(pid, signal.SIGKILL)  # it has nothing to lose
+                    os.waitpid(pid, 0)
 
 
 def _folders(required: Sequence[str]) -> list[Path]:
@@ -61,8 +62,8 @@ def _folders(required: Sequence[str]) -> list[Path]:
 def _watch(folders: Sequence[Path], writer: int, parent: int) -> NoReturn:
     """Write a byte to `writer` for each change until the parent is gone, then end the process."""
     try:
-        for number in (signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN):
-            signal.signal(number, lambda *_: None)
+        for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGTTIN"):
+            signal.signal(getattr(signal, name), lambda *_: None)
         logging.getLogger("watchfiles").setLevel(logging.WARNING)
         from watchfiles import PythonFilter, watch
 

@@ -6,55 +6,73 @@ their reservation; then it stops as at any other time. A TERM meanwhile cuts tha
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Lock, Thread
 from typing import Any, Final
+from weakref import WeakSet
 
 from ...jobs.middleware import worker_middleware
 from ...worker import Worker
 from ...worker.backends.supervisor import RunningJobs
 from ...worker.processor import Processor
+from ...worker.signals import do_nothing
 
-# Words through the channel. To the supervisor, followed by the worker's id:
+# Words through the channel. To the supervisor, a line each, the first one with the worker's id:
 READY: Final = b"r"
-# To the worker; an end of file means that its supervisor is gone:
-QUIET: Final = b"q"
+QUIET: Final = b"q"  # it is quiet, because the server says so or a signal to it alone
+# To the worker, QUIET, too; an end of file means that its supervisor is gone:
 FINISH: Final = b"e"
 STOP: Final = b"s"
 STOP_NOW: Final = b"n"
+QUIT: Final = b"d"
 
 CHECK_INTERVAL: Final = 0.5
 """Seconds between two checks whether a job that goes on is overdue."""
+
+_finishing: Final[WeakSet[Worker]] = WeakSet()
+"""Workers that are quiet because they finish."""
 
 
 def attach(worker: Worker, jobs: RunningJobs, channel: socket.socket) -> None:
     """Notify the supervisor when the worker is ready, and do what it says from then on."""
 
     def begin() -> None:
-        # TERM may come twice, from the supervisor and from a signal to the whole group, and
-        # means the same each time. INT is for the supervisor to pass on.
-        signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-        signal.signal(signal.SIGINT, lambda *_: None)
+        # What has come up to now holds before the first FETCH.
+        _obey(worker, channel, socket.MSG_DONTWAIT)
         Thread(target=_obey, args=(worker, channel), name="faktory-supervised", daemon=True).start()
         with suppress(OSError):  # the supervisor is gone: `_obey` sees it
-            channel.send(READY + worker.worker_id.encode())
+            channel.send(READY + worker.worker_id.encode() + b"\n")
+
+    def on_quiet() -> None:
+        if not (worker.is_disconnecting or worker in _finishing):
+            with suppress(OSError):
+                channel.send(QUIET + b"\n")
 
     worker.record_jobs(jobs)
     worker.on("startup", begin)
+    worker.on("quiet", on_quiet)
+    # TERM may come twice, from the supervisor and from a signal to the whole group, and means the
+    # same each time. What a terminal sends to the group is for the supervisor to pass on.
+    worker._orders.always |= {"SIGTERM": worker._terminate, "SIGINT": do_nothing}
+    worker._orders.unless_used |= {"SIGHUP": do_nothing}
 
 
-def _obey(worker: Worker, channel: socket.socket) -> None:
+def _obey(worker: Worker, channel: socket.socket, flags: int = 0) -> None:
+    """Do what the supervisor says; with MSG_DONTWAIT, what it has said already."""
     while True:
         try:
-            word = channel.recv(1)
+            word = channel.recv(1, flags)
+        except BlockingIOError:
+            return
         except OSError:
             word = b""
         if word == QUIET:
             worker.quiet()
+        elif word == QUIT:
+            worker._inbox.put(worker._orders.quit)
         elif word == FINISH:
             finish(worker)
         elif word == STOP:
@@ -73,6 +91,7 @@ def finish(worker: Worker) -> None:
     They have all the time that they were promised, which is their reservation; then the worker
     stops as at any other time. A TERM meanwhile cuts that short.
     """
+    _finishing.add(worker)
     worker.quiet()
     Thread(target=_stop_later, args=(worker,), name="faktory-finish", daemon=True).start()
 

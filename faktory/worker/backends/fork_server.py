@@ -137,7 +137,14 @@ class JobChild(Child):
 class ForkServer(Supervisor[JobChild]):
     """Forks a child when the worker asks for one, and writes how each one ended."""
 
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN)
+    signals = (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGTSTP,
+        signal.SIGTTIN,
+    )
     """What terminals and init systems send to all processes of a group: the worker decides."""
 
     def __init__(self, control: socket.socket) -> None:

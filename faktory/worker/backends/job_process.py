@@ -27,6 +27,7 @@ from ...client.descriptors import copy_high
 from ...exceptions import Shutdown, TimeLimitExceeded
 from ...jobs.context import JobContext
 from ...jobs.runner import JobRunner, in_context
+from ..signals import install
 from .base import describe_remote
 from .fork_server import ORDER
 
@@ -112,7 +113,7 @@ class JobProcess:
     def run(self) -> NoReturn:
         """Run jobs until the worker is gone."""
         os.register_at_fork(after_in_child=self._close_after_fork)
-        signal.signal(signal.SIGTERM, self._on_term)
+        install(signal.SIGTERM, self._on_term)
         while True:
             try:
                 message = self._channel.recv_bytes()

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, Final, Generic, TypeVar
 
 from ...wire import recovery
+from ..signals import do_nothing, install, restore
 
 MAX_WAIT: Final = 3600.0
 """Seconds that one wait takes at most: the system does not accept any number."""
@@ -195,7 +196,7 @@ class Supervisor(Generic[C]):
         reader.setblocking(False)
         writer.setblocking(False)
         numbers = (*self.signals, signal.SIGCHLD)
-        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        before = {number: install(number, partial(self._note, number)) for number in numbers}
         wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         # A channel's other end may be gone: that is an error of `send`, and not the end of us.
         self._sigpipe = signal.signal(signal.SIGPIPE, signal.SIG_IGN) or signal.SIG_DFL
@@ -206,12 +207,12 @@ class Supervisor(Generic[C]):
             if os.getpid() == process:
                 signal.set_wakeup_fd(wakeup)
                 for number, handler in before.items():
-                    signal.signal(number, signal.SIG_DFL if handler is None else handler)
+                    restore(number, handler)
                 signal.signal(signal.SIGPIPE, self._sigpipe)
             reader.close()
             writer.close()
 
-    def _on_signal(self, number: int, _frame: object) -> None:
+    def _note(self, number: int) -> None:
         if number != signal.SIGCHLD:
             self._received.append(number)
 
@@ -258,7 +259,7 @@ class Supervisor(Generic[C]):
         for number in self.signals:
             # A terminal sends them to the whole group, and the supervisor decides. No SIG_IGN: a
             # subprocess of a job would inherit that.
-            signal.signal(number, lambda *_: None)
+            install(number, do_nothing)
         ours.close()
         for child in self.children:
             child.close_channel()
@@ -284,12 +285,16 @@ class Supervisor(Generic[C]):
                 handlers[descriptor]()
 
     def _reap(self) -> None:
-        for child in self.children.copy():
-            if child.pid:
-                pid, status = os.waitpid(child.pid, os.WNOHANG)
-                if pid:
-                    child.pid = 0
-                    self.on_exit(child, os.waitstatus_to_exitcode(status))
+        """Note the children that have ended, and let go of others.
+
+        Those are processes whose parents have ended, if this one has the process id 1.
+        """
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                for child in self.children.copy():
+                    if child.pid == ended[0]:
+                        child.pid = 0
+                        self.on_exit(child, os.waitstatus_to_exitcode(ended[1]))
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -1,0 +1,91 @@
+"""The reports of the jobs that a worker had when it died: a process of its own sends them.
+
+Rules: it waits for the server, which the supervisor must not, for REPORT_TIMEOUT at most. It ends
+with 0 if every job is reported, or is not this worker's any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from random import random
+from time import monotonic, sleep
+from typing import Final, NoReturn
+
+from ...client import Client
+from ...exceptions import FaktoryAuthenticationError, FaktoryError
+from ...wire import commands, recovery
+from ...worker.backends.supervisor import Child
+from ..exits import Exit
+
+REPORT_TIMEOUT: Final = 30.0
+"""Seconds in which the jobs of a worker that died are reported, if the server can be reached."""
+
+log = logging.getLogger("faktory.parent")  # the name that programs configure
+
+
+class Reporter(Child):
+    """A process that reports the jobs of a worker that died: it waits for the server."""
+
+    def __init__(self, number: int, worker_id: str, jobs: dict[str, float], message: str) -> None:
+        super().__init__(number)
+        self.worker_id = worker_id
+        self.jobs = jobs
+        """When each reservation ends, by jid."""
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"the report of the jobs of worker {self.number}"
+
+    def run(self, url: str, backoff: Callable[[int, float], float]) -> NoReturn:
+        """Send the reports to a server, and end the process."""
+        code = Exit.ABANDONED
+        try:
+            client = Client(url, worker_id=self.worker_id or None)
+            until = monotonic() + REPORT_TIMEOUT
+            if report_death(client, self.jobs, self.message, until, backoff):
+                code = Exit.DONE
+        except BaseException:
+            log.exception("%s fails", self)
+        finally:
+            os._exit(code)
+
+
+def report_death(
+    client: Client,
+    jobs: Mapping[str, float],
+    message: str,
+    until: float,
+    backoff: Callable[[int, float], float] = recovery.backoff,
+) -> bool:
+    """Report jobs as failed, as often as it takes until then (`time.monotonic`).
+
+    Return whether all are reported. `jobs` has the end of each reservation, after which a job is
+    left alone.
+    """
+    failures = 0
+    while jids := [jid for jid, ends in jobs.items() if ends > monotonic()]:
+        try:
+            answers = client.exchange(
+                *[commands.fail(jid, "ProcessDied", message, []) for jid in jids]
+            )
+        except FaktoryAuthenticationError:
+            raise
+        except FaktoryError as error:
+            failures += 1
+            pause = backoff(failures, random())
+            if monotonic() + pause > until:
+                log.error("%s could not be reported: %s", ", ".join(jids), error)
+                return False
+            sleep(pause)
+            continue
+        client.close()
+        for jid, answer in zip(jids, answers, strict=True):
+            if answer.error is not None:
+                # The worker may have reported it, and died before it read the answer.
+                is_reported = "Job not found" in str(answer.error)
+                level = logging.DEBUG if is_reported else logging.WARNING
+                log.log(level, "the server refused FAIL of %s: %s", jid, answer.error)
+        return True
+    return True
