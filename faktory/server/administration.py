@@ -95,7 +95,12 @@ def queue(call: Call) -> Steps[Reply]:
     if subcommand == "LATENCY":
         if names == ["*"]:
             raise CommandError("QUEUE LATENCY does not support wildcards")
-        return bulk({name: _double(store.latency(name)) for name in names})
+        latencies = {}
+        for number, name in enumerate(names):
+            latencies[name] = _double(store.latency(name))
+            if number % 100 == 99:
+                yield
+        return encode_bulk((yield from dump(latencies)).encode())
     if subcommand not in ("PAUSE", "RESUME", "REMOVE"):
         raise CommandError(f"no such QUEUE subcommand: {subcommand}")
     if not names:
