@@ -322,9 +322,7 @@ class Processor(Thread):
             text = clip(str(cause), 1000)
             self._log.error("the answer to FETCH cannot be read: %s. %s.", text, _SKIPPED)
 
-    def _pause(
-        self, error: FaktoryError | MemoryError, failures: int, asked_at: float
-    ) -> None:
+    def _pause(self, error: FaktoryError | MemoryError, failures: int, asked_at: float) -> None:
         """Wait before the next attempt to reach the server; the first one is made at once."""
         if failures == 1:
             self._log.debug("reconnecting: %s", error)
