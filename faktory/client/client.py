@@ -18,6 +18,7 @@ from ..exceptions import FaktoryServerError
 from ..wire import commands, failure
 from ..wire.address import Address, find_url, parse
 from ..wire.commands import Command, Target, WorkerState
+from ..wire.log import Log
 from ..wire.payload import DEFAULT_RETRY, prepare
 from ..wire.session import Answer
 from ..wire.types import AnyJob, BatchStatus, FetchedJob, JobProgress, ServerInfo
@@ -69,6 +70,7 @@ class Client:
     ) -> None:
         self.faktory: Address
         self.log = log or logging.getLogger("faktory.connection")
+        self._log = Log(self.log)
         self.timeout = check_timeout("timeout", timeout, allow_zero=False)
         identity: dict[str, object] = {"labels": [] if labels is None else check_labels(labels)}
         if worker_id is not None:
@@ -121,12 +123,12 @@ class Client:
             self._connection.open()
             return self.is_connected
         if not self.is_connected:
-            self.log.info("Connecting to %s:%s", self.faktory.host, self.faktory.port)
+            self._log.info("Connecting to %s:%s", self.faktory.host, self.faktory.port)
             if self.faktory.tls:
-                self.log.debug("Using TLS")
+                self._log.debug("Using TLS")
             self._connection.open()
             self._announced = True
-            self.log.debug("Connected to Faktory")
+            self._log.debug("Connected to Faktory")
         return True
 
     def disconnect(self) -> None:
@@ -134,7 +136,7 @@ class Client:
         self._connection.close()
         if self._announced:
             self._announced = False
-            self.log.info("Disconnected")
+            self._log.info("Disconnected")
 
     def close(self) -> None:
         """Disconnect."""
@@ -174,7 +176,7 @@ class Client:
         else:
             rejection = self._queue(job)
         if rejection is not None:
-            self.log.warning("%s %s is not queued: %s", task, jid, rejection)
+            self._log.warning("%s %s is not queued: %s", task, jid, rejection)
         return rejection is None
 
     def _queue(self, job: dict[str, Any]) -> str | None:

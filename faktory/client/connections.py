@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..wire import recovery
 from ..wire.address import Address
 from ..wire.commands import Command
+from ..wire.log import Log
 from ..wire.session import Answer
 from . import fork, network
 from .transport import Transport
@@ -44,7 +45,7 @@ class Connection:
         self._timeout = timeout
         self._ssl_context = ssl_context
         self._at_least_once = at_least_once
-        self._log = log
+        self._log = Log(log)
         self._log_payloads = log_payloads
         self._network: network.Network = network.SOCKETS
         self._transport: Transport | None = None  # opened by this network

@@ -32,6 +32,7 @@ from ..proto import NEED_DATA
 from ..wire import commands, recovery
 from ..wire.address import Address, switched_on
 from ..wire.commands import Command
+from ..wire.log import Log
 from ..wire.session import Answer, ClientSession
 from .waiting import KERNEL_WAIT, DeadlinePassed, TimedSocket
 
@@ -49,7 +50,7 @@ _OK_SIZE: Final = len(b"+OK\r\n")
 """Bytes of the answer to ACK or FAIL, which the server sends ahead of the answer to the FETCH
 behind it. Nothing can be done with it alone, and waking up for it took a fifth of a job's CPU."""
 
-_log = logging.getLogger("faktory.connection")
+_log = Log(logging.getLogger("faktory.connection"))
 
 
 class Transport(Protocol):

@@ -10,13 +10,14 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
+from ..wire.log import Log
 from .connection import ServerConnection
 from .state import ServerState
 
 if TYPE_CHECKING:
     import ssl
 
-_log = logging.getLogger("faktory.server")
+_log = Log(logging.getLogger("faktory.server"))
 
 
 class Listener:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any, Final
 
+from ..wire.log import Log
 from ..wire.payload import MAX_RESERVE
 from ..wire.validate import QUEUE_NAME
 from .go import json as go_json
@@ -40,7 +41,7 @@ _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
 Matches = Callable[[bytes], object]
 """Whether the payload of a job is meant by a filter of MUTATE."""
 
-_log = logging.getLogger("faktory.server")
+_log = Log(logging.getLogger("faktory.server"))
 
 
 class CommandError(Exception):

@@ -6,12 +6,14 @@ import logging
 from threading import Lock
 from time import monotonic
 
+from ..wire.log import Log
+
 
 class Outage:
     """A time in which the server cannot be reached. Safe to use from any thread."""
 
     def __init__(self, log: logging.Logger) -> None:
-        self._log = log
+        self._log = Log(log)
         self._lock = Lock()
         self._since: float | None = None
 

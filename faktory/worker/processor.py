@@ -27,6 +27,7 @@ from ..jobs.context import JobContext
 from ..jobs.runner import JobRunner, in_context
 from ..wire import commands, failure, recovery
 from ..wire.commands import Command
+from ..wire.log import Log, clean, enabled
 from ..wire.session import Answer
 from .backends.base import Backend, RemoteError, Report
 from .interrupts import RunningJob
@@ -83,7 +84,7 @@ class Processor(Thread):
         """Ends its attempts to deliver a report."""
         self._manager = manager
         self._client = client
-        self._log = manager.log
+        self._log = Log(manager.log)
         self._job_log = manager.log.getChild("job")
         self._reconnect = False
         self._report: Command[None] | None = None
@@ -275,10 +276,13 @@ class Processor(Thread):
         """Log; what a filter or handler of the program raises loses no job."""
         with suppress(BaseException):
             log = self._job_log
+            if log.disabled:
+                enabled(log)
             if log.isEnabledFor(level):
                 # As `Logger.log` does it, without its search for the caller: that is this line.
                 line = sys._getframe().f_lineno
                 name = "_log_job"
+                quoted = tuple(map(clean, args))
                 log.handle(
-                    log.makeRecord(log.name, level, __file__, line, text, args, exc_info, name)
+                    log.makeRecord(log.name, level, __file__, line, text, quoted, exc_info, name)
                 )

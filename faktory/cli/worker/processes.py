@@ -24,6 +24,7 @@ from typing import Final, NoReturn
 from ...client import Client
 from ...exceptions import FaktoryAuthenticationError, FaktoryError
 from ...wire import commands, recovery
+from ...wire.log import Log
 from ...worker import Worker
 from ...worker.backends.supervisor import (
     Child,
@@ -47,7 +48,7 @@ STOP_GRACE: Final = 8.0
 REPORT_TIMEOUT: Final = 30.0
 """Seconds in which the jobs of a worker that died are reported, if the server can be reached."""
 
-log = logging.getLogger("faktory.parent")  # the name that programs configure
+log = Log(logging.getLogger("faktory.parent"))  # the name that programs configure
 
 
 class WorkerChild(Child):

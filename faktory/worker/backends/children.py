@@ -32,6 +32,7 @@ from ...jobs.registry import Runnable
 from ...jobs.runner import JobRunner, in_context
 from ...wire import failure
 from ...wire.failure import MAX_BACKTRACE
+from ...wire.log import Log
 from ..timing import Timing
 from .base import RemoteError, control_of, make_remote_error
 from .fork_server import KILL, NUMBER, ORDER, ForkServerClient, ForkServerDied
@@ -72,7 +73,7 @@ class ProcessBackends:
         self.log = log
         self.timing = timing
         if (others := threading.active_count() - 1) > 0:
-            log.warning(
+            Log(log).warning(
                 "processes are made of a program that runs %d other threads: a lock that one of "
                 "them holds right now stays acquired in each process. Start threads later: in a "
                 'handler of "startup", or in the jobs.',
@@ -189,7 +190,7 @@ class ProcessBackend:
                 raise
             except OSError as error:
                 attempts += 1
-                self._backends.log.error(
+                Log(self._backends.log).error(
                     "the system gives no process for a job, trying again: %s", error
                 )
             else:

@@ -26,6 +26,7 @@ from ...jobs.context import JobContext
 from ...jobs.middleware import worker_middleware
 from ...jobs.registry import Runnable
 from ...jobs.runner import JobRunner, in_context, refuse_awaitable
+from ...wire.log import Log
 from ..task import Task
 from .base import Backend
 
@@ -36,7 +37,7 @@ class FutureBackends:
     def __init__(self, make: Callable[[], Executor], log: logging.Logger) -> None:
         self._make = make
         self._lock = Lock()
-        self._log = log
+        self._log = Log(log)
         self.executor = make()
         if isinstance(self.executor, ProcessPoolExecutor):
             # It forks its processes with the first call: now, before the worker has threads.
