@@ -24,9 +24,10 @@ from ...exceptions import FaktoryAuthenticationError, FaktoryPayloadError
 from ...jobs import registry
 from ...proto import implementation, implementation_info
 from ...wire.address import find_url
+from ...wire.log import Log
 from ...worker import Worker
 from ...worker.manager import CannotStart
-from .. import conflict, loading
+from .. import conflict, loading, streams
 from ..exits import Exit, ExitError, UsageError
 from . import config, logs, title
 from .logs import show_error
@@ -39,7 +40,7 @@ NO_JOBS: Final = (
     "Name the module that defines jobs: -r app.jobs"
 )
 
-log = logging.getLogger("faktory.worker")
+log = Log(logging.getLogger("faktory.worker"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without `argv`, as a command, end the process here if jobs were abandoned: Python would wait
     for the threads that they have started.
     """
+    streams.open_missing()
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
     except ExitError as error:
@@ -59,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         show_error(f"{error!r}: this is an error of faktory-worker itself, please report it", error)
         code = Exit.FAULT
-    if code == Exit.ABANDONED and argv is None:
+    written = logs.close()
+    if argv is None and (code == Exit.ABANDONED or not written):
         _end_process(code)
     return code
 
@@ -83,6 +86,7 @@ def _run(argv: Sequence[str]) -> Exit:
         if isinstance(outcome, Exit):
             return outcome
         attach = outcome  # this process is a worker now
+        logs.run_in_background()
 
     loading.load(options.require)
     worker = _make_worker(options)
@@ -118,7 +122,6 @@ def _supervise(options: Namespace) -> Exit | Callable[[Worker], None]:
     from .processes import WorkerSupervisor
 
     count = options.processes or 1
-    logs.share()
     with ExitStack() as stack:
         changes = None
         if options.reload:
