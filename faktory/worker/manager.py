@@ -88,6 +88,7 @@ class Manager:
         self.overdue: list[Processor] = []
         """Processors whose job is overdue, and goes on."""
         self.replaced = 0
+        self._interrupts_at: float | None = None
 
     # From any thread
 
@@ -157,12 +158,17 @@ class Manager:
 
     def next_due(self) -> float | None:
         """When a job is due to be interrupted next (`time.monotonic`)."""
-        due = [processor.running.due for processor in self.processors]
+        due = [self._interrupts_at, *(processor.running.due for processor in self.processors)]
         return min((at for at in due if at is not None), default=None)
 
     def check_jobs(self) -> None:
-        """Interrupt jobs at their time limit, replace processors whose job is overdue."""
+        """Interrupt jobs at their time limit, replace processors whose job is overdue.
+
+        While the worker stops, end waits for a server that does not answer.
+        """
         now = monotonic()
+        if self._interrupts_at is not None:
+            self._end_waits(now >= self._interrupts_at)
         for processor in self.processors.copy():
             processor.running.check(now)
             job = processor.running.current
@@ -192,9 +198,14 @@ class Manager:
             self._log.warning("thread %s%s:\n%s", thread.name, runs, stack(thread))
 
     def stop(self) -> None:
-        """End the pauses of processors that wait for the server."""
+        """End the pauses of processors that wait for the server, and the waits to connect.
+
+        Those for an answer end after `fetch_grace`.
+        """
+        self._interrupts_at = monotonic() + self.timing.fetch_grace
         for processor in self.processors:
             processor.stopping.set()
+        self._end_waits(False)
 
     def interrupt_jobs(self) -> None:
         """Raise Shutdown in every job, and in each that comes from now on."""
@@ -208,6 +219,7 @@ class Manager:
         """
         stuck: list[tuple[Processor, JobContext]] = []
         names: list[str] = []
+        self._end_waits(True)
         for processor in self.processors:
             processor.giving_up.set()
             job = processor.running.disown()
@@ -228,13 +240,30 @@ class Manager:
         for processor in self.processors:
             if processor.name not in names:
                 processor.join(max(0.0, until - monotonic()))
-                if processor.is_alive() or processor.has_report:
+                if processor.has_report:
                     names.append(processor.name)
         return names
 
+    def _end_waits(self, for_answers: bool) -> None:
+        """Interrupt processors that wait for the server, and forget those that do not notice.
+
+        They hold neither a job nor a report, and their threads end when the system lets them.
+        """
+        for processor in self.processors.copy():
+            if processor.running.current is not None:
+                continue
+            since = processor.interrupted_at
+            if since is None:
+                if for_answers or not (processor.is_connected or processor.has_report):
+                    processor.interrupt()
+            elif not processor.has_report and monotonic() - since >= self.timing.report_grace:
+                self.processors.remove(processor)
+
     def _remove(self, processor: Processor, error: BaseException | None) -> None:
         processor.join()  # that it ends was its last call
-        (self.overdue if processor in self.overdue else self.processors).remove(processor)
+        for processors in (self.processors, self.overdue):
+            if processor in processors:
+                processors.remove(processor)
         if error is not None:
             self._on_error(error)
 
