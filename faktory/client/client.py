@@ -18,6 +18,7 @@ from ..exceptions import FaktoryServerError
 from ..wire import commands, failure
 from ..wire.address import Address, find_url, parse
 from ..wire.commands import Command, Target, WorkerState
+from ..wire.log import Log
 from ..wire.payload import DEFAULT_RETRY, prepare
 from ..wire.session import Answer
 from ..wire.types import AnyJob, BatchStatus, FetchedJob, JobProgress, ServerInfo
@@ -74,6 +75,7 @@ class Client:
     ) -> None:
         self.faktory: Address
         self.log = log or logging.getLogger("faktory.connection")
+        self._log = Log(self.log)
         self.timeout = check_timeout("timeout", timeout, allow_zero=False)
         self.tcp_keepalive = find_keepalive(tcp_keepalive, os.environ)
         identity: dict[str, object] = {"labels": [] if labels is None else check_labels(labels)}
@@ -129,12 +131,12 @@ class Client:
             self._connection.open()
             return self.is_connected
         if not self.is_connected:
-            self.log.info("Connecting to %s:%s", self.faktory.host, self.faktory.port)
+            self._log.info("Connecting to %s:%s", self.faktory.host, self.faktory.port)
             if self.faktory.tls:
-                self.log.debug("Using TLS")
+                self._log.debug("Using TLS")
             self._connection.open()
             self._announced = True
-            self.log.debug("Connected to Faktory")
+            self._log.debug("Connected to Faktory")
         return True
 
     def disconnect(self) -> None:
@@ -142,7 +144,7 @@ class Client:
         self._connection.close()
         if self._announced:
             self._announced = False
-            self.log.info("Disconnected")
+            self._log.info("Disconnected")
 
     def close(self) -> None:
         """Disconnect."""
@@ -182,7 +184,7 @@ class Client:
         else:
             rejection = self._queue(job)
         if rejection is not None:
-            self.log.warning("%s %s is not queued: %s", task, jid, rejection)
+            self._log.warning("%s %s is not queued: %s", task, jid, rejection)
         return rejection is None
 
     def _queue(self, job: dict[str, Any]) -> str | None:
@@ -303,7 +305,7 @@ class Client:
                 latency = self.call(commands.queue_latency([name]))
                 found.update(latency)
             except FaktoryServerError as error:
-                self.log.warning("the latency of queue %s is unknown: %s", name, clip(str(error)))
+                self._log.warning("the latency of queue %s is unknown: %s", name, clip(str(error)))
         if not found:
             raise refused
         return found

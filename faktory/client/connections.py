@@ -18,6 +18,7 @@ from ..exceptions import FaktoryConnectionError, FaktoryTimeout
 from ..wire import recovery
 from ..wire.address import Address
 from ..wire.commands import Command
+from ..wire.log import Log
 from ..wire.session import Answer
 from ..wire.validate import clip, fit
 from . import fork, network
@@ -51,7 +52,7 @@ class Connection:
         self._ssl_context = ssl_context
         self._keepalive = keepalive
         self._at_least_once = at_least_once
-        self._log = log
+        self._log = Log(log)
         self._log_payloads = log_payloads
         self._network: network.Network = network.SOCKETS
         self._transport: Transport | None = None  # opened by this network

@@ -35,6 +35,7 @@ from ..exceptions import (
 )
 from ..proto import dump_json
 from ..wire import commands
+from ..wire.log import Log
 from ..wire.payload import prepare
 from ..wire.recovery import Backoff
 from ..wire.types import AnyJob
@@ -46,7 +47,7 @@ from .factory import client_factory
 EXIT_TIMEOUT: Final = 5.0
 """Seconds that the interpreter's exit waits for jobs that are not pushed yet."""
 
-_log = logging.getLogger("faktory.producer")
+_log = Log(logging.getLogger("faktory.producer"))
 
 
 class _Entry(NamedTuple):

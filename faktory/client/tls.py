@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from ..exceptions import FaktoryConnectionError, FaktoryHandshakeError
 from ..wire.address import Address, switched_on
+from ..wire.log import Log
 
 _HOSTNAME_MISMATCH: Final = (62, 64)
 """OpenSSL's codes for a certificate of another host name, or address (X509_V_ERR_*_MISMATCH)."""
@@ -28,7 +29,7 @@ _EXPIRED: Final = 10
 _TIME: Final = re.compile(rb"\x17\x0d(\d{12})Z|\x18\x0f(\d{14})Z")
 """A point in time in a certificate (RFC 5280, 4.1.2.5): the first two are its validity."""
 
-_log = logging.getLogger("faktory.connection")
+_log = Log(logging.getLogger("faktory.connection"))
 
 
 def secure(

@@ -38,6 +38,7 @@ from ..proto import NEED_DATA
 from ..wire import commands, recovery
 from ..wire.address import Address
 from ..wire.commands import Command
+from ..wire.log import Log
 from ..wire.session import Answer, ClientSession
 from . import sockets
 from .waiting import KERNEL_WAIT, DeadlinePassed, TimedSocket
@@ -59,7 +60,7 @@ _TLS_CHUNK: Final = 65536
 """Bytes that TLS sends in one call, which has no progress to look at before its end."""
 
 
-_log = logging.getLogger("faktory.connection")
+_log = Log(logging.getLogger("faktory.connection"))
 
 
 class Transport(Protocol):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..client import Client, defaults
 from ..exceptions import FaktoryPayloadError
+from ..wire.log import enabled
 from ..wire.payload import DEFAULT_RETRY, MAX_RESERVE
 from ..wire.validate import check_instant, clip
 from .batch import Batch
@@ -156,7 +157,7 @@ class JobContext(JobAttributes):
     @property
     def logger(self) -> logging.Logger:
         """A logger named after the job's type."""
-        return logging.getLogger(f"faktory.job.{self.jobtype}")
+        return enabled(logging.getLogger(f"faktory.job.{self.jobtype}"))
 
     def track_progress(
         self,

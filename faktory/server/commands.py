@@ -34,6 +34,7 @@ import logging
 from collections import deque
 from typing import Any, Final
 
+from ..wire.log import Log
 from ..wire.session import encode_bulk, encode_error
 from .administration import batch, flush, info, mutate, queue, track
 from .calls import LIMIT, MAX_ECHO, OK, REPLY, Call, Handler, Panic, Reply, Wait, bulk, dump, echo
@@ -64,7 +65,7 @@ MAX_QUEUES: Final = 1000
 MAX_JOBS: Final = 1_000_000
 """Jobs of a PUSHB, for each of which the reply may hold an error."""
 
-_log = logging.getLogger("faktory.server")
+_log = Log(logging.getLogger("faktory.server"))
 
 
 def execute(state: ServerState, client: ClientRecord, line: bytes) -> Reply:
@@ -121,7 +122,7 @@ def _refusal(error: Exception) -> bytes:
     if isinstance(error, JSONError):
         return encode_error(f"invalid JSON: {error}")
     if not isinstance(error, Panic):
-        _log.error("a fault of the embedded server itself", exc_info=error)
+        _log.exception("a fault of the embedded server itself", exc_info=error)
     return encode_error("internal error")
 
 

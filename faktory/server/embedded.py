@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..proto import load_json
 from ..wire.address import Address
+from ..wire.log import Log
 from .clock import monotonic
 from .faults import Fault
 from .go import time as go_time
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_log = logging.getLogger("faktory.server")
+_log = Log(logging.getLogger("faktory.server"))
 
 
 class EmbeddedServer:

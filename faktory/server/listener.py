@@ -10,6 +10,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
+from ..wire.log import Log
 from .connection import ServerConnection
 from .state import ServerState
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 MAX_OPEN: Final = 4000
 """Connections at once, those that have not said HELLO among them: twice `MAX_CONNECTIONS`."""
 
-_log = logging.getLogger("faktory.server")
+_log = Log(logging.getLogger("faktory.server"))
 
 
 class Listener:

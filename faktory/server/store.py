@@ -14,6 +14,7 @@ from itertools import islice
 from random import Random
 from typing import Final
 
+from ..wire.log import Log
 from ..wire.payload import MAX_RESERVE
 from ..wire.validate import QUEUE_NAME
 from .errors import CommandError
@@ -41,7 +42,7 @@ _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
 
-_log = logging.getLogger("faktory.server")
+_log = Log(logging.getLogger("faktory.server"))
 
 
 class Waiter:

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeVar
 
 from ..jobs.validation import deferred
+from ..wire.log import Log
 
 Event = Literal["startup", "quiet", "shutdown", "exhausted"]
 H = TypeVar("H", bound=Callable[..., Any])
@@ -58,7 +59,7 @@ class Events:
             try:
                 handler(*args)
             except BaseException:  # sys.exit() too
-                log.exception("a handler of %r raised: %r", event, handler)
+                Log(log).exception("a handler of %r raised: %s", event, handler)
 
     def report(self, log: logging.Logger, error: BaseException, job: dict[str, Any]) -> None:
         """Call the error handlers for what a job raised, those of the process first."""
@@ -67,7 +68,7 @@ class Events:
             try:
                 handler(error, {"context": "Job raised exception", "job": job})
             except BaseException:
-                log.exception("an error handler raised: %r", handler)
+                Log(log).exception("an error handler raised: %s", handler)
 
     def handlers(self, event: Event) -> list[Callable[..., Any]]:
         """Return the handlers of an event as they are called, in that order."""

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Final
 
 from ..exceptions import Shutdown
+from ..wire.log import Log
 from .events import Event, Events
 from .interrupts import raise_in, release_locks
 from .signals import main_call
@@ -46,7 +47,7 @@ class HandlerCalls:
         self.on_stuck: Callable[[], None] | None = None
         """Called when all else has ended, and a handler in the main thread has not."""
         self._events = events
-        self._log = log
+        self._log = Log(log)
         self._manage = manage
         self._wake = wake
         self._grace = grace

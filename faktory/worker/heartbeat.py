@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
 from threading import Event, Thread
 from time import monotonic
 from typing import Protocol
@@ -16,6 +15,7 @@ from typing import Protocol
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, FaktoryServerError
 from ..wire.commands import WorkerState
+from ..wire.log import Log
 from ..wire.validate import clip
 from .lifecycle import Lifecycle
 from .timing import Timing
@@ -52,7 +52,7 @@ class Heartbeat(Thread):
         self._interval = interval
         self._late_beat = timing.late_beat
         self._grace = timing.beat_grace
-        self._log = manager.log
+        self._log = Log(manager.log)
         self._stopped = Event()
 
     def run(self) -> None:
@@ -91,8 +91,7 @@ class Heartbeat(Thread):
             self._manager.on_beat_error(asked_at, error)
             return False
         except Exception as error:
-            with suppress(Exception):  # a filter of the log may raise
-                self._on_error(asked_at, error)
+            self._on_error(asked_at, error)
         return True
 
     def _on_error(self, asked_at: float, error: Exception) -> None:

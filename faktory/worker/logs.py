@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..jobs.context import current_job
-from ..wire.validate import clip
+from ..wire.log import clean
 
 
 class JobFilter(logging.Filter):
     """Gives every record `jid` and `jobtype`, empty outside a job; added to a handler.
+
+    Control characters in them are escaped, since a program's own format may be text.
 
     `job` is both and a space, for the beginning of a line; it is empty for this package's own
     records, whose messages name the job.
@@ -24,9 +26,10 @@ class JobFilter(logging.Filter):
         except RuntimeError:
             record.jid = record.jobtype = record.job = ""
             return True
-        record.jid, record.jobtype = clip(job.jid), clip(job.jobtype)
+        jid, jobtype = clean(job.jid), clean(job.jobtype)
+        record.jid, record.jobtype = jid, jobtype
         own = record.name.startswith("faktory.") and not record.name.startswith("faktory.job.")
-        record.job = "" if own else f"{job} "
+        record.job = "" if own else f"{jobtype} {jid} "
         return True
 
 

@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, Shutdown
 from ..jobs.context import JobContext
 from ..jobs.runner import JobRunner
 from ..wire import commands
+from ..wire.log import Log
 from .backends.base import Backends
 from .events import Events
 from .lifecycle import Lifecycle
@@ -28,6 +29,9 @@ from .outage import Outage
 from .processor import Processor
 from .stacks import stack
 from .timing import Timing
+
+DUMP_INTERVAL: Final = 1.0
+"""Seconds between two dumps of all stacks."""
 
 
 class CannotStart(RuntimeError):
@@ -69,6 +73,7 @@ class Manager:
         self.outage = Outage(log)
         self.timing = timing
         self.log = log
+        self._log = Log(log)
         self.backends: Backends | None = None
         self.job_table: JobTable | None = None
         self._make_client = make_client
@@ -78,6 +83,7 @@ class Manager:
         self._on_error = on_error
         self._numbers = itertools.count(1)
         self._missing = 0
+        self._dump_from = 0.0
         self.processors: list[Processor] = []
         self.overdue: list[Processor] = []
         """Processors whose job is overdue, and goes on."""
@@ -175,17 +181,24 @@ class Manager:
             try:
                 self.start_processor()
             except RuntimeError as error:
-                self.log.error("no thread in place of one that hangs, trying again: %s", error)
+                self._log.error("no thread in place of one that hangs, trying again: %s", error)
                 return
             self._missing -= 1
 
     def log_threads(self) -> None:
-        """Log the stack of every thread of the process, and its job."""
+        """Log the stack of every thread of the process, and its job; once a second at most.
+
+        A job that reads from the terminal gets SIGTTIN each time it tries.
+        """
+        now = monotonic()
+        if now < self._dump_from:
+            return
+        self._dump_from = now + DUMP_INTERVAL
         jobs = {each: each.running.current for each in (*self.processors, *self.overdue)}
         for thread in threading.enumerate():
             job = jobs.get(thread)  # type: ignore[call-overload]
             runs = f", running {job}" if job is not None else ""
-            self.log.warning("thread %s%s:\n%s", thread.name, runs, stack(thread))
+            self._log.warning("thread %s%s:\n%s", thread.name, runs, stack(thread))
 
     def stop(self) -> None:
         """End the pauses of processors that wait for the server, and the waits to connect.
@@ -217,7 +230,7 @@ class Manager:
                 continue
             stuck.append((processor, job))
             names.append(processor.name)
-            self.log.warning(
+            self._log.warning(
                 "%s does not end: abandoned on thread %s and reported as failed",
                 job,
                 processor.name,
@@ -269,7 +282,7 @@ class Manager:
         if self.job_table is not None:
             self.job_table.write(processor.name, None)
         killed = processor.backend is not None and processor.backend.kill()
-        self.log.error(
+        self._log.error(
             "%s is overdue on thread %s: its reservation is over, so the server has failed it and "
             "may give it out again. It %s, unreported, and another thread takes its place "
             "(replaced so far: %d). It stands at:\n%s",
@@ -291,11 +304,11 @@ class Manager:
         try:
             thread.start()
         except RuntimeError:  # the system has no more threads
-            self.log.error("no thread to call the handlers of failed jobs in: they are not called")
+            self._log.error("no thread to call the handlers of failed jobs in: they are not called")
             return
         thread.join(self.timing.shutdown_grace)
         if thread.is_alive():
-            self.log.error(
+            self._log.error(
                 "a handler of failed jobs does not end; it stands at:\n%s", stack(thread)
             )
 
@@ -311,6 +324,6 @@ class Manager:
             errors = [error] * len(stuck)
         for (processor, job), failed in zip(stuck, errors, strict=True):
             if failed is not None:
-                self.log.error("%s could not be reported: %s", job, failed)
+                self._log.error("%s could not be reported: %s", job, failed)
             elif self.job_table is not None:
                 self.job_table.write(processor.name, None)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from ..wire.log import Log
 from .lifecycle import Lifecycle, State
 
 
@@ -29,7 +30,7 @@ class SignalOrders:
         log_threads: Callable[[], None],
     ) -> None:
         self._lifecycle = lifecycle
-        self._log = log
+        self._log = Log(log)
         self._terminate = terminate
         self._quiet = quiet
         self._log_threads = log_threads

@@ -7,6 +7,7 @@ from threading import Lock
 from time import monotonic
 from typing import Final
 
+from ..wire.log import Log
 from ..wire.validate import clip
 
 REFUSAL_INTERVAL: Final = 60.0
@@ -17,7 +18,7 @@ class Outage:
     """A time in which the server cannot be reached. Safe to use from any thread."""
 
     def __init__(self, log: logging.Logger) -> None:
-        self._log = log
+        self._log = Log(log)
         self._lock = Lock()
         self._since: float | None = None
         self._answered = 0.0  # when the last command was sent that was answered

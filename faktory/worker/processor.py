@@ -37,6 +37,7 @@ from ..jobs.context import JobContext
 from ..jobs.runner import JobRunner, in_context
 from ..wire import commands, failure, recovery
 from ..wire.commands import Command
+from ..wire.log import Log, clean, enabled
 from ..wire.payload import INVALID_JOB, find_fault, usable_jid
 from ..wire.session import Answer
 from ..wire.validate import brief, clip
@@ -99,7 +100,7 @@ class Processor(Thread):
         """When its wait for the server was ended (`time.monotonic`)."""
         self._manager = manager
         self._client = client
-        self._log = manager.log
+        self._log = Log(manager.log)
         self._job_log = manager.log.getChild("job")
         self._reconnect = False
         self._report: Command[None] | None = None
@@ -368,10 +369,13 @@ class Processor(Thread):
         """Log; what a filter or handler of the program raises loses no job."""
         with suppress(BaseException):
             log = self._job_log
+            if log.disabled:
+                enabled(log)
             if log.isEnabledFor(level):
                 # As `Logger.log` does it, without its search for the caller: that is this line.
                 line = sys._getframe().f_lineno
                 name = "_log_job"
+                args = tuple(map(clean, args))
                 record = log.makeRecord(log.name, level, __file__, line, text, args, exc_info, name)
                 try:
                     log.handle(record)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client import Client
 from ..jobs.runner import JobRunner
+from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration
 from . import events, timing
 from .backends.base import Backends, check_can_fork
@@ -139,17 +140,21 @@ class Worker:
         self.abandoned: list[str] = []
         """The threads whose job did not end in time, or whose report was not delivered."""
 
+    @property
+    def _log(self) -> Log:
+        return Log(self.log)
+
     def register(self, name: str, func: Callable[..., object], bind: bool = False) -> None:
         """Let `func` run the jobs of type `name` on this worker; the last one registered wins."""
         if not callable(func):
             raise ValueError("task func is not callable")
         self._tasks[name] = Task(name, func, bind)
-        self.log.info("Registered task: %s", name)
+        self._log.info("Registered task: %s", name)
 
     def deregister(self, name: str) -> None:
         """Forget what was registered under a name on this worker, if anything was."""
         if self._tasks.pop(name, None) is not None:
-            self.log.debug("Removed registered task: %s", name)
+            self._log.debug("Removed registered task: %s", name)
 
     def get_registered_task(self, name: str) -> Task:
         """Return what was registered under a name on this worker; ValueError if nothing was."""
@@ -230,6 +235,7 @@ class Worker:
         if self._started:
             raise RuntimeError("a worker runs once: make a new one.")
         self._started = True
+        keep_enabled()
         backends = self._manager.backends = self._make_backends()
         try:
             self._run()
@@ -241,8 +247,8 @@ class Worker:
 
     def _run(self) -> None:
         overridden = getattr(self.get_queues, "__func__", None) is not Worker.get_queues
-        self.log.info("Queues: %s", "as get_queues() says" if overridden else self._queues)
-        self.log.info("Labels: %s", ", ".join(self.labels))
+        self._log.info("Queues: %s", "as get_queues() says" if overridden else self._queues)
+        self._log.info("Labels: %s", ", ".join(self.labels))
         heartbeat = Heartbeat(
             self._manager, self._make_client(), self.send_heartbeat_every, self._timing
         )
@@ -324,7 +330,7 @@ class Worker:
 
     def _become_quiet(self) -> None:
         if self._lifecycle.advance(State.QUIET):
-            self.log.warning("quiet: no more jobs are fetched")
+            self._log.warning("quiet: no more jobs are fetched")
             self._calls.fire("quiet")
 
     def _terminate(self) -> None:
@@ -334,7 +340,7 @@ class Worker:
         self._stopped_at = monotonic()
         self._deadline = self._stopped_at + self.disconnect_wait
         running = self._manager.running()
-        self.log.info(
+        self._log.info(
             "Shutdown: waiting up to %g seconds for %d jobs to finish%s",
             self.disconnect_wait,
             len(running),
@@ -364,7 +370,7 @@ class Worker:
 
     def _on_server_state(self, state: str) -> None:
         if not (self.is_disconnecting or (state == "quiet" and self.is_quiet)):
-            self.log.info("the server asks this worker to %s", state)
+            self._log.info("the server asks this worker to %s", state)
         if state == "quiet":
             self._become_quiet()
         else:
@@ -378,7 +384,7 @@ class Worker:
     def _end_jobs(self) -> None:
         """Interrupt the running jobs, wait a little longer, then report those that go on."""
         if running := self._manager.running():
-            self.log.warning(
+            self._log.warning(
                 "the grace period is over: interrupting %d jobs, which fail by that and use up an "
                 "attempt (one with retry 0 is dropped): %s",
                 len(running),

@@ -99,6 +99,20 @@ class Process:
         return self.silent
 
 
+def run_shell(
+    script: str, command: list[str], cwd: Path, url: str | None, descriptor: int
+) -> subprocess.Popen[bytes]:
+    """Start a script of the shell with a command as its "$@"; its outputs are `descriptor`."""
+    return subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", *command],
+        cwd=cwd,
+        env=_environment(url, {"PYTHONUNBUFFERED": ""}),
+        stdout=descriptor,
+        stderr=descriptor,
+        start_new_session=True,
+    )
+
+
 Run = Callable[..., Process]
 WaitUntil = Callable[..., object]
 

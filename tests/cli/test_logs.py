@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import faktory
 from faktory.cli.exits import Exit
 from faktory.cli.worker import logs
 from faktory.server import EmbeddedServer
+from faktory.worker.backends.base import make_remote_error
 
 from .support import WORKER, Run, WaitUntil, push
 
@@ -245,3 +248,120 @@ def test_a_stream_leaves_objects_and_bytes_as_they_are(capfd: pytest.CaptureFixt
     assert first == {"a": 1}
     assert second["message"] == '{"b"'
     assert third["message"] == "begun"
+
+
+def traceback_of(error: BaseException) -> str:
+    try:
+        raise error
+    except BaseException:
+        return logs.TextFormatter(False).format(record(exc_info=sys.exc_info()))
+
+
+FAKE = "2026-01-02 03:04:05,678 INFO MainThread forged"
+
+
+def test_the_lines_of_a_message_after_the_first_are_indented_and_controls_escaped() -> None:
+    text = logs.TextFormatter(False)
+    made = record(f"one\ttwo\n{FAKE}\n  three\r\x1b[1m\u2028", threadName="a\x1bb")
+    first, second, third = text.format(made).split("\n")
+    assert first.endswith("INFO a\\x1bb one\ttwo")
+    assert second == f"    {FAKE}"
+    assert third == "  three\\r\\x1b[1m\\u2028"
+
+
+def test_the_text_of_an_exception_is_one_line_of_its_traceback() -> None:
+    cause = KeyError("inner")
+    error = ValueError(f"a\n{FAKE}\x1b")
+    error.__cause__ = ExceptionGroup(f"g\n{FAKE}", [OSError(f"in\n{FAKE}"), cause])
+    error.add_note(f"note\n{FAKE}")
+    lines = traceback_of(error).split("\n")
+    assert f"ValueError: a\\n{FAKE}\\x1b" in lines
+    assert f"    | OSError: in\\n{FAKE}" in lines
+    assert lines[-2:] == ["note", f"    {FAKE}"]
+    assert not any(line.startswith("2026") for line in lines[1:])
+
+
+def test_the_traceback_of_another_process_keeps_its_lines() -> None:
+    report = ("ValueError", "wrong", [])
+    remote = make_remote_error(report, None, f"Traceback:\n  File x\n{FAKE}\n")
+    lines = traceback_of(remote).split("\n")
+    assert ["    Traceback:", "  File x", f"    {FAKE}"] == lines[3:6]
+    assert f"{logs.__name__.partition('.')[0]}" in lines[-1]
+    assert lines[-1].endswith("ValueError: wrong")
+
+
+def test_a_long_message_and_a_long_traceback_are_cut_in_the_middle() -> None:
+    text = logs.TextFormatter(False).format(record("a" * 5_000_000 + "z"))
+    assert len(text) < logs.MAX_TEXT + 200
+    assert text.endswith("az")
+    text = traceback_of(ValueError("x" * 5_000_000))
+    assert len(text) < 2 * logs.MAX_TEXT + 200
+    assert "Traceback (most recent call last)" in text
+
+
+def test_an_object_is_cut_by_its_values() -> None:
+    for fields in (
+        {"message": "x" * 5_000_000},
+        {"message": "\U0001f389" * 100_000},
+        {"big": "x" * 5_000_000},
+        {"big": ["x" * 100] * 50_000},
+        {f"key{number}": "x" * 1000 for number in range(1000)},
+        {"message": "%s", "args": ("x" * 5_000_000,)},
+    ):
+        line = logs.format_json(record(**fields))
+        assert len(line) <= logs.MAX_LINE
+        assert json.loads(line)["level"] == "INFO"
+    said = json.loads(logs.format_json(record("x" * 40_000)))
+    assert "[... 7232 characters ...]" in said["message"]
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("make", [logs.JsonHandler, logs.LineHandler])
+def test_a_record_that_cannot_be_written_is_reported(
+    make: Callable[[int], logging.Handler], capfd: pytest.CaptureFixture[str]
+) -> None:
+    handler = make(2)
+    handler.handle(record("%d", args=("text",), pathname="app.py", lineno=7))
+    handler.handle(record("%s", args=(Unprintable(),)))
+    handler.handle(record(Unprintable()))  # type: ignore[arg-type]
+    handler.handle(record("fine", odd=Unprintable()))
+    handler.flush()
+    first, *_, last = capfd.readouterr().err.splitlines()
+    assert "a record cannot be written: TypeError: %d format" in first
+    assert "of app.py:7" in first
+    assert "RuntimeError" in last or "fine" in last
+
+
+def test_a_stream_of_json_raises_nothing_of_the_programs_log(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise KeyError
+
+    monkeypatch.setattr(logging, "_logRecordFactory", broken)
+    lines = logs.JsonStream("stdout", logging.INFO, logs.JsonHandler(1), sys.__stdout__)
+    print("printed", file=lines)
+    print("{" * 100_000, file=lines)
+    print('{"a":' * 20_000, file=lines, flush=True)
+    lines.write("x" * 1_000_000)
+    print("y", file=lines, flush=True)
+    said = [json.loads(line)["message"] for line in capfd.readouterr().out.splitlines()]
+    assert said[0] == "printed"
+    assert said[3].startswith("xxx")
+    assert said[3].endswith("xxxy")
+
+
+def test_one_file_has_one_writer() -> None:
+    # Or lines of both streams would mix.
+    code = (
+        "import os; from faktory.cli.worker import logs;"
+        "assert logs.writer_of(1) is not logs.writer_of(2);"
+        "os.dup2(1, 2); assert logs.writer_of(1) is logs.writer_of(2)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

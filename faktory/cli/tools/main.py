@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from ...exceptions import (
     FaktoryOutcomeUnknown,
     FaktoryPayloadError,
 )
+from .. import streams
 from ..exits import Exit, ExitError
 from . import admin, doctor, output, push, server
 
@@ -52,6 +52,14 @@ exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a tool; return its exit code."""
+    streams.open_missing()
+    try:
+        return _run(argv)
+    finally:
+        streams.flush(sys.stdout, sys.stderr, timeout=None)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     if options.run is not doctor.run:
         try:
@@ -60,12 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _show_error(options.tool, error, Exit.USAGE)
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
-        return code
+        return _flush(options.tool, code)
     except ExitError as error:
         return _show_error(options.tool, error, error.code)
     except BrokenPipeError:  # the reader of the output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.discard(sys.stdout)
         return Exit.FAILED
     except (FaktoryError, OSError, ValueError) as error:
         taken = getattr(error, "errno", None) == errno.EADDRINUSE
@@ -86,9 +93,25 @@ def _code(error: Exception) -> Exit:
     return Exit.FAILED if isinstance(error, (FaktoryError, OSError)) else Exit.USAGE
 
 
+def _flush(tool: str, code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk
+        streams.discard(sys.stdout)
+        what = f"done, but its output cannot be written: {error.strerror}"
+        return _show_error(tool, what, Exit.FAILED)
+    return code
+
+
 def _show_error(tool: str, message: object, code: Exit) -> int:
     lines = str(message).split("\n")
-    print(f"python -m faktory {tool}:", "\n".join(map(output.escape, lines)), file=sys.stderr)
+    try:
+        text = "\n".join(map(output.escape, lines))
+        print(f"python -m faktory {tool}:", text, file=sys.stderr, flush=True)
+    except OSError:
+        streams.discard(sys.stderr)
     return code
 
 

@@ -22,8 +22,10 @@ from typing import Any, Final, NoReturn
 
 from ...client.producer import unsent
 from ...exceptions import Shutdown
+from ...wire.log import Log
 from ...worker.signals import do_nothing, handled, ignore_permanently, main_call
 from ..exits import Exit
+from . import logs
 from .logs import show_error
 
 EXIT_TIMEOUT: Final = 1.0
@@ -34,7 +36,7 @@ CHECK_INTERVAL: Final = 0.05
 
 STOP_SIGNALS: Final = ("SIGTERM", "SIGINT", "SIGQUIT")
 
-log = logging.getLogger("faktory.worker")
+log = Log(logging.getLogger("faktory.worker"))
 
 
 class StoppedEarly(BaseException):
@@ -116,9 +118,10 @@ def end(code: int, until: float) -> int:
     with handled(dict.fromkeys((*STOP_SIGNALS, "SIGHUP"), ending.hurry)):
         left = ending.wait_for_threads()
         ending.call_exit_functions()
+        written = logs.close()
         if threading.current_thread() is threading.main_thread():
             ignore_permanently()
-    if left or ending.cut or code == Exit.ABANDONED:
+    if left or ending.cut or not written or code == Exit.ABANDONED:
         ending.exit()
     return code
 
@@ -163,15 +166,13 @@ class _Ending:
             threading.Thread(target=self._watch, name="faktory-exit", daemon=True).start()
         with suppress(Shutdown), main_call.running():
             atexit._run_exitfuncs()
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
         self._over.set()
 
     def exit(self) -> NoReturn:
         """End the process at once; say how many jobs that it has pushed are not sent."""
         if count := self._unsent or unsent():
             log.error("the process ends before %d jobs of a Producer are pushed", count)
+        logs.close()
         os._exit(self._code)
 
     def _watch(self) -> None:

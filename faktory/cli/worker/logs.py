@@ -2,7 +2,9 @@
 
 Rules: in JSON both standard streams hold objects only. Printed lines, warnings and uncaught errors
 become objects, too; output that bypasses Python's streams (of C code, of a job's subprocess) does
-not. A line of JSON is never interleaved with another, also if several processes share the stream.
+not. In text a line that begins with a time is one that was logged: whatever a message quotes,
+control characters are escaped, and where it has several lines those after the first are indented.
+Nothing here raises, waits for long (`writer`), or is longer than MAX_LINE.
 """
 
 from __future__ import annotations
@@ -11,18 +13,30 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from tempfile import TemporaryFile
+from functools import cache, lru_cache
 from time import localtime, strftime
 from types import TracebackType
 from typing import Any, Final
 
+from ...wire.failure import text_of
+from ...wire.log import Lines, Log, cut, escape, escape_lines, keep_enabled
 from ...worker.logs import mark_records
+from .. import streams
+from .writer import Writer
 
-log = logging.getLogger("faktory.command")
+MAX_TEXT: Final = 32_768
+"""Characters of a message, of a traceback or of another value; the middle of more is cut."""
+
+MAX_LINE: Final = 131_072
+"""Characters of a line of JSON; where it would have more, its values are cut shorter."""
+
+log = Log(logging.getLogger("faktory.command"))
 
 _OWN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "job", "jid", "jobtype"}
 
@@ -40,7 +54,7 @@ class TextFormatter(logging.Formatter):
         self._many = many
         self._second = (-1, "")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def format(self, record: logging.LogRecord) -> str:
         """Return the line; a traceback comes after it."""
         second, time = self._second
         if second != int(record.created):
@@ -49,10 +63,48 @@ class TextFormatter(logging.Formatter):
             self._second = second, time
         process = f"{record.process} " if self._many else ""
         job = getattr(record, "job", "")
-        return (
-            f"{time},{int(record.msecs):03} {record.levelname} {process}{record.threadName} "
-            f"{job}{record.message}"
-        )
+        text = f"{record.threadName} {job}{record.getMessage()}"
+        if not text.isprintable() or len(text) > MAX_TEXT:
+            text = _indented(escape_lines(cut(text, MAX_TEXT)))
+        line = f"{time},{int(record.msecs):03} {record.levelname} {process}{text}"
+        for more in _more_lines(record):
+            line += "\n" + _LIKE_A_LINE.sub("    ", escape_lines(cut(more, MAX_TEXT)))
+        return line
+
+
+_LIKE_A_LINE: Final = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.M)
+_CONTINUED: Final = re.compile(r"\n(?=\S)")
+_REMOTE: Final = ("RemoteTraceback", "_RemoteTraceback")
+"""Exceptions whose text is a traceback of another process: ours, and of `concurrent.futures`."""
+
+
+def _indented(text: str) -> str:
+    return _CONTINUED.sub("\n    ", text)
+
+
+def _more_lines(record: logging.LogRecord) -> Iterator[str]:
+    """Yield what follows a record's message: its traceback, and its stack."""
+    if record.exc_info and record.exc_info[1] is not None:
+        yield _traceback(record.exc_info[1], record.exc_info[2])
+    elif record.exc_text:
+        yield record.exc_text
+    elif record.exc_info:
+        yield "NoneType: None"
+    if record.stack_info:
+        yield record.stack_info
+
+
+def _traceback(error: BaseException, trace: TracebackType | None) -> str:
+    """Return a traceback in which the text of each exception is one line."""
+    shown = [traceback.TracebackException(type(error), error, trace)]
+    for each in shown:  # which grows
+        text = getattr(each, "_str", None)  # where the text stands since Python 3.5
+        if isinstance(text, str):
+            remote = each.exc_type is not None and each.exc_type.__name__ in _REMOTE
+            each._str = _indented(text) if remote else escape(text)  # type: ignore[attr-defined]
+        inner = (each.__cause__, each.__context__, *(each.exceptions or ()))
+        shown += [other for other in inner if other is not None]
+    return "".join(shown[0].format()).removesuffix("\n")
 
 
 def format_json(record: logging.LogRecord) -> str:
@@ -61,9 +113,8 @@ def format_json(record: logging.LogRecord) -> str:
     Its keys: `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process`, `thread`; inside a
     job `jid` and `jobtype`; `exception` (a traceback) and `stack`; and the names in `extra`.
     """
-    created = datetime.fromtimestamp(record.created, UTC)
     fields: dict[str, Any] = {
-        "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": f"{_utc(int(record.created))}.{int(record.msecs):03}Z",
         "level": record.levelname,
         "logger": record.name,
         "message": record.getMessage(),
@@ -79,53 +130,123 @@ def format_json(record: logging.LogRecord) -> str:
     others = vars(record).items()
     extra = {name: value for name, value in others if name not in _OWN and name not in fields}
     try:
-        return _encode(fields | extra)
-    except (ValueError, TypeError):  # NaN, keys that are not strings, a list that contains itself
-        return _encode(fields | {name: repr(value) for name, value in extra.items()})
+        line = _encode(fields | extra if extra else fields)
+        if len(line) <= MAX_TEXT:  # so none of its values has more
+            return line
+        line = _encode(_cut_texts(fields | extra, MAX_TEXT))
+    except (ValueError, TypeError, RecursionError):
+        # NaN, keys that are not strings, a list that contains itself
+        extra = {name: repr(value) for name, value in extra.items()}
+        line = _encode(_cut_texts(fields | extra, MAX_TEXT))
+    if len(line) > MAX_LINE:
+        extra = {name: repr(value) for name, value in extra.items()}
+        line = _encode(_cut_texts(fields | extra, 1024))
+    return line if len(line) <= MAX_LINE else _encode(_cut_texts(fields, 1024))
 
 
-class JsonHandler(logging.Handler):
-    """Writes records to a file descriptor."""
+def _cut_texts(fields: dict[str, Any], limit: int) -> dict[str, Any]:
+    return {
+        name: cut(value, limit) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+
+
+@lru_cache(maxsize=16)
+def _utc(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
+
+
+class LineHandler(logging.Handler):
+    """Has each record written by the writer of a descriptor; never raises."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self._descriptor = descriptor
+        self._writer = writer_of(descriptor)
+
+    def createLock(self) -> None:
+        """Have none: the writer needs none, and a lock might be found held."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Write a record, unless a filter that was added drops it."""
+        passed = self.filter(record)
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return passed
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record as one line, or to standard error why it cannot be written."""
+        """Write a record; wait for one of level ERROR, as the process may be about to die."""
         try:
-            self.write(format_json(record))
-        except RecursionError:
-            raise
-        except Exception:
-            self.handleError(record)
+            line = self.format(record)
+        except Exception as error:
+            line = self.format(_unwritable(record, error))
+        self._writer.put(line, wait=(record.levelno or 0) >= logging.ERROR)
 
-    def write(self, line: str) -> None:
-        """Write a line of ASCII."""
-        data = f"{line}\n".encode("ascii", "backslashreplace")
-        try:
-            _lock_streams(True)
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        finally:
-            _lock_streams(False)
+    def flush(self) -> None:
+        """Wait until all is written, a second at most."""
+        self._writer.wait()
+
+
+class JsonHandler(LineHandler):
+    """Writes records as objects."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as one line of JSON."""
+        return format_json(record)
+
+    def write(self, line: str, wait: bool = False) -> None:
+        """Write a line as it is."""
+        self._writer.put(line, wait)
+
+
+def _unwritable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    what = f"{cut(text_of(record.msg), 1000)!r} of {record.pathname}:{record.lineno}"
+    why = f"{type(error).__name__}: {cut(text_of(error), 1000)}"
+    return _record(logging.ERROR, f"a record cannot be written: {why}: {what}")
+
+
+def _record(level: int, message: str, name: str = "faktory.log") -> logging.LogRecord:
+    return logging.LogRecord(name, level, "", 0, message, (), None)
+
+
+@cache
+def _make_writer(descriptor: int) -> Writer:
+    return Writer(descriptor, _say_dropped)
+
+
+def writer_of(descriptor: int) -> Writer:
+    """Return the writer of standard output (1) or error (2): one for both if they are one file."""
+    try:
+        same = os.path.sameopenfile(1, 2)
+    except OSError:
+        same = False
+    return _make_writer(2 if same else descriptor)
+
+
+def _say_dropped(count: int, why: str) -> str:
+    return _format(_record(logging.WARNING, f"{count} lines of the log were dropped: {why}"))
 
 
 class JsonStream(io.TextIOBase):
     """Replaces a standard stream: each line becomes an object, written by `handler`.
 
     A line that is a JSON object stays as it is: it comes from a log that the program has set up.
+    What programs ask of a standard stream is there: the attributes of `io.TextIOWrapper`.
     """
 
+    encoding = "utf-8"
+    errors = "backslashreplace"
+    mode = "w"
+    line_buffering = True
+    write_through = False
+
     def __init__(self, name: str, level: int, handler: JsonHandler, stream: Any) -> None:
+        self.name = f"<{name}>"
         self._name = name
         self._level = level
         self._handler = handler
         self._stream = stream
         self._unfinished = threading.local()
-
-    encoding = "utf-8"
-    errors = "backslashreplace"
 
     @property
     def buffer(self) -> Any:
@@ -140,70 +261,81 @@ class JsonStream(io.TextIOBase):
         """Return True."""
         return True
 
+    def reconfigure(
+        self,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,  # noqa: ARG002
+        line_buffering: bool | None = None,
+        write_through: bool | None = None,
+    ) -> None:
+        """Note the settings; they change nothing, as an object of JSON is ASCII, and one line."""
+        given = {"encoding": encoding, "errors": errors}
+        given |= {"line_buffering": line_buffering, "write_through": write_through}  # type: ignore[dict-item]
+        vars(self).update({name: value for name, value in given.items() if value is not None})
+
     def write(self, text: str) -> int:
         """Write the complete lines; keep the rest until its line is complete."""
         *lines, rest = (getattr(self._unfinished, "text", "") + text).split("\n")
-        self._unfinished.text = rest
+        self._unfinished.text = cut(rest, MAX_TEXT - 100) if len(rest) > MAX_LINE else rest
         for line in lines:
             self._put(line)
         return len(text)
 
     def flush(self) -> None:
-        """Write this thread's unfinished line."""
+        """Write this thread's unfinished line; wait until all is written, a second at most."""
         rest = getattr(self._unfinished, "text", "")
         self._unfinished.text = ""
         self._put(rest)
+        self._handler.flush()
 
     def _put(self, line: str) -> None:
         if not line.strip():
             return
-        if line.startswith("{") and _is_object(line):
-            self._handler.write(json.dumps(json.loads(line)))
+        # A process that writes to standard error may be about to die.
+        waits = self._level >= logging.WARNING
+        if line.startswith("{") and len(line) <= MAX_LINE and (found := _object(line)) is not None:
+            self._handler.write(json.dumps(found), waits)
             return
-        make = logging.getLogRecordFactory()
-        self._handler.handle(make(self._name, self._level, "", 0, line, (), None))
+        try:
+            make = logging.getLogRecordFactory()
+            self._handler.handle(make(self._name, self._level, "", 0, line, (), None))
+        except Exception:  # the program's factory, or a filter
+            self._handler.emit(_record(self._level, line, self._name))
+        if waits:
+            self._handler.flush()
 
 
-def _is_object(line: str) -> bool:
+def _object(line: str) -> dict[str, Any] | None:
     try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
-_lock: int | None = None
+_format: Callable[[logging.LogRecord], str] = TextFormatter(many=False).format
 _json = False
-
-
-def share() -> None:
-    """Have the processes that are forked from now on take turns in writing JSON."""
-    global _lock
-    # A file that only these processes have, to lock: a lock of fcntl belongs to a process, so it
-    # is released when its process ends, however that happens.
-    with TemporaryFile() as file:
-        _lock = os.dup(file.fileno())
-
-
-def _lock_streams(locked: bool) -> None:
-    if _lock is not None:
-        import fcntl
-
-        fcntl.lockf(_lock, fcntl.LOCK_EX if locked else fcntl.LOCK_UN)
 
 
 def configure(log_format: str, verbose: bool = False, many: bool = False) -> None:
     """Set up the log, and for JSON the standard streams; `many`: for one of several processes."""
-    global _json
+    global _format, _json
     mark_records()
+    keep_enabled()
     level = logging.DEBUG if verbose else logging.INFO
     if log_format != "json":
-        handler = logging.StreamHandler()
+        handler = LineHandler(2)
         handler.setFormatter(TextFormatter(many))
-        logging.basicConfig(level=level, handlers=[handler])
+        _format = handler.format
+        logging.basicConfig(level=level, handlers=[handler])  # nothing if there are others
+        if handler in logging.root.handlers:
+            run_in_background()
         return
     _json = True
+    _format = format_json
     out, error = JsonHandler(1), JsonHandler(2)
-    out.lock = error.lock  # both may be one pipe
     sys.stdout = JsonStream("stdout", logging.INFO, out, sys.__stdout__)
     sys.stderr = JsonStream("stderr", logging.WARNING, error, sys.__stderr__)
     logging.root.addHandler(error)
@@ -211,6 +343,23 @@ def configure(log_format: str, verbose: bool = False, many: bool = False) -> Non
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+    run_in_background()
+
+
+def run_in_background() -> None:
+    """Have lines written by a thread, and wait for it no more: this process is a worker now.
+
+    Until then a process that was forked waits for each line, since it may end at once.
+    """
+    for descriptor in (1, 2) if _json else (2,):
+        writer_of(descriptor).run_in_background()
+
+
+def close() -> bool:
+    """Write what is left, for a second at most; return False if a reader does not take it."""
+    for descriptor in (1, 2) if _json else (2,):
+        writer_of(descriptor).close()
+    return streams.flush(sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 
 
 def show_error(
@@ -219,22 +368,32 @@ def show_error(
     """Write what is wrong to standard error in the log's format, with the traceback of `error`."""
     if _json:
         about = None if error is None else (type(error), error, error.__traceback__)
-        log.log(level, "%s", message, exc_info=about)
+        log.log(level, "%s", Lines(message), exc_info=about)
         return
-    if error is not None:
-        traceback.print_exception(error)
+    trace = "" if error is None else f"{_traceback(error, error.__traceback__)}\n"
     word = "warning: " if level == logging.WARNING else ""
-    print(f"faktory-worker: {word}{message}", file=sys.stderr, flush=True)
+    text = escape_lines(f"{trace}faktory-worker: {word}{message}")
+    if sys.stderr is sys.__stderr__:
+        writer_of(2).put(text, wait=True)
+    else:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _log_uncaught(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    log.critical("uncaught %r", error, exc_info=(kind, error, trace))
+    log.critical("uncaught %s", _shown(error), exc_info=(kind, error, trace))
 
 
 def _log_uncaught_in_thread(about: threading.ExceptHookArgs) -> None:
     error = about.exc_value or about.exc_type()
     name = about.thread.name if about.thread else "?"
     trace = (about.exc_type, error, about.exc_traceback)
-    log.critical("thread %s ended by %r", name, error, exc_info=trace)
+    log.critical("thread %s ended by %s", name, _shown(error), exc_info=trace)
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return repr(error)
+    except Exception:
+        return f"{type(error).__name__}, whose repr() raises"

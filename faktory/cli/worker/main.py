@@ -23,10 +23,11 @@ from ...exceptions import FaktoryAuthenticationError, FaktoryPayloadError
 from ...jobs import registry
 from ...proto import implementation, implementation_info
 from ...wire.address import find_url
+from ...wire.log import Log
 from ...worker import Worker
 from ...worker.manager import CannotStart
 from ...worker.signals import handled
-from .. import conflict, loading
+from .. import conflict, loading, streams
 from ..exits import Exit, ExitError, UsageError
 from . import config, logs, title
 from .ending import STOP_SIGNALS, EarlySignals, end, unblock
@@ -42,7 +43,7 @@ NO_JOBS: Final = (
     "Name the module that defines jobs: -r app.jobs"
 )
 
-log = logging.getLogger("faktory.worker")
+log = Log(logging.getLogger("faktory.worker"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             unblock()
         given = sys.argv[1:] if argv is None else argv
         code, until = early.run(lambda: _run_command(given, early))
-        return end(code, until) if argv is None else code
+        if argv is None:
+            return end(code, until)
+        logs.close()
+        return code
 
 
 def _run_command(argv: Sequence[str], early: EarlySignals) -> tuple[int, float]:
@@ -65,6 +69,7 @@ def _run_command(argv: Sequence[str], early: EarlySignals) -> tuple[int, float]:
 
     A KeyboardInterrupt or a signal before there is a worker passes through.
     """
+    streams.open_missing()
     try:
         return _run(argv, early)
     except ExitError as error:
@@ -100,6 +105,7 @@ def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
         if isinstance(outcome, Exit):
             return outcome, 0.0
         attach = outcome  # this process is a worker now
+        logs.run_in_background()
     else:
         _check_files("-c", options.concurrency)
 
@@ -157,7 +163,6 @@ def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Work
     from .processes import WorkerSupervisor
 
     count = options.processes or 1
-    logs.share()
     with ExitStack() as stack:
         changes = None
         if options.reload:

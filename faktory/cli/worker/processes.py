@@ -23,6 +23,7 @@ from typing import Final
 
 from ...jobs.context import reservation_clock
 from ...wire import recovery
+from ...wire.log import Log
 from ...worker import Worker
 from ...worker.backends.supervisor import (
     Child,
@@ -46,7 +47,7 @@ STEADY_AFTER: Final = 10.0
 STOP_GRACE: Final = 8.0
 """Seconds that workers have to end beyond their grace period: they report jobs themselves."""
 
-log = logging.getLogger("faktory.parent")  # the name that programs configure
+log = Log(logging.getLogger("faktory.parent"))  # the name that programs configure
 
 
 class WorkerChild(Child):

@@ -16,7 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-log = logging.getLogger("faktory.reload")
+from ...wire.log import Log
+
+log = Log(logging.getLogger("faktory.reload"))
 
 PARENT_CHECK_INTERVAL: Final = 1000
 """Milliseconds between two checks whether the parent process is still alive."""
@@ -82,7 +84,7 @@ def _watch(folders: Sequence[Path], writer: int, parent: int) -> NoReturn:
                     log.info("changed: %s", _relative(path for _, path in changes))
                     os.write(writer, b"c")
     except BaseException as error:
-        log.error("the files cannot be watched: %r", error)
+        log.error("the files cannot be watched: %s", repr(error))
     finally:
         os._exit(1)
 

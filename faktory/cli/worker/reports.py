@@ -16,13 +16,15 @@ from typing import Final, NoReturn
 from ...client import Client
 from ...exceptions import FaktoryAuthenticationError, FaktoryError
 from ...wire import commands, recovery
+from ...wire.log import Log
 from ...worker.backends.supervisor import Child
 from ..exits import Exit
+from . import logs
 
 REPORT_TIMEOUT: Final = 30.0
 """Seconds in which the jobs of a worker that died are reported, if the server can be reached."""
 
-log = logging.getLogger("faktory.parent")  # the name that programs configure
+log = Log(logging.getLogger("faktory.parent"))  # the name that programs configure
 
 
 class Reporter(Child):
@@ -49,6 +51,7 @@ class Reporter(Child):
         except BaseException:
             log.exception("%s fails", self)
         finally:
+            logs.close()
             os._exit(code)
 
 

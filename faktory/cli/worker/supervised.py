@@ -15,6 +15,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from ...jobs.middleware import worker_middleware
+from ...wire.log import Log
 from ...worker import Worker
 from ...worker.backends.supervisor import RunningJobs
 from ...worker.processor import Processor
@@ -80,7 +81,7 @@ def _obey(worker: Worker, channel: socket.socket, flags: int = 0) -> None:
         elif word == STOP_NOW:
             worker.disconnect(force=True)
         elif not word:
-            worker.log.warning("the supervisor of this worker is gone, so it stops")
+            Log(worker.log).warning("the supervisor of this worker is gone, so it stops")
             worker.stop()
             return
 

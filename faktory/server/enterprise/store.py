@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 from ...proto import new_jid
+from ...wire.log import Log
 from ...wire.payload import MAX_RESERVE
 from ..errors import CommandError
 from ..go import json as go_json
@@ -31,7 +32,7 @@ from .tracking import Tracks
 
 _LAST = go_time.read("9999-12-31T23:59:59Z")
 
-_log = logging.getLogger("faktory.server")
+_log = Log(logging.getLogger("faktory.server"))
 
 
 class EnterpriseStore(Store):

@@ -17,6 +17,7 @@ from ...exceptions import Discard, Shutdown, TimeLimitExceeded
 from ...jobs.context import JobContext
 from ...jobs.registry import Runnable
 from ...wire import failure
+from ...wire.log import Log
 
 Report = tuple[str, str, list[str]]
 """Type, message and traceback lines of a failure, as FAIL has them."""
@@ -83,7 +84,7 @@ class Shortage:
     """A time in which the system gives no more processes, say: logged once for all jobs."""
 
     def __init__(self, log: logging.Logger, text: str) -> None:
-        self._log = log
+        self._log = Log(log)
         self._text = text
         self._lasts = False
 

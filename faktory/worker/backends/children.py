@@ -27,6 +27,7 @@ from ...exceptions import Shutdown
 from ...jobs.context import JobContext
 from ...jobs.registry import Runnable
 from ...jobs.runner import JobRunner
+from ...wire.log import Log
 from ..timing import Timing
 from .base import RemoteError, Shortage, make_remote_error
 from .fork_server import KILL, NUMBER, ForkServerClient, ForkServerDied
@@ -69,7 +70,7 @@ class ProcessBackends:
         self.log = log
         self.timing = timing
         if (others := threading.active_count() - 1) > 0:
-            log.warning(
+            Log(log).warning(
                 "processes are made of a program that runs %d other threads: a lock that one of "
                 "them holds right now stays acquired in each process. Start threads later: in a "
                 'handler of "startup", or in the jobs.',

@@ -31,6 +31,7 @@ from ...jobs.context import JobContext
 from ...jobs.middleware import worker_middleware
 from ...jobs.registry import Runnable
 from ...jobs.runner import JobRunner, in_context, refuse_awaitable
+from ...wire.log import Log
 from ..task import Task
 from ..timing import DEFAULT, Timing
 from .base import Backend, Shortage, describe_remote, make_remote_error
@@ -44,7 +45,7 @@ class FutureBackends:
     ) -> None:
         self._make = make
         self._lock = Lock()
-        self._log = log
+        self._log = Log(log)
         self.timing = timing
         self.shortage = Shortage(log, "the executor takes no job")
         self._executor: Executor | None = self._start()

@@ -1,0 +1,295 @@
+"""The writer of a log: a thread behind a bounded queue, so that no reader can stop a worker.
+
+Rules: a line that is put in is written once, whole and in order, or counted as dropped. A thread
+that logs waits a second at most for a queue that is full, and for a writer that does not get on.
+Nothing here holds a lock while it can be interrupted, by a signal, a fork or an exception: the
+queue is one of C. A forked child has a queue and a thread of its own, and waits for each line, as
+it may end at once; one that becomes a worker does not, from `run_in_background` on.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import itertools
+import os
+import select
+import stat
+import sys
+from _thread import LockType, allocate_lock
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from tempfile import TemporaryFile
+from threading import Thread, get_ident
+from time import monotonic, sleep
+from typing import Final
+
+if sys.platform != "win32":
+    import fcntl
+
+MAX_ENTRIES: Final = 8192
+"""How many lines wait; one that is longer than a KiB counts as several: 8 MiB in all."""
+
+MAX_BATCH: Final = 65536
+"""Bytes that are written at a time, about: what a pipe holds."""
+
+PIPE_BUF: Final = getattr(select, "PIPE_BUF", 512)
+"""Bytes that a pipe takes as a whole or not at all: no process that ends tears a line of that."""
+
+MAX_WAIT: Final = 1.0
+"""Seconds that a thread waits for room in the queue, or until its line is written."""
+
+PAUSE: Final = 0.005
+"""Seconds between two writes, so that a busy worker's lines are written many at a time."""
+
+RETRY_INTERVAL: Final = 1.0
+"""Seconds until what could not be written is tried again."""
+
+
+class Writer:
+    """Writes lines to a descriptor; `say_dropped` makes the line that says how many are missing.
+
+    All methods may be called from any thread.
+    """
+
+    def __init__(self, descriptor: int, say_dropped: Callable[[int, str], str]) -> None:
+        self._descriptor = descriptor
+        self._say_dropped = say_dropped
+        self._turns = _shared_file()
+        self._socket = self._socket_id()
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset_after_fork)
+        atexit.register(self.close)
+
+    def put(self, line: str, wait: bool = False) -> None:
+        """Have a line written; with `wait`, return when that is done."""
+        data = f"{line}\n".encode("utf-8", "backslashreplace")
+        if self._lines.qsize() >= MAX_ENTRIES and not self._has_room():
+            next(self._drops)
+            self._dropped = True
+            return
+        self._lines.put(data)
+        for _ in range(len(data) >> 10):
+            self._lines.put(b"")
+        if self._thread is None:
+            self._start()
+        if wait or self._waits:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until all that was put in up to now is written, unless that takes long."""
+        if self._lines.qsize() <= MAX_ENTRIES // 32:
+            self.flush()
+
+    def flush(self, timeout: float = MAX_WAIT) -> None:
+        """Wait until all that was put in up to now is written, if the writer gets on."""
+        if self._thread is None:
+            if self._lines.empty():
+                return
+            self._start()
+        since = self._since
+        is_stuck = since is not None and monotonic() - since >= timeout
+        if is_stuck or sys.is_finalizing() or get_ident() == self._ident:
+            return
+        written = allocate_lock()
+        written.acquire()
+        self._lines.put(written)
+        _release(self._hurry)
+        written.acquire(timeout=timeout)
+
+    def close(self) -> None:
+        """Write what is queued, for a second at most; from now on wait for each line."""
+        self._waits = True
+        self.flush()
+
+    def run_in_background(self) -> None:
+        """Start the thread, and wait for lines no more: this process is a worker."""
+        self._waits = False
+        self._start()
+
+    def _reset(self) -> None:
+        self._lines: SimpleQueue[bytes | LockType] = SimpleQueue()
+        self._waits = False
+        self._thread: Thread | None = None
+        self._ident = 0
+        self._starting = allocate_lock()
+        self._hurry = allocate_lock()
+        self._hurry.acquire()
+        self._since: float | None = None
+        """When it began to write what it writes now (`time.monotonic`)."""
+        self._full_since: float | None = None
+        self._failing = False
+        self._error: OSError | None = None
+        """Why it could not write, until that is said."""
+        self._rest = b""
+        self._drops = itertools.count()  # counts without a lock
+        self._dropped = False
+        self._looks = self._reported = 0
+        self._report_at = 0.0
+
+    def _reset_after_fork(self) -> None:
+        self._reset()  # what is queued is the parent's to write
+        self._waits = True
+
+    def _has_room(self) -> bool:
+        """Wait for room, unless the queue has been full for a second."""
+        if self._failing or get_ident() == self._ident:
+            return False
+        self._full_since = self._full_since or monotonic()
+        while self._lines.qsize() >= MAX_ENTRIES:
+            if self._full_since is None or monotonic() - self._full_since >= MAX_WAIT:
+                return False
+            sleep(0.01)
+        return True
+
+    # The thread
+
+    def _start(self) -> None:
+        """Start the thread, once; without one, write here."""
+        if self._starting.acquire(blocking=False):
+            thread = Thread(target=self._run, name="faktory-log", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more threads
+                while not self._lines.empty():
+                    self._write_some()
+                self._starting.release()
+            else:
+                self._thread = thread
+
+    def _run(self) -> None:
+        self._ident = get_ident()
+        while True:
+            with suppress(Exception):  # no memory, say
+                self._write_some()
+            self._hurry.acquire(timeout=PAUSE)
+
+    def _write_some(self) -> None:
+        """Wait for lines, and write about as many as a pipe holds."""
+        batch: list[bytes] = []
+        waiting: list[LockType] = []
+        entry = self._lines.get()
+        self._since = monotonic()
+        size = 0
+        while True:
+            if isinstance(entry, bytes):
+                batch.append(entry)
+                size += len(entry)
+            else:
+                waiting.append(entry)
+            if size >= MAX_BATCH or self._lines.empty():
+                break
+            entry = self._lines.get()
+        self._rest = b"".join(batch)
+        self._write()
+        if self._lines.qsize() <= MAX_ENTRIES // 2:
+            self._full_since = None
+        if self._dropped:
+            # After the lines that were queued before, unless they never end.
+            now = monotonic()
+            self._report_at = self._report_at or now + MAX_WAIT
+            if self._lines.empty() or now >= self._report_at:
+                self._report_dropped()
+        self._since = None
+        for each in waiting:
+            each.release()
+
+    def _report_dropped(self) -> None:
+        self._dropped = False
+        self._report_at = 0.0
+        total = next(self._drops) - self._looks
+        self._looks += 1
+        count, self._reported = total - self._reported, total
+        why = "they were not read in time"
+        if self._error is not None:
+            why = f"they could not be written: {self._error.strerror}"
+            self._error = None
+        if count:
+            self._rest = f"{self._say_dropped(count, why)}\n".encode("utf-8", "backslashreplace")
+            self._write()
+
+    def _write(self) -> None:
+        """Write the rest, as long as it takes."""
+        while self._rest:
+            self._lock(True)
+            try:
+                self._write_or_fail()
+            except OSError as error:
+                self._error = error
+            finally:
+                self._lock(False)
+            self._failing = bool(self._rest)
+            if self._failing and not self._ident:  # without a thread there is no time to wait
+                self._rest = b""
+            elif self._failing:
+                sleep(RETRY_INTERVAL)
+
+    def _write_or_fail(self) -> None:
+        whole = True
+        try:
+            while self._rest:
+                try:
+                    if self._socket_id() != self._socket:
+                        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+                    count = os.write(self._descriptor, self._rest[: self._next_end()])
+                except BlockingIOError:
+                    self._wait_for_reader()
+                    continue
+                whole = self._rest[count - 1 : count] == b"\n"
+                self._rest = self._rest[count:]
+        except OSError:
+            if not whole:  # end the line that was begun, and write the next one
+                self._rest = b"\n" + self._rest.partition(b"\n")[2]
+                next(self._drops)
+                self._dropped = True
+            raise
+
+    def _next_end(self) -> int:
+        """Return how much to write at once: lines that a pipe takes as a whole, or one longer."""
+        if len(self._rest) <= PIPE_BUF:
+            return len(self._rest)
+        return (self._rest.rfind(b"\n", 0, PIPE_BUF) + 1) or (self._rest.find(b"\n") + 1)
+
+    def _socket_id(self) -> int:
+        """Return which socket the descriptor is, 0 if it is none.
+
+        Where a job has closed it, the next connection to the server has its number.
+        """
+        with suppress(OSError):
+            found = os.fstat(self._descriptor)
+            if stat.S_ISSOCK(found.st_mode):
+                return found.st_ino
+        return 0
+
+    def _wait_for_reader(self) -> None:
+        try:
+            select.select([], [self._descriptor], [], MAX_WAIT)
+        except (OSError, ValueError):  # it is not a file that can be waited for
+            sleep(0.05)
+
+    def _lock(self, locked: bool) -> None:
+        """Take turns with the other processes that write here: long lines would mix in a pipe."""
+        # A lock of fcntl belongs to a process: it is released when that ends, however it does.
+        if self._turns is not None:
+            with suppress(OSError):
+                fcntl.lockf(self._turns, fcntl.LOCK_EX if locked else fcntl.LOCK_UN)
+
+
+def _release(lock: LockType) -> None:
+    with suppress(RuntimeError):  # it is released already
+        lock.release()
+
+
+def _shared_file() -> int | None:
+    """Return the descriptor of a file that only this process and its children have, to lock."""
+    if not hasattr(os, "fork"):
+        return None
+    try:
+        if hasattr(os, "memfd_create"):
+            return os.memfd_create("faktory-log")
+        with TemporaryFile() as file:
+            return os.dup(file.fileno())
+    except OSError:  # no folder can be written to, say
+        return None
