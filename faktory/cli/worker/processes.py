@@ -210,6 +210,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
                 self._reload_next()
             elif word == QUIET:
                 child.quiet = True
+                log.debug("%s is quiet, and so is each that takes its place", child)
 
     def on_signal(self, number: int) -> None:
         """Pass a signal on: in words, as far as there are some."""
