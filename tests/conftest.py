@@ -114,6 +114,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     ]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have measured: `request.node.user_properties.append(("measured", line))`."""
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.getreports(kind)]
+    measured = sorted({dict(report.user_properties).get("measured", "") for report in reports})
+    for line in filter(None, measured):
+        terminalreporter.write_line(line)
+
+
 def pytest_collection_finish() -> None:
     """Exclude the collected tests from garbage collections, which many tests start."""
     gc.collect()
