@@ -8,11 +8,11 @@ taken from it. An interrupt does not wait for the chunk in flight.
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain, islice
-from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -76,11 +76,16 @@ def push_all(
             thread.end()
 
 
+_Call = tuple[Callable[[], Any], Future[Any]]
+
+
 class _Thread:
     """A daemon thread that calls one function after the other."""
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
 
     @classmethod
     def started(cls) -> _Thread | None:

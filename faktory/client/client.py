@@ -24,6 +24,7 @@ from ..wire.types import AnyJob, BatchStatus, FetchedJob, JobProgress, ServerInf
 from ..wire.validate import check_labels, check_timeout
 from . import bulk, compat
 from .connections import Connection
+from .sockets import find_keepalive
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -38,12 +39,15 @@ class Client:
     """A producer's, or a worker's, connection to a Faktory server.
 
     `faktory` is the address, by default the environment's. `timeout` is the seconds for connecting
-    and for each answer (FETCH and PUSHB have more). With a `worker_id` the server counts it as a
-    worker from the moment it connects, and expects beats; its pages show `labels`. `log` gets
-    messages of `connect`, `disconnect` and `queue`. Every method but `disconnect` and `close`
+    and, without progress, for each answer: PUSHB has 15 at least, and FETCH waits as long as the
+    server's machine is there. After `tcp_keepalive` seconds without traffic (by default those of
+    FAKTORY_TCP_KEEPALIVE, or 15) the system asks whether it is; without an answer for as long
+    again, the connection is broken. With a `worker_id` the server counts it as a worker from the
+    moment it connects, and expects beats; its pages show `labels`. `log` gets messages of
+    `connect`, `disconnect` and `queue`. Every method but `disconnect`, `close` and `interrupt`
     connects if need be, and raises FaktoryConnectionError, or a class below it, if it cannot or if
-    the connection breaks. After FaktoryServerError, from the server, the connection is fine;
-    after ValueError and FaktoryPayloadError nothing was sent.
+    the connection breaks. After FaktoryServerError, from the server, the connection is fine; after
+    ValueError and FaktoryPayloadError nothing was sent.
 
     With `at_least_once`, a push whose outcome is unknown is sent again, once: the job may be
     queued twice then. At level DEBUG the log shows every command and answer, the contents of jobs
@@ -64,12 +68,14 @@ class Client:
         worker_id: str | None = None,
         log: logging.Logger | None = None,
         ssl_context: SSLContext | None = None,
+        tcp_keepalive: float | timedelta | None = None,
         at_least_once: bool = False,
         log_payloads: bool = False,
     ) -> None:
         self.faktory: Address
         self.log = log or logging.getLogger("faktory.connection")
         self.timeout = check_timeout("timeout", timeout, allow_zero=False)
+        self.tcp_keepalive = find_keepalive(tcp_keepalive, os.environ)
         identity: dict[str, object] = {"labels": [] if labels is None else check_labels(labels)}
         if worker_id is not None:
             if not isinstance(worker_id, str) or not worker_id:
@@ -91,6 +97,7 @@ class Client:
                 identity,
                 self.timeout,
                 ssl_context,
+                keepalive=self.tcp_keepalive,
                 at_least_once=at_least_once,
                 log=self.log,
                 log_payloads=log_payloads,
@@ -386,6 +393,13 @@ class Client:
     def exchange(self, *sent: Command[Any]) -> list[Answer]:
         """Send commands in one piece; return an answer for each, see `Connection.exchange`."""
         return self._connection.exchange(*sent)
+
+    def interrupt(self) -> None:
+        """End the command that another thread waits for, with FaktoryTimeout. From any thread.
+
+        A command that was sent, and may not be sent again, ends with FaktoryOutcomeUnknown.
+        """
+        self._connection.interrupt()
 
     def _mutate(self, command: Command[None] | None) -> None:
         if command is not None:

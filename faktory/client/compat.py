@@ -6,9 +6,9 @@ answer decides the rest. A fake connection gets the job as a dict, never as byte
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
 from typing import Any, Protocol
 
 from ..exceptions import FaktoryPayloadError
@@ -50,6 +50,9 @@ class CompatConnection:
         self._connection.disconnect()
         self.is_open = False
 
+    def interrupt(self) -> None:
+        """Do nothing: `queue` waits for nothing that could be interrupted."""
+
     def exchange(self, *sent: Command[Any]) -> list[Answer]:
         """Refuse."""
         raise NotImplementedError(
@@ -84,13 +87,15 @@ class TemporaryConnections:
     Threads that share the client may begin and end theirs in any order.
     """
 
+    _lock = fork.AtFirstUse(lambda: threading.Lock())
+
     def __init__(self) -> None:
         self.reset_after_fork()
         fork.register(self)
 
     def reset_after_fork(self) -> None:
         """Forget the parent's pushes: for `fork`, in the child."""
-        self._lock = Lock()
+        vars(self).pop("_lock", None)
         self._pushes = 0
 
     @contextmanager

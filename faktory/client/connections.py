@@ -10,15 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Mapping, Sequence
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from ..exceptions import FaktoryConnectionError, FaktoryTimeout
 from ..wire import recovery
 from ..wire.address import Address
 from ..wire.commands import Command
 from ..wire.session import Answer
 from . import fork, network
+from .sockets import TCP_KEEPALIVE
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 class Connection:
     """A connection that opens when first needed, and again after a break."""
 
+    _lock = fork.AtFirstUse(lambda: threading.RLock())
+
     def __init__(
         self,
         address: Address,
@@ -35,6 +39,7 @@ class Connection:
         timeout: float,
         ssl_context: SSLContext | None = None,
         *,
+        keepalive: float = TCP_KEEPALIVE,
         at_least_once: bool = False,
         log: logging.Logger,
         log_payloads: bool = False,
@@ -43,13 +48,14 @@ class Connection:
         self._identity = identity
         self._timeout = timeout
         self._ssl_context = ssl_context
+        self._keepalive = keepalive
         self._at_least_once = at_least_once
         self._log = log
         self._log_payloads = log_payloads
         self._network: network.Network = network.SOCKETS
         self._transport: Transport | None = None  # opened by this network
-        self._lock = RLock()
         self._busy = False  # in an exchange
+        self._interrupted = False
         fork.register(self)
 
     @property
@@ -79,6 +85,16 @@ class Connection:
         elif transport is not None:
             transport.close()
 
+    def interrupt(self) -> None:
+        """End the exchange that another thread is in, or connects for, with FaktoryTimeout.
+
+        From any thread. A FETCH that was sent ends with FaktoryOutcomeUnknown; nothing is sent
+        again. Outside an exchange this ends the next one.
+        """
+        self._interrupted = True
+        if (transport := self._transport) is not None:
+            transport.interrupt()
+
     def exchange(self, *sent: Command[Any]) -> list[Answer]:
         """Send commands in one piece; return an answer for each, errors of the server included.
 
@@ -89,7 +105,7 @@ class Connection:
         if using is not self._network:
             if using.in_process:
                 transport = using.connect(
-                    self._address, self._identity, self._timeout, self._ssl_context
+                    self._address, self._identity, self._timeout, self._ssl_context, self._keepalive
                 )
                 return transport.exchange(sent)
             self._switch(using)
@@ -138,7 +154,7 @@ class Connection:
 
     def reset_after_fork(self) -> None:
         """Drop the connection, which is the parent's: for `fork`, in the child."""
-        self._lock = RLock()
+        vars(self).pop("_lock", None)
         self._busy = False
         self._drop()
 
@@ -146,7 +162,8 @@ class Connection:
         self, sent: Sequence[Command[Any]], broken: recovery.ConnectionBroken
     ) -> list[Answer]:
         rest = sent[len(broken.answers) :]
-        if not recovery.may_resend(rest, broken.sent, self._at_least_once):
+        if self._interrupted or not recovery.may_resend(rest, broken.sent, self._at_least_once):
+            self._interrupted = False
             error = recovery.error_for(rest, broken.sent, broken.cause)
             raise error from error.__cause__
         self._log.debug("once more, over a new connection: %s", broken.cause)
@@ -155,7 +172,13 @@ class Connection:
             answers = self._opened().exchange(rest)
         except recovery.ConnectionBroken as again:
             self._drop()
-            error = recovery.error_for(rest[len(again.answers) :], again.sent, again.cause)
+            left = rest[len(again.answers) :]
+            before = sum(len(command.data) for command in rest[len(again.answers) : resent])
+            error = recovery.error_for(left, max(before, again.sent), again.cause)
+            raise error from error.__cause__
+        except FaktoryConnectionError as failed:  # there is no new connection
+            self._drop()
+            error = recovery.error_for(rest, broken.sent, failed)
             raise error from error.__cause__
         except BaseException:
             self._drop()
@@ -184,9 +207,14 @@ class Connection:
     def _opened(self) -> Transport:
         if self._transport is None:
             identity = {"hostname": socket.gethostname(), "pid": os.getpid(), **self._identity}
-            self._transport = self._network.connect(
-                self._address, identity, self._timeout, self._ssl_context
+            transport = self._network.connect(
+                self._address, identity, self._timeout, self._ssl_context, self._keepalive
             )
+            if self._interrupted:
+                self._interrupted = False
+                transport.abort()
+                raise FaktoryTimeout(f"connecting to {self._address.place} was given up")
+            self._transport = transport
         return self._transport
 
     def _drop(self) -> None:

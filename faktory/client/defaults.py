@@ -19,6 +19,7 @@ from ..wire.validate import check_timeout
 from . import network
 from .client import DEFAULT_TIMEOUT, Client
 from .pool import Pool, check_size
+from .sockets import check_keepalive, find_keepalive
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -37,14 +38,17 @@ def configure(
     pool_timeout: float | timedelta | None = None,
     timeout: float | timedelta | None = None,
     ssl_context: SSLContext | None = None,
+    tcp_keepalive: float | timedelta | None = None,
 ) -> None:
     """Set where `perform_async` and its like push to; arguments that are None change nothing.
 
     `url` is an address; `pool_size` connections at most (20); `pool_timeout` seconds to wait for a
-    free one (5); `timeout` seconds for connecting and for each answer (10). Each but `ssl_context`
-    is also a variable, which counts unless it is set here: FAKTORY_URL (or the one that
-    FAKTORY_PROVIDER names), FAKTORY_POOL_SIZE, FAKTORY_POOL_TIMEOUT, FAKTORY_TIMEOUT. A change
-    drops the default pool; pushes in progress end on the old one. ValueError for a bad value.
+    free one (5); `timeout` seconds for connecting and for each answer (10); `tcp_keepalive` seconds
+    without traffic after which the system asks whether the server is there (15). Each but
+    `ssl_context` is also a variable, which counts unless it is set here: FAKTORY_URL (or the one
+    that FAKTORY_PROVIDER names), FAKTORY_POOL_SIZE, FAKTORY_POOL_TIMEOUT, FAKTORY_TIMEOUT,
+    FAKTORY_TCP_KEEPALIVE. A change drops the default pool; pushes in progress end on the old one.
+    ValueError for a bad value.
     """
     global _pool
     given = {
@@ -55,6 +59,9 @@ def configure(
         else check_timeout("pool_timeout", pool_timeout),
         "timeout": None if timeout is None else check_timeout("timeout", timeout, allow_zero=False),
         "ssl_context": ssl_context,
+        "tcp_keepalive": None
+        if tcp_keepalive is None
+        else check_keepalive("tcp_keepalive", tcp_keepalive),
     }
     with _lock:
         _settings.update({name: value for name, value in given.items() if value is not None})
@@ -113,8 +120,9 @@ def _make_pool() -> Pool:
     timeout = _setting("timeout", float, DEFAULT_TIMEOUT)
     url = _settings.get("url") or find_url(os.environ)
     context = _settings.get("ssl_context")
+    keepalive = find_keepalive(_settings.get("tcp_keepalive"), os.environ)
     return Pool(
-        lambda: Client(url, timeout=timeout, ssl_context=context),
+        lambda: Client(url, timeout=timeout, ssl_context=context, tcp_keepalive=keepalive),
         size=_setting("pool_size", int, 20),
         timeout=_setting("pool_timeout", float, 5.0),
     )

@@ -7,8 +7,11 @@ state, and nobody else has to check whether there was a fork.
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 from weakref import WeakSet
+
+T = TypeVar("T")
 
 
 class Resettable(Protocol):
@@ -16,6 +19,25 @@ class Resettable(Protocol):
 
     def reset_after_fork(self) -> None:
         """Drop the parent's connections, locks and work; send nothing."""
+
+
+class AtFirstUse(Generic[T]):
+    """An attribute of an instance that `make` makes when it is first used: a lock.
+
+    Made any earlier, with an object that a module holds, it would block all greenlets: gevent and
+    eventlet replace what `threading` has later, and in gunicorn's workers after the fork. Removed
+    from the instance's `vars`, it is made again.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> T:
+        found: T = vars(instance).setdefault(self._name, self._make())
+        return found
 
 
 _registered: WeakSet[Resettable] = WeakSet()

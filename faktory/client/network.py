@@ -31,6 +31,7 @@ class Network(Protocol):
         identity: Mapping[str, object],
         timeout: float,
         ssl_context: SSLContext | None,
+        keepalive: float,
     ) -> Transport:
         """Open a connection; FaktoryConnectionError or one below it where that fails."""
 
@@ -46,9 +47,10 @@ class SocketNetwork:
         identity: Mapping[str, object],
         timeout: float,
         ssl_context: SSLContext | None,
+        keepalive: float,
     ) -> Transport:
         """Open a socket, with TLS if the address says so, and shake hands."""
-        return SocketTransport(address, identity, timeout, ssl_context)
+        return SocketTransport(address, identity, timeout, ssl_context, keepalive)
 
 
 class MemoryNetwork(ABC):
@@ -63,6 +65,7 @@ class MemoryNetwork(ABC):
         identity: Mapping[str, object],
         timeout: float,
         ssl_context: SSLContext | None,
+        keepalive: float,
     ) -> Transport:
         """Return the server in memory, whatever the address."""
 

@@ -7,12 +7,12 @@ parent's connections alone.
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from queue import Empty, SimpleQueue
-from threading import RLock
 
 from ..exceptions import FaktoryTimeout
 from ..wire.validate import check_timeout
@@ -36,7 +36,7 @@ class Pool:
     """
 
     _process: object
-    _lock: RLock  # a signal handler may push, too
+    _lock = fork.AtFirstUse(lambda: threading.RLock())  # a signal handler may push, too
     _idle: list[Client]
 
     def __init__(
@@ -86,16 +86,16 @@ class Pool:
     def reset_after_fork(self) -> None:
         """Start with no clients: for `fork`, in the child."""
         self._process = object()
-        self._lock = RLock()
+        vars(self).pop("_lock", None)
         self._made = 0  # clients that exist, in use or idle
         self._idle = []
-        self._waiters: deque[SimpleQueue[Client | None]] = deque()
+        self._waiters: deque[queue.SimpleQueue[Client | None]] = deque()
 
     def _acquire(self) -> Client:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-            waiter: SimpleQueue[Client | None] = SimpleQueue()
+            waiter: queue.SimpleQueue[Client | None] = queue.SimpleQueue()
             if self._made < self.size:
                 self._made += 1
                 waiter.put(None)
@@ -103,11 +103,11 @@ class Pool:
                 self._waiters.append(waiter)
         return self._wait(waiter) or self._make_one()
 
-    def _wait(self, waiter: SimpleQueue[Client | None]) -> Client | None:
+    def _wait(self, waiter: queue.SimpleQueue[Client | None]) -> Client | None:
         """Wait for a client, or for None: permission to make one."""
         try:
             return waiter.get(timeout=self.timeout)
-        except Empty:
+        except queue.Empty:
             with self._lock:
                 if waiter in self._waiters:  # else something was released at the last moment
                     self._waiters.remove(waiter)
@@ -125,7 +125,7 @@ class Pool:
             if not waits:
                 try:
                     self._release(waiter.get_nowait())
-                except Empty:  # interrupted behind `get`, which had a client or None
+                except queue.Empty:  # interrupted behind `get`, which had a client or None
                     self._release(None)
             raise
 

@@ -65,6 +65,7 @@ class Producer:
     """
 
     _backoff = Backoff()
+    _changed = fork.AtFirstUse(lambda: Condition())
     _thread: Thread | None
 
     def __init__(
@@ -150,13 +151,13 @@ class Producer:
             with self._changed:
                 self._closed = True
                 self._changed.notify_all()
-                thread = self._thread
-            if thread is not None:
-                thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+                left = None if deadline is None else max(0.0, deadline - monotonic())
+                # No `join`, which waits for ever where gevent was imported after this package.
+                self._changed.wait_for(lambda: self._thread is None, left)
 
     def reset_after_fork(self) -> None:
         """Start with nothing to push: for `fork`, in the child."""
-        self._changed = Condition()
+        vars(self).pop("_changed", None)
         self._queue: deque[_Entry] = deque()
         self._in_flight: list[_Entry] = []  # including those that were cancelled in time
         self._waiting_bytes = 0
@@ -225,6 +226,9 @@ class Producer:
             raise
         finally:
             client.close()
+            with self._changed:
+                self._thread = None
+                self._changed.notify_all()
 
     def _fail_all(self, error: BaseException) -> None:
         """Take no more jobs, and end all futures."""

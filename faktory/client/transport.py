@@ -1,21 +1,25 @@
 """A blocking socket under a session: the only place of the client that does I/O.
 
 Rules: the call that sends a command reads its answer; anything that prevents that, an interrupt
-included, closes the connection, so that no answer can be taken for another command's. Before
-commands are sent, the connection is checked to be open and silent: a PUSH into one that the server
-has closed meanwhile may not be sent again. Only a worker's FETCH, and the report that goes with it,
-skip the check, after which their thread would have to wait for the interpreter's lock.
+included, closes the connection, so that no answer can be taken for another command's, and resets
+it, so that nothing of it arrives later. Before commands are sent, the connection is checked to be
+open and silent: a PUSH into one that the server has closed meanwhile may not be sent again. Only a
+worker's FETCH, and the report that goes with it, skip the check, after which their thread would
+have to wait for the interpreter's lock.
+Sending is late when nothing has left for `timeout` seconds, an answer when nothing of it has
+arrived for so long since the last byte left. A FETCH has no such limit: the server may have
+reserved a job for it, so that only a peer that is gone ends it, or `interrupt`.
 A transport is used by one thread at a time and by the process that opened it.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -30,26 +34,27 @@ from ..exceptions import (
 )
 from ..proto import NEED_DATA
 from ..wire import commands, recovery
-from ..wire.address import Address, switched_on
+from ..wire.address import Address
 from ..wire.commands import Command
 from ..wire.session import Answer, ClientSession
+from . import sockets
 from .waiting import KERNEL_WAIT, DeadlinePassed, TimedSocket
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 
-_HOSTNAME_MISMATCH: Final = (62, 64)
-"""OpenSSL's codes for a certificate of another host name, or address (X509_V_ERR_*_MISMATCH)."""
-
-_OWN_CODE: Final = re.compile(r"faktory\.(client\.(transport|waiting)$|wire\.|_proto)|ssl$")
+_OWN_CODE: Final = re.compile(
+    r"faktory\.(client\.(transport|waiting|sockets|tls)$|wire\.|_proto)|ssl$"
+)
 """Modules whose code runs during an exchange; any other's runs in a signal handler."""
 
 _OK_SIZE: Final = len(b"+OK\r\n")
 """Bytes of the answer to ACK or FAIL, which the server sends ahead of the answer to the FETCH
 behind it. Nothing can be done with it alone, and waking up for it took a fifth of a job's CPU."""
 
-_log = logging.getLogger("faktory.connection")
+_TLS_CHUNK: Final = 65536
+"""Bytes that TLS sends in one call, which has no progress to look at before its end."""
 
 
 class Transport(Protocol):
@@ -61,6 +66,9 @@ class Transport(Protocol):
         ConnectionBroken if not all are answered; the connection is closed then.
         """
 
+    def interrupt(self) -> None:
+        """End the wait for an answer, if there is one. From any thread."""
+
     def close(self) -> None:
         """Send END and close."""
 
@@ -71,8 +79,9 @@ class Transport(Protocol):
 class SocketTransport:
     """A connection to a server, past the handshake.
 
-    `identity` is sent with HELLO. `timeout` is the seconds for connecting and for each answer,
-    unless a command's own minimum is longer; `kernel_wait` see `waiting`.
+    `identity` is sent with HELLO. `timeout` is the seconds for connecting, the handshake included,
+    and without progress for each answer, unless a command's own minimum is longer; `keepalive` see
+    `sockets`, `kernel_wait` see `waiting`.
     """
 
     def __init__(
@@ -81,52 +90,49 @@ class SocketTransport:
         identity: Mapping[str, object],
         timeout: float,
         ssl_context: SSLContext | None = None,
+        keepalive: float = sockets.TCP_KEEPALIVE,
         kernel_wait: float = KERNEL_WAIT,
     ) -> None:
         self._place = address.place
         self._timeout = timeout
-        self._session = ClientSession()
-        self._socket = self._open(address, ssl_context)
-        try:
-            self._timed = TimedSocket(self._socket, tls=address.tls, kernel_wait=kernel_wait)
-            # Here for each exchange, which would look them up there.
-            self._send = self._timed.send
-            self._can_read = self._timed.can_read
-            self._kernel_waits = self._timed.kernel_waits
-            if not self._kernel_waits:
-                self._timed.set_timeout(timeout)
-            self._shake_hands(address, identity)
-        except BaseException:
-            self._socket.close()
-            raise
+        self._process = os.getpid()
+        self._resets = False
+        self._interrupted = False
+        self._chunk = _TLS_CHUNK if address.tls else None
+        self._open(address, identity, ssl_context, keepalive, kernel_wait)
+        # Here for each exchange, which would look them up there.
+        self._send = self._timed.send
+        self._can_read = self._timed.can_read
 
     def exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
         """Send commands in one piece and wait for their answers."""
         answers: list[Answer] = []
         left = 0
         session = self._session
+        timed = self._timed
         try:
             unsolicited = session.parser.next()
             if unsolicited is not NEED_DATA or (not sent[-1].skip_check and self._can_read()):
                 self._check_unsolicited(unsolicited)
             timeout = self._timeout
+            timed.start(timeout)
             for command in sent:
                 if command.min_timeout > timeout:
                     timeout = command.min_timeout
-            if not self._kernel_waits:
-                self._timed.set_timeout(timeout)
+            if timeout == inf and not self._resets:
+                self._reset_at_exit()
             data = session.send(sent)
-            deadline = monotonic() + timeout
+            left = self._send(data if self._chunk is None else data[: self._chunk])
             while left < len(data):
-                rest = memoryview(data)[left:] if left else data
-                left += self._send(rest, deadline)
+                left += self._send_more(data, left)
+            timed.start(timeout)
             more_than = _OK_SIZE if len(sent) > 1 else 0
             for _ in sent:
                 if answers:
-                    deadline = monotonic() + timeout
+                    timed.start(timeout)
                 answer = session.next_answer() if answers else NEED_DATA
                 while answer is NEED_DATA:
-                    self._receive(timeout, deadline, more_than)
+                    self._receive(more_than)
                     more_than = 0
                     answer = session.next_answer()
                 if answer.error is not None and recovery.is_closing(answer.error):
@@ -138,91 +144,122 @@ class SocketTransport:
             self.abort()
             if not _is_own(error):
                 raise  # a signal handler's, at any point: nobody knows how much was sent
+            if isinstance(error, DeadlinePassed):
+                cause: FaktoryError = self._stalled(left, len(data))
+            else:
+                cause = self._explain(error)
             answered = sum(len(answer.command.data) for answer in answers)
-            raise recovery.ConnectionBroken(
-                answers, max(0, left - answered), self._explain(error)
-            ) from error
+            raise recovery.ConnectionBroken(answers, max(0, left - answered), cause) from error
         except BaseException:
             self.abort()
             raise
+
+    def interrupt(self) -> None:
+        """End the wait for an answer, if there is one; the connection is closed then.
+
+        From any thread. What has arrived is read first.
+        """
+        self._interrupted = True
+        sockets.end_reading(self._socket)
 
     def close(self) -> None:
         """Send END, which the server does not answer, and close."""
         try:
+            if self._resets:
+                self._resets = False
+                sockets.reset_on_close(self._socket, False)
             with suppress(OSError):
                 self._socket.sendall(commands.end())
         finally:
-            self.abort()
+            self._socket.close()
 
     def abort(self) -> None:
-        """Close without END; in a forked child, leave the parent's connection alone."""
+        """Close without END, and reset; in a forked child, leave the parent's connection alone."""
+        if os.getpid() == self._process:
+            sockets.reset_on_close(self._socket, True)
         self._socket.close()
 
-    def _open(self, address: Address, ssl_context: SSLContext | None) -> socket.socket:
+    def _reset_at_exit(self) -> None:
+        """Have the system reset the connection of a process that is killed with FETCH unsent."""
+        self._resets = True
+        sockets.reset_on_close(self._socket, True)
+
+    def _open(
+        self,
+        address: Address,
+        identity: Mapping[str, object],
+        ssl_context: SSLContext | None,
+        keepalive: float,
+        kernel_wait: float,
+    ) -> None:
+        """Open a connection to the first of the host's addresses that answers as it should.
+
+        Each has its share of the time that is left.
+        """
         try:
-            sock = socket.create_connection((address.host, address.port), self._timeout)
+            routes = sockets.resolve(address.host, address.port)
         except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
-            raise self._explain(error, connecting=True) from error
+            raise self._explain(error) from error
+        failure: FaktoryConnectionError | None = None
+        until = monotonic() + self._timeout
+        for tried, route in enumerate(routes):
+            now = monotonic()
+            deadline = now + max(0.0, until - now) / (len(routes) - tried)
+            try:
+                self._socket = self._connect(route, address, ssl_context, keepalive, deadline)
+                try:
+                    self._timed = TimedSocket(
+                        self._socket, tls=address.tls, kernel_wait=kernel_wait
+                    )
+                    self._session = ClientSession()
+                    self._shake_hands(address, identity, deadline)
+                    return
+                except BaseException:
+                    self.abort()
+                    raise
+            except FaktoryAuthenticationError:
+                raise
+            except FaktoryConnectionError as error:
+                if not isinstance(failure, FaktoryHandshakeError):
+                    failure = error
+        raise failure or self._explain(OSError("the host has no address"))
+
+    def _connect(
+        self,
+        route: sockets.Route,
+        address: Address,
+        ssl_context: SSLContext | None,
+        keepalive: float,
+        deadline: float,
+    ) -> socket.socket:
         try:
-            with suppress(OSError):  # a connection that is dead already fails when it is read
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if address.tls:
-                sock = self._secure(sock, address.host, ssl_context)
+            sock = sockets.connect(route, deadline - monotonic(), keepalive)
+        except OSError as error:
+            raise self._explain(error) from error
+        if not address.tls:
             return sock
+        try:
+            from . import tls  # takes long, and most connections do without
+
+            sock.settimeout(max(deadline - monotonic(), 0.001))
+            return tls.secure(sock, address, ssl_context, deadline)
+        except OSError as error:
+            sock.close()
+            raise self._explain(error) from error
         except BaseException:
             sock.close()
             raise
 
-    def _secure(self, sock: socket.socket, host: str, context: SSLContext | None) -> socket.socket:
-        import ssl  # takes long, and most connections do without
-
-        try:
-            if context is None:
-                context = ssl.create_default_context()
-                if switched_on(os.environ.get("FAKTORY_DISABLE_HOSTNAME_VERIFICATION")):
-                    self._disable_verification(context)
-            return context.wrap_socket(sock, server_hostname=host)
-        except ssl.SSLCertVerificationError as error:
-            reason = error.verify_message.rstrip(".")
-            if error.verify_code in _HOSTNAME_MISMATCH:
-                remedy = "The address must name the host as the certificate does."
-            else:
-                remedy = (
-                    "For a private one pass ssl_context=ssl.create_default_context(cafile=...)."
-                )
-            raise FaktoryConnectionError(
-                f"the certificate of {self._place} cannot be trusted: {reason}. {remedy}"
-            ) from error
-        except (ssl.SSLError, ConnectionResetError) as error:
-            raise FaktoryHandshakeError(
-                f"no TLS with {self._place} ({error}). Does the server use TLS? "
-                "If not, the address begins with tcp:// instead of tcp+tls://."
-            ) from error
-        except OSError as error:
-            raise self._explain(error, connecting=True) from error
-
-    def _disable_verification(self, context: SSLContext) -> None:
-        """Verify nothing, as the Ruby client does with the same variable."""
-        import ssl
-
-        _log.warning(
-            "FAKTORY_DISABLE_HOSTNAME_VERIFICATION is set: any server at %s is trusted, "
-            "and may read all that is sent. A private certificate needs ssl_context= instead.",
-            self._place,
-        )
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-
-    def _shake_hands(self, address: Address, identity: Mapping[str, object]) -> None:
+    def _shake_hands(
+        self, address: Address, identity: Mapping[str, object], deadline: float
+    ) -> None:
         hi = None
         try:
-            hi = self._receive_reply()
+            hi = self._receive_reply(deadline)
             hello = self._session.hello(hi, identity, address.username, address.password)
-            deadline = monotonic() + self._timeout
             while hello:
-                hello = hello[self._send(hello, deadline) :]
-            self._session.welcome(self._receive_reply())
+                hello = hello[self._send_hello(hello, deadline) :]
+            self._session.welcome(self._receive_reply(deadline))
         except (FaktoryHandshakeError, FaktoryAuthenticationError):
             raise
         except (OSError, FaktoryProtocolError) as error:
@@ -234,27 +271,49 @@ class SocketTransport:
             hint = " Does the server use TLS? Then use tcp+tls://." if plain else ""
             raise kind(f"the handshake with {self._place} failed: {cause}.{hint}") from error
 
-    def _receive_reply(self) -> object:
+    def _send_hello(self, hello: bytes, deadline: float) -> int:
+        self._start_step(deadline)
+        return self._timed.send(hello)
+
+    def _receive_reply(self, deadline: float) -> object:
         """Receive one reply of the handshake."""
-        deadline = monotonic() + self._timeout
+        late = False
         while (reply := self._session.parser.next()) is NEED_DATA:
-            self._receive(self._timeout, deadline)
+            if late:  # it trickles, or this process stood still
+                raise self._late(self._timeout)
+            self._start_step(deadline)
+            self._receive()
+            late = monotonic() > deadline
         return reply
 
-    def _receive(self, timeout: float, deadline: float, more_than: int = 0) -> None:
+    def _start_step(self, deadline: float) -> None:
+        """Start a wait that no progress prolongs: connecting has one budget."""
+        self._timed.start(0.0)
+        self._timed.deadline = deadline
+
+    def _send_more(self, data: bytes, left: int) -> int:
+        """Send what is left of some data; return how many bytes were sent."""
+        end = None if self._chunk is None else left + self._chunk
+        count = self._timed.send(memoryview(data)[left:end])
+        if count:
+            self._timed.start(self._timeout)
+        return count
+
+    def _receive(self, more_than: int = 0) -> None:
         """Receive something, or return when there is something to receive.
 
-        A peer that trickles bytes still times out. For `more_than` see `TimedSocket.receive`.
+        For `more_than` see `TimedSocket.receive`.
         """
+        timed = self._timed
         parser = self._session.parser
         try:
-            received = self._timed.receive(parser.get_buffer(), deadline, more_than)
+            received = timed.receive(parser.get_buffer(), more_than)
         except DeadlinePassed:
-            raise FaktoryTimeout(
-                f"no answer from {self._place} within {timeout:g} s; the connection is dropped"
-            ) from None
+            raise self._late(timed.timeout or self._timeout) from None
         if received:
             parser.buffer_updated(received)
+            if timed.timeout:
+                timed.deadline = None
         elif received is not None:
             raise self._closed()
 
@@ -276,32 +335,28 @@ class SocketTransport:
             raise self._closing(reply)
         raise FaktoryProtocolError(f"{self._place} sent unsolicited data ({reply!r:.100})")
 
-    def _closed(self) -> FaktoryConnectionResetError:
+    def _closed(self) -> FaktoryConnectionError:
+        if self._interrupted:
+            return FaktoryTimeout(f"the wait for an answer from {self._place} was given up")
         return FaktoryConnectionResetError(f"{self._place} closed the connection")
 
     def _closing(self, reply: object) -> FaktoryConnectionResetError:
         return FaktoryConnectionResetError(f"{self._place} closes the connection: {reply}")
 
-    def _explain(self, error: Exception, connecting: bool = False) -> FaktoryError:
-        """Return an error of this package, with the remedy, for one of the system."""
-        if isinstance(error, FaktoryError):
-            return error
-        if isinstance(error, ConnectionRefusedError):
-            return FaktoryConnectionError(
-                f"nothing listens on {self._place} (connection refused). "
-                "Is the Faktory server running? For development: python -m faktory server."
-            )
-        if isinstance(error, (socket.gaierror, UnicodeError)):
-            return FaktoryConnectionError(
-                f"the host of {self._place} is not known ({getattr(error, 'strerror', error)}). "
-                "Is it spelt right in FAKTORY_URL?"
-            )
-        if isinstance(error, TimeoutError):
-            what = "no connection to" if connecting else "nothing could be sent to"
-            return FaktoryTimeout(f"{what} {self._place} within {self._timeout:g} s")
-        reset = isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError))
-        kind = FaktoryConnectionResetError if reset else FaktoryConnectionError
-        return kind(f"the connection to {self._place} broke: {error}")
+    def _late(self, seconds: float) -> FaktoryTimeout:
+        return FaktoryTimeout(
+            f"no answer from {self._place}, or no more of it, within {seconds:g} s; "
+            "the connection is dropped"
+        )
+
+    def _stalled(self, left: int, size: int) -> FaktoryTimeout:
+        return FaktoryTimeout(
+            f"{self._place} takes no more: {left} of {size} bytes could be sent, and nothing moved "
+            f"for {self._timeout:g} s; the connection is dropped"
+        )
+
+    def _explain(self, error: Exception) -> FaktoryError:
+        return sockets.explain(error, self._place, self._timeout)
 
 
 def _is_own(error: Exception) -> bool:

@@ -1,24 +1,34 @@
-"""A socket whose every wait ends at a deadline, at the least cost in CPU.
+"""A socket whose every wait ends, at the least cost in CPU.
 
 Rules: a short wait is the kernel's, since Python would poll before each step; a longer one is
-Python's, since a signal makes the kernel begin again (a profiler sends 100 a second). A deadline
-that has passed is DeadlinePassed and nothing else: any other error without an errno was raised by
-a signal handler and comes out as it is.
+Python's, since a signal makes the kernel begin again (a profiler sends 100 a second). A wait is
+over when nothing has moved for `timeout` seconds: the clock starts with the wait, what the peer's
+system acknowledges is progress, and what has arrived is read first, however late this process is.
+That is DeadlinePassed and nothing else: any other error without an errno was raised by a signal
+handler and comes out as it is.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
 import sys
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Final
 
 KERNEL_WAIT: Final = 0.005
 """Seconds for which a socket blocks in the kernel, longer than most answers take."""
+
+PROGRESS_INTERVAL: Final = 0.05
+"""Seconds between two looks at how much the peer has acknowledged."""
+
+MAX_TIMEOUTS: Final = 60
+"""How many timeouts an answer may take that arrives byte by byte."""
 
 
 class DeadlinePassed(TimeoutError):
@@ -30,31 +40,37 @@ class TimedSocket:
 
     def __init__(self, sock: socket.socket, *, tls: bool, kernel_wait: float = KERNEL_WAIT) -> None:
         self._socket = sock
-        self._timeout = -1.0
-        self._nothing_there: type[OSError] = BlockingIOError
-        if tls:
-            from ssl import SSLWantReadError
-
-            self._nothing_there = SSLWantReadError
         self.kernel_waits = not tls and _let_kernel_wait(sock, kernel_wait)
-        """Whether `set_timeout` has no effect, as the kernel waits first."""
+        """Whether the socket blocks, for a moment."""
+        self._would_block: tuple[type[OSError], ...] = (BlockingIOError,)
+        if tls:
+            from ssl import SSLWantReadError, SSLWantWriteError
+
+            self._would_block = (SSLWantReadError, SSLWantWriteError)
+        if not self.kernel_waits:
+            sock.settimeout(0)
         self._waits_for_more = self.kernel_waits and _can_wait_for_more(sock)
-        self.can_read = _readiness(sock)
-        """Whether there may be something to read; much faster than reading."""
+        self._unacknowledged = _unacknowledged(sock)
+        self._ready = _readiness(sock)
+        self.can_read = _readability(sock)
+        """Whether there is something to read; much faster than reading."""
+        self.timeout = 0.0
+        """Seconds without progress that end a wait; infinite for a wait that only the peer ends."""
+        self.deadline: float | None = None
+        """When the wait is over (`time.monotonic`); None: `timeout` after it has begun."""
+        self._limit = inf
 
-    def set_timeout(self, seconds: float) -> None:
-        """Let Python end each wait after that long, where the kernel does not wait."""
-        if seconds != self._timeout:
-            self._timeout = seconds
-            self._socket.settimeout(seconds)
+    def start(self, timeout: float) -> None:
+        """Start the clock of the next wait."""
+        self.timeout = timeout
+        self.deadline = None
+        self._limit = inf
 
-    def receive(self, buffer: memoryview, deadline: float, more_than: int = 0) -> int | None:
-        """Return how many bytes were received, 0 at the end; None if there are some now.
+    def receive(self, buffer: memoryview, more_than: int = 0) -> int | None:
+        """Return how many bytes were received, 0 at the end; None if there may be some now.
 
         Where the system can do that, wait at first for more than `more_than` bytes.
         """
-        if monotonic() > deadline:
-            raise DeadlinePassed
         sock = self._socket
         try:
             if not more_than or not self._waits_for_more:
@@ -66,65 +82,106 @@ class TimedSocket:
                 return sock.recv_into(buffer)
             finally:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        except BlockingIOError as error:
-            self._wait_on(error, select.POLLIN, deadline)
+        except self._would_block as error:
+            self._wait(error, to_send=False)
             return None
-        except TimeoutError:
-            if monotonic() < deadline - 0.05:  # a signal handler's
-                raise
-            raise DeadlinePassed from None
 
     def receive_now(self, buffer: memoryview) -> int | None:
         """Return how many bytes were received, 0 at the end; None if there are none."""
-        self._timeout = 0.0
-        self._socket.settimeout(0)
         try:
-            return self._socket.recv_into(buffer)
-        except self._nothing_there:
-            return None
-        finally:
             if self.kernel_waits:
-                self._socket.settimeout(None)
+                return self._socket.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+            return self._socket.recv_into(buffer)
+        except self._would_block:
+            return None
 
-    def send(self, data: bytes | memoryview, deadline: float) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         """Return how many bytes were sent; 0 if some can be sent now."""
         try:
             return self._socket.send(data)
-        except BlockingIOError as error:
-            self._wait_on(error, select.POLLOUT, deadline)
+        except self._would_block as error:
+            self._wait(error, to_send=True)
             return 0
-        except TimeoutError:
-            if monotonic() < deadline - 0.05:  # a signal handler's
-                raise
-            raise DeadlinePassed from None
 
-    def _wait_on(self, error: BlockingIOError, event: int, deadline: float) -> None:
+    def _wait(self, error: OSError, to_send: bool) -> None:
         """Wait in Python after the kernel has; raise the error if a signal handler raised it."""
         if error.errno is None:
             raise error
-        poll = select.poll()
-        poll.register(self._socket, event)
-        if not poll.poll(max(0.0, deadline - monotonic()) * 1000):
-            raise DeadlinePassed from None
+        if not isinstance(error, BlockingIOError):
+            to_send = type(error) is self._would_block[1]  # of TLS, which may read to write
+        now = monotonic()
+        if self.deadline is None:
+            self._limit = min(self._limit, now + MAX_TIMEOUTS * self.timeout)
+            self.deadline = min(self._limit, now + self.timeout)
+        unacknowledged = self._unacknowledged() if self.deadline < inf else 0
+        while not self._ready(
+            to_send,
+            min(self.deadline - now, PROGRESS_INTERVAL) if unacknowledged else self.deadline - now,
+        ):
+            now = monotonic()
+            if unacknowledged and (left := self._unacknowledged()) < unacknowledged:
+                unacknowledged = left
+                self.deadline = max(self.deadline, now + self.timeout)
+            elif now >= self.deadline:
+                raise DeadlinePassed
 
 
-def _readiness(sock: socket.socket) -> Callable[[], object]:
-    """Return a function whose value is true if a socket may have something to read."""
-    if not hasattr(select, "poll"):  # as on Windows
-        return lambda: True
+def _readability(sock: socket.socket) -> Callable[[], object]:
+    """Return a function whose value is true if a socket can be read, or is closed."""
+    if not hasattr(select, "poll"):  # as on Windows, and with eventlet
+        return lambda: select.select([sock], [], [], 0)[0]
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return partial(poll.poll, 0)
 
 
+def _readiness(sock: socket.socket) -> Callable[[bool, float], object]:
+    """Return a function that waits until a socket can be read, or sent to, for so many seconds.
+
+    Its value is false if that takes longer.
+    """
+
+    def poll(to_send: bool, seconds: float) -> object:
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT if to_send else select.POLLIN)
+        return poll.poll(None if seconds == inf else max(0.0, seconds) * 1000)
+
+    def choose(to_send: bool, seconds: float) -> object:
+        limit = None if seconds == inf else max(0.0, seconds)
+        reading, writing, _ = select.select(*([], [sock]) if to_send else ([sock], []), [], limit)
+        return reading or writing
+
+    return poll if hasattr(select, "poll") else choose
+
+
+def _unacknowledged(sock: socket.socket) -> Callable[[], int]:
+    """Return a function that counts the bytes that the peer's system has not acknowledged.
+
+    Only Linux is known to tell: elsewhere it returns 0, and what the system has taken counts as
+    sent.
+    """
+    if sys.platform != "linux":
+        return lambda: 0
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
+    def count() -> int:
+        return int(struct.unpack("@i", ioctl(sock, TIOCOUTQ, bytes(4)))[0])
+
+    return count
+
+
 def _let_kernel_wait(sock: socket.socket, seconds: float) -> bool:
     """Make a socket block for so long at most; return False where that does not work.
 
-    On Windows a socket is of no use after such a timeout, and TLS would begin its read again.
+    On Windows a socket is of no use after such a timeout, TLS would begin its read again, and
+    gevent and eventlet leave every socket of theirs non-blocking.
     """
     if sys.platform == "win32":
         return False
     sock.settimeout(None)
+    if not os.get_blocking(sock.fileno()):
+        return False
     limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)

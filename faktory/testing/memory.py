@@ -87,6 +87,9 @@ class MemoryServer(MemoryNetwork):
             sleep(_FETCH_WAIT)
         return answers
 
+    def interrupt(self) -> None:
+        """Do nothing: every answer is there at once."""
+
     def close(self) -> None:
         """Do nothing: no socket is open."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from math import inf
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from ..exceptions import FaktoryPayloadError, FaktoryProtocolError
@@ -17,10 +18,6 @@ from .types import BatchStatus, FetchedJob, JobProgress, ServerInfo
 from .validate import check_instant, check_queue, clip
 
 T = TypeVar("T")
-
-FETCH_TIMEOUT: Final = 12.0
-"""Seconds. FETCH waits 2 s for a job, and at worst for its context of 5 s and one more Redis call
-(`server/server.go: processLines`); a client that gives up earlier leaves a job reserved."""
 
 BULK_TIMEOUT: Final = 15.0
 """Seconds. PUSHB has 5 s for the whole array (`server/commands.go: pushBulk`), once it has
@@ -36,7 +33,7 @@ class Command(Generic[T]):
     idempotent      sending it twice does no harm
     may_duplicate   sending it twice may do twice what was asked once: a caller's choice
     already_done    how the error begins that means, the second time, that the first one arrived
-    min_timeout     seconds to wait for the answer at least
+    min_timeout     seconds without any of the answer to wait at least
     jids            the jobs that it is about
     skip_check      send it without checking first that the connection is open and silent
     """
@@ -111,8 +108,10 @@ def push_bulk_line(line: bytes, jids: Sequence[str]) -> Command[dict[str, str]]:
 def fetch(queues: Sequence[str], skip_check: bool = False) -> Command[FetchedJob | None]:
     """Ask for a job from the first queue that has one; None after 2 s without.
 
-    Not idempotent: a job whose answer is lost stays reserved. `skip_check` is for a loop that
-    fetches again after any error: the server pops nothing for a closed connection.
+    Not idempotent: a job whose answer is lost stays reserved. So there is no limit to the wait: a
+    server that stands still for a minute pops a job for every FETCH that it has received when it
+    goes on. `skip_check` is for a loop that fetches again after any error: the server pops nothing
+    for a closed connection.
     """
     return Command(
         "FETCH",
@@ -120,7 +119,7 @@ def fetch(queues: Sequence[str], skip_check: bool = False) -> Command[FetchedJob
         expect_dict_or_none,
         json=True,
         idempotent=False,
-        min_timeout=FETCH_TIMEOUT,
+        min_timeout=inf,
         skip_check=skip_check,
     )
 

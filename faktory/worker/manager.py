@@ -82,6 +82,7 @@ class Manager:
         self.overdue: list[Processor] = []
         """Processors whose job is overdue, and goes on."""
         self.replaced = 0
+        self._interrupts_at: float | None = None
 
     # From any thread
 
@@ -152,11 +153,18 @@ class Manager:
     def next_due(self) -> float | None:
         """When a job is due to be interrupted next (`time.monotonic`)."""
         due = [processor.running.due for processor in self.processors]
+        due.append(self._interrupts_at)
         return min((at for at in due if at is not None), default=None)
 
     def check_jobs(self) -> None:
-        """Interrupt jobs at their time limit, replace processors whose job is overdue."""
+        """Interrupt jobs at their time limit, replace processors whose job is overdue.
+
+        After `fetch_grace`, end the waits for a server that does not answer.
+        """
         now = monotonic()
+        if self._interrupts_at is not None and now >= self._interrupts_at:
+            self._interrupts_at = None
+            self._interrupt_waits()
         for processor in self.processors.copy():
             processor.running.check(now)
             job = processor.running.current
@@ -179,7 +187,8 @@ class Manager:
             self.log.warning("thread %s%s:\n%s", thread.name, runs, stack(thread))
 
     def stop(self) -> None:
-        """End the pauses of processors that wait for the server."""
+        """End the pauses of processors that wait for the server, and a little later all waits."""
+        self._interrupts_at = monotonic() + self.timing.fetch_grace
         for processor in self.processors:
             processor.stopping.set()
 
@@ -195,6 +204,7 @@ class Manager:
         """
         stuck: list[tuple[Processor, JobContext]] = []
         names: list[str] = []
+        self._interrupt_waits()
         for processor in self.processors:
             processor.giving_up.set()
             job = processor.running.disown()
@@ -215,9 +225,14 @@ class Manager:
         for processor in self.processors:
             if processor.name not in names:
                 processor.join(max(0.0, until - monotonic()))
-                if processor.is_alive() or processor.has_report:
+                if processor.has_report:
                     names.append(processor.name)
         return names
+
+    def _interrupt_waits(self) -> None:
+        for processor in self.processors:
+            if processor.running.current is None:
+                processor.interrupt()
 
     def _remove(self, processor: Processor, error: BaseException | None) -> None:
         processor.join()  # that it ends was its last call

@@ -2,11 +2,12 @@
 
 Rules: a processor has a connection of its own. The report of a job is sent in one write with the
 next FETCH. It is kept until the server has answered it, over as many connections as that takes:
-ACK and FAIL may be sent again. A FETCH that is under way is waited for; its job is run, or failed
-if it comes too late. Whatever a job raises becomes a report, SystemExit and KeyboardInterrupt too,
-and so does what goes wrong around it: in a filter of the log, in the error's own methods. A
-processor whose job was disowned ends with that job: another one has its place. A connection that
-breaks is replaced at once; only when that fails is the server unreachable.
+ACK and FAIL may be sent again. A FETCH that is under way is waited for as long as the server's
+machine is there; its job is run, or failed if it comes too late. Whatever a job raises becomes a
+report, SystemExit and KeyboardInterrupt too, and so does what goes wrong around it: in a filter of
+the log, in the error's own methods. A processor whose job was disowned ends with that job: another
+one has its place. A connection that breaks is replaced at once; only when that fails is the server
+unreachable.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from ..client import Client
-from ..exceptions import Discard, FaktoryAuthenticationError, FaktoryError
+from ..exceptions import (
+    Discard,
+    FaktoryAuthenticationError,
+    FaktoryError,
+    FaktoryOutcomeUnknown,
+    FaktoryTimeout,
+)
 from ..jobs.context import JobContext
 from ..jobs.runner import JobRunner, in_context
 from ..wire import commands, failure, recovery
@@ -94,6 +101,10 @@ class Processor(Thread):
         """Whether there is a report that the server has not answered."""
         return self._report is not None
 
+    def interrupt(self) -> None:
+        """End its wait for the server, which is a FETCH or a report. From any thread."""
+        self._client.interrupt()
+
     def reconnect(self) -> None:
         """Greet the server again before the next command. From any thread."""
         self._reconnect = True
@@ -127,6 +138,7 @@ class Processor(Thread):
             except FaktoryError as error:
                 failures += 1
                 self._resent = True
+                self._log_lost_fetch(error)
                 if self.giving_up.is_set():
                     self._log_undelivered(error)
                     return
@@ -241,6 +253,16 @@ class Processor(Thread):
             self._log.warning("the server refused %s: %s", self._report_name(), answer.error)
         self._report = None
         self._manager.record(self, None)
+
+    def _log_lost_fetch(self, error: FaktoryError) -> None:
+        """Log that a FETCH was given up which the server may have answered with a job."""
+        cause = error.__cause__
+        if isinstance(error, FaktoryOutcomeUnknown) and isinstance(cause, FaktoryTimeout):
+            self._log.warning(
+                "FETCH was sent and not answered: if the server has given out a job, that job "
+                "waits out its reservation, and runs again then (one with retry 0 is lost): %s",
+                cause,
+            )
 
     def _pause(self, error: FaktoryError, failures: int) -> None:
         """Wait before the next attempt to reach the server; the first one is made at once."""

@@ -50,7 +50,8 @@ class Worker:
     of executors, called with `max_workers=concurrency`, whose `submit` runs the jobs. In both,
     handlers of errors and of "exhausted" are called in the worker's own process.
 
-    `buffer_size` is accepted, as in faktory 1.0.0, and has no effect. `timing` is for tests.
+    `timeout` and `tcp_keepalive` are those of its clients: see `Client`. `buffer_size` is accepted,
+    as in faktory 1.0.0, and has no effect. `timing` is for tests.
     """
 
     send_heartbeat_every: float = 15
@@ -71,6 +72,7 @@ class Worker:
         use_threads: bool | None = None,
         executor: Callable[..., Executor] | None = None,
         ssl_context: SSLContext | None = None,
+        tcp_keepalive: float | timedelta | None = None,
         timing: Timing = timing.DEFAULT,
     ) -> None:
         if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
@@ -92,6 +94,7 @@ class Worker:
             "labels": self.labels,
             "ssl_context": ssl_context,
             **({} if timeout is None else {"timeout": timeout}),
+            **({} if tcp_keepalive is None else {"tcp_keepalive": tcp_keepalive}),
         }
         self._make_backends = self._choose_backends(use_threads, executor)
         self._own_client = Client(faktory, **self._client_options)
@@ -282,7 +285,8 @@ class Worker:
         check_can_fork()
         from .backends import children
 
-        options = {k: v for k, v in self._client_options.items() if k in ("timeout", "ssl_context")}
+        shared = ("timeout", "ssl_context", "tcp_keepalive")
+        options = {k: v for k, v in self._client_options.items() if k in shared}
         return lambda: children.ProcessBackends(
             self._manager.runner,
             lambda: Client(self.faktory.url, **options),

@@ -39,6 +39,7 @@ of JSON; something else is called. At the end of its script a connection is clos
 
     :greet      the handshake
     :silence    read everything, send nothing, until the client closes
+    :reset?     read everything, send nothing, until the client resets the connection
     :trickle    send one byte after the other until the client closes
     :echo       answer each line by its second word until the client closes
     :reset      end the connection so that the client gets an error
@@ -77,11 +78,12 @@ class Peer:
         self._buffer = bytearray()
 
     def play(self, step: Step) -> None:
-        if isinstance(step, bytes):
-            self._sock.sendall(step)
-        elif isinstance(step, dict):
+        if isinstance(step, dict):
             data = json.dumps(step).encode()
-            self._sock.sendall(b"$%d\r\n%b\r\n" % (len(data), data))
+            step = b"$%d\r\n%b\r\n" % (len(data), data)
+        if isinstance(step, bytes):
+            with suppress(ConnectionResetError, BrokenPipeError):  # the client has given up
+                self._sock.sendall(step)
         elif not isinstance(step, str):
             step()
         elif step == ":greet":
@@ -89,8 +91,10 @@ class Peer:
                 self.play(part)
         elif step == ":silence":
             with suppress(ConnectionResetError):
-                while self._line():
-                    pass
+                self._lines_until_closed()
+        elif step == ":reset?":
+            with pytest.raises(ConnectionResetError):
+                self._lines_until_closed()
         elif step == ":echo":
             while line := self._line():
                 if line != b"END\r\n":
@@ -106,6 +110,10 @@ class Peer:
         else:
             line = self._line()
             assert line.startswith(step.encode()), f"expected {step}, got {line!r}"
+
+    def _lines_until_closed(self) -> None:
+        while self._line():
+            pass
 
     def _line(self) -> bytes:
         """Wait for a line; empty if the client closes instead."""
@@ -185,6 +193,9 @@ class ScriptedServer:
         finally:
             sock.close()
             self.ended[number].set()
+
+
+Scripted = Callable[..., ScriptedServer]
 
 
 @pytest.fixture

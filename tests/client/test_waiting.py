@@ -7,10 +7,15 @@ import select
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from math import inf
+from threading import Event, Thread
 from time import monotonic
 
 import pytest
 
+from faktory.client import sockets, waiting
 from faktory.client.waiting import DeadlinePassed, TimedSocket
 
 SOON = 0.5
@@ -26,29 +31,42 @@ def pair() -> Iterator[Pair]:
         yield ours, theirs
 
 
-def timed(sock: socket.socket, *, tls: bool = False, **options: float) -> TimedSocket:
-    made = TimedSocket(sock, tls=tls, **options)
-    if not made.kernel_waits:
-        made.set_timeout(SOON)
+def timed(
+    sock: socket.socket, *, tls: bool = False, timeout: float = SOON, **options: float
+) -> TimedSocket:
+    made = TimedSocket(sock, tls=False, **options)
+    if tls:  # nothing but its waiting is meant here
+        made.kernel_waits = made._waits_for_more = False
+        sock.settimeout(0)
+    made.start(timeout)
     return made
 
 
 def receive(made: TimedSocket, more_than: int = 0) -> bytes:
     """Receive until there is something."""
     room = bytearray(100)
-    deadline = monotonic() + 20
-    while (count := made.receive(memoryview(room), deadline, more_than)) is None:
+    while (count := made.receive(memoryview(room), more_than)) is None:
         pass
     return bytes(room[:count])
 
 
+def receive_all(made: TimedSocket) -> None:
+    """Receive what comes, and begin to wait again for more."""
+    while receive(made):
+        made.deadline = None
+
+
+def receive_late(made: TimedSocket) -> None:
+    with pytest.raises(DeadlinePassed):
+        receive(made)
+
+
 waits_in_python = pytest.mark.parametrize("tls", [False, True], ids=["kernel", "Python"])
-"""Of TLS nothing but the waiting is meant here."""
 
 
 @waits_in_python
 def test_what_is_there_is_received_and_the_end_is_empty(pair: Pair, tls: bool) -> None:
-    made = timed(pair[0], tls=tls)
+    made = timed(pair[0], tls=tls, timeout=20)
     pair[1].sendall(b"abc")
     assert made.can_read()
     assert receive(made) == b"abc"
@@ -60,23 +78,100 @@ def test_what_is_there_is_received_and_the_end_is_empty(pair: Pair, tls: bool) -
 def test_nothing_in_time_is_a_deadline_that_has_passed(pair: Pair, tls: bool) -> None:
     made = timed(pair[0], tls=tls)
     assert not made.can_read()
-    with pytest.raises(DeadlinePassed):
-        made.receive(memoryview(bytearray(9)), monotonic() + SOON)
+    receive_late(made)
 
 
-def test_a_deadline_that_has_passed_already_is_not_waited_for(pair: Pair) -> None:
+@waits_in_python
+def test_a_deadline_that_has_passed_is_no_reason_to_leave_what_is_there(
+    pair: Pair, tls: bool
+) -> None:
+    made = timed(pair[0], tls=tls)
+    made.deadline = monotonic() - 100  # this process was stopped meanwhile
     pair[1].sendall(b"late")
-    with pytest.raises(DeadlinePassed):
-        timed(pair[0]).receive(memoryview(bytearray(9)), monotonic() - 1)
+    assert receive(made) == b"late"
+    began = monotonic()
+    receive_late(made)
+    assert monotonic() - began < SOON
+
+
+@waits_in_python
+def test_without_a_timeout_only_the_peer_ends_a_wait(pair: Pair, tls: bool) -> None:
+    made = timed(pair[0], tls=tls, timeout=inf)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(receive, made)
+        with pytest.raises(TimeoutError):
+            future.result(SOON)
+        pair[1].sendall(b"at last")
+        assert future.result(20) == b"at last"
+
+
+def test_a_thread_that_waits_can_be_woken(pair: Pair) -> None:
+    made = timed(pair[0], timeout=inf)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(receive, made)
+        sockets.end_reading(pair[0])
+        assert future.result(20) == b""
+
+
+def test_what_has_arrived_is_read_before_the_end_of_reading(pair: Pair) -> None:
+    pair[1].sendall(b"abc")
+    sockets.end_reading(pair[0])
+    made = timed(pair[0], timeout=inf)
+    assert receive(made) == b"abc"
+    assert receive(made) == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what is acknowledged")
+@waits_in_python
+def test_what_the_peer_acknowledges_is_progress(pair: Pair, tls: bool) -> None:
+    made = timed(pair[0], tls=tls, timeout=SOON)
+    counts = count(1000, -1)
+    made._unacknowledged = lambda: next(counts)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(receive, made)
+        with pytest.raises(TimeoutError):
+            future.result(2 * SOON)
+        pair[1].sendall(b"abc")
+        assert future.result(20) == b"abc"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what is acknowledged")
+def test_what_is_sent_and_not_read_is_not_acknowledged(pair: Pair) -> None:
+    made = timed(pair[0])
+    assert made._unacknowledged() == 0
+    made.send(b"x" * 1000)
+    assert made._unacknowledged() >= 1000
+    pair[1].recv(1000)
+    assert made._unacknowledged() == 0
+
+
+def test_an_answer_that_trickles_ends_all_the_same(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "MAX_TIMEOUTS", 3)
+    made = timed(pair[0])
+    stop = Event()
+
+    def trickle() -> None:
+        while not stop.wait(0.05):
+            pair[1].send(b"x")
+
+    thread = Thread(target=trickle)
+    thread.start()
+    try:
+        with pytest.raises(DeadlinePassed):
+            receive_all(made)
+    finally:
+        stop.set()
+        thread.join()
 
 
 @waits_in_python
 def test_a_peer_that_reads_nothing_is_a_deadline_that_has_passed(pair: Pair, tls: bool) -> None:
     made = timed(pair[0], tls=tls)
-    deadline = monotonic() + SOON
 
     def send_more_than_there_is_room_for() -> None:
-        while made.send(b"x" * 100_000, deadline) is not None:
+        while made.send(b"x" * 100_000) is not None:
             pass
 
     with pytest.raises(DeadlinePassed):
@@ -97,8 +192,8 @@ def test_an_error_without_an_errno_is_a_signal_handlers_and_comes_out(
     made = timed(pair[0])
     made._socket = Interrupted()  # type: ignore[assignment]
     for wait in (
-        lambda: made.send(b"x", monotonic() + 20),
-        lambda: made.receive(memoryview(bytearray(9)), monotonic() + 20),
+        lambda: made.send(b"x"),
+        lambda: made.receive(memoryview(bytearray(9))),
     ):
         with pytest.raises(type(error)) as caught:
             wait()
@@ -115,16 +210,21 @@ def test_what_is_there_now_is_received_without_waiting(pair: Pair) -> None:
     assert made.receive_now(room) == 0
 
 
-def test_without_poll_there_may_always_be_something_to_read(
+def test_a_system_without_poll_waits_all_the_same(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(select, "poll")  # as on Windows
-    assert timed(pair[0]).can_read()
+    made = timed(pair[0])
+    assert not made.can_read()
+    receive_late(made)
+    pair[1].sendall(b"abc")
+    assert made.can_read()
+    assert receive(made) == b"abc"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux waits for more than a byte")
 def test_a_reader_that_waits_for_more_gets_it_in_one_piece(pair: Pair) -> None:
-    made = timed(pair[0], kernel_wait=20.0)
+    made = timed(pair[0], timeout=20, kernel_wait=20.0)
     pair[1].sendall(b"+OK\r\n")
     pair[1].sendall(b"$-1\r\n")
     assert receive(made, more_than=5) == b"+OK\r\n$-1\r\n"

@@ -288,16 +288,20 @@ def test_a_job_that_a_pending_fetch_brings_after_the_grace_period_fails(
 
 
 def test_a_fetch_that_the_server_never_answers_does_not_keep_the_worker(
-    server: EmbeddedServer, start: Start, wait_until: WaitUntil
+    server: EmbeddedServer,
+    start: Start,
+    wait_until: WaitUntil,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     server.hold("FETCH")
-    timing = Timing(shutdown_grace=0.05, fetch_grace=0.1, report_grace=0.05)
-    running = start(disconnect_wait=0, timing=timing)
+    running = start(disconnect_wait=60, timing=Timing(fetch_grace=0.1))
     wait_until(lambda: count(server, "FETCH"))
     running.stop()
-    assert running.worker.abandoned == ["faktory-1"]
+    assert running.worker.abandoned == []
+    assert threads_left() == []
+    (lost,) = [each for each in caplog.messages if "FETCH" in each]
+    assert lost.startswith("FETCH was sent and not answered: if the server has given out a job")
     server.release("FETCH")
-    wait_until(lambda: threads_left() == [])
 
 
 def test_a_worker_that_is_stopped_while_it_starts_starts_no_more_threads(

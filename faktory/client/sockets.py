@@ -1,0 +1,156 @@
+"""How a socket to a server is opened, kept alive, and reset.
+
+Rules: a peer that is gone is noticed by the system, by TCP's keepalive and its limit for data that
+is not acknowledged: a server that is frozen, but whose machine answers, is not gone. A socket that
+is given up is reset: closed in the ordinary way, the system would keep what it has not delivered
+yet, and deliver it when the network is back. No socket has the program's default timeout.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from math import ceil
+from typing import Any, Final, NamedTuple
+
+from ..exceptions import (
+    FaktoryConnectionError,
+    FaktoryConnectionResetError,
+    FaktoryError,
+    FaktoryTimeout,
+)
+from ..wire.validate import check_timeout
+
+TCP_KEEPALIVE: Final = 15.0
+"""Seconds without traffic after which the system asks whether the peer is there. Load balancers
+forget a connection that is idle for 240 s (Azure) or 350 s (AWS), others much sooner."""
+
+MAX_KEEPALIVE: Final = 32767.0
+"""Seconds that Linux accepts at most (`include/net/tcp.h: MAX_TCP_KEEPIDLE`)."""
+
+_VARIABLE: Final = "FAKTORY_TCP_KEEPALIVE"
+
+PROBES: Final = 3
+"""How many questions without an answer mean that the peer is gone, a third of that time apart."""
+
+
+def check_keepalive(name: str, value: float | timedelta) -> float:
+    """Return the seconds of a keepalive; ValueError for what the system does not accept."""
+    seconds = check_timeout(name, value, allow_zero=False)
+    if seconds > MAX_KEEPALIVE:
+        raise ValueError(f"{name} is {value}: it must be {MAX_KEEPALIVE:g} seconds or less.")
+    return seconds
+
+
+def find_keepalive(value: float | timedelta | None, environ: Mapping[str, str]) -> float:
+    """Return the seconds that were passed, else those of FAKTORY_TCP_KEEPALIVE, else 15."""
+    if value is not None:
+        return check_keepalive("tcp_keepalive", value)
+    if not (text := environ.get(_VARIABLE)):
+        return TCP_KEEPALIVE
+    try:
+        return check_keepalive(_VARIABLE, float(text))
+    except ValueError:
+        raise ValueError(
+            f"{_VARIABLE} is {text!r}: it must be a number of seconds above 0, "
+            f"and {MAX_KEEPALIVE:g} or less."
+        ) from None
+
+
+class Route(NamedTuple):
+    """One of the addresses of a host, as `getaddrinfo` returns it."""
+
+    family: int
+    kind: int
+    protocol: int
+    name: str
+    address: Any
+
+
+def resolve(host: str, port: int) -> list[Route]:
+    """Return the addresses of a host; OSError or UnicodeError if there are none."""
+    # As bytes, since `getaddrinfo` imports a codec for text, whose import lock a fork may copy.
+    name = host.encode("ascii") if host.isascii() else host
+    return [Route(*found) for found in socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM)]
+
+
+def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
+    """Open a socket to one address within `timeout` seconds; OSError if that fails.
+
+    `keepalive` is the seconds without traffic after which the system asks whether the peer is
+    there; it takes a peer for gone after twice that time without an answer.
+    """
+    sock = socket.socket(route.family, route.kind, route.protocol)
+    try:
+        with suppress(OSError):  # a connection that is dead already fails when it is read
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for level, option, value in _liveness(keepalive):
+            with suppress(OSError):
+                sock.setsockopt(level, option, value)
+        sock.settimeout(max(timeout, 0.001))
+        sock.connect(route.address)
+        return sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _liveness(keepalive: float) -> list[tuple[int, int, int]]:
+    """Return the socket options by which the system notices that a peer is gone."""
+    tcp = socket.IPPROTO_TCP
+    idle = ceil(keepalive)
+    interval = max(1, ceil(keepalive / PROBES))
+    found = [
+        (tcp, getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None)), idle),
+        (tcp, getattr(socket, "TCP_KEEPINTVL", None), interval),
+        (tcp, getattr(socket, "TCP_KEEPCNT", None), PROBES),
+        # In milliseconds: for what was sent and is not acknowledged.
+        (tcp, getattr(socket, "TCP_USER_TIMEOUT", None), (idle + PROBES * interval) * 1000),
+    ]
+    if sys.platform == "darwin":
+        found.append((tcp, 0x80, idle + PROBES * interval))  # TCP_RXT_CONNDROPTIME, in seconds
+    return [(level, option, value) for level, option, value in found if option is not None]
+
+
+def reset_on_close(sock: socket.socket, on: bool) -> None:
+    """Have a close, also that of a killed process, throw away what the peer has not got."""
+    # Windows has two shorts there, other systems two ints.
+    value = struct.pack("HH" if sys.platform == "win32" else "ii", on, 0)
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
+
+
+def end_reading(sock: socket.socket) -> None:
+    """Wake the thread that waits for a socket, which finds its end. From any thread."""
+    with suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RD)  # not TLS's own, which the thread may use
+
+
+def explain(error: Exception, place: str, timeout: float) -> FaktoryError:
+    """Return an error of this package, with the remedy, for one of the system."""
+    if isinstance(error, FaktoryError):
+        return error
+    if isinstance(error, ConnectionRefusedError):
+        return FaktoryConnectionError(
+            f"nothing listens on {place} (connection refused). "
+            "Is the Faktory server running? For development: python -m faktory server."
+        )
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return FaktoryConnectionError(
+            f"the host of {place} is not known ({getattr(error, 'strerror', error)}). "
+            "Is it spelt right in FAKTORY_URL?"
+        )
+    if isinstance(error, TimeoutError):
+        if error.errno is None:
+            return FaktoryTimeout(f"no connection to {place} within {timeout:g} s")
+        return FaktoryTimeout(
+            f"{place} is gone: its machine does not answer (the system's keepalive: {error})"
+        )
+    reset = isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError))
+    kind = FaktoryConnectionResetError if reset else FaktoryConnectionError
+    return kind(f"the connection to {place} broke: {error}")
