@@ -90,7 +90,7 @@ class Process:
                 stdin=subprocess.PIPE if name == "probe" else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if name == "probe" else out,
                 stderr=log,
-                env=lab.environment,
+                env={**lab.environment, "FAKTORY_URL": lab.url(place)},
                 start_new_session=True,
             )
 
@@ -155,12 +155,7 @@ class Lab:
         self.environment = {
             name: text for name, text in os.environ.items() if not name.startswith("FAKTORY_WOR")
         }
-        host = "faktory.soak" if names else SERVER
-        self.environment |= {
-            "FAKTORY_URL": f"tcp://{host}:{PORT}",
-            "SOAK_RUNS": str(self.runs),
-            "PYTHONUNBUFFERED": "1",
-        }
+        self.environment |= {"SOAK_RUNS": str(self.runs), "PYTHONUNBUFFERED": "1"}
         self.environment.pop("FAKTORY_PROVIDER", None)
 
     def __enter__(self) -> Lab:
@@ -186,6 +181,11 @@ class Lab:
     def _close_processes(self) -> None:
         for process in reversed(self.processes.values()):
             process.close()
+
+    def url(self, place: str) -> str:
+        """Return the server's address for the programs in a namespace."""
+        host = "127.0.0.1" if place == self.far else "faktory.soak" if self._names else SERVER
+        return f"tcp://{host}:{PORT}"
 
     def name_server(self, address: str) -> None:
         """Change the address of the server's name. The file is mounted, so it stays the same."""
@@ -215,8 +215,6 @@ class Lab:
             command = real_command(self.folder / "data")
         server = self.start("server", command, self.far)
         script = [sys.executable, PROGRAMS, "probe"]
-        local = {**self.environment, "FAKTORY_URL": f"tcp://127.0.0.1:{PORT}"}
-        before, self.environment = self.environment, local
         deadline = time.monotonic() + 30
         while True:
             self.start("probe", script, self.far)
@@ -226,7 +224,6 @@ class Lab:
             self.processes["probe"].close()
             if time.monotonic() > deadline or server.wait(0.2) is not None:
                 pytest.fail(f"the server did not start: {server.log.read_text()}")
-        self.environment = before
 
     def start(self, name: str, command: Sequence[str], place: str | None = None) -> Process:
         self.processes[name] = Process(self, place or self.near, name, command)
