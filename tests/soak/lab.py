@@ -33,8 +33,10 @@ PROGRAMS = str(Path(__file__).parent / "programs.py")
 NEAR, SERVER, OLD = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 PORT, WEB = 7419, 7420
 
-GIVEN_UP = re.compile(r"^.*(?:WARNING|ERROR).*reserv.*$", re.I | re.M)
-"""What a worker logs for a FETCH that it gives up: the job may wait out its reservation."""
+GIVEN_UP = re.compile(
+    r"^.*(?:WARNING|ERROR).*(?:waits out its reservation|could not be delivered).*$", re.M
+)
+"""What a worker logs for a FETCH or a report that it gives up."""
 
 _numbers = count()
 
@@ -132,7 +134,7 @@ class Counts(NamedTuple):
     stranded: int  # reserved, and nobody works on them
     unreported: int  # jobs that ended, but their reservation did not
     lost: int  # pushed, and nowhere
-    warned: int  # FETCHes of which the worker's log says that a job may be stranded
+    warned: int  # FETCHes and reports that were given up, by the worker's log
     stopping: float  # seconds that the worker took to stop
     exit_code: int | None
 
