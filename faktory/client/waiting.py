@@ -157,7 +157,7 @@ def _readiness(sock: socket.socket) -> Callable[[bool, float], object]:
 def _unacknowledged(sock: socket.socket) -> Callable[[], int]:
     """Return a function that counts the bytes that the peer's system has not acknowledged.
 
-    Only Linux is known to tell: elsewhere it returns 0, and what the system has taken counts as
+    Only Linux is known to count: elsewhere it returns 0, and what the system has taken counts as
     sent.
     """
     if sys.platform != "linux":

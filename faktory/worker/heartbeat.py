@@ -50,6 +50,7 @@ class Heartbeat(Thread):
         self._client = client
         self._interval = interval
         self._late_beat = timing.late_beat
+        self._grace = timing.beat_grace
         self._log = manager.log
         self._stopped = Event()
 
@@ -65,8 +66,12 @@ class Heartbeat(Thread):
             self._client.close()
 
     def stop(self) -> None:
-        """Let the thread end."""
+        """End the thread, after a beat that is under way if that is answered in time."""
         self._stopped.set()
+        if self.is_alive():
+            self.join(self._grace)
+        if self.is_alive():
+            self._client.interrupt()
 
     def _beat_once(self, due: float) -> bool:
         """Send the beat that was due at `due`; return False if no other can follow."""

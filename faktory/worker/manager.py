@@ -152,19 +152,17 @@ class Manager:
 
     def next_due(self) -> float | None:
         """When a job is due to be interrupted next (`time.monotonic`)."""
-        due = [processor.running.due for processor in self.processors]
-        due.append(self._interrupts_at)
+        due = [self._interrupts_at, *(processor.running.due for processor in self.processors)]
         return min((at for at in due if at is not None), default=None)
 
     def check_jobs(self) -> None:
         """Interrupt jobs at their time limit, replace processors whose job is overdue.
 
-        After `fetch_grace`, end the waits for a server that does not answer.
+        While the worker stops, end waits for a server that does not answer.
         """
         now = monotonic()
-        if self._interrupts_at is not None and now >= self._interrupts_at:
-            self._interrupts_at = None
-            self._interrupt_waits()
+        if self._interrupts_at is not None:
+            self._end_waits(now >= self._interrupts_at)
         for processor in self.processors.copy():
             processor.running.check(now)
             job = processor.running.current
@@ -187,10 +185,14 @@ class Manager:
             self.log.warning("thread %s%s:\n%s", thread.name, runs, stack(thread))
 
     def stop(self) -> None:
-        """End the pauses of processors that wait for the server, and a little later all waits."""
+        """End the pauses of processors that wait for the server, and the waits to connect.
+
+        Those for an answer end after `fetch_grace`.
+        """
         self._interrupts_at = monotonic() + self.timing.fetch_grace
         for processor in self.processors:
             processor.stopping.set()
+        self._end_waits(False)
 
     def interrupt_jobs(self) -> None:
         """Raise Shutdown in every job, and in each that comes from now on."""
@@ -204,7 +206,7 @@ class Manager:
         """
         stuck: list[tuple[Processor, JobContext]] = []
         names: list[str] = []
-        self._interrupt_waits()
+        self._end_waits(True)
         for processor in self.processors:
             processor.giving_up.set()
             job = processor.running.disown()
@@ -229,14 +231,26 @@ class Manager:
                     names.append(processor.name)
         return names
 
-    def _interrupt_waits(self) -> None:
-        for processor in self.processors:
-            if processor.running.current is None:
-                processor.interrupt()
+    def _end_waits(self, for_answers: bool) -> None:
+        """Interrupt processors that wait for the server, and forget those that do not notice.
+
+        They hold neither a job nor a report, and their threads end when the system lets them.
+        """
+        for processor in self.processors.copy():
+            if processor.running.current is not None:
+                continue
+            since = processor.interrupted_at
+            if since is None:
+                if for_answers or not (processor.is_connected or processor.has_report):
+                    processor.interrupt()
+            elif not processor.has_report and monotonic() - since >= self.timing.report_grace:
+                self.processors.remove(processor)
 
     def _remove(self, processor: Processor, error: BaseException | None) -> None:
         processor.join()  # that it ends was its last call
-        (self.overdue if processor in self.overdue else self.processors).remove(processor)
+        for processors in (self.processors, self.overdue):
+            if processor in processors:
+                processors.remove(processor)
         if error is not None:
             self._on_error(error)
 

@@ -88,6 +88,8 @@ class Processor(Thread):
         """Ends its pauses: the worker stops."""
         self.giving_up = Event()
         """Ends its attempts to deliver a report."""
+        self.interrupted_at: float | None = None
+        """When its wait for the server was ended (`time.monotonic`)."""
         self._manager = manager
         self._client = client
         self._log = manager.log
@@ -101,8 +103,14 @@ class Processor(Thread):
         """Whether there is a report that the server has not answered."""
         return self._report is not None
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has a connection, which may be broken."""
+        return self._client.is_connected
+
     def interrupt(self) -> None:
-        """End its wait for the server, which is a FETCH or a report. From any thread."""
+        """End its wait for the server: to connect, or for an answer. From any thread."""
+        self.interrupted_at = monotonic()
         self._client.interrupt()
 
     def reconnect(self) -> None:

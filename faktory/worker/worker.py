@@ -242,8 +242,6 @@ class Worker:
                 self._lifecycle.advance(State.TERMINATE)  # if by an error: nobody fetches more
                 self._manager.stop()
                 heartbeat.stop()
-                if heartbeat.is_alive():
-                    heartbeat.join(self._timing.beat_grace)
                 self._own_client.close()
 
     def _start_threads(self, heartbeat: Heartbeat) -> None:

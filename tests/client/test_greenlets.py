@@ -44,8 +44,8 @@ PROGRAM = textwrap.dedent(
 
     def work():
         for _ in range(5):
-            with pool.client() as borrowed:
-                jids.append(borrowed.push(JOB))
+            with pool.client() as acquired:
+                jids.append(acquired.push(JOB))
             jids.append(client.push(JOB))
             jids.append(producer.push(JOB).result(20))
             jids.append(resize.perform_async("cat.png"))

@@ -82,9 +82,7 @@ def test_nothing_in_time_is_a_deadline_that_has_passed(pair: Pair, tls: bool) ->
 
 
 @waits_in_python
-def test_a_deadline_that_has_passed_is_no_reason_to_leave_what_is_there(
-    pair: Pair, tls: bool
-) -> None:
+def test_what_has_arrived_is_read_after_the_deadline_too(pair: Pair, tls: bool) -> None:
     made = timed(pair[0], tls=tls)
     made.deadline = monotonic() - 100  # this process was stopped meanwhile
     pair[1].sendall(b"late")

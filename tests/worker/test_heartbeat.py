@@ -39,6 +39,9 @@ class FakeClient:
             raise answer
         return answer
 
+    def interrupt(self) -> None:
+        self.interrupted = True
+
     def disconnect(self) -> None:
         self.calls.append("disconnect")
 

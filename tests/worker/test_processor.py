@@ -15,6 +15,7 @@ from faktory.exceptions import (
     FaktoryConnectionError,
     FaktoryOutcomeUnknown,
     FaktoryServerError,
+    FaktoryTimeout,
     Shutdown,
 )
 from faktory.wire.commands import Command
@@ -31,6 +32,8 @@ LOG = logging.getLogger("test.processor")
 NOTHING = object()
 LOST = FaktoryConnectionError("nothing listens")
 CUT = FaktoryOutcomeUnknown("the connection broke")
+GONE = FaktoryOutcomeUnknown("the connection broke")
+GONE.__cause__ = FaktoryTimeout("its machine does not answer")
 QUICK = Timing(backoff=lambda attempt, random: 0.0, refused_fetch_interval=0.0)
 """No pauses between attempts."""
 SLOW = Timing(backoff=lambda attempt, random: 1000.0, report_interval=0.001)
@@ -214,6 +217,18 @@ def test_one_broken_connection_is_replaced_without_a_log_message(
     caplog.set_level(logging.INFO)
     work([CUT, NOTHING, CUT, NOTHING]).run()
     assert caplog.messages == []
+
+
+def test_a_fetch_that_was_given_up_is_logged(work: Work, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    work([GONE, NOTHING, NOTHING]).run()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "FETCH was sent and not answered: if the server has given out a job, that job waits out "
+        "its reservation, and runs again then (one with retry 0 is lost): its machine does not "
+        "answer"
+    )
 
 
 def test_a_lost_server_is_logged_once(work: Work, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections import Counter
 
 import pytest
 
 import faktory
-from faktory import Client
+from faktory import Client, Worker
 from faktory.server import EmbeddedServer
 from faktory.worker.timing import Timing
 
-from .conftest import Held, Push, Start, WaitUntil, fail, messages, reports, succeed
+from .conftest import (
+    Held,
+    Push,
+    Start,
+    WaitUntil,
+    fail,
+    messages,
+    reports,
+    succeed,
+    threads_left,
+)
 
 AT_ONCE = Timing(backoff=lambda attempt, random: 0.0, refused_fetch_interval=0.0)
 
@@ -131,6 +142,24 @@ def test_a_worker_that_waits_for_a_server_can_be_stopped(
     wait_until(lambda: messages(caplog, "lost the server"))
     running.stop()
     assert running.worker.abandoned == []
+
+
+def test_a_worker_whose_server_never_greets_can_be_stopped(
+    start: Start, caplog: pytest.LogCaptureFixture, wait_until: WaitUntil
+) -> None:
+    """It holds no job and no report, so that nothing is lost with its threads."""
+    peers: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = start(
+            Worker(f"tcp://127.0.0.1:{listener.getsockname()[1]}", concurrency=2, timeout=3600)
+        )
+        peers += [listener.accept()[0] for _ in range(3)]
+        running.stop()
+        assert running.worker.abandoned == []
+        assert not messages(caplog, "FETCH")
+        for peer in peers:
+            peer.close()
+        wait_until(lambda: threads_left() == [])
 
 
 def test_a_report_that_cannot_be_delivered_is_logged(
