@@ -38,6 +38,9 @@ GIVEN_UP = re.compile(
 )
 """What a worker logs for a FETCH or a report that it gives up."""
 
+LEFT = re.compile(r"left running or unreported, on: (.*)")
+"""What it logs at its end: the threads that hold a job or a report."""
+
 _numbers = count()
 
 
@@ -205,7 +208,7 @@ class Lab:
         )
         run("ip", "-n", self.far, "address", "add", f"{new}/24", "dev", device)
         if old is not None:
-            run("ip", "-n", old, "address", "add", f"{SERVER}/24", "dev", "lo")
+            run("ip", "-n", old, "address", "add", f"{SERVER}/32", "dev", "lo")
         self.network.routes = {NEAR: self.near, OLD: self.old, new: self.far, SERVER: old}
         self.name_server(new)
 
@@ -315,7 +318,8 @@ class Lab:
             stranded=len(reserved - set(runs)),
             unreported=len(reserved & set(runs)),
             lost=max(0, len(missing) - waiting),
-            warned=len(GIVEN_UP.findall(log)),
+            warned=len(GIVEN_UP.findall(log))
+            + sum(len(each.split(",")) for each in LEFT.findall(log)),
             stopping=stopping,
             exit_code=code,
         )
