@@ -33,6 +33,7 @@ ONCE = [
     "proto",
     "replay",
     "server",
+    "soak/test_durability.py",
     "cli/test_backlog.py",
     "cli/test_config.py",
     "cli/test_conflict.py",

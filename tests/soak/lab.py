@@ -56,8 +56,8 @@ def why_not() -> str | None:
     if not Path("/dev/net/tun").exists():
         return "needs /dev/net/tun"
     try:
-        with namespaces("try"):
-            pass
+        with namespaces("try") as (name,):
+            Network({name: NEAR}, 0).stop()
     except OSError as error:
         return f"needs CAP_NET_ADMIN and CAP_SYS_ADMIN: {error}"
     return None
@@ -70,6 +70,7 @@ def namespaces(*names: str) -> Iterator[list[str]]:
         if not Path(f"/proc/{left.name.split('-')[1]}").exists():
             with suppress(OSError):
                 run("ip", "netns", "delete", left.name)
+            shutil.rmtree(Path("/etc/netns") / left.name, ignore_errors=True)
     made = []
     try:
         for name in names:
