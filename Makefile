@@ -112,12 +112,16 @@ wheel-test: ## install wheels for $(PYTHONS) into fresh environments and run the
 	@.ci/wheel-test $(PYTHONS)
 
 soak: $(VENV)/core $(VENV)/test $(VENV)/soak ## the long tests, then FUZZ=60 seconds of fuzzing
-	@$(call both,-m soak -o faulthandler_timeout=600 --timeout=1800)
+	@$(call both,$(SOAK) $(if $(ARGS),,--ignore=tests/soak))
+	@$(if $(ARGS),,$(call both,$(SOAK) -n 8 tests/soak))
 	@if $(HAS_CORE); then \
 		$(RUN) tests/fuzz/fuzz_core.py -max_total_time=$(FUZZ); \
 	else \
 		echo "Nothing to fuzz: the compiled core was not built."; \
 	fi
+
+# The tests in tests/soak wait most of the time; the others measure memory, one after another.
+SOAK := -m soak -rs -o faulthandler_timeout=600 --timeout=1800
 
 asan: ## the core's tests on a core built with AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory VENV=.venv-asan .venv-asan/test

@@ -33,6 +33,7 @@ ONCE = [
     "proto",
     "replay",
     "server",
+    "soak/test_durability.py",
     "cli/test_backlog.py",
     "cli/test_config.py",
     "cli/test_conflict.py",
@@ -116,6 +117,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         if url
         else "real server: none, so its tests are skipped (set FAKTORY_URL to one to play with)",
     ]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have measured: `request.node.user_properties.append(("measured", line))`."""
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.getreports(kind)]
+    measured = sorted({dict(report.user_properties).get("measured", "") for report in reports})
+    for line in filter(None, measured):
+        terminalreporter.write_line(line)
 
 
 def pytest_collection_finish() -> None:

@@ -387,7 +387,9 @@ def test_the_commands_of_unit_files_and_images_exist(page: Path, folder: Path) -
         if block.language not in ("ini", "dockerfile", "text"):
             continue
         commands = started_by(block)
-        named = re.search(r"^(ExecStart|CMD)|bin/|faktory-worker -", block.code, re.M)
+        named = re.search(
+            r"^(ExecStart|CMD)|bin/(?:python|faktory)|faktory-worker -", block.code, re.M
+        )
         assert commands or not named, f"line {block.line}: its command cannot be parsed"
         for name, *words in commands:
             if name == "faktory-worker":
