@@ -21,7 +21,7 @@ from ..exceptions import Shutdown
 from ..wire.log import Log
 from .events import Event, Events
 from .interrupts import raise_in, release_locks
-from .signals import main_call
+from .signals import main_call, noticed
 from .stacks import stack
 
 CUT_INTERVAL: Final = 0.05
@@ -97,7 +97,8 @@ class HandlerCalls:
             self._call_all()
             return
         if in_main:
-            self._call_all()
+            with noticed():
+                self._call_all()
             other.join()
         else:
             self._manage_meanwhile()

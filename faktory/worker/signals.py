@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +18,12 @@ from types import FrameType
 from typing import Any, Final
 
 from .interrupts import is_at_lock
+
+NUDGE: Final = getattr(signal, "SIGTTIN", 0)
+"""The signal that has the main thread notice others."""
+
+NUDGE_PAUSES: Final = (0.05, 0.2, 0.5)
+"""Seconds before each nudge, after a signal has come."""
 
 Before = Callable[[int, FrameType | None], Any] | int | None
 """A handler as `signal.getsignal` returns it."""
@@ -30,9 +37,11 @@ class Handler:
         self.program: Before = before.program if isinstance(before, Handler) else before
         """What the program had in place of it."""
 
-    def __call__(self, _number: int, frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         """Cut the call of the main thread short if that is due, else `do` it."""
-        if main_call.is_due:  # it is that, and no signal of others
+        if number == NUDGE and main_call.is_nudged:
+            main_call.is_nudged = False
+        elif main_call.is_due:  # it is that, and no signal of others
             main_call.end(frame)
         else:
             self.do()
@@ -125,6 +134,8 @@ class MainCall:
         self.exception: type[BaseException] = SystemExit
         self.is_due = False
         """Whether the next signal is to raise `exception`."""
+        self.is_nudged = False
+        """Whether the next NUDGE is one of `noticed`."""
         self._running = False
 
     @contextmanager
@@ -157,6 +168,55 @@ class MainCall:
 
 
 main_call: Final = MainCall()
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """Have the main thread notice each signal within the block, where the program's code runs.
+
+    Python sees one too late, when a call has returned, that comes just as the call begins to wait:
+    another one interrupts it.
+    """
+    if threading.current_thread() is not threading.main_thread() or not NUDGE:
+        yield
+        return
+    try:
+        reader, writer = socket.socketpair()
+    except OSError:  # the system has no more descriptors
+        yield
+        return
+    writer.setblocking(False)
+    reader.settimeout(None)
+    over = threading.Event()
+
+    def nudge() -> None:
+        with suppress(OSError):
+            while reader.recv(64):
+                for pause in NUDGE_PAUSES:
+                    if over.wait(pause) or not isinstance(signal.getsignal(NUDGE), Handler):
+                        break
+                    main_call.is_nudged = True
+                    signal.pthread_kill(threading.main_thread().ident or 0, NUDGE)
+                reader.setblocking(False)
+                with suppress(BlockingIOError):  # those of the nudges
+                    while reader.recv(64):
+                        pass
+                reader.setblocking(True)
+
+    thread = threading.Thread(target=nudge, name="faktory-signals", daemon=True)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        with suppress(RuntimeError):  # the system has no more threads
+            thread.start()
+        yield
+    finally:
+        over.set()
+        if (present := signal.set_wakeup_fd(before)) != writer.fileno():
+            signal.set_wakeup_fd(present)  # it is the program's
+        writer.close()
+        if thread.ident is not None:
+            thread.join()
+        reader.close()
 
 
 def _reset_after_fork() -> None:

@@ -134,6 +134,7 @@ class Worker:
         )
         self._stopped_at = 0.0
         self._deadline: float | None = None
+        self._ending = False
         self._ended = False
         self._fatal: BaseException | None = None
         self._started = False
@@ -218,8 +219,7 @@ class Worker:
         def disconnect() -> None:
             if self._deadline is None:
                 self.disconnect_wait = grace
-            else:
-                self._deadline = min(self._deadline, monotonic() + grace)
+            self._shorten(grace)
             self._terminate()
 
         self._inbox.put(disconnect)
@@ -364,9 +364,13 @@ class Worker:
 
     def _on_stop_signal(self) -> None:
         """Stop; the second signal ends the grace period."""
-        if self.is_disconnecting:
-            self._deadline = monotonic()
+        self._shorten(0.0)
         self._terminate()
+
+    def _shorten(self, grace: float) -> None:
+        """End the grace period so many seconds from now, unless it ends earlier or has ended."""
+        if self._deadline is not None and not self._ending:
+            self._deadline = min(self._deadline, monotonic() + grace)
 
     def _on_server_state(self, state: str) -> None:
         if not (self.is_disconnecting or (state == "quiet" and self.is_quiet)):
@@ -383,6 +387,7 @@ class Worker:
 
     def _end_jobs(self) -> None:
         """Interrupt the running jobs, wait a little longer, then report those that go on."""
+        self._ending = True
         if running := self._manager.running():
             self._log.warning(
                 "the grace period is over: interrupting %d jobs, which fail by that and use up an "

@@ -6,12 +6,13 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 
 import pytest
 
-from faktory.worker.signals import handled
+from faktory.worker.signals import handled, noticed
 
 from .conftest import Push, Reported, RunProgram, WaitUntil
 
@@ -97,6 +98,33 @@ def test_blocks_may_be_nested_and_a_handler_that_the_program_sets_within_stays()
         assert calls[-1] == "program"
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+class Seen(Exception):
+    pass
+
+
+def see() -> None:
+    raise Seen
+
+
+def test_a_signal_is_noticed_that_does_not_interrupt_what_the_main_thread_waits_for() -> None:
+    # To a thread that has not blocked it: the same as one that comes just before the wait.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    other = Thread(target=time.sleep, args=(0.5,))
+    other.start()
+    sender = Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+    sender.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    began = time.monotonic()
+    try:
+        with handled({"SIGTERM": see, "SIGTTIN": lambda: None}), noticed(), pytest.raises(Seen):
+            time.sleep(30)
+        assert time.monotonic() - began < 25
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        other.join()
+        sender.join()
 
 
 # What a job forks

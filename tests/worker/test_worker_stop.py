@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from datetime import timedelta
 
 import pytest
@@ -236,6 +237,26 @@ def test_disconnect_shortens_a_stop_and_never_lengthens_it(
     running.worker.disconnect(wait=timedelta(milliseconds=1))
     running.worker.disconnect(wait=1e300)
     running.join()
+    assert reports(server, jid) == ["FAIL"]
+
+
+def test_the_third_order_to_stop_does_not_cut_the_reports_of_interrupted_jobs(
+    server: EmbeddedServer, push: Push
+) -> None:
+    def tidies() -> None:
+        worker.stop()
+        worker.disconnect(force=True)
+        try:
+            spin()
+        except BaseException:
+            worker.disconnect(force=True)
+            time.sleep(0.2)
+            raise
+
+    jid = push("tidies")
+    worker = make_worker(server.url, {"tidies": tidies}, disconnect_wait=20)
+    worker.run()
+    assert worker.abandoned == []
     assert reports(server, jid) == ["FAIL"]
 
 

@@ -15,7 +15,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Final
 
 from ... import __version__
@@ -26,7 +26,7 @@ from ...wire.address import find_url
 from ...wire.log import Log
 from ...worker import Worker
 from ...worker.manager import CannotStart
-from ...worker.signals import handled
+from ...worker.signals import handled, noticed
 from .. import conflict, loading, streams
 from ..exits import Exit, ExitError, UsageError
 from . import config, logs, title
@@ -110,7 +110,10 @@ def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
         _check_files("-c", options.concurrency)
 
     try:
-        loading.load(options.require)
+        with (
+            noticed() if attach is None else nullcontext()
+        ):  # a TERM ends a supervised one as usual
+            loading.load(options.require)
     finally:
         early.check()  # an import may have caught what a signal raised, or made another error of it
     worker = _make_worker(options)
