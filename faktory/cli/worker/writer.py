@@ -149,7 +149,7 @@ class Writer:
     def _start(self) -> None:
         """Start the thread, once; without one, write here."""
         if self._starting.acquire(blocking=False):
-            thread = Thread(target=self._run, name="faktory-log", daemon=True)
+            thread = Thread(target=self._run, name="log-writer", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # the system has no more threads
