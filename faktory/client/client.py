@@ -41,8 +41,8 @@ class Client:
     `faktory` is the address, by default the environment's. `timeout` is the seconds for connecting
     and, without progress, for each answer: PUSHB has 15 at least, and FETCH waits as long as the
     server's machine is there. After `tcp_keepalive` seconds without traffic (by default those of
-    FAKTORY_TCP_KEEPALIVE, or 15) the system asks whether it is; without an answer for as long
-    again, the connection is broken. With a `worker_id` the server counts it as a worker from the
+    FAKTORY_TCP_KEEPALIVE, or 15) the system asks whether it is; without an answer for four times
+    as long, the connection is broken. With a `worker_id` the server counts it as a worker from the
     moment it connects, and expects beats; its pages show `labels`. `log` gets messages of
     `connect`, `disconnect` and `queue`. Every method but `disconnect`, `close` and `interrupt`
     connects if need be, and raises FaktoryConnectionError, or a class below it, if it cannot or if

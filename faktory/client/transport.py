@@ -269,6 +269,8 @@ class SocketTransport:
             kind = FaktoryHandshakeError if isinstance(error, FaktoryProtocolError) else type(cause)
             plain = hi is None and not address.tls
             hint = " Does the server use TLS? Then use tcp+tls://." if plain else ""
+            if plain and isinstance(cause, FaktoryTimeout):
+                hint = f" Does the server stand still?{hint}"
             raise kind(f"the handshake with {self._place} failed: {cause}.{hint}") from error
 
     def _send_hello(self, hello: bytes, deadline: float) -> int:
@@ -356,7 +358,10 @@ class SocketTransport:
         )
 
     def _explain(self, error: Exception) -> FaktoryError:
-        return sockets.explain(error, self._place, self._timeout)
+        explained = sockets.explain(error, self._place, self._timeout)
+        if explained is not error:
+            explained.__cause__ = error
+        return explained
 
 
 def _is_own(error: Exception) -> bool:

@@ -29,8 +29,8 @@ class HeartbeatManager(Protocol):
     def on_beat(self, asked_at: float, state: str | None) -> None:
         """The server answered a beat that was sent at `asked_at`, with the state that it wants."""
 
-    def on_beat_error(self, error: FaktoryError) -> None:
-        """A beat did not reach the server."""
+    def on_beat_error(self, asked_at: float, error: FaktoryError) -> None:
+        """A beat that was sent at `asked_at` did not reach the server."""
 
     def reconnect(self) -> None:
         """Have every processor say HELLO again: the server does not know this worker any more."""
@@ -87,18 +87,18 @@ class Heartbeat(Thread):
             state = self._beat()
             self._manager.on_beat(asked_at, state)
         except FaktoryAuthenticationError as error:
-            self._manager.on_beat_error(error)
+            self._manager.on_beat_error(asked_at, error)
             return False
         except Exception as error:
             with suppress(Exception):  # a filter of the log may raise
-                self._on_error(error)
+                self._on_error(asked_at, error)
         return True
 
-    def _on_error(self, error: Exception) -> None:
+    def _on_error(self, asked_at: float, error: Exception) -> None:
         if isinstance(error, FaktoryServerError):
             self._log.warning("the server refused a heartbeat: %s", error)
         elif isinstance(error, FaktoryError):
-            self._manager.on_beat_error(error)
+            self._manager.on_beat_error(asked_at, error)
         else:
             self._log.exception("a heartbeat failed", exc_info=error)
 

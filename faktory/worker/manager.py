@@ -126,12 +126,12 @@ class Manager:
         if state is not None:
             self._post(partial(self._on_server_state, state))
 
-    def on_beat_error(self, error: FaktoryError) -> None:
+    def on_beat_error(self, asked_at: float, error: FaktoryError) -> None:
         """A heartbeat did not reach the server."""
         if isinstance(error, FaktoryAuthenticationError):
             self._post(partial(self._on_error, error))
         else:
-            self.outage.begins(error)
+            self.outage.begins(error, asked_at)
 
     def on_exit(self, processor: Processor, error: BaseException | None) -> None:
         """Have a processor removed that ends."""
@@ -228,6 +228,7 @@ class Manager:
             if processor.name not in names:
                 processor.join(max(0.0, until - monotonic()))
                 if processor.has_report:
+                    processor.give_up_report()
                     names.append(processor.name)
         return names
 

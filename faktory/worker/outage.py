@@ -1,10 +1,14 @@
-"""Whether the server can be reached: logged once for all threads, when that changes."""
+"""Whether the server can be reached, and works: logged once for all threads, when that changes."""
 
 from __future__ import annotations
 
 import logging
 from threading import Lock
 from time import monotonic
+from typing import Final
+
+REFUSAL_INTERVAL: Final = 60.0
+"""Seconds between two lines about a server that refuses FETCH: each thread asks once a second."""
 
 
 class Outage:
@@ -14,13 +18,18 @@ class Outage:
         self._log = log
         self._lock = Lock()
         self._since: float | None = None
+        self._answered = 0.0  # when the last command was sent that was answered
+        self._refusal = ("", 0.0)
 
-    def begins(self, error: BaseException) -> None:
-        """Note that the server could not be reached; the first time it is logged."""
+    def begins(self, error: BaseException, asked_at: float) -> None:
+        """Note that a command from `asked_at` (`time.monotonic`) failed; log it the first time.
+
+        Not if the server has answered a later one: then it is a matter of one connection.
+        """
         with self._lock:
-            if self._since is not None:
+            if self._since is not None or self._answered > asked_at:
                 return
-            self._since = monotonic()
+            self._since = asked_at
         self._log.warning("lost the server, trying until it is back: %s", error)
 
     def ends(self, asked_at: float) -> None:
@@ -28,6 +37,7 @@ class Outage:
 
         An answer to a command from before the outage, read later, does not end it.
         """
+        self._answered = asked_at
         if self._since is None:
             return
         with self._lock:
@@ -36,3 +46,13 @@ class Outage:
                 return
             self._since = None
         self._log.info("the server is back after %.1f s", monotonic() - since)
+
+    def refused(self, error: BaseException) -> None:
+        """Log that the server refused FETCH, when the reason is a new one, or once a minute."""
+        text, now = str(error), monotonic()
+        with self._lock:
+            before, at = self._refusal
+            if text == before and now - at < REFUSAL_INTERVAL:
+                return
+            self._refusal = (text, now)
+        self._log.warning("the server refused FETCH: %s", error)

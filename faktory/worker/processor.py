@@ -113,6 +113,11 @@ class Processor(Thread):
         self.interrupted_at = monotonic()
         self._client.interrupt()
 
+    def give_up_report(self) -> None:
+        """Log that there is no more time for its report, if its thread has not done so."""
+        if self.is_alive():
+            self._log_undelivered(TimeoutError("no answer from the server in time"))
+
     def reconnect(self) -> None:
         """Greet the server again before the next command. From any thread."""
         self._reconnect = True
@@ -150,7 +155,7 @@ class Processor(Thread):
                 if self.giving_up.is_set():
                     self._log_undelivered(error)
                     return
-                self._pause(error, failures)
+                self._pause(error, failures, asked_at)
                 continue
             failures = 0
             manager.outage.ends(asked_at)
@@ -158,7 +163,7 @@ class Processor(Thread):
                 self._on_report_answered(answers.pop(0))
             for fetched in answers:
                 if fetched.error is not None:
-                    self._log.warning("the server refused FETCH: %s", fetched.error)
+                    manager.outage.refused(fetched.error)
                     self.stopping.wait(manager.timing.refused_fetch_interval)
                 elif fetched.value is not None:
                     job = JobContext(fetched.value, self._client)
@@ -263,22 +268,28 @@ class Processor(Thread):
         self._manager.record(self, None)
 
     def _log_lost_fetch(self, error: FaktoryError) -> None:
-        """Log that a FETCH was given up which the server may have answered with a job."""
+        """Log that a FETCH was given up which the server may have answered with a job.
+
+        A server that closes the connection has answered before, or stops.
+        """
         cause = error.__cause__
-        if isinstance(error, FaktoryOutcomeUnknown) and isinstance(cause, FaktoryTimeout):
+        if isinstance(error, FaktoryOutcomeUnknown) and (
+            isinstance(cause, FaktoryTimeout)
+            or (cause is not None and isinstance(cause.__cause__, OSError))
+        ):
             self._log.warning(
                 "FETCH was sent and not answered: if the server has given out a job, that job "
                 "waits out its reservation, and runs again then (one with retry 0 is lost): %s",
                 cause,
             )
 
-    def _pause(self, error: FaktoryError, failures: int) -> None:
+    def _pause(self, error: FaktoryError, failures: int, asked_at: float) -> None:
         """Wait before the next attempt to reach the server; the first one is made at once."""
         if failures == 1:
             self._log.debug("reconnecting: %s", error)
             return
         timing = self._manager.timing
-        self._manager.outage.begins(error)
+        self._manager.outage.begins(error, asked_at)
         seconds = timing.backoff(failures - 1, random())
         if not self.stopping.is_set():
             self.stopping.wait(seconds)
@@ -295,7 +306,8 @@ class Processor(Thread):
 
     def _log_undelivered(self, error: Exception) -> None:
         if self._report is not None:
-            self._log.error("%s could not be delivered: %s", self._report_name(), error)
+            text = "%s could not be delivered: %s; its job runs again after its reservation"
+            self._log.error(text, self._report_name(), error)
 
     def _report_name(self) -> str:
         assert self._report is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from faktory.client.transport import SocketTransport
 from faktory.exceptions import (
     FaktoryBulkError,
     FaktoryConnectionError,
+    FaktoryConnectionResetError,
     FaktoryOutcomeUnknown,
     FaktoryTimeout,
 )
@@ -30,7 +32,7 @@ from faktory.wire.address import parse
 from faktory.wire.commands import Command
 from faktory.wire.recovery import ConnectionBroken
 
-from .conftest import OK, SHORT, Scripted, connect_impatient, job
+from .conftest import OK, SHORT, Scripted, connect_impatient, job, payload
 
 PUSH = commands.push(job(1))
 FETCH = commands.fetch(["default"])
@@ -74,7 +76,7 @@ def test_the_system_notices_a_peer_that_is_gone(scripted: Scripted) -> None:
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     options = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
     found = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, option)) for option in options]
-    assert found == [6, 2, 3, 12_000]
+    assert found == [6, 2, 3, 24_000]
     transport.abort()
 
 
@@ -179,6 +181,15 @@ def test_an_interrupted_command_resets_the_connection(
     monkeypatch.setattr(transport, "_receive", interrupt)
     with pytest.raises(KeyboardInterrupt):
         transport.exchange([PUSH])
+
+
+def test_a_reset_connection_and_a_closed_one_have_different_causes(
+    scripted: Scripted,
+) -> None:
+    for end, kind in (([":reset"], ConnectionResetError), ([], type(None))):
+        error = broken(connect(scripted([":greet", "FETCH", *end]).url), FETCH)
+        assert type(error.cause) is FaktoryConnectionResetError
+        assert type(error.cause.__cause__) is kind
 
 
 def test_closing_in_the_ordinary_way_does_not_reset(scripted: Scripted) -> None:
@@ -422,8 +433,6 @@ def make_certificate(folder: Path, first: str, last: str) -> tuple[Path, Path]:
 def test_a_certificate_out_of_its_time_is_named_with_that_time(
     scripted: Scripted, tmp_path: Path, first: str, last: str, said: str
 ) -> None:
-    import ssl
-
     files = make_certificate(tmp_path, first, last)
     server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_tls.load_cert_chain(*files)
@@ -434,3 +443,31 @@ def test_a_certificate_out_of_its_time_is_named_with_that_time(
     assert said in str(caught.value)
     assert str(caught.value).endswith("Is this machine's clock right?")
     assert "cafile" not in str(caught.value)
+
+
+def test_a_fetch_over_tls_has_no_limit_and_can_be_interrupted(
+    scripted: Scripted, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    fetching = threading.Event()
+    script = ["FETCH", lambda: time.sleep(3 * SHORT), {"jid": "1"}, "FETCH", fetching.set]
+    server = scripted([":greet", *script, ":silence"], context=server_tls)
+    client = Client(server.url, ssl_context=client_tls, timeout=20)
+    client.connect()
+    client._connection._transport._timeout = SHORT  # type: ignore[union-attr]
+    assert client.fetch("default") == {"jid": "1"}
+    thread = threading.Thread(target=lambda: fetching.wait(20) and client.interrupt())
+    thread.start()
+    with pytest.raises(FaktoryOutcomeUnknown, match="was given up"):
+        client.fetch("default")
+    thread.join()
+
+
+def test_a_large_command_over_tls_arrives_whole(
+    scripted: Scripted, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    server = scripted([":greet", "PUSHB", {}, ":silence"], context=server_tls)
+    with Client(server.url, ssl_context=client_tls) as client:
+        jobs = [{**job(number), "args": ["x" * 1000]} for number in range(1000)]
+        assert client.push_bulk(jobs) == {}
+    assert server.ended[0].wait(20)
+    assert [each["args"] for each in payload(server.lines[0][1])] == [each["args"] for each in jobs]

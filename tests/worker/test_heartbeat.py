@@ -67,7 +67,7 @@ class Beating:
         if state is not None:
             self.states.append(state)
 
-    def on_beat_error(self, error: FaktoryError) -> None:
+    def on_beat_error(self, _: float, error: FaktoryError) -> None:
         self.errors.append(error)
 
     def reconnect(self) -> None:

@@ -37,7 +37,7 @@ def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends(
 ) -> None:
     trouble = Outage(LOG)
     for _ in range(3):
-        trouble.begins(OSError("refused"))
+        trouble.begins(OSError("refused"), clock.now)
     clock.now += 12.34
     for _ in range(3):
         trouble.ends(clock.now)
@@ -58,16 +58,16 @@ def test_an_answer_from_before_the_outage_does_not_end_it(
     trouble = Outage(LOG)
     asked_at = clock.now
     clock.now += 1
-    trouble.begins(OSError("refused"))
+    trouble.begins(OSError("refused"), clock.now)
     trouble.ends(asked_at)
-    trouble.begins(OSError("refused"))
+    trouble.begins(OSError("refused"), clock.now)
     assert len(log.messages) == 1
 
 
 def test_the_next_outage_is_logged_again(clock: Clock, log: pytest.LogCaptureFixture) -> None:
     trouble = Outage(LOG)
     for _ in range(2):
-        trouble.begins(OSError("refused"))
+        trouble.begins(OSError("refused"), clock.now)
         clock.now += 1
         trouble.ends(clock.now)
     assert len(log.messages) == 4
@@ -79,7 +79,7 @@ def test_many_threads_log_one_outage(log: pytest.LogCaptureFixture, clock: Clock
 
     def lose() -> None:
         together.wait()
-        trouble.begins(OSError("refused"))
+        trouble.begins(OSError("refused"), clock.now)
 
     threads = [Thread(target=lose) for _ in range(8)]
     for thread in threads:
@@ -87,3 +87,26 @@ def test_many_threads_log_one_outage(log: pytest.LogCaptureFixture, clock: Clock
     for thread in threads:
         thread.join()
     assert len(log.messages) == 1
+
+
+def test_a_command_that_fails_after_the_server_has_answered_a_later_one_is_not_an_outage(
+    clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    trouble = Outage(LOG)
+    asked_at = clock.now
+    trouble.ends(clock.now + 5)
+    clock.now += 10
+    trouble.begins(OSError("timed out"), asked_at)
+    assert log.messages == []
+    trouble.begins(OSError("timed out"), clock.now)
+    assert len(log.messages) == 1
+
+
+def test_a_refusal_is_logged_once_a_minute(clock: Clock, log: pytest.LogCaptureFixture) -> None:
+    trouble = Outage(LOG)
+    for _ in range(61):
+        trouble.refused(OSError("MISCONF"))
+        trouble.refused(OSError("MISCONF"))
+        clock.now += 1
+    trouble.refused(OSError("OOM"))
+    assert [each.rpartition(" ")[2] for each in log.messages] == ["MISCONF", "MISCONF", "OOM"]

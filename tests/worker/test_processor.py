@@ -13,6 +13,7 @@ import pytest
 from faktory.exceptions import (
     FaktoryAuthenticationError,
     FaktoryConnectionError,
+    FaktoryConnectionResetError,
     FaktoryOutcomeUnknown,
     FaktoryServerError,
     FaktoryTimeout,
@@ -25,7 +26,7 @@ from faktory.worker.lifecycle import Lifecycle, State
 from faktory.worker.processor import Processor
 from faktory.worker.timing import Timing
 
-from .conftest import WaitUntil, make_manager, succeed
+from .conftest import WaitUntil, make_manager, messages, succeed
 
 Work = Callable[..., "Working"]
 LOG = logging.getLogger("test.processor")
@@ -182,7 +183,7 @@ def test_a_refused_fetch_is_repeated(work: Work, caplog: pytest.LogCaptureFixtur
     errors = [FaktoryServerError("ERR no more"), FaktoryServerError("ERR no more")]
     working.client.error_for = lambda verb: errors.pop() if errors else None
     assert working.run()[-1] == ["ACK jid-0001", "FETCH default"]
-    assert caplog.messages == ["the server refused FETCH: ERR no more"] * 2
+    assert caplog.messages == ["the server refused FETCH: ERR no more"]  # once a minute
 
 
 # Broken connections
@@ -231,6 +232,25 @@ def test_a_fetch_that_was_given_up_is_logged(work: Work, caplog: pytest.LogCaptu
     )
 
 
+@pytest.mark.parametrize(
+    ("cause", "logged"),
+    [
+        (FaktoryConnectionResetError("closed the connection"), False),  # a server that stops
+        (FaktoryConnectionResetError("broke"), True),  # a machine in between
+        (FaktoryConnectionError("no route to host"), True),
+    ],
+)
+def test_a_fetch_that_the_network_broke_is_logged(
+    work: Work, caplog: pytest.LogCaptureFixture, cause: FaktoryConnectionError, logged: bool
+) -> None:
+    broken = FaktoryOutcomeUnknown("the connection broke")
+    broken.__cause__ = cause
+    if logged:
+        cause.__cause__ = ConnectionResetError("by peer")
+    work([broken, NOTHING, NOTHING]).run()
+    assert bool(messages(caplog, "FETCH was sent and not answered")) is logged
+
+
 def test_a_lost_server_is_logged_once(work: Work, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     work([CUT, LOST, LOST, LOST, NOTHING, NOTHING]).run()
@@ -276,7 +296,10 @@ def test_a_report_is_tried_often_while_the_worker_stops(
     working.thread.join(10)
     assert not working.thread.is_alive()
     assert working.client.sent[-1] == ["ACK jid-0001"]
-    assert caplog.messages[-1] == "ACK of jid-0001 could not be delivered: nothing listens"
+    assert caplog.messages[-1] == (
+        "ACK of jid-0001 could not be delivered: nothing listens; its job runs again after its "
+        "reservation"
+    )
 
 
 # Reports that the server refuses
