@@ -59,7 +59,7 @@ class Events:
             try:
                 handler(*args)
             except BaseException:  # sys.exit() too
-                Log(log).exception("a handler of %r raised: %s", event, handler)
+                Log(log).exception("a handler of '%s' raised: %s", event, handler)
 
     def report(self, log: logging.Logger, error: BaseException, job: dict[str, Any]) -> None:
         """Call the error handlers for what a job raised, those of the process first."""

@@ -126,7 +126,7 @@ class HandlerCalls:
 
     def _call(self, event: Event, handler: Callable[[], object]) -> None:
         if self._skipping:
-            text = "a handler of %r is not called, since the grace period is over: %r"
+            text = "a handler of '%s' is not called, since the grace period is over: %s"
             self._log.error(text, event, handler)
             return
         self._current = f"a handler of {event!r}"
@@ -136,10 +136,10 @@ class HandlerCalls:
                 handler()
         except Shutdown:
             release_locks()
-            text = "%s did not end within the grace period, and was cut short: %r"
+            text = "%s did not end within the grace period, and was cut short: %s"
             self._log.error(text, self._current, handler)
         except BaseException:  # sys.exit() too
-            self._log.exception("%s raised: %r", self._current, handler)
+            self._log.exception("%s raised: %s", self._current, handler)
 
     def _cut(self) -> None:
         now = monotonic()

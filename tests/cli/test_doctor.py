@@ -11,7 +11,7 @@ import pytest
 
 import faktory
 from faktory import Client
-from faktory.server import EmbeddedServer, commands
+from faktory.server import EmbeddedServer, administration
 
 from .support import WATCH, call, call_on_terminal, examine, parts, run, run_on_terminal
 
@@ -265,7 +265,7 @@ def test_a_password_that_the_server_does_not_require_is_a_warning(server):
 
 
 def test_an_old_server_is_a_warning_with_the_features_that_it_lacks(server, monkeypatch):
-    monkeypatch.setattr(commands, "VERSION", "1.6.0")
+    monkeypatch.setattr(administration, "VERSION", "1.6.0")
     code, found, _ = examine(url=server.url)
     level, text, remedy = parts(found["version"])
     assert (code, level) == (0, "warning")
@@ -278,7 +278,7 @@ def test_an_old_server_is_a_warning_with_the_features_that_it_lacks(server, monk
 
 @pytest.mark.parametrize(("version", "level"), [("1.10.0", "ok"), ("2.0", "ok"), ("", "note")])
 def test_a_new_server_lacks_nothing(server, monkeypatch, version, level):
-    monkeypatch.setattr(commands, "VERSION", version)
+    monkeypatch.setattr(administration, "VERSION", version)
     assert examine(url=server.url)[1]["version"]["level"] == level
 
 

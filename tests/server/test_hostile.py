@@ -148,8 +148,12 @@ def connection(server):
 def errors(monkeypatch):
     """What was logged as an error, by the loop or by the server."""
     found = []
-    monkeypatch.setattr(logging.Logger, "error", lambda _self, *values, **_: found.append(values))
-    monkeypatch.setattr(logging.Logger, "exception", lambda *values, **_: found.append(values))
+
+    class Keeper(logging.Handler):
+        def emit(self, record):
+            found.append(record.getMessage())
+
+    monkeypatch.setattr(logging.root, "handlers", [*logging.root.handlers, Keeper(logging.ERROR)])
     return found
 
 

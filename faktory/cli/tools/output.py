@@ -27,7 +27,7 @@ def show_json(value: object) -> None:
 
 def show(text: str) -> None:
     """Print a text, each line escaped."""
-    print("\n".join(map(escape, text.split("\n"))), flush=True)
+    print("\n".join(map(escape, text.split("\n"))))
 
 
 def escape(text: object) -> str:
