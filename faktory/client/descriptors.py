@@ -34,7 +34,14 @@ def move_high(sock: socket.socket) -> socket.socket:
     """Return a socket with a descriptor of a high number in place of this one, if there is one."""
     if fcntl is None or (high := copy_high(sock.fileno())) is None:
         return sock
-    moved = type(sock)(sock.family, sock.type, sock.proto, fileno=high)
-    moved.settimeout(sock.gettimeout())
-    sock.close()
+    moved = sock
+    try:
+        moved = type(sock)(sock.family, sock.type, sock.proto, fileno=high)
+        moved.settimeout(sock.gettimeout())
+        sock.close()
+    except BaseException:  # a job has closed all descriptors just now
+        for each in (moved, sock):
+            with suppress(OSError):
+                each.close()
+        raise
     return moved

@@ -103,7 +103,8 @@ def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
         sock.connect(route.address)
         return sock
     except BaseException:
-        sock.close()
+        with suppress(OSError):  # a job has closed all descriptors
+            sock.close()
         raise
 
 

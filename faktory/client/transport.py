@@ -236,6 +236,10 @@ class SocketTransport:
             except FaktoryConnectionError as error:
                 if not isinstance(failure, FaktoryHandshakeError):
                     failure = error
+            except OSError as error:  # the socket was closed by other code of this process
+                if not _is_own(error):
+                    raise
+                failure = FaktoryConnectionError(str(self._explain(error)))
         raise failure or self._explain(OSError("the host has no address"))
 
     def _connect(

@@ -56,7 +56,7 @@ FAIL: Final = GoType(
 BEAT: Final = GoType(
     "server.ClientBeat", dict, {"current_state": STRING, "wid": STRING, "rss_kb": INT}
 )
-LONG_COMMANDS: Final = frozenset((b"FAIL", b"MUTATE", b"PUSH", b"PUSHB"))
+LONG_COMMANDS: Final = frozenset((b"ACK", b"FAIL", b"MUTATE", b"PUSH", b"PUSHB"))
 """The commands that may have more than LONG bytes."""
 
 MAX_QUEUES: Final = 1000
@@ -97,7 +97,7 @@ def start(state: ServerState, client: ClientRecord, line: bytes) -> Reply | Step
 
 def _execute_long(verb: bytes, handler: Handler, call: Call) -> Steps[Reply]:
     if verb not in LONG_COMMANDS:
-        raise CommandError(f"a {verb.decode()} is longer than {LONG} bytes: {LIMIT}")
+        raise CommandError(f"{verb.decode()} is longer than {LONG} bytes: {LIMIT}")
     if handler is not push_bulk:
         try:
             loaded = yield from load_in_slices(call.line, call.begin)
@@ -193,9 +193,8 @@ def fetch(call: Call) -> Reply:
 
 
 def ack(call: Call) -> Reply:
-    text = call.text
     try:
-        fields = go_json.load(text)
+        fields = go_json.load(call.text) if call.loaded is Ellipsis else call.load()
         if type(fields) is not dict or not all(
             value is None or type(value) is str for value in fields.values()
         ):

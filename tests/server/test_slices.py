@@ -161,9 +161,9 @@ def test_a_bulk_of_too_many_jobs_is_refused_as_a_whole(direct, monkeypatch):
     ("line", "error"),
     [
         ("FETCH " + "x " * (MAX_QUEUES + 1), f"a FETCH has more than {MAX_QUEUES} queues"),
-        ("FETCH " + "x" * LONG, f"a FETCH is longer than {LONG} bytes"),
-        ("QUEUE PAUSE " + "x" * LONG, f"a QUEUE is longer than {LONG} bytes"),
-        ("ACK " + "x" * LONG, f"a ACK is longer than {LONG} bytes"),
+        ("FETCH " + "x" * LONG, f"FETCH is longer than {LONG} bytes"),
+        ("QUEUE PAUSE " + "x" * LONG, f"QUEUE is longer than {LONG} bytes"),
+        ("BEAT " + "x" * LONG, f"BEAT is longer than {LONG} bytes"),
         (mutate("kill", filter={"regexp": "[a]" * 200_000}), "a pattern is longer than 1024 bytes"),
         (mutate("kill", filter={"jobtype": "*?" * 1_000_000}), "a pattern is longer than 1024"),
     ],

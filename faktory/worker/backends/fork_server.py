@@ -15,7 +15,6 @@ import signal
 import socket
 import struct
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -24,7 +23,7 @@ from threading import Lock
 from time import monotonic
 from typing import Final, NoReturn
 
-from .supervisor import Child, Supervisor, pair
+from .supervisor import Child, Supervisor, fork_quietly, pair
 
 ORDER: Final = struct.Struct("=cqq")
 """To the fork server: what, a child's pid, a job's number. It answers FORK with a NUMBER, and what
@@ -59,7 +58,7 @@ class ForkServerClient:
         self._lock = Lock()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ForkServer.signals)
         try:
-            self.pid = _fork()
+            self.pid = fork_quietly()
             if not self.pid:
                 self._control.close()
                 _serve(ForkServer(control), mask, main)
@@ -223,13 +222,6 @@ class ForkServer(Supervisor[JobChild]):
     def _answer(self, number: int) -> None:
         with suppress(OSError):  # the worker is gone: seen when it is read
             self._control.send(NUMBER.pack(number))
-
-
-def _fork() -> int:
-    with warnings.catch_warnings():
-        # Logged by `ProcessBackends`, with the remedy.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def _serve(

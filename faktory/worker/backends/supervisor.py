@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -228,7 +229,7 @@ class Supervisor(Generic[C]):
         try:
             ours, theirs = pair()
             try:
-                pid = os.fork()
+                pid = fork_quietly()
             except OSError:
                 ours.close()
                 theirs.close()
@@ -295,6 +296,17 @@ class Supervisor(Generic[C]):
                     if child.pid == ended[0]:
                         child.pid = 0
                         self.on_exit(child, os.waitstatus_to_exitcode(ended[1]))
+
+
+def fork_quietly() -> int:
+    """Fork without Python's warning of threads.
+
+    In a supervisor the log's is the only one, which holds no lock; a program that uses processes
+    for its jobs is warned with the remedy.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
