@@ -42,13 +42,13 @@ class Client:
     `faktory` is the address, by default the environment's. `timeout` is the seconds for connecting
     and, without progress, for each answer: PUSHB has 15 at least, and FETCH waits as long as the
     server's machine is there. After `tcp_keepalive` seconds without traffic (by default those of
-    FAKTORY_TCP_KEEPALIVE, or 15) the system asks whether it is; without an answer for four times
-    as long, the connection is broken. With a `worker_id` the server counts it as a worker from the
-    moment it connects, and expects beats; its pages show `labels`. `log` gets messages of
-    `connect`, `disconnect` and `queue`. Every method but `disconnect`, `close` and `interrupt`
-    connects if need be, and raises FaktoryConnectionError, or a class below it, if it cannot or if
-    the connection breaks. After FaktoryServerError, from the server, the connection is fine; after
-    ValueError and FaktoryPayloadError nothing was sent.
+    FAKTORY_TCP_KEEPALIVE, or 15) the system asks whether it is; without an answer for twice as
+    long, or four times after a FETCH, the connection is broken. With a `worker_id` the server
+    counts it as a worker from the moment it connects, and expects beats; its pages show `labels`.
+    `log` gets messages of `connect`, `disconnect` and `queue`. Every method but `disconnect`,
+    `close` and `interrupt` connects if need be, and raises FaktoryConnectionError, or a class below
+    it, if it cannot or if the connection breaks. After FaktoryServerError, from the server, the
+    connection is fine; after ValueError and FaktoryPayloadError nothing was sent.
 
     With `at_least_once`, a push whose outcome is unknown is sent again, once: the job may be
     queued twice then. At level DEBUG the log shows every command and answer, the contents of jobs

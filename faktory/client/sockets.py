@@ -38,10 +38,14 @@ _VARIABLE: Final = "FAKTORY_TCP_KEEPALIVE"
 PROBES: Final = 3
 """How many questions without an answer mean that the peer is gone, a third of that time apart."""
 
-GONE_AFTER: Final = 4
-"""How many times that time a peer may be silent, where the system has a limit for it. After a hole
-of 30 s the server's system sends what it had to say 51 s after its beginning: at 0.2 s, 0.6 s, 1.4
-s... from the first attempt on."""
+_TCP: Final = socket.IPPROTO_TCP
+
+_LIMIT: Final = 0x80 if sys.platform == "darwin" else getattr(socket, "TCP_USER_TIMEOUT", None)
+"""The system's limit for what is not acknowledged: on macOS TCP_RXT_CONNDROPTIME, which Python does
+not name. Linux takes it for its questions, too."""
+
+_UNITS: Final = 1 if sys.platform == "darwin" else 1000
+"""How many of it are a second."""
 
 
 def check_keepalive(name: str, value: float | timedelta) -> float:
@@ -88,8 +92,7 @@ def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
     """Open a socket to one address within `timeout` seconds; OSError if that fails.
 
     `keepalive` is the seconds without traffic after which the system asks whether the peer is
-    there; it takes a peer for gone after four times that time without an answer (where the system
-    has no limit of its own for that: twice).
+    there; it takes a peer for gone after twice that time without an answer.
     """
     sock = move_high(socket.socket(route.family, route.kind, route.protocol))
     try:
@@ -110,19 +113,27 @@ def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
 
 def _liveness(keepalive: float) -> list[tuple[int, int, int]]:
     """Return the socket options by which the system notices that a peer is gone."""
-    tcp = socket.IPPROTO_TCP
     idle = ceil(keepalive)
     interval = max(1, ceil(keepalive / PROBES))
     found = [
-        (tcp, getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None)), idle),
-        (tcp, getattr(socket, "TCP_KEEPINTVL", None), interval),
-        (tcp, getattr(socket, "TCP_KEEPCNT", None), PROBES),
-        # In milliseconds, for what is not acknowledged. Linux takes it for questions, too.
-        (tcp, getattr(socket, "TCP_USER_TIMEOUT", None), GONE_AFTER * idle * 1000),
+        (_TCP, getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None)), idle),
+        (_TCP, getattr(socket, "TCP_KEEPINTVL", None), interval),
+        (_TCP, getattr(socket, "TCP_KEEPCNT", None), PROBES),
+        (_TCP, _LIMIT, (idle + PROBES * interval) * _UNITS),
     ]
-    if sys.platform == "darwin":
-        found.append((tcp, 0x80, GONE_AFTER * idle))  # TCP_RXT_CONNDROPTIME, in seconds
     return [(level, option, value) for level, option, value in found if option is not None]
+
+
+def double_limit(sock: socket.socket) -> None:
+    """Take the peer for gone twice as late, where the system has a limit for that.
+
+    After a hole of 30 s the peer's system sends what it had to say 51 s after the hole's beginning:
+    at 0.2 s, 0.6 s, 1.4 s... from the first attempt on. That may be a job, the answer to FETCH. A
+    connection without a FETCH is worth no such wait: the next push should find a new one.
+    """
+    if _LIMIT is not None:
+        with suppress(OSError):
+            sock.setsockopt(_TCP, _LIMIT, 2 * sock.getsockopt(_TCP, _LIMIT))
 
 
 def reset_on_close(sock: socket.socket, on: bool) -> None:

@@ -126,7 +126,7 @@ class SocketTransport:
                 if command.min_timeout > timeout:
                     timeout = command.min_timeout
             if timeout == inf and not self._resets:
-                self._reset_at_exit()
+                self._expect_job()
             data = session.send(sent)
             left = self._send(data if self._chunk is None else data[: self._chunk])
             while left < len(data):
@@ -193,10 +193,15 @@ class SocketTransport:
         with suppress(OSError):  # the program has closed the descriptor itself
             self._socket.close()
 
-    def _reset_at_exit(self) -> None:
-        """Have the system reset the connection of a process that is killed with FETCH unsent."""
+    def _expect_job(self) -> None:
+        """Before the first FETCH: the server may give out a job whatever happens to the connection.
+
+        Wait longer for a network, and have the system reset the connection of a process that is
+        killed with FETCH unsent.
+        """
         self._resets = True
         sockets.reset_on_close(self._socket, True)
+        sockets.double_limit(self._socket)
 
     def _open(
         self,

@@ -76,8 +76,18 @@ def test_the_system_notices_a_peer_that_is_gone(scripted: Scripted) -> None:
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     options = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
     found = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, option)) for option in options]
-    assert found == [6, 2, 3, 24_000]
+    assert found == [6, 2, 3, 12_000]
     transport.abort()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the options of Linux")
+def test_a_connection_with_a_fetch_waits_longer_for_its_peer(scripted: Scripted) -> None:
+    server = scripted([":greet", "FETCH", b"$-1\r\n", "FETCH", b"$-1\r\n", ":silence"])
+    with Client(server.url, tcp_keepalive=6) as client:
+        for _ in range(2):
+            client.fetch("default")
+            sock = client._connection._transport._socket  # type: ignore[union-attr]
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 24_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the options of Linux")

@@ -38,9 +38,6 @@ GIVEN_UP = re.compile(
 )
 """What a worker logs for a FETCH or a report that it gives up."""
 
-LEFT = re.compile(r"left running or unreported, on: (.*)")
-"""What it logs at its end: the threads that hold a job or a report."""
-
 _numbers = count()
 
 
@@ -319,8 +316,7 @@ class Lab:
             stranded=len(reserved - set(runs)),
             unreported=len(reserved & set(runs)),
             lost=max(0, len(missing) - waiting),
-            warned=len(GIVEN_UP.findall(log))
-            + sum(len(each.split(",")) for each in LEFT.findall(log)),
+            warned=len(GIVEN_UP.findall(log)),
             stopping=stopping,
             exit_code=code,
         )
