@@ -32,7 +32,7 @@ class Outage:
         with self._lock:
             if self._since is not None or self._answered > asked_at:
                 return
-            self._since = asked_at
+            self._since = monotonic()
         self._log.warning("lost the server, trying until it is back: %s", error)
 
     def ends(self, asked_at: float) -> None:

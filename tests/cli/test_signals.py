@@ -278,7 +278,9 @@ def test_a_hup_replaces_one_worker_after_the_other_when_its_jobs_have_finished(
     first, second = pids(supervisor)
     jid = push(server, "held", str(folder / "began"))
     wait_until((folder / "began").exists)
-    busy = next(pid for pid in (first, second) if f"{pid} faktory-1 held" in supervisor.said)
+    busy = wait_until(
+        lambda: next((p for p in (first, second) if f"{p} faktory-1 held" in supervisor.said), 0)
+    )
     (folder / "program.py").write_text(PROGRAM + "print('the new program')\n")
     supervisor.send(signal.SIGHUP)
     wait_until(lambda: "SIGHUP: the workers are replaced" in supervisor.said)

@@ -322,14 +322,14 @@ class SlowServer:
 @pytest.mark.parametrize("tls", [False, True], ids=["blocking", "non-blocking"])
 def test_sending_on_a_slow_line_is_limited_by_progress(tls: bool) -> None:
     """It takes far longer than the timeout, of which the answer takes nearly one by itself."""
-    server = SlowServer(rate=1_000_000, delay=0.7 * SHORT)
+    server = SlowServer(rate=500_000, delay=0.7 * SHORT)
     transport = connect(server.url)
     transport._timeout = SHORT
     if tls:  # as far as sending goes
         transport._chunk = 65536
         transport._socket.settimeout(0)
         transport._timed.kernel_waits = False
-    jobs = [{**job(number), "args": ["x" * 1000]} for number in range(4000)]
+    jobs = [{**job(number), "args": ["x" * 1000]} for number in range(600)]
     command = commands.push_bulk(jobs)
     command.min_timeout = 0.0
     began = time.monotonic()
