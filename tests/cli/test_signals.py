@@ -327,6 +327,7 @@ def test_a_replacement_of_a_quiet_worker_is_quiet_from_its_first_moment(
     for pid in (quiet, other):
         os.kill(pid, signal.SIGTSTP)
     wait_until(lambda: supervisor.said.count("is quiet, and so is each that takes") == 2)
+    wait_until(lambda: supervisor.said.count("quiet: no more jobs are fetched\n") == 2)
     server.clear_commands()
     os.kill(quiet, signal.SIGKILL)
     os.kill(other, signal.SIGTERM)

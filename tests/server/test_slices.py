@@ -3,6 +3,7 @@
 import json
 import select
 from threading import Thread
+from time import monotonic
 
 import pytest
 
@@ -71,12 +72,13 @@ def test_others_are_answered_while_a_command_takes_long(server, dial, name):
         fill(server, at)
     busy, other = dial(), dial()
     busy.send(command)
-    answered = 0
+    answered, began = 0, monotonic()
     while not select.select([busy.socket], [], [], 0)[0]:
         assert other.call("NOPE") == b"-ERR unknown command NOPE"
         answered += 1
     busy.reply()
-    assert answered > 1  # one call may have been there before the command
+    # One call may have been there before the command, which need not be sliced if it is quick.
+    assert answered > 1 or monotonic() - began < 0.1
     assert other.call("INFO")
 
 
