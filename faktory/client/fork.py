@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from threading import RLock
-from typing import Final, Generic, NoReturn, Protocol, TypeVar
+from typing import Final, Generic, NoReturn, Protocol, TypeVar, overload
 from weakref import WeakSet
 
 T = TypeVar("T")
@@ -43,7 +43,15 @@ class AtFirstUse(Generic[T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, instance: object, owner: type) -> T:
+    @overload
+    def __get__(self, instance: None, owner: type) -> AtFirstUse[T]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+
+    def __get__(self, instance: object, owner: type) -> T | AtFirstUse[T]:
+        if instance is None:
+            return self
         found: T = vars(instance).setdefault(self._name, self._make())
         return found
 

@@ -146,6 +146,7 @@ class Producer:
         waits until an unreachable server is back.
         """
         deadline = None if timeout is None else monotonic() + check_timeout("timeout", timeout)
+        self._check_not_sender("close")
         try:
             self.flush(timeout)
         finally:

@@ -44,7 +44,7 @@ def secure(
     try:
         return (context or _make_context(address)).wrap_socket(sock, server_hostname=address.host)
     except ssl.SSLCertVerificationError as error:
-        reason = _explain(error, sock.family, peer, deadline)
+        reason = _explain(error, sock.family, peer, address.host, deadline)
         raise FaktoryConnectionError(
             f"the certificate of {address.place} cannot be trusted: {reason}"
         ) from error
@@ -72,7 +72,9 @@ def _trust_all(context: ssl.SSLContext) -> None:
     context.verify_mode = ssl.CERT_NONE
 
 
-def _explain(error: ssl.SSLCertVerificationError, family: int, peer: Any, deadline: float) -> str:
+def _explain(
+    error: ssl.SSLCertVerificationError, family: int, peer: Any, host: str, deadline: float
+) -> str:
     reason = error.verify_message.rstrip(".")
     if error.verify_code in _HOSTNAME_MISMATCH:
         return f"{reason}. The address must name the host as the certificate does."
@@ -83,7 +85,7 @@ def _explain(error: ssl.SSLCertVerificationError, family: int, peer: Any, deadli
     expired = error.verify_code == _EXPIRED
     validity: list[datetime] = []
     with suppress(OSError, ValueError):
-        validity = _validity(family, peer, deadline)
+        validity = _validity(family, peer, host, deadline)
     when = ""
     if len(validity) == 2:
         now = datetime.now(UTC)
@@ -97,14 +99,14 @@ def _explain(error: ssl.SSLCertVerificationError, family: int, peer: Any, deadli
     )
 
 
-def _validity(family: int, peer: Any, deadline: float) -> list[datetime]:
+def _validity(family: int, peer: Any, host: str, deadline: float) -> list[datetime]:
     """Connect once more, without trust and without sending anything, to read the certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _trust_all(context)
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(max(deadline - monotonic(), 0.001))
         sock.connect(peer)
-        with context.wrap_socket(sock) as secured:
+        with context.wrap_socket(sock, server_hostname=host) as secured:
             certificate = secured.getpeercert(binary_form=True) or b""
     times = [short or long for short, long in _TIME.findall(certificate)[:2]]
     return [

@@ -242,7 +242,8 @@ class Manager:
         for processor in self.processors:
             if processor.name not in names:
                 processor.join(max(0.0, until - monotonic()))
-                if processor.has_report:
+                is_at_work = processor.is_alive() and not processor.waits
+                if processor.has_report or is_at_work:
                     processor.give_up_report()
                     names.append(processor.name)
         return names
@@ -253,7 +254,7 @@ class Manager:
         They hold neither a job nor a report, and their threads end when the system lets them.
         """
         for processor in self.processors.copy():
-            if processor.running.current is not None:
+            if not processor.waits:
                 continue
             since = processor.interrupted_at
             if since is None:

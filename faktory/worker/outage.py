@@ -40,7 +40,8 @@ class Outage:
 
         An answer to a command from before the outage, read later, does not end it.
         """
-        self._answered = asked_at
+        if asked_at > self._answered:  # a FETCH may have been sent long ago
+            self._answered = asked_at
         if self._since is None:
             return
         with self._lock:

@@ -82,6 +82,10 @@ def _fetch(queues: tuple[str, ...]) -> Command[Any]:
     return commands.fetch(queues, skip_check=True)
 
 
+def _name(report: Command[None] | None) -> str:
+    return f"{report.name} of {clip(report.jids[0])}" if report is not None else "a report"
+
+
 class Processor(Thread):
     """A thread that works until its manager's lifecycle ends and nothing is left to report."""
 
@@ -98,6 +102,10 @@ class Processor(Thread):
         """Ends its attempts to deliver a report."""
         self.interrupted_at: float | None = None
         """When its wait for the server was ended (`time.monotonic`)."""
+        self.waits = False
+        """Whether it waits for the server: to connect, or for an answer."""
+        self.held: JobContext | None = None
+        """The job that it was given and whose report the server has not answered."""
         self._manager = manager
         self._client = client
         self._log = Log(manager.log)
@@ -108,8 +116,8 @@ class Processor(Thread):
 
     @property
     def has_report(self) -> bool:
-        """Whether there is a report that the server has not answered."""
-        return self._report is not None
+        """Whether there is a report that the server has not answered, or will be one."""
+        return self._report is not None or self.held is not None
 
     @property
     def is_connected(self) -> bool:
@@ -153,7 +161,11 @@ class Processor(Thread):
                 self._client.disconnect()
             asked_at = monotonic()
             try:
-                answers = self._client.exchange(*sent)
+                self.waits = True
+                try:
+                    answers = self._client.exchange(*sent)
+                finally:
+                    self.waits = False
             except FaktoryAuthenticationError:
                 raise
             except (FaktoryError, MemoryError) as error:
@@ -176,9 +188,11 @@ class Processor(Thread):
                     if (invalid := find_fault(fetched.value)) is not None:
                         self._refuse(invalid, usable_jid(fetched.value), brief(fetched.value, 200))
                         continue
-                    job = JobContext(fetched.value, self._client)
+                    self.held = job = JobContext(fetched.value, self._client)
                     manager.record(self, job)
                     self._report = self.run_job(job)
+                    if self._report is None:  # it was disowned
+                        self.held = None
                     self._resent = False
                     if self._report is None:
                         manager.record(self, None)
@@ -299,8 +313,8 @@ class Processor(Thread):
             answer = recovery.resolve_resent(answer)
         if answer.error is not None:
             error = clip(str(answer.error), 1000)
-            self._log.warning("the server refused %s: %s", self._report_name(), error)
-        self._report = None
+            self._log.warning("the server refused %s: %s", _name(self._report), error)
+        self._report = self.held = None
         self._manager.record(self, None)
 
     def _log_lost_fetch(self, error: FaktoryError | MemoryError) -> None:
@@ -345,13 +359,13 @@ class Processor(Thread):
                 self._log_undelivered(error)
 
     def _log_undelivered(self, error: Exception) -> None:
-        if self._report is not None:
+        report, job = self._report, self.held  # the processor may end both meanwhile
+        if report is not None:
             text = "%s could not be delivered: %s; its job runs again after its reservation"
-            self._log.error(text, self._report_name(), error)
-
-    def _report_name(self) -> str:
-        assert self._report is not None
-        return f"{self._report.name} of {clip(self._report.jids[0])}"
+            self._log.error(text, _name(report), error)
+        elif job is not None:
+            text = "how %s ended could not be reported: %s; it runs again after its reservation"
+            self._log.error(text, job, error)
 
     def _log_late(self, job: JobContext, outcome: str, report: Report) -> None:
         # Under doubt a job is reported. This clock began after the server's, by which a job may be

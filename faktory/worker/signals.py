@@ -90,7 +90,7 @@ def handled(
             # stays, and there is no moment without a handler.
             exchanged.append((present, present.do))
             present.do = do
-        elif name in handlers or _is_unused(number):
+        elif name in handlers or is_unused(number):
             installed.append((number, install(number, do)))
     try:
         yield
@@ -107,7 +107,8 @@ def ignore_permanently() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _is_unused(number: int) -> bool:
+def is_unused(number: int) -> bool:
+    """Return whether nobody handles a signal, nor ignores it."""
     if signal.getsignal(number) is not signal.SIG_DFL:
         return False
     with suppress(OSError, ValueError, IndexError), open("/proc/self/status") as status:

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -261,6 +263,53 @@ def test_a_connection_that_gets_the_number_of_a_closed_log_is_not_written_to(
     os.close(descriptor)
     ours.close()
     theirs.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes take turns where there is fork")
+def test_a_file_that_gets_the_number_of_the_lock_file_is_not_locked(
+    make: Make, pipe: Pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job has closed all descriptors, and opened a database."""
+    import fcntl
+
+    locked: list[int] = []
+    lockf = fcntl.lockf
+    monkeypatch.setattr(
+        fcntl, "lockf", lambda number, *how: locked.append(number) or lockf(number, *how)
+    )
+    writer = make(pipe.descriptor)
+    writer.put("first", wait=True)
+    assert set(locked) == {writer._turns}
+    locked.clear()
+    with open(tmp_path / "database", "wb") as file:
+        os.dup2(file.fileno(), writer._turns or -1)
+        writer.put("second", wait=True)
+    assert pipe.read() == ["first", "second"]
+    assert locked == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes take turns where there is fork")
+def test_a_process_that_keeps_its_turn_silences_no_other(make: Make, pipe: Pipe) -> None:
+    import fcntl
+
+    writer = make(pipe.descriptor)
+
+    def keep_the_turn() -> None:
+        fcntl.lockf(writer._turns or -1, fcntl.LOCK_EX)
+        os.write(ready[1], b"x")
+        os.read(go_on[0], 1)
+
+    ready, go_on = os.pipe(), os.pipe()
+    child = Thread(target=in_child, args=(keep_the_turn,))
+    child.start()
+    os.read(ready[0], 1)
+    writer.put("written", wait=True)
+    writer.flush(timeout=20)
+    assert pipe.read() == ["written"]
+    os.write(go_on[1], b"x")
+    child.join()
+    for descriptor in (*ready, *go_on):
+        os.close(descriptor)
 
 
 def test_a_log_that_is_a_socket_from_the_start_is_written_to(make: Make) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import subprocess
 import sys
 import weakref
+from unittest.mock import create_autospec
 
 import pytest
 
+from faktory import Pool, Producer
 from faktory.client import fork
 from faktory.server import EmbeddedServer
 
@@ -138,3 +141,8 @@ def run(code: str, *arguments: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def test_a_lock_that_is_made_at_first_use_does_not_hinder_a_look_at_the_class() -> None:
+    assert dict(inspect.getmembers(Pool))["_lock"] is Pool.__dict__["_lock"]
+    create_autospec(Producer)

@@ -425,3 +425,21 @@ def test_close_takes_no_longer_than_its_timeout():
         with pytest.raises(FaktoryTimeout):
             producer.close(0.5)
         assert time.monotonic() - began < 10  # much less than the client's timeout
+
+
+def test_a_future_that_closes_its_producer_gets_an_error_and_no_deadlock() -> None:
+    errors: list[BaseException] = []
+    closed = threading.Event()
+
+    def close(_: object) -> None:
+        try:
+            producer.close()
+        except RuntimeError as error:
+            errors.append(error)
+        closed.set()
+
+    with EmbeddedServer() as server, Producer(server.url) as producer:
+        producer.push({"jobtype": "Resize", "args": []}).add_done_callback(close)
+        assert closed.wait(20)
+        assert "close would wait for itself" in str(errors[0])
+        assert producer.push({"jobtype": "Resize", "args": []}).result(20)

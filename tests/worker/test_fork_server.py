@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
+from faktory.worker.backends import fork_server
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 HEAD = """
 import os, signal, time
 from faktory.worker.backends import fork_server
-from faktory.worker.backends.fork_server import ForkServerClient, ForkServerDied
+from faktory.worker.backends.fork_server import ForkServer, ForkServerClient, ForkServerDied
 
 def child(jobs, interrupts):
     jobs.send_bytes(str(sorted(map(int, os.listdir("/proc/self/fd")))).encode())
@@ -152,3 +156,16 @@ def test_a_fork_that_fails_is_an_os_error_and_the_fork_server_goes_on() -> None:
         """
     )
     assert output == "11\n0\n"
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_signals_for_users_are_ignored_unless_the_program_has_a_handler(used: bool) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    if used:
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            assert (signal.SIGUSR1 in fork_server.ForkServer(ours).signals) is not used
+    finally:
+        signal.signal(signal.SIGUSR1, before)

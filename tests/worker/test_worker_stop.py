@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
 import time
 from datetime import timedelta
+from threading import Event
 
 import pytest
 
@@ -364,3 +366,32 @@ def test_a_worker_that_waits_for_its_jobs_does_not_keep_a_processor_busy(
     wait_until(lambda: len(checks) > 5 and checks[-3:] == [None] * 3)  # not a time that is over
     held.release()
     running.join()
+
+
+def test_a_job_whose_end_is_still_being_logged_is_not_forgotten(
+    server: EmbeddedServer, start: Start, push: Push, reported: Reported
+) -> None:
+    """Its processor holds no running job then, and no report yet."""
+    jid = push("work")
+    logging_done, go_on = Event(), Event()
+
+    class Slow(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            if " done in" in record.getMessage():
+                logging_done.set()
+                go_on.wait(20)
+            return True
+
+    log = logging.getLogger("test.slow")
+    log.setLevel(logging.INFO)
+    log.getChild("job").addFilter(Slow())
+    timing = Timing(fetch_grace=0.05, report_grace=0.05, check_interval=0.05)
+    running = start({"work": succeed}, log=log, disconnect_wait=30, timing=timing)
+    assert logging_done.wait(20)
+    running.worker.stop()
+    running.thread.join(0.5)
+    assert running.thread.is_alive()
+    go_on.set()
+    running.join()
+    reported(jid, "ACK")
+    assert running.worker.abandoned == []

@@ -25,6 +25,8 @@ from threading import Thread, get_ident
 from time import monotonic, sleep
 from typing import Final
 
+from ...client.descriptors import copy_high
+
 if sys.platform != "win32":
     import fcntl
 
@@ -57,6 +59,9 @@ class Writer:
         self._descriptor = descriptor
         self._say_dropped = say_dropped
         self._turns = _shared_file()
+        self._turns_id = _file_id(self._turns)
+        self._next_turn = 0.0
+        """When to take turns again (`time.monotonic`), after a process that kept its own."""
         self._socket = self._socket_id()
         self._reset()
         if hasattr(os, "register_at_fork"):
@@ -271,15 +276,36 @@ class Writer:
 
     def _lock(self, locked: bool) -> None:
         """Take turns with the other processes that write here: long lines would mix in a pipe."""
-        # A lock of fcntl belongs to a process: it is released when that ends, however it does.
-        if self._turns is not None:
-            with suppress(OSError):
-                fcntl.lockf(self._turns, fcntl.LOCK_EX if locked else fcntl.LOCK_UN)
+        # A lock of fcntl belongs to a process: it is released when that ends, however it does. A
+        # process that is stopped keeps it; and a job may have closed the file, whose number another
+        # one has now.
+        if self._turns is None or _file_id(self._turns) != self._turns_id:
+            return
+        until = monotonic() + MAX_WAIT
+        with suppress(OSError):
+            if not locked:
+                fcntl.lockf(self._turns, fcntl.LOCK_UN)
+            while locked and monotonic() >= self._next_turn:
+                try:
+                    fcntl.lockf(self._turns, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except (BlockingIOError, PermissionError):
+                    if monotonic() >= until:
+                        self._next_turn = until + 10 * MAX_WAIT
+                    sleep(0.001)
 
 
 def _release(lock: LockType) -> None:
     with suppress(RuntimeError):  # it is released already
         lock.release()
+
+
+def _file_id(descriptor: int | None) -> tuple[int, int] | None:
+    with suppress(OSError):
+        if descriptor is not None:
+            found = os.fstat(descriptor)
+            return found.st_dev, found.st_ino
+    return None
 
 
 def _shared_file() -> int | None:
@@ -288,8 +314,13 @@ def _shared_file() -> int | None:
         return None
     try:
         if hasattr(os, "memfd_create"):
-            return os.memfd_create("faktory-log")
-        with TemporaryFile() as file:
-            return os.dup(file.fileno())
+            low = os.memfd_create("faktory-log")
+        else:
+            with TemporaryFile() as file:
+                low = os.dup(file.fileno())
+        if (high := copy_high(low)) is None:
+            return low
+        os.close(low)
+        return high
     except OSError:  # no folder can be written to, say
         return None

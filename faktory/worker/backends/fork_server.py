@@ -23,6 +23,7 @@ from threading import Lock
 from time import monotonic
 from typing import Final, NoReturn
 
+from ..signals import is_unused
 from .supervisor import Child, Supervisor, fork_quietly, pair
 
 ORDER: Final = struct.Struct("=cqq")
@@ -136,7 +137,7 @@ class JobChild(Child):
 class ForkServer(Supervisor[JobChild]):
     """Forks a child when the worker asks for one, and writes how each one ended."""
 
-    signals = (
+    signals: tuple[int, ...] = (
         signal.SIGTERM,
         signal.SIGINT,
         signal.SIGHUP,
@@ -148,6 +149,8 @@ class ForkServer(Supervisor[JobChild]):
 
     def __init__(self, control: socket.socket) -> None:
         super().__init__([])
+        users = (signal.SIGUSR1, signal.SIGUSR2)
+        self.signals = (*self.signals, *filter(is_unused, users))
         self._control = control
 
     def done(self) -> bool:
