@@ -41,7 +41,7 @@ from ..wire.commands import Command
 from ..wire.log import Log
 from ..wire.session import Answer, ClientSession
 from . import sockets
-from .waiting import KERNEL_WAIT, DeadlinePassed, TimedSocket
+from .waiting import KERNEL_WAIT, MAX_TIMEOUTS, DeadlinePassed, TimedSocket
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -337,7 +337,13 @@ class SocketTransport:
         try:
             received = timed.receive(parser.get_buffer(), more_than)
         except DeadlinePassed:
-            raise self._late(timed.timeout or self._timeout) from None
+            seconds = timed.timeout or self._timeout
+            if timed.is_at_limit:
+                raise FaktoryTimeout(
+                    f"no whole answer from {self._place} within {MAX_TIMEOUTS * seconds:g} s, "
+                    "though some of it came; the connection is dropped"
+                ) from None
+            raise self._late(seconds) from None
         if received:
             parser.buffer_updated(received)
             if timed.timeout:

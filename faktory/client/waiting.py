@@ -70,6 +70,11 @@ class TimedSocket:
         self.deadline = None
         self._limit = inf
 
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether a wait that is over has ended by MAX_TIMEOUTS, though something moved."""
+        return self.deadline is not None and self.deadline >= self._limit
+
     def receive(self, buffer: memoryview, more_than: int = 0) -> int | None:
         """Return how many bytes were received, 0 at the end; None if there may be some now.
 

@@ -17,7 +17,8 @@ import pytest
 
 from faktory import Client
 from faktory.cli.exits import Exit
-from faktory.cli.worker.processes import WorkerChild, WorkerSupervisor, report_death
+from faktory.cli.worker.processes import WorkerChild, WorkerSupervisor
+from faktory.cli.worker.reports import report_death
 from faktory.server import EmbeddedServer
 from faktory.worker.backends.supervisor import pair
 

@@ -159,6 +159,7 @@ def test_an_answer_that_trickles_ends_all_the_same(
     try:
         with pytest.raises(DeadlinePassed):
             receive_all(made)
+        assert made.is_at_limit
     finally:
         stop.set()
         thread.join()

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 HEAD = """
 import os, signal, time
 from faktory.worker.backends import fork_server
-from faktory.worker.backends.fork_server import ForkServer, ForkServerClient, ForkServerDied
+from faktory.worker.backends.fork_server import ForkServerClient, ForkServerDied
 
 def child(jobs, interrupts):
     jobs.send_bytes(str(sorted(map(int, os.listdir("/proc/self/fd")))).encode())

@@ -33,10 +33,8 @@ from ...worker.backends.supervisor import (
     describe_exit,
 )
 from ..exits import NEVER_BEGAN, Exit
-from .reports import Reporter, report_death
+from .reports import Reporter
 from .supervised import FINISH, QUIET, QUIT, READY, STOP, STOP_NOW, attach
-
-__all__ = ["WorkerChild", "WorkerSupervisor", "report_death"]
 
 MAX_FAILED_STARTS: Final = 5
 """How many workers in a row may fail to begin."""

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from functools import lru_cache
+from threading import Lock, get_ident
 from typing import Any, Final, Protocol
 
 from ...exceptions import Discard, Shutdown, TimeLimitExceeded
@@ -86,17 +87,22 @@ class Shortage:
     def __init__(self, log: logging.Logger, text: str) -> None:
         self._log = Log(log)
         self._text = text
-        self._lasts = False
+        self._lock = Lock()
+        self._waiting: set[int] = set()  # threads
 
     def begins(self, error: BaseException) -> None:
-        """Note that there was nothing for a job; the first time it is logged."""
-        if not self._lasts:
-            self._lasts = True
+        """Note that there was nothing for this thread's job; the first time it is logged."""
+        with self._lock:
+            first = not self._waiting
+            self._waiting.add(get_ident())
+        if first:
             self._log.error("%s, trying again: %s", self._text, error)
 
     def ends(self) -> None:
-        """Note that there was something for a job."""
-        self._lasts = False
+        """Note that this thread's job has what it needs."""
+        if self._waiting:
+            with self._lock:
+                self._waiting.discard(get_ident())
 
 
 def make_remote_error(report: Report, control: str | None, text: str) -> RemoteError:

@@ -193,6 +193,7 @@ class ProcessBackend:
             if attempts:
                 self._woken.wait(self._timing.backoff(attempts, random()))
             if self._interrupted is not None:
+                self._backends.shortage.ends()
                 raise self._interrupted
             try:
                 pid, self._channel, self._end = self._fork_server.fork()

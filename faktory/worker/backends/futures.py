@@ -181,6 +181,7 @@ class FutureBackend:
                     with suppress(Empty):
                         end = self._ends.get(timeout=pause)
                         assert not isinstance(end, Future)
+                        self._shared.shortage.ends()
                         raise end from None
             else:
                 self._shared.shortage.ends()
