@@ -75,10 +75,12 @@ def unfinished(received: memoryview) -> FaktoryProtocolError:
     """Return the error for a reply that is larger than the memory: so much of it was received."""
     line_end = bytes(received[:_MAX_EXCERPT]).find(b"\n") + 1
     jid = find_jid(received[line_end:])
-    return FaktoryProtocolError(
+    error = FaktoryProtocolError(
         f"a reply {'' if jid is None else f'with the job {_clip(jid)} '}needs more memory than "
         f"there is: {len(received):,} bytes were received"
     )
+    error.jid = jid
+    return error
 
 
 def find_jid(data: bytes | bytearray | memoryview) -> str | None:

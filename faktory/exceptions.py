@@ -95,7 +95,12 @@ class FaktoryOutcomeUnknown(FaktoryConnectionError):
 
 
 class FaktoryProtocolError(FaktoryError):
-    """The peer sent bytes that are not a reply; the connection is closed."""
+    """The peer sent bytes that are not a reply; the connection is closed.
+
+    `jid` is the id of the job that was in a reply larger than the memory, if it could be read.
+    """
+
+    jid: str | None = None
 
 
 class FaktoryServerError(FaktoryError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from threading import Thread
 from typing import Any, Final
 
@@ -27,6 +28,47 @@ def open_missing() -> None:
             stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+
+class Output:
+    """A stream whose first error is kept and not raised: what a command does is done all the same.
+
+    What is written after that is thrown away.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: Any) -> int:
+        """Write, if that works."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, if that works."""
+        self._try(self._stream.flush)
+
+    @property
+    def buffer(self) -> Output:
+        """The stream's buffer, for bytes."""
+        inner = Output(self._stream.buffer)
+        inner._fail = self._fail  # type: ignore[method-assign]
+        return inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, function: Callable[[], object]) -> None:
+        try:
+            if self.error is None:
+                function()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self.error = error
+        discard(self._stream)
 
 
 def flush(*streams: Any, timeout: float | None = FLUSH_TIMEOUT) -> bool:

@@ -28,6 +28,12 @@ CUT_INTERVAL: Final = 0.05
 """Seconds between two attempts to cut a handler short."""
 
 
+def _name(handler: Callable[[], object]) -> object:
+    """Return where a function is defined, and its name; anything else as it is."""
+    name = getattr(handler, "__qualname__", None)
+    return f"{handler.__module__}.{name}" if isinstance(name, str) else handler
+
+
 class HandlerCalls:
     """Calls the handlers of one worker; `fire` and `end` are for the thread that manages it.
 
@@ -127,7 +133,8 @@ class HandlerCalls:
     def _call(self, event: Event, handler: Callable[[], object]) -> None:
         if self._skipping:
             text = "a handler of '%s' is not called, since the grace period is over: %s"
-            self._log.error(text, event, handler)
+            own = getattr(handler, "__module__", "").startswith("faktory.")
+            self._log.log(logging.DEBUG if own else logging.ERROR, text, event, _name(handler))
             return
         self._current = f"a handler of {event!r}"
         self._count += 1
@@ -137,7 +144,7 @@ class HandlerCalls:
         except Shutdown:
             release_locks()
             text = "%s did not end within the grace period, and was cut short: %s"
-            self._log.error(text, self._current, handler)
+            self._log.error(text, self._current, _name(handler))
         except BaseException:  # sys.exit() too
             self._log.exception("%s raised: %s", self._current, handler)
 

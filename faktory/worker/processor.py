@@ -49,7 +49,7 @@ from .timing import Timing
 
 _NO_FAILURE: Final[Report] = ("", "", [])
 
-_SKIPPED: Final = "If it was a job, it waits out its reservation"
+_SKIPPED: Final = "If it was a job, it waits out its reservation (one with retry 0 is lost)"
 
 
 class ProcessorManager(Protocol):
@@ -335,7 +335,20 @@ class Processor(Thread):
             )
         elif isinstance(cause, FaktoryProtocolError):
             text = clip(str(cause), 1000)
-            self._log.error("the answer to FETCH cannot be read: %s. %s.", text, _SKIPPED)
+            if cause.jid is not None and self._fail_at_once(cause.jid, text):
+                self._log.error("the job %s fails, since it cannot be read: %s", cause.jid, text)
+            else:
+                self._log.error("the answer to FETCH cannot be read: %s. %s.", text, _SKIPPED)
+
+    def _fail_at_once(self, jid: str, fault: str) -> bool:
+        """Fail a job of which only the id could be read; return False if that does not work."""
+        try:
+            (answer,) = self._client.exchange(
+                commands.fail(jid, *failure.describe(None, INVALID_JOB, fault))
+            )
+        except FaktoryError:
+            return False
+        return answer.error is None
 
     def _pause(self, error: FaktoryError | MemoryError, failures: int, asked_at: float) -> None:
         """Wait before the next attempt to reach the server; the first one is made at once."""

@@ -47,7 +47,26 @@ def test_an_error_has_its_exit_code_though_it_cannot_be_shown(
     assert run(server, redirect, "push", "resize", "-q", "a b")[0] == Exit.USAGE
 
 
-def test_an_output_that_cannot_be_written_is_an_error_in_one_line(server: EmbeddedServer) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_job_that_was_pushed_is_a_success_though_nobody_reads_that(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, unbuffered: str
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "faktory", "push", "resize", "--url", server.url]
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE) as process:
+        os.close(writer)
+        assert process.communicate()[1] == b""
+    assert process.returncode == Exit.DONE
+    assert len(server.queues["default"]) == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_cannot_be_written_is_an_error_in_one_line(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, unbuffered: str
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     code, text = run(server, ">/dev/full", "push", "resize")
     assert code == Exit.FAILED
     assert text == (

@@ -10,7 +10,7 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ... import __version__
 from ...exceptions import (
@@ -50,16 +50,24 @@ exit codes:
 """
 
 
+_CHANGING: Final = frozenset(("push", "pause", "resume", "remove", "mutate", "flush"))
+"""Tools that are done when the server has answered: with another exit code a script would repeat
+them."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a tool; return its exit code."""
     streams.open_missing()
+    before = sys.stdout
+    sys.stdout = written = streams.Output(before)
     try:
-        return _run(argv)
+        return _run(argv, written)
     finally:
+        sys.stdout = before
         streams.flush(sys.stdout, sys.stderr, timeout=None)
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, written: streams.Output) -> int:
     options = _parser().parse_args(argv)
     if options.run is not doctor.run:
         try:
@@ -68,12 +76,9 @@ def _run(argv: Sequence[str] | None) -> int:
             return _show_error(options.tool, error, Exit.USAGE)
     try:
         code: int = options.run(options)
-        return _flush(options.tool, code)
+        return _check_written(written, options.tool, code)
     except ExitError as error:
         return _show_error(options.tool, error, error.code)
-    except BrokenPipeError:  # the reader of the output has closed it
-        streams.discard(sys.stdout)
-        return Exit.FAILED
     except (FaktoryError, OSError, ValueError) as error:
         taken = getattr(error, "errno", None) == errno.EADDRINUSE
         remedy = ". --bind 127.0.0.1:0 takes a free port." if taken else ""
@@ -93,16 +98,15 @@ def _code(error: Exception) -> Exit:
     return Exit.FAILED if isinstance(error, (FaktoryError, OSError)) else Exit.USAGE
 
 
-def _flush(tool: str, code: int) -> int:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # a full disk
-        streams.discard(sys.stdout)
-        what = f"done, but its output cannot be written: {error.strerror}"
-        return _show_error(tool, what, Exit.FAILED)
-    return code
+def _check_written(written: streams.Output, tool: str, code: int) -> int:
+    """Return the exit code of a tool that has done what it should, and perhaps could not say so."""
+    written.flush()
+    if written.error is None:
+        return code
+    if isinstance(written.error, BrokenPipeError):  # the reader has closed it
+        return code if tool in _CHANGING else Exit.FAILED
+    what = f"done, but its output cannot be written: {written.error.strerror}"
+    return _show_error(tool, what, Exit.FAILED)
 
 
 def _show_error(tool: str, message: object, code: Exit) -> int:

@@ -164,6 +164,7 @@ class _Ending:
         self._until = max(self._until, monotonic() + EXIT_TIMEOUT)
         with suppress(RuntimeError):  # the system has no more threads
             threading.Thread(target=self._watch, name="faktory-exit", daemon=True).start()
+        sys.unraisablehook = _pass_over_shutdown(sys.unraisablehook)
         with suppress(Shutdown), main_call.running():
             atexit._run_exitfuncs()
         self._over.set()
@@ -191,6 +192,18 @@ class _Ending:
             if self._over.wait(EXIT_TIMEOUT / 4):
                 return
         self.exit()
+
+
+def _pass_over_shutdown(
+    hook: Callable[[sys.UnraisableHookArgs], object],
+) -> Callable[[sys.UnraisableHookArgs], object]:
+    """Return a hook that shows no traceback of what this module raises in a function at exit."""
+
+    def show(error: sys.UnraisableHookArgs) -> None:
+        if not issubclass(error.exc_type, Shutdown):
+            hook(error)
+
+    return show
 
 
 def _wait_for_threads() -> None:
