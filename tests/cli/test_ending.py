@@ -228,12 +228,16 @@ def test_a_supervisor_without_open_files_tries_again(
     server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
     (folder / "limited.py").write_text(
-        "import resource, signal, sys\n"
+        "import os, resource, signal, sys\n"
         "from faktory.cli.worker import processes\n"
         "from faktory.cli.worker.main import main\n"
         "on_signal = processes.WorkerSupervisor.on_signal\n"
         "def limit(self, number):\n"
-        "    resource.setrlimit(resource.RLIMIT_NOFILE, (256 if soft() < 256 else 8, 256))\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (256 if soft() < 256 else free(), 256))\n"
+        "def free():\n"
+        "    number = os.dup(0)\n"
+        "    os.close(number)\n"
+        "    return number\n"
         "def soft():\n"
         "    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]\n"
         "processes.WorkerSupervisor.on_signal = lambda self, number: (\n"
