@@ -66,11 +66,12 @@ def run(jobs: int) -> int:
     with _server() as (url, origin):
         configure(url=url)
         name = f"demo-{faktory.proto.new_jid()[:8]}"
-        print(f"Server: {origin}. Core: {_core()}. Queue: {name}.")
         runs = Runs()
         demo_jobs = _declare(name, runs, jobs)
         worker = faktory.Worker(url, queues=[name], concurrency=CONCURRENCY, log=_quiet_log())
         thread = Thread(target=worker.run, name="demo-worker")
+        # After the imports: Python may drop a Ctrl-C that comes in the middle of one.
+        print(f"Server: {origin}. Core: {_core()}. Queue: {name}.", flush=True)
         with faktory.Client(url) as client, _cleaned_up(client, name, demo_jobs):
             try:
                 expected, push_rate = _push(demo_jobs, jobs)
