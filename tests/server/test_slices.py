@@ -89,7 +89,7 @@ def test_others_are_answered_while_many_jobs_become_due(server, dial):
     while MANY not in sizes:
         queues = json.loads(client.call("INFO"))["faktory"]["queues"]
         sizes.add(queues.get("many", 0))
-    assert len(sizes) > 5  # it was answered in between
+    assert len(sizes) > 2  # it was answered in between
 
 
 def test_others_are_answered_while_time_travels(server, dial):
@@ -102,7 +102,7 @@ def test_others_are_answered_while_time_travels(server, dial):
         queues = json.loads(client.call("INFO"))["faktory"]["queues"]
         sizes.add(queues.get("many", 0))
     travelling.join()
-    assert len(sizes) > 5
+    assert len(sizes) > 2
 
 
 # What a command does in slices. The state is used directly, so that nothing depends on time.
