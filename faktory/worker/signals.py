@@ -29,6 +29,14 @@ Before = Callable[[int, FrameType | None], Any] | int | None
 """A handler as `signal.getsignal` returns it."""
 
 
+GROUP_SIGNALS: Final = tuple(
+    int(getattr(signal, name))
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGTTIN")
+    if hasattr(signal, name)
+)
+"""What terminals and init systems send to all processes of a group: its first one decides."""
+
+
 class Handler:
     """A handler of this package; `do` may be exchanged while it is in place."""
 

@@ -32,6 +32,7 @@ from ...worker.backends.supervisor import (
     describe_death,
     describe_exit,
 )
+from ...worker.signals import GROUP_SIGNALS
 from ..exits import NEVER_BEGAN, Exit
 from .reports import Reporter
 from .supervised import FINISH, QUIET, QUIT, READY, STOP, STOP_NOW, attach
@@ -95,16 +96,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
     for that.
     """
 
-    signals: tuple[int, ...] = (
-        signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGHUP,
-        signal.SIGQUIT,
-        signal.SIGTSTP,
-        signal.SIGTTIN,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-    )
+    signals: tuple[int, ...] = (*GROUP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(
         self,

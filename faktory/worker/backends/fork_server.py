@@ -23,7 +23,7 @@ from threading import Lock
 from time import monotonic
 from typing import Final, NoReturn
 
-from ..signals import is_unused
+from ..signals import GROUP_SIGNALS, is_unused
 from .supervisor import Child, Supervisor, fork_quietly, pair
 
 ORDER: Final = struct.Struct("=cqq")
@@ -137,20 +137,10 @@ class JobChild(Child):
 class ForkServer(Supervisor[JobChild]):
     """Forks a child when the worker asks for one, and writes how each one ended."""
 
-    signals: tuple[int, ...] = (
-        signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGHUP,
-        signal.SIGQUIT,
-        signal.SIGTSTP,
-        signal.SIGTTIN,
-    )
-    """What terminals and init systems send to all processes of a group: the worker decides."""
-
     def __init__(self, control: socket.socket) -> None:
         super().__init__([])
         users = (signal.SIGUSR1, signal.SIGUSR2)
-        self.signals = (*self.signals, *filter(is_unused, users))
+        self.signals = (*GROUP_SIGNALS, *filter(is_unused, users))
         self._control = control
 
     def done(self) -> bool:
