@@ -269,8 +269,8 @@ class Worker:
     def _start_threads(self, heartbeat: Heartbeat) -> None:
         starts = [heartbeat.start, *[self._manager.start_processor] * self.concurrency]
         for start in starts:
-            while not self._inbox.empty():  # a TERM need not wait until all have started
-                self._step(None)
+            while not (self.is_disconnecting or self._inbox.empty()):
+                self._step(None)  # a TERM need not wait until all have started
             if self.is_disconnecting:
                 return
             try:

@@ -20,7 +20,7 @@ from faktory.cli.exits import Exit
 from faktory.cli.worker.processes import WorkerChild, WorkerSupervisor
 from faktory.cli.worker.reports import report_death
 from faktory.server import EmbeddedServer
-from faktory.worker.backends.supervisor import pair
+from faktory.worker.backends.supervisor import Child, Supervisor, pair
 
 from .support import WORKER, Process, Run, WaitUntil, alive, pids, push, ready, reports
 
@@ -450,6 +450,35 @@ def test_a_supervisor_reaps_processes_that_are_not_its_own() -> None:
     supervisor._reap()
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+def test_signals_that_keep_coming_do_not_hide_that_a_child_has_ended() -> None:
+    """Each of them is handled, and the next one has come by then."""
+    ended: list[int] = []
+
+    class Storm(Supervisor[Child]):
+        signals = (signal.SIGUSR1,)
+        handled = 0
+
+        def done(self) -> bool:
+            return bool(ended)
+
+        def on_start(self, child: Child) -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        def on_signal(self, number: int) -> None:
+            self.handled += 1
+            if self.handled < 100_000:
+                os.kill(os.getpid(), number)
+
+        def on_exit(self, child: Child, status: int) -> None:
+            ended.append(status)
+
+    storm = Storm([Child(1)])
+    if storm.run() is not None:
+        os._exit(7)
+    assert ended == [7]
+    assert storm.handled < 100_000
 
 
 @pytest.mark.skipif(os.getuid() != 0 or which("unshare") is None, reason="needs root and unshare")

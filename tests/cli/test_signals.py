@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -265,6 +266,7 @@ def test_signals_after_it_has_stopped_do_not_change_the_exit_code(
     while worker.process.poll() is None:
         if "stopped, every job answered" in worker.said:
             worker.send(getattr(signal, name))
+            time.sleep(0.001)
     assert worker.wait() == Exit.STOPPED
 
 

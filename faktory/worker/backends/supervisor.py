@@ -179,8 +179,9 @@ class Supervisor(Generic[C]):
                     ):
                         return child, channel
                 self._wait(awake)
-                while self._received:
-                    self.on_signal(self._received.pop(0))
+                received, self._received = self._received, []
+                for number in received:  # not those that come meanwhile: they might never end
+                    self.on_signal(number)
                 self._reap()
         return None
 
