@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
@@ -171,7 +172,7 @@ class Manager:
         """
         now = monotonic()
         if self._interrupts_at is not None:
-            self._end_waits(now >= self._interrupts_at)
+            self._end_waits(self.timing.fetch_grace if now >= self._interrupts_at else inf)
         for processor in self.processors.copy():
             processor.running.check(now)
             job = processor.running.current
@@ -208,7 +209,7 @@ class Manager:
         self._interrupts_at = monotonic() + self.timing.fetch_grace
         for processor in self.processors:
             processor.stopping.set()
-        self._end_waits(False)
+        self._end_waits(inf)
 
     def interrupt_jobs(self) -> None:
         """Raise Shutdown in every job, and in each that comes from now on."""
@@ -222,7 +223,7 @@ class Manager:
         """
         stuck: list[tuple[Processor, JobContext]] = []
         names: list[str] = []
-        self._end_waits(True)
+        self._end_waits(0.0)
         for processor in self.processors:
             processor.giving_up.set()
             job = processor.running.disown()
@@ -242,25 +243,28 @@ class Manager:
         for processor in self.processors:
             if processor.name not in names:
                 processor.join(max(0.0, until - monotonic()))
-                is_at_work = processor.is_alive() and not processor.waits
+                is_at_work = processor.is_alive() and processor.waits_since is None
                 if processor.has_report or is_at_work:
                     processor.give_up_report()
                     names.append(processor.name)
         return names
 
-    def _end_waits(self, for_answers: bool) -> None:
+    def _end_waits(self, after: float) -> None:
         """Interrupt processors that wait for the server, and forget those that do not notice.
 
-        They hold neither a job nor a report, and their threads end when the system lets them.
+        A wait for an answer is interrupted `after` so many seconds. Those that are forgotten hold
+        neither a job nor a report, and their threads end when the system lets them.
         """
+        now = monotonic()
         for processor in self.processors.copy():
-            if not processor.waits:
+            if (since := processor.waits_since) is None:
                 continue
-            since = processor.interrupted_at
-            if since is None:
-                if for_answers or not (processor.is_connected or processor.has_report):
+            interrupted_at = processor.interrupted_at
+            if interrupted_at is None:
+                connects = not (processor.is_connected or processor.has_report)
+                if connects or now - since >= after:
                     processor.interrupt()
-            elif not processor.has_report and monotonic() - since >= self.timing.report_grace:
+            elif not processor.has_report and now - interrupted_at >= self.timing.report_grace:
                 self.processors.remove(processor)
 
     def _remove(self, processor: Processor, error: BaseException | None) -> None:

@@ -102,8 +102,8 @@ class Processor(Thread):
         """Ends its attempts to deliver a report."""
         self.interrupted_at: float | None = None
         """When its wait for the server was ended (`time.monotonic`)."""
-        self.waits = False
-        """Whether it waits for the server: to connect, or for an answer."""
+        self.waits_since: float | None = None
+        """Since when it waits for the server: to connect, or for an answer (`time.monotonic`)."""
         self.held: JobContext | None = None
         """The job that it was given and whose report the server has not answered."""
         self._manager = manager
@@ -161,11 +161,11 @@ class Processor(Thread):
                 self._client.disconnect()
             asked_at = monotonic()
             try:
-                self.waits = True
+                self.waits_since = asked_at
                 try:
                     answers = self._client.exchange(*sent)
                 finally:
-                    self.waits = False
+                    self.waits_since = None
             except FaktoryAuthenticationError:
                 raise
             except (FaktoryError, MemoryError) as error:

@@ -393,5 +393,33 @@ def test_a_job_whose_end_is_still_being_logged_is_not_forgotten(
     assert running.thread.is_alive()
     go_on.set()
     running.join()
-    reported(jid, "ACK")
+    assert set(reports(server, jid)) == {"ACK"}  # sent again when no answer came within 0.05 s
     assert running.worker.abandoned == []
+
+
+def test_a_report_that_is_sent_late_in_the_stop_is_waited_for_as_any_other(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    """Interrupted at once, it would be sent twice."""
+    began, go_on = Event(), Event()
+
+    def work() -> None:
+        began.set()
+        go_on.wait(20)
+
+    jid = push("work")
+    timing = Timing(fetch_grace=1.5, check_interval=0.02)
+    running = start({"work": work}, disconnect_wait=30, timing=timing)
+    assert began.wait(20)
+    running.worker.stop()
+    wait_until(lambda: running.worker._manager._interrupts_at)
+    (processor,) = running.worker._manager.processors
+    time.sleep(1.6)
+    server.hold("ACK")
+    go_on.set()
+    wait_until(lambda: count(server, "ACK"))
+    time.sleep(0.2)
+    server.release("ACK")
+    running.join()
+    assert processor.interrupted_at is None
+    assert reports(server, jid) == ["ACK"]
