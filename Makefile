@@ -87,8 +87,7 @@ docs: $(VENV)/core $(VENV)/docs ## build/docs from the pages and the docstrings;
 	@echo build/docs/index.html
 
 bench: $(VENV)/core $(VENV)/bench $(VENV)/installed-peers ## the benchmarks, beside other packages: build/bench/results.txt and .json
-	@$(RUN) -m pytest benchmarks --benchmark-only --benchmark-quiet -q -s --timeout=0 \
-		-o faulthandler_timeout=0 $(ARGS)
+	@$(RUN) -m pytest benchmarks --benchmark-only --benchmark-quiet -q -s --timeout=0 $(ARGS)
 
 chart: $(VENV)/bench ## update the figures in the README from the results of make bench
 	@$(RUN) -m benchmarks.chart build/bench/results.json
@@ -121,7 +120,7 @@ soak: $(VENV)/core $(VENV)/test $(VENV)/soak ## the long tests, then FUZZ=60 sec
 	fi
 
 # The tests in tests/soak wait most of the time; the others measure memory, one after another.
-SOAK := -m soak -rs -o faulthandler_timeout=600 --timeout=1800
+SOAK := -m soak -rs --timeout=1800
 
 asan: ## the core's tests on a core built with AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory VENV=.venv-asan .venv-asan/test
