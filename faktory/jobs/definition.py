@@ -290,6 +290,10 @@ class _ClassJob:
     def origin(self) -> str:
         return _origin(self._class)
 
+    @property
+    def queue(self) -> str:
+        return _push_of(self._class).queue
+
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()
         object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too

@@ -25,6 +25,11 @@ class Task(NamedTuple):
         """None: it has no limit."""
         return None
 
+    @property
+    def queue(self) -> str | None:
+        """None: it is not declared."""
+        return None
+
     def arguments(self, job: JobContext) -> list[object]:
         """Return the arguments of the function for a job."""
         return [job.jid, *job.args] if self.bind else job.args
