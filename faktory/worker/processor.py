@@ -148,7 +148,7 @@ class Processor(Thread):
         except BaseException as caught:
             error = caught
             self._report_once_more()
-        self._release_slots()
+        self._release_permits()
         self._client.close()
         if self.backend is not None:
             self.backend.close()
@@ -174,7 +174,7 @@ class Processor(Thread):
             except (FaktoryError, MemoryError) as error:
                 failures += 1
                 self._resent = True
-                self._release_slots()
+                self._release_permits()
                 self._log_lost_fetch(error)
                 if self.giving_up.is_set():
                     self._log_undelivered(error)
@@ -186,7 +186,7 @@ class Processor(Thread):
             if self._report is not None:
                 self._on_report_answered(answers.pop(0))
             for fetched in answers:
-                self._release_slots(fetched.value)
+                self._release_permits(fetched.value)
                 if fetched.error is not None:
                     self._on_no_job(fetched.error)
                 elif fetched.value is not None:
@@ -317,11 +317,11 @@ class Processor(Thread):
             if self._report is not None:
                 return None
             limits.wait(queues, manager.timing.check_interval)
-        self._release_slots()
+        self._release_permits()
         return None
 
-    def _release_slots(self, job: Mapping[str, Any] | None = None) -> None:
-        """Release the slots of queues with a limit, but not that of the job."""
+    def _release_permits(self, job: Mapping[str, Any] | None = None) -> None:
+        """Release the permits of queues with a limit, but not that of the job."""
         if self._manager.limits is not None:
             self._manager.limits.release(self, None if job is None else job.get("queue"))
 

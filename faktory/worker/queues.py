@@ -127,10 +127,10 @@ def _check_weight(name: str, weight: object) -> int:
 class Limits:
     """At most so many jobs of some queues at a time, over all threads of a process.
 
-    A FETCH may bring a job of any of its queues. So a thread acquires a slot of each before it
-    sends one; when that is answered it keeps the slot of the job's queue, if there is a job, and
-    releases the others. The job's slot is free again when the thread sends its report: it acquires
-    those of the next FETCH then, or releases all. `owner` is the thread.
+    A FETCH may bring a job of any of its queues. So a thread acquires a permit of each before it
+    sends one; when that is answered, it keeps the permit of the job's queue, if there is a job, and
+    releases the others. The job's permit is free again when the thread sends the job's report: then
+    it acquires those of the next FETCH, or releases all. `owner` is the thread.
     """
 
     def __init__(self, limits: Mapping[str, int]) -> None:
@@ -140,9 +140,9 @@ class Limits:
         self._closed = False
 
     def acquire(self, owner: object, names: Sequence[str]) -> list[str]:
-        """Return the names whose limit is not reached; the owner has a slot of these, and no other.
+        """Return the names whose limit is not reached, and those that have no limit.
 
-        Names without a limit are among them.
+        The owner has a permit of each then, and no other.
         """
         with self._changed:
             before = self._held.pop(owner, [])
@@ -159,7 +159,7 @@ class Limits:
             return available
 
     def release(self, owner: object, keep: object = None) -> None:
-        """Release the owner's slots, but not that of the queue `keep`."""
+        """Release the owner's permits, but not that of the queue `keep`."""
         with self._changed:
             held = self._held.pop(owner, [])
             kept = [name for name in held if name == keep]
@@ -170,7 +170,7 @@ class Limits:
             self._changed.notify(len(held) - len(kept))
 
     def wait(self, names: Sequence[str], seconds: float) -> None:
-        """Wait until one of these has a slot, for so long at most; after `close` not at all."""
+        """Wait until one of these has a permit, for so long at most; after `close` not at all."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._available(names), seconds)
 

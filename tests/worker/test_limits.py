@@ -135,7 +135,7 @@ def test_limits_hold_by_weight_and_in_groups(
     assert running.most["other"] > 2
 
 
-def test_where_all_queues_are_limited_the_other_threads_wait_for_a_slot(
+def test_where_all_queues_are_limited_the_other_threads_wait_for_a_permit(
     server: EmbeddedServer, start: Start
 ) -> None:
     running = Running()
@@ -150,7 +150,7 @@ def test_where_all_queues_are_limited_the_other_threads_wait_for_a_slot(
 
 
 @pytest.mark.parametrize("order", ["stop", "quiet"])
-def test_threads_that_wait_for_a_slot_end_with_the_worker(
+def test_threads_that_wait_for_a_permit_end_with_the_worker(
     start: Start, push: Push, held: Held, order: str
 ) -> None:
     push("held", queue="a")
@@ -165,7 +165,7 @@ def test_threads_that_wait_for_a_slot_end_with_the_worker(
     running.stop()
 
 
-def test_the_slot_of_a_job_is_free_when_its_report_is_sent(
+def test_the_permit_of_a_job_is_free_when_its_report_is_sent(
     server: EmbeddedServer, start: Start, push: Push, reported: Reported
 ) -> None:
     jids = [push("work", queue="a") for _ in range(5)]
@@ -175,7 +175,7 @@ def test_the_slot_of_a_job_is_free_when_its_report_is_sent(
     assert sent[:11] == ["FETCH", *["ACK", "FETCH"] * 5]
 
 
-def test_a_job_that_is_overdue_keeps_its_slot_until_it_ends(
+def test_a_job_that_is_overdue_keeps_its_permit_until_it_ends(
     start: Start, push: Push, held: Held, reported: Reported, wait_until: WaitUntil
 ) -> None:
     def overdue(*_: object) -> None:
@@ -190,20 +190,20 @@ def test_a_job_that_is_overdue_keeps_its_slot_until_it_ends(
     wait_until(lambda: worker.replaced == 1)
     waits = push("work", queue="a")
     reported([push("work", queue="b") for _ in range(3)], *["ACK"] * 3)
-    assert free_slots(worker) == {"a": 0}
+    assert free_permits(worker) == {"a": 0}
     held.release()
     reported(waits, "ACK")
     wait_until(lambda: worker._manager.overdue == [])
 
 
-def free_slots(worker: Worker) -> dict[str, int]:
-    """Return how many slots are free."""
+def free_permits(worker: Worker) -> dict[str, int]:
+    """Return how many permits are free."""
     limits = worker._manager.limits
     assert limits is not None
     return limits._free
 
 
-def test_no_slot_is_lost_over_broken_connections_and_failures(
+def test_no_permit_is_lost_over_broken_connections_and_failures(
     server: EmbeddedServer, start: Start, wait_until: WaitUntil
 ) -> None:
     running = Running()
@@ -227,7 +227,7 @@ def test_no_slot_is_lost_over_broken_connections_and_failures(
         server.answer_error("FETCH", "ERR no", 3)
     wait_until(lambda: len(server.retries) == 120)
     started.stop()
-    assert free_slots(started.worker) == {"a": 2, "b": 2}
+    assert free_permits(started.worker) == {"a": 2, "b": 2}
     assert max(running.most.values()) <= 2
 
 

@@ -191,7 +191,7 @@ def limited(work: Work, script: Sequence[Any], func: Callable[[int], object]) ->
     return working
 
 
-def test_a_job_has_its_slot_from_its_fetch_until_its_report(work: Work) -> None:
+def test_a_job_has_its_permit_from_its_fetch_until_its_report(work: Work) -> None:
     free: list[bool] = []
 
     def look(number: int) -> None:
@@ -226,7 +226,7 @@ def test_a_full_queue_is_left_out_of_fetch(work: Work) -> None:
     ]
 
 
-def test_a_report_does_not_wait_for_a_slot(work: Work, wait_until: WaitUntil) -> None:
+def test_a_report_does_not_wait_for_a_permit(work: Work, wait_until: WaitUntil) -> None:
     working = limited(
         work,
         [job(1, queue="elsewhere"), NOTHING, NOTHING],
@@ -241,7 +241,7 @@ def test_a_report_does_not_wait_for_a_slot(work: Work, wait_until: WaitUntil) ->
 
 
 @pytest.mark.parametrize("answer", [LOST, FaktoryServerError("ERR no")])
-def test_a_fetch_without_an_answer_keeps_no_slot_while_it_pauses(
+def test_a_fetch_without_an_answer_keeps_no_permit_while_it_pauses(
     work: Work, wait_until: WaitUntil, answer: Exception
 ) -> None:
     working = limited(work, [LOST, LOST, NOTHING], succeed)

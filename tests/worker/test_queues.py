@@ -66,7 +66,7 @@ def test_a_wrong_name_of_a_queue_is_an_error(name: Any) -> None:
 
 
 @pytest.mark.parametrize("weight", [10**6 + 1, 10**400])
-def test_a_weight_that_floats_cannot_tell_apart_is_an_error(weight: int) -> None:
+def test_a_weight_of_more_than_a_million_is_an_error(weight: int) -> None:
     with pytest.raises(ValueError, match=r"use 1 to 1,000,000\.$"):
         Queues({"low": weight})
 
@@ -129,13 +129,13 @@ def test_a_queue_with_two_settings_is_an_error(queues: Any) -> None:
 
 
 @pytest.mark.parametrize("queues", [[{}], [{}, {}]])
-def test_mappings_of_nothing_are_no_queues(queues: Any) -> None:
+def test_empty_mappings_have_no_queues(queues: Any) -> None:
     with pytest.raises(ValueError, match="queues is empty"):
         Queues(queues)
 
 
 @pytest.mark.parametrize("share", [faktory.Queue, {"weight": 1}, "limit=2"])
-def test_a_share_that_is_no_number_is_an_error(share: Any) -> None:
+def test_a_share_that_is_neither_a_number_nor_a_queue_is_an_error(share: Any) -> None:
     with pytest.raises(ValueError, match="the weight of queue 'a' is"):
         Queues({"a": share})
 
@@ -150,7 +150,7 @@ def test_two_hundred_queues_are_in_each_order_once() -> None:
 # Limits
 
 
-def test_a_thread_has_a_slot_of_each_queue_of_its_fetch_until_it_is_answered() -> None:
+def test_a_thread_has_a_permit_of_each_queue_of_its_fetch_until_it_is_answered() -> None:
     limits = Limits({"api": 1, "mail": 2})
     assert limits.acquire("first", ["api", "mail", "other"]) == ["api", "mail", "other"]
     assert limits.acquire("second", ["api", "mail", "other"]) == ["mail", "other"]
@@ -164,7 +164,7 @@ def test_a_thread_has_a_slot_of_each_queue_of_its_fetch_until_it_is_answered() -
     assert limits.acquire("fifth", ["mail", "api"]) == []
 
 
-def test_a_thread_that_fetches_again_keeps_its_slot() -> None:
+def test_a_thread_that_fetches_again_keeps_its_permit() -> None:
     limits = Limits({"api": 1})
     for _ in range(3):
         assert limits.acquire("first", ["api"]) == ["api"]
@@ -172,13 +172,13 @@ def test_a_thread_that_fetches_again_keeps_its_slot() -> None:
         limits.release("first", keep="api")
 
 
-def test_a_name_that_stands_twice_takes_one_slot() -> None:
+def test_a_name_that_stands_twice_takes_one_permit() -> None:
     limits = Limits({"api": 2})
     assert limits.acquire("first", ["api", "api"]) == ["api", "api"]
     assert limits.acquire("second", ["api"]) == ["api"]
 
 
-def test_a_queue_of_a_job_that_is_no_text_frees_all_slots() -> None:
+def test_a_job_whose_queue_is_not_a_text_frees_all_permits() -> None:
     limits = Limits({"api": 1})
     limits.acquire("first", ["api"])
     limits.release("first", keep=["api"])
@@ -196,7 +196,7 @@ def ended(thread: threading.Thread) -> bool:
     return not thread.is_alive()
 
 
-def test_a_slot_that_is_released_ends_a_wait() -> None:
+def test_a_permit_that_is_released_ends_a_wait() -> None:
     limits = Limits({"api": 1, "mail": 1})
     limits.acquire("first", ["api", "mail"])
     thread = waiting(limits)
@@ -205,7 +205,7 @@ def test_a_slot_that_is_released_ends_a_wait() -> None:
     assert ended(waiting(limits))  # there is one already
 
 
-def test_a_slot_that_an_owner_lets_go_as_it_acquires_others_ends_a_wait() -> None:
+def test_a_permit_that_an_owner_lets_go_as_it_acquires_others_ends_a_wait() -> None:
     limits = Limits({"api": 1, "mail": 1})
     limits.acquire("first", ["api", "mail"])
     thread = waiting(limits)
@@ -223,7 +223,7 @@ def test_nobody_waits_after_close_or_for_longer_than_given() -> None:
     assert ended(waiting(limits))
 
 
-def test_threads_never_hold_more_slots_than_there_are() -> None:
+def test_threads_never_hold_more_permits_than_there_are() -> None:
     limits = Limits({"a": 2, "b": 3})
     inside = Counter[str]()
     lock = threading.Lock()

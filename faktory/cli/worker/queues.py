@@ -87,7 +87,7 @@ def choose(flags: Sequence[str], declared: Iterable[str]) -> Given:
 
 
 def includes_declared(flags: Sequence[str]) -> bool:
-    """Return whether what the jobs declare is fetched, whatever it is."""
+    """Return whether what the jobs declare is fetched, all of it."""
     return not flags or ALL in parse(flags)
 
 
