@@ -238,6 +238,8 @@ def test_of_many_queues_that_are_left_out_the_first_are_named() -> None:
     text = queues.left_out(["default"], names)
     assert "queue009 and 190 more. To fetch them: -q '*'" in text
     assert "queue010" not in text
+    misspelt = queues.left_out([name.replace("ue", "eu") for name in names], names)
+    assert misspelt.count("did you mean") == queues.MOST_LISTED
 
 
 # The command

@@ -107,7 +107,7 @@ def left_out(flags: Sequence[str], declared: Iterable[str]) -> str:
         add = " ".join(f"-q {name}" for name in missing) + f", or {add} for all"
     text = f"jobs declare queues that this worker does not fetch: {listed}. To fetch them: {add}"
     hints = []
-    for name in settings:
-        if name not in known and (close := get_close_matches(name, missing, 1)):
+    for name in [name for name in settings if name not in known][:MOST_LISTED]:
+        if close := get_close_matches(name, missing, 1):  # 30 ms with 200 queues
             hints.append(f"-q {name}: did you mean {close[0]}?")
     return ". ".join(filter(None, (text, " ".join(hints))))
