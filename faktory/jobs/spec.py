@@ -49,6 +49,11 @@ class JobSpec:
         """The job's type on the server."""
         return self._jobtype
 
+    @property
+    def queue(self) -> str:
+        """The queue that it goes to: its own, or that of the default options as they are now."""
+        return str(self._fields().get("queue", "default"))
+
     def payload(
         self, args: Sequence[object], kwargs: Mapping[str, object] | None = None
     ) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from .heartbeat import Heartbeat
 from .lifecycle import Lifecycle, State
 from .manager import CannotStart, JobTable, Manager
 from .orders import SignalOrders
-from .queues import Queues
+from .queues import Limits, Queue, Queues
 from .signals import handled
 from .task import Task
 from .timing import Timing
@@ -45,7 +45,8 @@ class Worker:
     """Fetches jobs from `queues` and runs up to `concurrency` of them at a time.
 
     `faktory` is the server's address, None the environment's. `queues` is a list (strict order)
-    or a mapping of weights. `disconnect_wait` is the grace period: how long jobs may go on when
+    or a mapping of weights; a weight may be a `Queue`, which can have a limit, and an item of the
+    list such a mapping. `disconnect_wait` is the grace period: how long jobs may go on when
     the worker stops. What runs a job is what was registered on this worker, else what
     `faktory.job` declared.
 
@@ -65,7 +66,9 @@ class Worker:
         self,
         faktory: str | None = None,
         *,
-        queues: Sequence[str] | Mapping[str, int] = ("default",),
+        queues: Sequence[str | Mapping[str, int | Queue]] | Mapping[str, int | Queue] = (
+            "default",
+        ),
         concurrency: int = 1,
         labels: Sequence[str] | None = ("python",),
         disconnect_wait: float | timedelta = 15,
@@ -120,6 +123,8 @@ class Worker:
             self.log,
             timing,
         )
+        if self._queues.limits:
+            self._manager.limits = Limits(self._queues.limits)
         self._lifecycle: Lifecycle = self._manager.lifecycle
         self._orders = SignalOrders(
             self._lifecycle,
@@ -165,7 +170,10 @@ class Worker:
             raise ValueError(f"'{name}' is not a registered task") from None
 
     def get_queues(self) -> Sequence[str]:
-        """Return the queues of the next FETCH, in order; may be overridden."""
+        """Return the queues of the next FETCH, in order; may be overridden.
+
+        Of what it returns the worker leaves out queues whose limit is reached.
+        """
         return self._queues.order()
 
     def get_worker_id(self) -> str:

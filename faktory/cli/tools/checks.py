@@ -107,23 +107,16 @@ def program(modules: Sequence[str]) -> Iterator[Result]:
             Exit.USAGE,
         )
         return
-    names = sorted(set(declared.values()))
-    flags = " ".join(f"-q {name}" for name in names)
-    yield Result("ok", "program", f"job types: {shorten(declared)}; a worker for all needs {flags}")
+    queues = shorten(sorted(set(declared.values())))
+    text = f"job types: {shorten(declared)}; a worker without -q fetches their queues: {queues}"
+    yield Result("ok", "program", text)
 
 
 def declared_queues() -> dict[str, str]:
     """Return the queue that each registered job type goes to unless its push says otherwise."""
-    from ...jobs import registry, spec
+    from ...jobs import registry
 
-    queues = {}
-    for jobtype in registry.names():
-        found: Any = registry.find(jobtype)
-        # A class is registered through what runs it.
-        declared = spec.spec_of(found) or spec.spec_of(getattr(found, "_class", None))
-        if declared is not None:
-            queues[jobtype] = declared._fields().get("queue", "default")
-    return queues
+    return registry.queues()
 
 
 def address(given: str | None) -> tuple[Address | None, Result]:
