@@ -107,11 +107,8 @@ class Worker:
             tcp_keepalive=tcp_keepalive,
             **self._client_options,
         )
-        for name in (
-            "timeout",
-            "ssl_context",
-            "tcp_keepalive",
-        ):  # a later `configure` is for others
+        # A later `configure` is for others.
+        for name in ("timeout", "ssl_context", "tcp_keepalive"):
             self._client_options[name] = getattr(client, name)
         self.faktory = client.faktory
         self._make_backends = self._choose_backends(use_threads, executor)
