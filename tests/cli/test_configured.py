@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import ssl
@@ -18,6 +19,7 @@ from faktory.server.state import Timing
 from .support import WORKER, Run, WaitUntil, pids, push, ready, reports
 
 PROGRAM = """
+import json
 import os
 import ssl
 import time
@@ -117,3 +119,37 @@ def test_a_report_uses_the_ssl_context_of_the_program(
     with Client(secure.url, ssl_context=ssl.create_default_context(cafile=cafile)) as client:
         said = kill(secure, client, run, folder, wait_until)
     assert "geheim" not in said
+
+
+def test_a_tool_that_loads_the_program_uses_its_server(
+    server: EmbeddedServer, run: Run, configure: Callable[..., None]
+) -> None:
+    configure(server.url)
+    jid = "tool-12345678"
+    pushed = run("faktory", "push", "slow", "x", "--jid", jid, "-r", "program")
+    assert (pushed.wait(), pushed.printed) == (Exit.DONE, f"{jid}\n")
+    queues = run("faktory", "queues", "--json", "-r", "program")
+    assert queues.wait() == Exit.DONE
+    assert [queue["name"] for queue in json.loads(queues.printed)] == ["default"]
+    other = run("faktory", "queues", "-r", "program", "--url", "tcp://127.0.0.1:1")
+    assert other.wait() == Exit.UNREACHABLE
+
+
+def test_a_tool_says_what_it_cannot_load(run: Run, folder: Path) -> None:
+    (folder / "broken.py").write_text("1 / 0")
+    for name, code in (("gone", Exit.MISSING), ("broken", Exit.IMPORT)):
+        done = run("faktory", "info", "-r", name)
+        assert done.wait() == code
+        assert done.said.startswith(f"python -m faktory info: -r {name}: cannot be imported: ")
+        assert done.said.count("\n") == 1
+
+
+def test_doctor_examines_the_server_of_the_program(
+    secure: EmbeddedServer, certificate: tuple[Path, Path], configure: Callable[..., None], run: Run
+) -> None:
+    cafile = str(certificate[0])
+    configure(secure.url, f", ssl_context=ssl.create_default_context(cafile={cafile!r})")
+    done = run("faktory", "doctor", "-r", "program")
+    assert done.wait() == Exit.DONE, done.printed
+    address = secure.url.replace("geheim", "***")
+    assert f"{address} (faktory.configure)\n" in done.printed
