@@ -136,6 +136,10 @@ def address(given: str | None) -> tuple[Address | None, Result]:
         address = parse(url)
     except ValueError as error:
         return None, error_result("address", error, f"Write it like {DEFAULT_URL}.", Exit.USAGE)
+    if settings.current.ssl_context is not None and not (given or address.tls):
+        text = f"faktory.configure has an ssl_context, and {address} is an address without TLS"
+        remedy = "Every client without an address fails by that: begin it with tcp+tls://."
+        return None, Result("error", "address", text, remedy, Exit.USAGE)
     source = "--url" if given else provider or "FAKTORY_URL"
     if not given and settings.current.url:
         source = "faktory.configure"
