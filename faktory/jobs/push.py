@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Generic, ParamSpec, Unpack
 from weakref import WeakSet
 
-from ..client import Client, Pool, defaults, network
+from ..client import Client, Pool, defaults, network, settings
 from ..client.bulk import push_chunk
 from ..exceptions import (
     FaktoryBulkError,
@@ -190,6 +190,8 @@ class Push(JobSpec, Generic[P]):
         return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
 
     def _send(self, payload: dict[str, Any]) -> str:
+        if "custom" in payload:
+            _fix_expiry(payload)
         pool = self._pool or defaults.default_pool()
         with pool.client() as client:
             self._check_enterprise(client, pool)
@@ -201,23 +203,32 @@ class Push(JobSpec, Generic[P]):
         # The answer of a test mode must not be remembered as that of the pool's server.
         if not needed or pool in _enterprise or network.current.in_process:
             return
+        if settings.current.knows_enterprise():
+            return
         server: object = client.info().get("server")
         description = server.get("description") if isinstance(server, dict) else None
         if "enterprise" not in str(description).lower():
             raise FaktoryEnterpriseRequired(
                 f"the job {self._jobtype} is not pushed: this server is not a Faktory Enterprise "
-                f"and would ignore {', '.join(needed)}. Leave that out, or set({needed[0]}=None)."
+                f"and would ignore {', '.join(needed)}. Leave that out, or "
+                f"set({needed[0]}=None). If the server knows it by a plug-in, say so: "
+                "faktory.configure(enterprise=True), or FAKTORY_ENTERPRISE=1."
             )
         _enterprise.add(pool)
 
     def _template(self) -> Callable[[Sequence[Sequence[object]]], tuple[bytes, list[str]]]:
         fields = client_middleware.run(lambda fields: fields, dict(self._fields()))
         template = JobTemplate(self._jobtype, fields)
+        expires = "expires_in" in fields.get("custom", ())
         least, most = self._signature.least, self._signature.most
 
         def encode(rows: Sequence[Sequence[object]]) -> tuple[bytes, list[str]]:
+            used = template
+            if expires:  # from the push on, and `rows` may take its time
+                _fix_expiry(now := dict(fields))
+                used = JobTemplate(self._jobtype, now)
             try:
-                return template.encode_bulk(rows, least, most)
+                return used.encode_bulk(rows, least, most)
             except FaktoryPayloadError:
                 self._check_rows(rows)  # its errors have the names of the arguments
                 raise
@@ -229,6 +240,8 @@ class Push(JobSpec, Generic[P]):
         jobs: list[dict[str, Any]] = []
 
         def keep(payload: dict[str, Any]) -> str:
+            if "custom" in payload:
+                _fix_expiry(payload)
             # A copy: a change after `call_next` comes too late, as it does for a single job.
             jobs.append(job_options.copy_of(prepare(payload)))
             return jobs[-1]["jid"]  # type: ignore[no-any-return]
@@ -240,3 +253,8 @@ class Push(JobSpec, Generic[P]):
             except FaktoryPayloadError as error:
                 raise FaktoryPayloadError(f"rows[{index}]: {error}") from None
         return encode_push_bulk(jobs), [job["jid"] for job in jobs]
+
+
+def _fix_expiry(payload: dict[str, Any]) -> None:
+    if not network.current.in_process:  # a test mode's server counts by its own clock
+        job_options.fix_expiry(payload)

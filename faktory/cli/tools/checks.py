@@ -120,16 +120,23 @@ def declared_queues() -> dict[str, str]:
 
 
 def address(given: str | None) -> tuple[Address | None, Result]:
-    from ...wire.address import DEFAULT_URL, find_url, parse
+    from ...client import settings
+    from ...wire.address import DEFAULT_URL, parse
 
     provider = os.environ.get("FAKTORY_PROVIDER", "")
     try:
-        url = given or find_url(os.environ)
+        url = given or settings.current.find_url()
         address = parse(url)
     except ValueError as error:
         return None, error_result("address", error, f"Write it like {DEFAULT_URL}.", Exit.USAGE)
+    if settings.current.ssl_context is not None and not (given or address.tls):
+        text = f"faktory.configure has an ssl_context, and {address} is an address without TLS"
+        remedy = "Every client without an address fails by that: begin it with tcp+tls://."
+        return None, Result("error", "address", text, remedy, Exit.USAGE)
     source = "--url" if given else provider or "FAKTORY_URL"
-    if not given and not provider and not os.environ.get("FAKTORY_URL"):
+    if not given and settings.current.url:
+        source = "faktory.configure"
+    elif not given and not provider and not os.environ.get("FAKTORY_URL"):
         source = "the default: FAKTORY_URL is not set"
     return address, Result("ok", "address", f"{address} ({source})")
 

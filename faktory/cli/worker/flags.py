@@ -167,8 +167,8 @@ JOBS, PROCESS, FILE, LOG = "jobs", "processes", "configuration", "names and logs
 FLAGS: Final = (
     Flag(
         JOBS, "-r", "require", "MODULE", TEXTS, [],
-        "a module or a .py file that defines jobs; with a dot at the end, app., every jobs.py and "
-        "tasks.py below that package; may be repeated",
+        "what defines the jobs: a module, a package, with every jobs.py and tasks.py below it, a "
+        ".py file, or a folder, as ., ./app or app/; may be repeated",
     ),
     Flag(
         JOBS, "-q", "queue", "NAME[,WEIGHT][,limit=N]", QUEUES, [],
@@ -234,7 +234,7 @@ examples:
   faktory-worker -r app.jobs -q critical,3 -q bulk    by weight; one without has 1
   faktory-worker -r app.jobs -q critical,5 -q '*'     critical, and all others that jobs declare
   faktory-worker -r app.jobs -q default -q api,limit=2   2 jobs of api at a time at most
-  faktory-worker -r app. --reload                     while you write app/*/jobs.py
+  faktory-worker -r app --reload                      while you write app/*/jobs.py
   faktory-worker -r app.jobs --processes 4 -c 5       4 processes, 20 jobs at a time
   faktory-worker -C worker.toml -e production         from a file:
       require = ["app.jobs"]
@@ -265,7 +265,7 @@ exit codes:
   4 REFUSED       the server refuses the password
   5 ABANDONED     stopped, some jobs left running or unreported
   6 CANNOT_START  the system gives too few threads or open files for -c
-  7 MISSING       -r names a module or a file that does not exist
+  7 MISSING       -r names a module, a file or a folder that does not exist
   8 GAVE_UP       with --processes: a worker ended five times running before it was ready
   130 INTERRUPTED by Ctrl-C, before there was a worker to stop
 """
@@ -282,7 +282,7 @@ def make_parser(flags: Iterable[Flag] = FLAGS, add_help: bool = True) -> argpars
         prog="faktory-worker",
         usage="faktory-worker -r MODULE [-r MODULE]... [-q NAME[,WEIGHT][,limit=N]]... [flags]",
         description="Run the jobs of a program: fetch them from a Faktory server "
-        "(FAKTORY_URL, or tcp://localhost:7419) and execute them on threads.",
+        "(faktory.configure, FAKTORY_URL, or tcp://localhost:7419) and execute them on threads.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
