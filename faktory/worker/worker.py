@@ -49,8 +49,8 @@ class Worker:
     list (strict order) or a mapping of weights; a weight may be a `Queue`, which can have a limit,
     and an item of the list such a mapping. `disconnect_wait` is the grace period: how long jobs may
     go on when the worker stops. What runs a job is what was registered on this worker, else what
-    `faktory.job` declared. The defaults are those of faktory 1.0.0, one job at a time and 15 seconds
-    of grace; the command `faktory-worker` has 10 and 25.
+    `faktory.job` declared. The defaults are those of faktory 1.0.0, one job at a time and 15 s of
+    grace; the command `faktory-worker` has 10 and 25.
 
     Jobs run on threads; with `use_threads=False` on processes, forked when `run` begins: what is
     declared or registered until then is known there. `executor`, which wins over that, is a class
