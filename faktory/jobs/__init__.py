@@ -4,10 +4,16 @@ The types of the public signatures are here, too.
 """
 
 from .batch import Batch, Callback
-from .chain import Chain, Next
 from .context import JobContext, current_job
 from .definition import FunctionJob, Job, external, job
-from .middleware import ClientMiddleware, WorkerMiddleware, client_middleware, worker_middleware
+from .middleware import (
+    Chain,
+    ClientMiddleware,
+    Next,
+    WorkerMiddleware,
+    client_middleware,
+    worker_middleware,
+)
 from .options import Declared, Options
 from .push import Duration, Instant, Push
 from .spec import DeclaredJob

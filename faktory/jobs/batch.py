@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 from ..client import BatchStatus, Pool, defaults
 from ..exceptions import FaktoryPayloadError
 from ..wire.payload import prepare
-from .chain import Next
 from .spec import DeclaredJob, spec_of
 from .validation import check_pool
 
@@ -30,14 +29,6 @@ _TYPO: Final = 0.75
 
 open_batch: Final[ContextVar[str | None]] = ContextVar("faktory_open_batch", default=None)
 """The bid of the batch that jobs pushed here join."""
-
-
-def join_batch(payload: dict[str, Any], call_next: Next) -> object:
-    """Add a job to the open batch, if there is one: the built-in client middleware."""
-    bid = open_batch.get()
-    if bid is not None:
-        payload["custom"] = {**(payload.get("custom") or {}), "bid": bid}
-    return call_next()
 
 
 class Batch:
