@@ -13,7 +13,7 @@ import atexit
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from datetime import timedelta
@@ -54,6 +54,8 @@ class _Entry(NamedTuple):
     jid: str
     data: bytes
     future: Future[str]
+    scheduled: Sequence[str]
+    """As `Command.scheduled`."""
 
 
 class Producer:
@@ -107,7 +109,8 @@ class Producer:
         there is no room. The job of a future that is cancelled in time is not sent.
         """
         sent = prepare(job)
-        entry = _Entry(sent["jid"], dump_json(sent), Future())
+        scheduled = commands.times_of((sent,)) if "at" in sent else ()
+        entry = _Entry(sent["jid"], dump_json(sent), Future(), scheduled)
         if network.current.in_process and not self._closed:
             return self._push_now(entry)
         with self._changed:
@@ -320,7 +323,9 @@ class Producer:
 
 def _command(batch: list[_Entry]) -> commands.Command[dict[str, str]]:
     line = b"PUSHB [" + b",".join([entry.data for entry in batch]) + b"]\r\n"
-    return commands.push_bulk_line(line, [entry.jid for entry in batch])
+    scheduled = [entry.scheduled for entry in batch]
+    times = [at for each in scheduled for at in each] if all(scheduled) else ()
+    return commands.push_bulk_line(line, [entry.jid for entry in batch], times)
 
 
 def _end(entry: _Entry, failure: FaktoryError | None, rejection: str | None) -> None:

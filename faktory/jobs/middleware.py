@@ -1,4 +1,4 @@
-"""Middleware: plain callables around a push, or around the run of a job, and the two chains of them.
+"""Middleware: plain callables around a push, or around the run of a job; the two chains of them.
 
 A middleware continues with `call_next()` and returns its result without looking at it. A client
 middleware is called with the payload, a worker middleware with the job and its payload. It may
