@@ -6,6 +6,7 @@ The types of the public signatures are here, too.
 from .batch import Batch, Callback
 from .context import JobContext, current_job
 from .definition import FunctionJob, Job, external, job
+from .message import JobChain, Message, chain
 from .middleware import (
     Chain,
     ClientMiddleware,
@@ -14,7 +15,7 @@ from .middleware import (
     client_middleware,
     worker_middleware,
 )
-from .options import Declared, Options
+from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .spec import DeclaredJob
 
@@ -29,11 +30,15 @@ __all__ = [
     "FunctionJob",
     "Instant",
     "Job",
+    "JobChain",
     "JobContext",
+    "Message",
     "Next",
     "Options",
     "Push",
+    "PushOptions",
     "WorkerMiddleware",
+    "chain",
     "client_middleware",
     "current_job",
     "external",

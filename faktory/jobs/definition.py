@@ -24,11 +24,12 @@ from typing import (
     overload,
 )
 
-from ..client.pool import Pool
+from ..client import Pool, Producer
 from . import options as job_options
 from . import registry, validation
 from .context import JobAttributes, JobContext, current_job
-from .options import Declared, Options
+from .message import Message
+from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .signature import AnyArguments, Signature
 
@@ -182,8 +183,15 @@ class _PerformAt:
         return _push_of(owner).perform_at
 
 
+class _MessageOf:
+    def __get__(self, _: object, owner: type[_Performs[P]]) -> Callable[P, Message]:
+        return _push_of(owner).message
+
+
 class _Setter(Protocol[P]):
-    def __call__(self, *, pool: Pool | None = None, **options: Unpack[Options]) -> Push[P]: ...
+    def __call__(
+        self, *, pool: Pool | Producer | None = None, **options: Unpack[PushOptions]
+    ) -> Push[P]: ...
 
 
 class _Set:
@@ -210,6 +218,7 @@ class Job(JobAttributes):
     perform_async = _PerformAsync()
     perform_in = _PerformIn()
     perform_at = _PerformAt()
+    message = _MessageOf()
     set = _Set()
     jobs = _Jobs()
 
@@ -237,9 +246,14 @@ class Job(JobAttributes):
         registry.register(name, _ClassJob(cls, time_limit))
 
     @classmethod
-    def perform_bulk(cls, rows: Iterable[Sequence[object]]) -> list[str]:
+    def perform_bulk(
+        cls,
+        rows: Iterable[Sequence[object]],
+        at: Instant | None = None,
+        over: Duration | None = None,
+    ) -> list[str]:
         """Push a job for each row of arguments; see `Push.perform_bulk`."""
-        return _push_of(cls).perform_bulk(rows)
+        return _push_of(cls).perform_bulk(rows, at, over)
 
     @classmethod
     def clear(cls) -> None:

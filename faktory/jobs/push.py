@@ -1,19 +1,23 @@
-"""Pushing jobs of one type: arguments, options, and the pool of clients they go through.
+"""Pushing jobs of one type: arguments, options, and the pool or producer they go through.
 
 Rules: every job passes `client_middleware` as it will be sent; many jobs of one type are rendered
 from one template while that chain has only built-in middleware. A job with Enterprise options is
-not sent to an open-source server, which would ignore them without an error.
+not sent to an open-source server, which would ignore them without an error. No error of a job that
+a producer has taken is lost: it is logged if nobody has the future.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from concurrent.futures import Future
+from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
-from typing import Any, Generic, ParamSpec, Unpack
+from typing import Any, Final, Generic, ParamSpec, Unpack
 from weakref import WeakSet
 
-from ..client import Client, Pool, defaults, network
+from ..client import Client, Pool, Producer, defaults, network
 from ..client.bulk import push_chunk
 from ..exceptions import (
     FaktoryBulkError,
@@ -21,13 +25,18 @@ from ..exceptions import (
     FaktoryError,
     FaktoryPayloadError,
 )
-from ..proto import JobTemplate, encode_push_bulk
+from ..proto import JobTemplate, new_jid
 from ..wire import commands
+from ..wire.commands import Command
+from ..wire.log import Log
 from ..wire.payload import prepare
-from ..wire.validate import check_duration, check_instant
+from ..wire.validate import check_instant
 from . import options as job_options
+from . import schedule
+from .message import Message
 from .middleware import client_middleware
-from .options import Options
+from .options import PushOptions
+from .schedule import OnePush, Spread
 from .signature import Signature
 from .spec import JobSpec
 from .validation import check_pool
@@ -43,8 +52,13 @@ Duration = float | timedelta
 BULK_CHUNK = 1000
 """Jobs in one PUSHB: the round trip hardly counts, and the server's 5 s for it are far."""
 
-_enterprise: WeakSet[Pool] = WeakSet()
-"""Pools whose server is known to be a Faktory Enterprise."""
+_enterprise: WeakSet[Pool | Producer] = WeakSet()
+"""Those whose server is known to be a Faktory Enterprise."""
+
+_log: Final = Log(logging.getLogger("faktory.producer"))
+
+_Encode = Callable[[Sequence[Sequence[object]], int], Command[dict[str, str]]]
+"""Makes a PUSHB of rows, the first of which has this number."""
 
 
 class Push(JobSpec, Generic[P]):
@@ -55,10 +69,11 @@ class Push(JobSpec, Generic[P]):
         jobtype: str,
         signature: Signature,
         options: Mapping[str, Any],
-        pool: Pool | None = None,
+        pool: Pool | Producer | None = None,
+        once: OnePush | None = None,
     ) -> None:
-        check_pool(pool)
-        super().__init__(jobtype, signature, options)
+        check_pool(pool, producer=True)
+        super().__init__(jobtype, signature, options, once)
         self._pool = pool
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,16 +84,29 @@ class Push(JobSpec, Generic[P]):
             )
         return super().__getstate__()
 
-    def set(self, *, pool: Pool | None = None, **options: Unpack[Options]) -> Push[P]:
-        """Return the same job with other options, or for another `pool` of clients."""
-        job_options.check(options, f"{self._jobtype}.set()")
-        merged = job_options.merge(self._options, options)
-        return Push(self._jobtype, self._signature, merged, pool or self._pool)
+    def set(
+        self, *, pool: Pool | Producer | None = None, **options: Unpack[PushOptions]
+    ) -> Push[P]:
+        """Return the same job with other options, or for another `pool` of clients or Producer."""
+        kept: dict[str, Any] = {**options}
+        once: dict[str, Any] = {
+            name: kept.pop(name) for name in job_options.OF_ONE_PUSH if name in kept
+        }
+        job_options.check(kept, f"{self._jobtype}.set()")
+        merged = job_options.merge(self._options, kept)
+        both = (self._once or OnePush()).merged(once, self._jobtype)
+        pool = self._pool if pool is None else pool
+        return Push(self._jobtype, self._signature, merged, pool, both if any(both) else None)
+
+    def message(self, /, *args: P.args, **kwargs: P.kwargs) -> Message:
+        """Return the job with these arguments, to be pushed later: `message.push()`."""
+        return Message(self, tuple(job_options.copy_of(self.payload(args, kwargs)["args"])))
 
     def perform_async(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Push the job with these arguments; return its jid.
 
         If a middleware stops the push, the return value is that middleware's: None, as a rule.
+        Through a Producer this returns before the job is sent; what goes wrong then is logged.
         """
         return self._push(args, kwargs, None)
 
@@ -87,14 +115,9 @@ class Push(JobSpec, Generic[P]):
 
         With a delay of 0 or less the job can be run at once.
         """
-        wait = check_duration("the delay", delay)
-        try:
-            at = datetime.now(UTC) + timedelta(seconds=wait) if wait > 0 else None
-        except OverflowError:
-            raise FaktoryPayloadError(
-                f"the delay is {delay!r}: it ends after the year 9999."
-            ) from None
-        return self._push(args, kwargs, at)
+        if self._once is not None:
+            self._once.require_no_time(f"{self._jobtype}.perform_in")
+        return self._push(args, kwargs, schedule.after(delay))
 
     def perform_at(self, when: Instant, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Push the job to be run at a point in time; return its jid.
@@ -102,25 +125,45 @@ class Push(JobSpec, Generic[P]):
         `when` is an aware datetime, RFC 3339 with an offset or epoch seconds. If it is past, the
         job can be run at once.
         """
-        at = datetime.fromisoformat(check_instant("when", when))
-        return self._push(args, kwargs, at if at > datetime.now(UTC) else None)
+        if self._once is not None:
+            self._once.require_no_time(f"{self._jobtype}.perform_at")
+        return self._push(args, kwargs, schedule.if_ahead(check_instant("when", when)))
 
-    def perform_bulk(self, rows: Iterable[Sequence[object]]) -> list[str]:
+    def perform_bulk(
+        self,
+        rows: Iterable[Sequence[object]],
+        at: Instant | None = None,
+        over: Duration | None = None,
+    ) -> list[str]:
         """Push a job for each row of arguments, many at a time; return their jids.
+
+        `at` is when the jobs are to run. `over` spreads them evenly over so many seconds, from `at`
+        or now on; rows that have no length are made a list first.
 
         FaktoryBulkError if some were not queued, with their jids and the reasons. Jobs that a
         middleware stops are left out. In a middleware `call_next` returns the jid before the push.
+        Through a Producer this returns before the jobs are sent; what goes wrong then is logged.
         """
+        start = self._start_of_bulk(at, over)
+        spread = None
+        if over is not None:
+            rows = rows if isinstance(rows, Sized) else list(rows)
+            spread = Spread(start, over, len(rows))
+        pool = self._pool or defaults.default_pool()
+        if isinstance(pool, Producer):
+            return self._bulk_through(pool, rows, start, spread)
         pushed: list[str] = []
         refused: dict[str, str] = {}
-        pool = self._pool or defaults.default_pool()
-        encode = self._template() if client_middleware.is_plain else self._encode_each
+        debounced = self._once is not None and self._once.window is not None
+        make = self._template if client_middleware.is_plain and not debounced else self._each
+        encode = make(start, spread)
         source = iter(rows)
         taken = 0
         while True:
             try:
                 chunk = list(islice(source, BULK_CHUNK))
-                line, jids = encode(chunk)
+                command = encode(chunk, taken)
+                jids = command.jids
             except Exception as error:  # of a wrong row, or raised by `rows` itself
                 sent = len(pushed) + len(refused)
                 if not sent:
@@ -139,7 +182,7 @@ class Push(JobSpec, Generic[P]):
             try:
                 with pool.client() as client:
                     self._check_enterprise(client, pool)
-                    rejected = push_chunk(client.call, commands.push_bulk_line(line, jids))
+                    rejected = push_chunk(client.call, command)
             except FaktoryBulkError as broken:
                 broken.jids, broken.refused = pushed, refused
                 raise
@@ -165,6 +208,11 @@ class Push(JobSpec, Generic[P]):
         return pushed
 
     @property
+    def pool(self) -> Pool | Producer | None:
+        """The pool or producer given to `set`; None for that of the process."""
+        return self._pool
+
+    @property
     def jobs(self) -> list[dict[str, Any]]:
         """In a test mode: the waiting jobs of this type, as wire dicts."""
         return network.memory().jobs_of(self._jobtype)
@@ -181,21 +229,76 @@ class Push(JobSpec, Generic[P]):
         """In a test mode: run the job of this type that waits longest."""
         network.memory().perform_one(self._jobtype)
 
-    def _push(
-        self, args: Sequence[object], kwargs: Mapping[str, object], at: datetime | None
-    ) -> str:
+    def push_payload(self, payload: dict[str, Any]) -> str:
+        """Push a wire dict of this job, through the middleware; return as `perform_async`."""
+        return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
+
+    def push_payload_to(self, producer: Producer, payload: dict[str, Any]) -> Future[str]:
+        """Push a wire dict of this job through a producer, and the middleware.
+
+        If a middleware stops the push, the future's result is what the middleware returned.
+        """
+        taken: list[Future[str]] = []
+
+        def send(payload: dict[str, Any]) -> str:
+            taken.append(self._hand_over(producer, payload))
+            return payload["jid"]  # type: ignore[no-any-return]
+
+        returned = self.run_middleware(payload, send)
+        if not taken:
+            stopped: Future[Any] = Future()
+            stopped.set_result(returned)
+            return stopped
+        return taken[0]
+
+    def run_middleware(self, payload: dict[str, Any], keep: Callable[..., object]) -> object:
+        """Run the middleware with `keep` in the place of the push; return what it returns."""
+        return client_middleware.run(keep, payload)
+
+    def check_enterprise(self, pool: Pool | Producer | None) -> None:
+        """Raise FaktoryEnterpriseRequired if the server would ignore options of the job."""
+        if self._checked[2] and not network.current.in_process:
+            pool = pool or defaults.default_pool()
+            with pool.client() as client:
+                self._check_enterprise(client, pool)
+
+    def _push(self, args: Sequence[object], kwargs: Mapping[str, object], at: str | None) -> str:
         payload = self.payload(args, kwargs)
         if at is not None:
-            payload["at"] = check_instant("at", at)
+            schedule.put_time(payload, at)
         return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
 
     def _send(self, payload: dict[str, Any]) -> str:
         pool = self._pool or defaults.default_pool()
+        if isinstance(pool, Producer):
+            return self._push_through(pool, payload)
+        self._debounce(payload)
         with pool.client() as client:
             self._check_enterprise(client, pool)
             return client.push(payload)
 
-    def _check_enterprise(self, client: Client, pool: Pool) -> None:
+    def _push_through(self, producer: Producer, payload: dict[str, Any]) -> str:
+        """Push through a producer; return the jid before the job is sent."""
+        future = self._hand_over(producer, payload)
+        if future.done():
+            return future.result()  # raises what went wrong
+        jid: str = payload["jid"]
+        future.add_done_callback(partial(_log_failure, f"{self._jobtype} {jid}"))
+        return jid
+
+    def _hand_over(self, producer: Producer, payload: dict[str, Any]) -> Future[str]:
+        self._debounce(payload)
+        if producer not in _enterprise:
+            self.check_enterprise(producer)
+        payload.setdefault("jid", new_jid())
+        return producer.push(payload)
+
+    def _debounce(self, payload: dict[str, Any]) -> None:
+        """Give a debounced job its jid again, as a middleware may have changed the job."""
+        if self._once is not None and self._once.window is not None:
+            schedule.debounce(payload, self._once.window)
+
+    def _check_enterprise(self, client: Client, pool: Pool | Producer) -> None:
         """Raise FaktoryEnterpriseRequired if the job needs it and the server would ignore that."""
         needed = self._checked[2]
         # The answer of a test mode must not be remembered as that of the pool's server.
@@ -210,33 +313,114 @@ class Push(JobSpec, Generic[P]):
             )
         _enterprise.add(pool)
 
-    def _template(self) -> Callable[[Sequence[Sequence[object]]], tuple[bytes, list[str]]]:
+    def _start_of_bulk(self, at: Instant | None, over: Duration | None) -> str | None:
+        """Return when the first job of many is to run; None for now."""
+        if self._once is not None:
+            self._once.require_no_jid(f"{self._jobtype}.perform_bulk")
+            if at is not None:
+                self._once.require_no_time(f"{self._jobtype}.perform_bulk(at=...)")
+            if over is not None and self._once.window is not None:
+                self._once.require_no_time(f"{self._jobtype}.perform_bulk(over=...)")
+            if at is None:
+                at = self._once.at
+        if at is None:
+            return None
+        checked = check_instant("at", at)
+        return checked if over is not None else schedule.if_ahead(checked)
+
+    def _template(self, at: str | None, spread: Spread | None) -> _Encode:
+        """Return what renders rows at once, all with the same fields."""
         fields = client_middleware.run(lambda fields: fields, dict(self._fields()))
+        place = None
+        if spread is not None:
+            place = schedule.PlaceForTimes()
+            at = place.text
+        schedule.put_time(fields, at)
         template = JobTemplate(self._jobtype, fields)
         least, most = self._signature.least, self._signature.most
+        scheduled = commands.times_of((fields,))
 
-        def encode(rows: Sequence[Sequence[object]]) -> tuple[bytes, list[str]]:
+        def encode(rows: Sequence[Sequence[object]], first: int) -> Command[dict[str, str]]:
             try:
-                return template.encode_bulk(rows, least, most)
+                line, jids = template.encode_bulk(rows, least, most)
             except FaktoryPayloadError:
                 self._check_rows(rows)  # its errors have the names of the arguments
                 raise
+            if spread is None or place is None:
+                return commands.push_bulk_line(line, jids, scheduled)
+            times = spread.times(first, len(jids))
+            line = place.fill(line, times)
+            return commands.push_bulk_line(line, jids, times[:1] if scheduled else ())
 
         return encode
 
-    def _encode_each(self, rows: Sequence[Sequence[object]]) -> tuple[bytes, list[str]]:
-        """Run the middleware for each job; return a PUSHB of those that it did not stop."""
-        jobs: list[dict[str, Any]] = []
+    def _each(self, at: str | None, spread: Spread | None) -> _Encode:
+        """Return what runs the middleware for each job; it makes a PUSHB of those not stopped."""
+
+        def encode(rows: Sequence[Sequence[object]], first: int) -> Command[dict[str, str]]:
+            jobs: list[dict[str, Any]] = []
+
+            def keep(payload: dict[str, Any]) -> str:
+                self._debounce(payload)
+                # A copy: a change after `call_next` comes too late, as it does for a single job.
+                jobs.append(job_options.copy_of(prepare(payload)))
+                return jobs[-1]["jid"]  # type: ignore[no-any-return]
+
+            self._run_rows(rows, first, at, spread, keep)
+            return commands.push_bulk(jobs)
+
+        return encode
+
+    def _bulk_through(
+        self,
+        producer: Producer,
+        rows: Iterable[Sequence[object]],
+        at: str | None,
+        spread: Spread | None,
+    ) -> list[str]:
+        """Give a job for each row to a producer; return the jids before the jobs are sent."""
+        jids: list[str] = []
 
         def keep(payload: dict[str, Any]) -> str:
-            # A copy: a change after `call_next` comes too late, as it does for a single job.
-            jobs.append(job_options.copy_of(prepare(payload)))
-            return jobs[-1]["jid"]  # type: ignore[no-any-return]
+            jids.append(self._push_through(producer, payload))
+            return jids[-1]
 
+        source = iter(rows)
+        first = 0
+        try:
+            while chunk := list(islice(source, BULK_CHUNK)):
+                self._run_rows(chunk, first, at, spread, keep)
+                first += len(chunk)
+        except Exception as error:
+            if not jids or getattr(error, "_raised_by_job", False):
+                raise
+            raise FaktoryBulkError(
+                f"the producer has taken {len(jids)} jobs, and then there was an error: {error}",
+                jids=jids,
+            ) from error
+        return jids
+
+    def _run_rows(
+        self,
+        rows: Sequence[Sequence[object]],
+        first: int,
+        at: str | None,
+        spread: Spread | None,
+        keep: Callable[[dict[str, Any]], str],
+    ) -> None:
+        """Call `keep` with the payload of each row, inside of the middleware."""
         self._check_rows(rows)
+        times = None if spread is None else spread.times(first, len(rows))
         for index, row in enumerate(rows):
             try:
-                client_middleware.run(keep, self.payload(row))
+                payload = self.payload(row)
+                schedule.put_time(payload, at if times is None else times[index])
+                client_middleware.run(keep, payload)
             except FaktoryPayloadError as error:
                 raise FaktoryPayloadError(f"rows[{index}]: {error}") from None
-        return encode_push_bulk(jobs), [job["jid"] for job in jobs]
+
+
+def _log_failure(job: str, future: Future[str]) -> None:
+    error = None if future.cancelled() else future.exception()
+    if error is not None:
+        _log.error("%s, which a Producer has taken, is not queued: %s", job, error)

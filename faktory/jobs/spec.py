@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from ..exceptions import FaktoryPayloadError
 from ..proto import new_jid
 from . import options as job_options
+from .schedule import OnePush
 from .signature import Signature
 
 _NOT_CHECKED: Final[tuple[int, dict[str, Any], list[str]]] = (-1, {}, [])
@@ -27,10 +28,17 @@ class DeclaredJob(Protocol):
 class JobSpec:
     """A job type with its signature and its options."""
 
-    def __init__(self, jobtype: str, signature: Signature, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        jobtype: str,
+        signature: Signature,
+        options: Mapping[str, Any],
+        once: OnePush | None = None,
+    ) -> None:
         self._jobtype = jobtype
         self._signature = signature
         self._options = options
+        self._once = once
         # Of the default options in this version: the fields, and the Enterprise options among them.
         self._checked = _NOT_CHECKED
         try:
@@ -49,6 +57,12 @@ class JobSpec:
         """The job's type on the server."""
         return self._jobtype
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the declaration and of `set`."""
+        once = {} if self._once is None else self._once.options()
+        return job_options.merge(self._options, once)
+
     def payload(
         self, args: Sequence[object], kwargs: Mapping[str, object] | None = None
     ) -> dict[str, Any]:
@@ -57,9 +71,15 @@ class JobSpec:
             bound = self._signature.bind(args, kwargs or {})
         except TypeError as error:
             raise TypeError(f"{self._jobtype}: {error}") from None
+        return self.payload_of(bound)
+
+    def payload_of(self, bound: list[Any]) -> dict[str, Any]:
+        """Return the wire dict of a job whose arguments are bound already."""
         made = {"jid": new_jid(), "jobtype": self._jobtype, "args": bound, **self._fields()}
         if "custom" in made:
             made["custom"] = job_options.copy_of(made["custom"])
+        if self._once is not None:
+            self._once.apply(made)
         return made
 
     def _fields(self) -> dict[str, Any]:
