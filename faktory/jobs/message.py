@@ -45,7 +45,7 @@ class PushedJob(Protocol):
     def check_enterprise(self, pool: Pool | Producer | None) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Message:
     """A job with its arguments and options, made by `job.message(...)`; it cannot be changed.
 
@@ -101,11 +101,15 @@ class Message:
         return f"<faktory.Message {self.jobtype}({clip(args, 200)}){options}>"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, repr=False)
 class JobChain:
     """Jobs of which each is pushed when the one before it has succeeded; see `chain`."""
 
     messages: tuple[Message, ...]
+
+    def __repr__(self) -> str:
+        jobs = ", ".join(message.jobtype for message in self.messages)
+        return f"<faktory chain: {clip(jobs, 200)}>"
 
     def push(self) -> str:
         """Push the first job, which carries the others; return its jid.

@@ -280,7 +280,7 @@ class Push(JobSpec, Generic[P]):
     def _push_through(self, producer: Producer, payload: dict[str, Any]) -> str:
         """Push through a producer; return the jid before the job is sent."""
         future = self._hand_over(producer, payload)
-        if future.done():
+        if network.current.in_process and future.done():
             return future.result()  # raises what went wrong
         jid: str = payload["jid"]
         future.add_done_callback(partial(_log_failure, f"{self._jobtype} {jid}"))
