@@ -3,8 +3,9 @@
 The types of the public signatures are here, too.
 """
 
+from . import backoff
 from .batch import Batch, Callback
-from .context import JobContext, current_job
+from .context import JobContext, LastError, current_job
 from .definition import FunctionJob, Job, external, job
 from .message import JobChain, Message, chain
 from .middleware import (
@@ -17,6 +18,7 @@ from .middleware import (
 )
 from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
+from .registry import ExhaustedHandler
 from .spec import DeclaredJob
 
 __all__ = [
@@ -27,17 +29,20 @@ __all__ = [
     "Declared",
     "DeclaredJob",
     "Duration",
+    "ExhaustedHandler",
     "FunctionJob",
     "Instant",
     "Job",
     "JobChain",
     "JobContext",
+    "LastError",
     "Message",
     "Next",
     "Options",
     "Push",
     "PushOptions",
     "WorkerMiddleware",
+    "backoff",
     "chain",
     "client_middleware",
     "current_job",
