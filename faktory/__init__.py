@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .client import Client, Pool, Producer
-    from .client.defaults import configure
+    from .client.defaults import configure, pool
     from .client.factory import connection, get_client
     from .exceptions import (
         Discard,
@@ -98,6 +98,7 @@ __all__ = [
     "implementation_info",
     "job",
     "on",
+    "pool",
     "worker_middleware",
 ]
 
@@ -105,6 +106,7 @@ _ROOMS = {"client", "exceptions", "jobs", "proto", "server", "worker"}
 _MODULES = {
     "configure": "client.defaults",
     "default_job_options": "jobs.options",
+    "pool": "client.defaults",
     "implementation": "proto",
     "implementation_info": "proto",
     **dict.fromkeys(("Client", "Pool", "Producer"), "client"),

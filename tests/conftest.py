@@ -37,6 +37,7 @@ ONCE = [
     "cli/test_any_moment.py",
     "cli/test_backlog.py",
     "cli/test_config.py",
+    "cli/test_configured.py",
     "cli/test_conflict.py",
     "cli/test_doctor.py",
     "cli/test_ending.py",

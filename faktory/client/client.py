@@ -8,7 +8,6 @@ one.
 from __future__ import annotations
 
 import logging
-import os
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -16,39 +15,36 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..exceptions import FaktoryServerError
 from ..wire import commands, failure
-from ..wire.address import Address, find_url, parse
+from ..wire.address import Address, parse
 from ..wire.commands import Command, Target, WorkerState
 from ..wire.log import Log
 from ..wire.payload import DEFAULT_RETRY, prepare
 from ..wire.session import Answer
 from ..wire.types import AnyJob, BatchStatus, FetchedJob, JobProgress, ServerInfo
-from ..wire.validate import check_labels, check_printable, check_timeout, clip
-from . import bulk, compat
+from ..wire.validate import check_labels, check_printable, clip
+from . import bulk, compat, settings
 from .connections import Connection
-from .sockets import find_keepalive
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 T = TypeVar("T")
 
-DEFAULT_TIMEOUT = 10.0
-"""Seconds, more than the 5 that the server gives itself for a command."""
-
 
 class Client:
     """A producer's, or a worker's, connection to a Faktory server.
 
-    `faktory` is the address, by default the environment's. `timeout` is the seconds for connecting
-    and, without progress, for each answer: PUSHB has 15 at least, and FETCH waits as long as the
-    server's machine is there. After `tcp_keepalive` seconds without traffic (by default those of
-    FAKTORY_TCP_KEEPALIVE, or 15) the system asks whether it is; without an answer for twice as
-    long, or four times after a FETCH, the connection is broken. With a `worker_id` the server
-    counts it as a worker from the moment it connects, and expects beats; its pages show `labels`.
-    `log` gets messages of `connect`, `disconnect` and `queue`. Every method but `disconnect`,
-    `close` and `interrupt` connects if need be, and raises FaktoryConnectionError, or a class below
-    it, if it cannot or if the connection breaks. After FaktoryServerError, from the server, the
-    connection is fine; after ValueError and FaktoryPayloadError nothing was sent.
+    `faktory` is the address. Without it, a `timeout`, an `ssl_context` or a `tcp_keepalive`, those
+    of `faktory.configure` count as they are when the client is made, then the variables. `timeout`
+    is the seconds (10) for connecting and, without progress, for each answer: PUSHB has 15 at
+    least, and FETCH waits as long as the server's machine is there. After `tcp_keepalive` seconds
+    (15) without traffic the system asks whether it is; without an answer for twice as long, or four
+    times after a FETCH, the connection is broken. With a `worker_id` the server counts it as a
+    worker from the moment it connects, and expects beats; its pages show `labels`. `log` gets
+    messages of `connect`, `disconnect` and `queue`. Every method but `disconnect`, `close` and
+    `interrupt` connects if need be, and raises FaktoryConnectionError, or a class below it, if it
+    cannot or if the connection breaks. After FaktoryServerError, from the server, the connection is
+    fine; after ValueError and FaktoryPayloadError nothing was sent.
 
     With `at_least_once`, a push whose outcome is unknown is sent again, once: the job may be
     queued twice then. At level DEBUG the log shows every command and answer, the contents of jobs
@@ -63,7 +59,7 @@ class Client:
         faktory: str | None = None,
         connection: compat.FakeConnection | None = None,
         *,
-        timeout: float | timedelta = DEFAULT_TIMEOUT,
+        timeout: float | timedelta = settings.CONFIGURED,
         buffer_size: int = 4096,  # noqa: ARG002
         labels: Sequence[str] | None = None,
         worker_id: str | None = None,
@@ -76,8 +72,9 @@ class Client:
         self.faktory: Address
         self.log = log or logging.getLogger("faktory.connection")
         self._log = Log(self.log)
-        self.timeout = check_timeout("timeout", timeout, allow_zero=False)
-        self.tcp_keepalive = find_keepalive(tcp_keepalive, os.environ)
+        self._settings = using = settings.current
+        self.timeout = using.find_timeout(timeout)
+        self.tcp_keepalive = using.find_tcp_keepalive(tcp_keepalive)
         identity: dict[str, object] = {"labels": [] if labels is None else check_labels(labels)}
         if worker_id is not None:
             if not isinstance(worker_id, str) or not worker_id:
@@ -88,8 +85,11 @@ class Client:
         self._announced = False
         self._temporary = compat.TemporaryConnections()
         self._connection: Connection | compat.CompatConnection
+        self.ssl_context = ssl_context
         if connection is None:
-            self.faktory = parse(faktory or find_url(os.environ))
+            self.faktory = parse(faktory or using.find_url())
+            if ssl_context is None and (self.faktory.tls or not faktory):
+                self.ssl_context = ssl_context = using.ssl_context
             if ssl_context is not None and not self.faktory.tls:
                 raise ValueError(
                     f"there is an ssl_context, but {self.faktory} is an address without TLS: "

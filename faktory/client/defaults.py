@@ -1,33 +1,32 @@
-"""The pool that this process pushes through, by `faktory.configure`, the environment or default.
+"""The settings of this process, and the pool that it pushes through.
 
-`FAKTORY_*` variables are read when the default pool is made: with the first push, not at import.
-A forked child pushes to the same server as its parent, over connections of its own.
+The default pool is made with the first push, of `faktory.configure`, the variables of that moment
+and the defaults. A forked child pushes to the same server as its parent, over connections of its
+own.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from ..wire.address import find_url, parse
+from ..wire.address import parse
 from ..wire.validate import check_timeout
-from . import network
-from .client import DEFAULT_TIMEOUT, Client
+from . import network, settings
+from .client import Client
 from .pool import Pool, check_size
-from .sockets import check_keepalive, find_keepalive
+from .sockets import check_keepalive
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-N = TypeVar("N", int, float)
-
 _lock = Lock()
-_settings: dict[str, Any] = {}
 _pool: Pool | None = None
 
 
@@ -39,19 +38,27 @@ def configure(
     timeout: float | timedelta | None = None,
     ssl_context: SSLContext | None = None,
     tcp_keepalive: float | timedelta | None = None,
+    enterprise: bool | None = None,
 ) -> None:
-    """Set where `perform_async` and its like push to; arguments that are None change nothing.
+    """Set what counts wherever it is not passed; arguments that are None change nothing.
 
-    `url` is an address; `pool_size` connections at most (20); `pool_timeout` seconds to wait for a
-    free one (5); `timeout` seconds for connecting and for each answer (10); `tcp_keepalive` seconds
-    without traffic after which the system asks whether the server is there (15). Each but
-    `ssl_context` is also a variable, which counts unless it is set here: FAKTORY_URL (or the one
-    that FAKTORY_PROVIDER names), FAKTORY_POOL_SIZE, FAKTORY_POOL_TIMEOUT, FAKTORY_TIMEOUT,
-    FAKTORY_TCP_KEEPALIVE. A change drops the default pool; pushes in progress end on the old one.
-    ValueError for a bad value.
+    `perform_async` and its like, every client, pool, producer and worker that is made without an
+    address, and the commands that load the program use `url`; `timeout` seconds (10) for connecting
+    and for each answer; `ssl_context`; `tcp_keepalive` seconds (15) without traffic after which the
+    system asks whether the server is there. A client or worker keeps what it was made with. The
+    default pool has `pool_size` connections at most (20), and `pool_timeout` seconds (5) to wait
+    for a free one. A call drops it; pushes in progress end on the old one.
+
+    With `enterprise`, the server is taken to know the options of Faktory Enterprise; without it, or
+    with False, the server is asked before the first job with such options.
+
+    Each but `ssl_context` is also a variable, which counts unless it is set here: FAKTORY_URL (or
+    the one that FAKTORY_PROVIDER names), FAKTORY_POOL_SIZE, FAKTORY_POOL_TIMEOUT, FAKTORY_TIMEOUT,
+    FAKTORY_TCP_KEEPALIVE, FAKTORY_ENTERPRISE. ValueError for a bad value.
     """
-    global _pool
-    given = {
+    if enterprise is not None and not isinstance(enterprise, bool):
+        raise ValueError(f"enterprise is {enterprise!r}: it is True or False.")
+    given: dict[str, Any] = {
         "url": None if url is None else parse(url).url,
         "pool_size": None if pool_size is None else check_size(pool_size),
         "pool_timeout": None
@@ -62,27 +69,42 @@ def configure(
         "tcp_keepalive": None
         if tcp_keepalive is None
         else check_keepalive("tcp_keepalive", tcp_keepalive),
+        "enterprise": enterprise,
     }
-    with _lock:
-        _settings.update({name: value for name, value in given.items() if value is not None})
-        old, _pool = _pool, None
-    if old is not None:
-        old.close()
+    changes = {name: value for name, value in given.items() if value is not None}
+    _use(lambda before: replace(before, **changes))
 
 
 @contextmanager
-def configured(**settings: Any) -> Iterator[None]:
+def configured(**given: Any) -> Iterator[None]:
     """Use these settings, and no others, for a `with` block; see `configure`."""
-    global _settings
-    with _lock:
-        before, _settings = _settings, {}
+    before = _use(lambda _: settings.Settings())
     try:
-        configure(**settings)
+        configure(**given)
         yield
     finally:
-        with _lock:
-            _settings = before
-        configure()
+        _use(lambda _: before)
+
+
+def _use(change: Callable[[settings.Settings], settings.Settings]) -> settings.Settings:
+    """Change the settings and drop the default pool; return the settings before."""
+    global _pool
+    with _lock:
+        before = settings.current
+        settings.current = change(before)
+        old, _pool = _pool, None
+    if old is not None:
+        old.close()
+    return before
+
+
+def pool() -> Pool:
+    """Return the pool that `perform_async` and its like push through, for commands of your own.
+
+    `with faktory.pool().client() as client:` lends one of its clients. `configure` drops the pool,
+    so ask for it each time.
+    """
+    return default_pool()
 
 
 def default_pool() -> Pool:
@@ -134,28 +156,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def _make_pool() -> Pool:
-    timeout = _setting("timeout", float, DEFAULT_TIMEOUT)
-    url = _settings.get("url") or find_url(os.environ)
-    context = _settings.get("ssl_context")
-    keepalive = find_keepalive(_settings.get("tcp_keepalive"), os.environ)
+    using = settings.current
+    url, timeout, keepalive = using.find_url(), using.find_timeout(), using.find_tcp_keepalive()
+    context = using.ssl_context
     return Pool(
         lambda: Client(url, timeout=timeout, ssl_context=context, tcp_keepalive=keepalive),
-        size=_setting("pool_size", int, 20),
-        timeout=_setting("pool_timeout", float, 5.0),
+        size=using.find_pool_size(),
+        timeout=using.find_pool_timeout(),
     )
-
-
-def _setting(name: str, kind: type[N], default: N) -> N:
-    if name in _settings:
-        return _settings[name]  # type: ignore[no-any-return]
-    variable = f"FAKTORY_{name.upper()}"
-    text = os.environ.get(variable)
-    if not text:
-        return default
-    try:
-        value = kind(text)
-    except ValueError:
-        value = kind(0)
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{variable} is {text!r}: it must be a number above 0.")
-    return value

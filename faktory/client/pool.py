@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from ..exceptions import FaktoryTimeout
 from ..wire.validate import check_timeout
-from . import fork, network
+from . import fork, network, settings
 from .client import Client
 from .factory import client_factory
 
@@ -31,8 +31,9 @@ def check_size(size: int) -> int:
 class Pool:
     """Up to `size` clients, made when first needed, each used by one thread at a time.
 
-    `make` is the server's address, or a function that makes a client. `timeout` is the seconds to
-    wait for a client to be released; FaktoryTimeout after that.
+    `make` is the server's address, or a function that makes a client; without it the clients are
+    those of `faktory.configure`, also after it was called again. `timeout` is the seconds to wait
+    for a client to be released; FaktoryTimeout after that.
     """
 
     _process: object
@@ -49,6 +50,8 @@ class Pool:
         self.size = check_size(size)
         self.timeout = check_timeout("timeout", timeout)
         self._make = client_factory(make)
+        self._configured = make is Client
+        self._settings = settings.current
         self._closed = False
         self.reset_after_fork()
         fork.register(self)
@@ -63,6 +66,8 @@ class Pool:
             finally:
                 client.close()  # the test mode may have ended meanwhile
             return
+        if self._settings is not settings.current:
+            self._follow_settings()
         process = self._process
         client = self._acquire()
         try:
@@ -75,13 +80,8 @@ class Pool:
 
     def close(self) -> None:
         """Disconnect the clients, those in use when they are released."""
-        with self._lock:
-            self._closed = True
-            idle = self._idle.copy()
-            self._idle.clear()
-            self._made -= len(idle)
-        for client in idle:
-            client.close()
+        self._closed = True
+        self._disconnect_idle()
 
     def reset_after_fork(self) -> None:
         """Start with no clients: for `fork`, in the child."""
@@ -90,6 +90,25 @@ class Pool:
         self._made = 0  # clients that exist, in use or idle
         self._idle = []
         self._waiters: deque[queue.SimpleQueue[Client | None]] = deque()
+
+    def _disconnect_idle(self) -> None:
+        with self._lock:
+            idle = self._idle.copy()
+            self._idle.clear()
+            self._made -= len(idle)
+        for client in idle:
+            client.close()
+
+    def _follow_settings(self) -> None:
+        """Disconnect the clients that `configure` has made outdated."""
+        self._settings = settings.current
+        if self._configured:
+            self._disconnect_idle()
+
+    def _is_outdated(self, client: Client | None) -> bool:
+        if client is None or not self._configured:
+            return False
+        return client._settings is not settings.current
 
     def _acquire(self) -> Client:
         with self._lock:
@@ -139,7 +158,7 @@ class Pool:
     def _release(self, client: Client | None) -> None:
         """Pass a client, or None, to the thread that waits longest; else keep it."""
         with self._lock:
-            kept = None if self._closed else client
+            kept = None if self._closed or self._is_outdated(client) else client
             if self._waiters:
                 self._waiters.popleft().put(kept)
             elif kept is not None:

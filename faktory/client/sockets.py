@@ -11,7 +11,6 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from math import ceil
@@ -33,8 +32,6 @@ forget a connection that is idle for 240 s (Azure) or 350 s (AWS), others much s
 MAX_KEEPALIVE: Final = 32767.0
 """Seconds that Linux accepts at most (`include/net/tcp.h: MAX_TCP_KEEPIDLE`)."""
 
-_VARIABLE: Final = "FAKTORY_TCP_KEEPALIVE"
-
 PROBES: Final = 3
 """How many questions without an answer mean that the peer is gone, a third of that time apart."""
 
@@ -54,21 +51,6 @@ def check_keepalive(name: str, value: float | timedelta) -> float:
     if seconds > MAX_KEEPALIVE:
         raise ValueError(f"{name} is {value}: it must be {MAX_KEEPALIVE:g} seconds or less.")
     return seconds
-
-
-def find_keepalive(value: float | timedelta | None, environ: Mapping[str, str]) -> float:
-    """Return the seconds that were passed, else those of FAKTORY_TCP_KEEPALIVE, else 15."""
-    if value is not None:
-        return check_keepalive("tcp_keepalive", value)
-    if not (text := environ.get(_VARIABLE)):
-        return TCP_KEEPALIVE
-    try:
-        return check_keepalive(_VARIABLE, float(text))
-    except ValueError:
-        raise ValueError(
-            f"{_VARIABLE} is {text!r}: it must be a number of seconds above 0, "
-            f"and {MAX_KEEPALIVE:g} or less."
-        ) from None
 
 
 class Route(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from ..client import Pool, Producer
@@ -35,6 +36,8 @@ class PushedJob(Protocol):
     def pool(self) -> Pool | Producer | None: ...
 
     def payload_of(self, bound: list[Any]) -> dict[str, Any]: ...
+
+    def complete(self, payload: dict[str, Any]) -> None: ...
 
     def push_payload(self, payload: dict[str, Any]) -> str: ...
 
@@ -142,7 +145,8 @@ class JobChain:
         """Return the payload of the first job, or None and what the middleware returned."""
         following: list[dict[str, Any]] = []
 
-        def keep(payload: dict[str, Any]) -> str:
+        def keep(message: Message, payload: dict[str, Any]) -> str:
+            message._job.complete(payload)
             sent: dict[str, Any] = job_options.copy_of(prepare(payload))
             encode_push(sent)  # its error has the path in this job, not that in the chain
             following.append(sent)
@@ -151,7 +155,7 @@ class JobChain:
         pool = producer or self._first.pool
         for index, message in enumerate(self.messages[1:], 1):
             try:
-                returned = message._job.run_middleware(message.to_dict(), keep)
+                returned = message._job.run_middleware(message.to_dict(), partial(keep, message))
             except FaktoryPayloadError as error:
                 raise FaktoryPayloadError(f"job {index + 1} of the chain: {error}") from None
             if len(following) < index:

@@ -7,8 +7,8 @@ options of a job win over `default_job_options`, which count as they are when it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, MutableMapping
-from datetime import datetime, timedelta
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from itertools import count
 from types import MappingProxyType
@@ -29,10 +29,13 @@ class Options(TypedDict, total=False):
     has for it (1800; 60 at least, 86,400 at most). `backtrace`: lines of traceback kept with a
     failure (0; the server keeps 50 at most). `custom`: a dict of JSON that goes with the job.
 
+    `expires_in`, seconds, or `expires_at`, a time, after which the job is not run any more: the
+    server drops it, or a worker of this package does. The seconds count from the push, or from the
+    time of a scheduled job.
+
     With Faktory Enterprise only, else FaktoryEnterpriseRequired when the job is pushed:
     `unique_for`, seconds in which a second job with the same type, arguments and queue is refused;
-    `unique_until`, "success" (the default) or "start"; `expires_in`, seconds, or `expires_at`, a
-    time, after which the job is not run any more; `track`, whether it may report progress.
+    `unique_until`, "success" (the default) or "start"; `track`, whether it may report progress.
     """
 
     queue: str | None
@@ -90,8 +93,11 @@ NAMES: Final = frozenset(get_type_hints(Options))
 
 OF_ONE_PUSH: Final = ("jid", "at", "debounce")
 
-ENTERPRISE: Final = ("unique_for", "unique_until", "expires_in", "expires_at", "track")
-"""Options that go into `custom`; an open-source server ignores them without an error."""
+ENTERPRISE: Final = ("unique_for", "unique_until", "track")
+"""Options that an open-source server ignores without an error."""
+
+IN_CUSTOM: Final = (*ENTERPRISE, *sorted(EXPIRY))
+"""Options that go into `custom`."""
 
 
 def check(options: Mapping[str, Any], where: str) -> None:
@@ -145,8 +151,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_wire(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options as fields of a job's wire dict."""
-    fields = {name: copy_of(value) for name, value in options.items() if name not in ENTERPRISE}
-    custom = enterprise(options)
+    fields = {name: copy_of(value) for name, value in options.items() if name not in IN_CUSTOM}
+    custom = _given(options, IN_CUSTOM)
     for name in ("unique_for", "expires_in"):
         if name in custom:
             custom[name] = _whole_seconds(name, custom[name])
@@ -180,9 +186,32 @@ def to_fields(options: Mapping[str, Any], jobtype: str = "any") -> dict[str, Any
 
 def enterprise(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are given and need Faktory Enterprise."""
-    given = {name: options.get(name) for name in ENTERPRISE}
+    return _given(options, ENTERPRISE)
+
+
+def _given(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    given = {name: options.get(name) for name in names}
     given["track"] = given["track"] or None  # False and 0 are off
     return {name: value for name, value in given.items() if not (value is None or value is False)}
+
+
+def fix_expiry(payload: dict[str, Any]) -> None:
+    """Make a job's `expires_in` the time at which it expires; called when the job is pushed.
+
+    It counts from the job's `at`, else from now. A value of another program's is left alone.
+    """
+    custom = payload["custom"]
+    seconds = custom.get("expires_in") if isinstance(custom, dict) else None
+    if not isinstance(seconds, (int, float)) or seconds is True or "expires_at" in custom:
+        return
+    at = payload.get("at")
+    try:
+        start = datetime.now(UTC) if at is None else datetime.fromisoformat(check_instant("at", at))
+        end = check_instant("expires_in", start + timedelta(seconds=seconds))
+    except (OverflowError, ValueError):  # after the year 9999; or the push refuses the `at`
+        return
+    payload["custom"] = {name: item for name, item in custom.items() if name != "expires_in"}
+    payload["custom"]["expires_at"] = end
 
 
 def copy_of(value: Any) -> Any:

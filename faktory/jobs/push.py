@@ -1,34 +1,26 @@
-"""Pushing jobs of one type: arguments, options, and the pool or producer they go through.
+"""Pushing jobs of one type: arguments and options, one job or many, now or later.
 
-Rules: every job passes `client_middleware` as it will be sent; many jobs of one type are rendered
-from one template while that chain has only built-in middleware. A job with Enterprise options is
-not sent to an open-source server, which would ignore them without an error. No error of a job that
-a producer has taken is lost: it is logged if nobody has the future.
+Rules: every job passes `client_middleware` as it will be sent (`sending.py`); many jobs of one type
+are rendered from one template while that chain has only built-in middleware.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from concurrent.futures import Future
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import islice
-from typing import Any, Final, Generic, ParamSpec, Unpack
-from weakref import WeakSet
+from typing import Any, Generic, ParamSpec, Unpack
 
-from ..client import Client, Pool, Producer, defaults, network
+from ..client import Pool, Producer, defaults, network
 from ..client.bulk import push_chunk
 from ..exceptions import (
     FaktoryBulkError,
-    FaktoryEnterpriseRequired,
     FaktoryError,
     FaktoryPayloadError,
 )
-from ..proto import JobTemplate, new_jid
+from ..proto import JobTemplate
 from ..wire import commands
 from ..wire.commands import Command
-from ..wire.log import Log
 from ..wire.payload import prepare
 from ..wire.validate import check_instant
 from . import options as job_options
@@ -37,9 +29,7 @@ from .message import Message
 from .middleware import client_middleware
 from .options import PushOptions
 from .schedule import OnePush, Spread
-from .signature import Signature
-from .spec import JobSpec
-from .validation import check_pool
+from .sending import Sender, fix_expiry
 
 P = ParamSpec("P")
 
@@ -52,37 +42,12 @@ Duration = float | timedelta
 BULK_CHUNK = 1000
 """Jobs in one PUSHB: the round trip hardly counts, and the server's 5 s for it are far."""
 
-_enterprise: WeakSet[Pool | Producer] = WeakSet()
-"""Those whose server is known to be a Faktory Enterprise."""
-
-_log: Final = Log(logging.getLogger("faktory.producer"))
-
 _Encode = Callable[[Sequence[Sequence[object]], int], Command[dict[str, str]]]
 """Makes a PUSHB of rows, the first of which has this number."""
 
 
-class Push(JobSpec, Generic[P]):
+class Push(Sender, Generic[P]):
     """A job type with options, ready to be pushed."""
-
-    def __init__(
-        self,
-        jobtype: str,
-        signature: Signature,
-        options: Mapping[str, Any],
-        pool: Pool | Producer | None = None,
-        once: OnePush | None = None,
-    ) -> None:
-        check_pool(pool, producer=True)
-        super().__init__(jobtype, signature, options, once)
-        self._pool = pool
-
-    def __getstate__(self) -> dict[str, Any]:
-        if self._pool is not None:
-            raise TypeError(
-                f"{self._jobtype} has a pool of its own, and connections cannot be pickled: "
-                "use set(pool=...) in the process that pushes."
-            )
-        return super().__getstate__()
 
     def set(
         self, *, pool: Pool | Producer | None = None, **options: Unpack[PushOptions]
@@ -208,11 +173,6 @@ class Push(JobSpec, Generic[P]):
         return pushed
 
     @property
-    def pool(self) -> Pool | Producer | None:
-        """The pool or producer given to `set`; None for that of the process."""
-        return self._pool
-
-    @property
     def jobs(self) -> list[dict[str, Any]]:
         """In a test mode: the waiting jobs of this type, as wire dicts."""
         return network.memory().jobs_of(self._jobtype)
@@ -229,89 +189,11 @@ class Push(JobSpec, Generic[P]):
         """In a test mode: run the job of this type that waits longest."""
         network.memory().perform_one(self._jobtype)
 
-    def push_payload(self, payload: dict[str, Any]) -> str:
-        """Push a wire dict of this job, through the middleware; return as `perform_async`."""
-        return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
-
-    def push_payload_to(self, producer: Producer, payload: dict[str, Any]) -> Future[str]:
-        """Push a wire dict of this job through a producer, and the middleware.
-
-        If a middleware stops the push, the future's result is what the middleware returned.
-        """
-        taken: list[Future[str]] = []
-
-        def send(payload: dict[str, Any]) -> str:
-            taken.append(self._hand_over(producer, payload))
-            return payload["jid"]  # type: ignore[no-any-return]
-
-        returned = self.run_middleware(payload, send)
-        if not taken:
-            stopped: Future[Any] = Future()
-            stopped.set_result(returned)
-            return stopped
-        return taken[0]
-
-    def run_middleware(self, payload: dict[str, Any], keep: Callable[..., object]) -> object:
-        """Run the middleware with `keep` in the place of the push; return what it returns."""
-        return client_middleware.run(keep, payload)
-
-    def check_enterprise(self, pool: Pool | Producer | None) -> None:
-        """Raise FaktoryEnterpriseRequired if the server would ignore options of the job."""
-        if self._checked[2] and not network.current.in_process:
-            pool = pool or defaults.default_pool()
-            with pool.client() as client:
-                self._check_enterprise(client, pool)
-
     def _push(self, args: Sequence[object], kwargs: Mapping[str, object], at: str | None) -> str:
         payload = self.payload(args, kwargs)
         if at is not None:
             schedule.put_time(payload, at)
         return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
-
-    def _send(self, payload: dict[str, Any]) -> str:
-        pool = self._pool or defaults.default_pool()
-        if isinstance(pool, Producer):
-            return self._push_through(pool, payload)
-        self._debounce(payload)
-        with pool.client() as client:
-            self._check_enterprise(client, pool)
-            return client.push(payload)
-
-    def _push_through(self, producer: Producer, payload: dict[str, Any]) -> str:
-        """Push through a producer; return the jid before the job is sent."""
-        future = self._hand_over(producer, payload)
-        if network.current.in_process and future.done():
-            return future.result()  # raises what went wrong
-        jid: str = payload["jid"]
-        future.add_done_callback(partial(_log_failure, f"{self._jobtype} {jid}"))
-        return jid
-
-    def _hand_over(self, producer: Producer, payload: dict[str, Any]) -> Future[str]:
-        self._debounce(payload)
-        if producer not in _enterprise:
-            self.check_enterprise(producer)
-        payload.setdefault("jid", new_jid())
-        return producer.push(payload)
-
-    def _debounce(self, payload: dict[str, Any]) -> None:
-        """Give a debounced job its jid again, as a middleware may have changed the job."""
-        if self._once is not None and self._once.window is not None:
-            schedule.debounce(payload, self._once.window)
-
-    def _check_enterprise(self, client: Client, pool: Pool | Producer) -> None:
-        """Raise FaktoryEnterpriseRequired if the job needs it and the server would ignore that."""
-        needed = self._checked[2]
-        # The answer of a test mode must not be remembered as that of the pool's server.
-        if not needed or pool in _enterprise or network.current.in_process:
-            return
-        server: object = client.info().get("server")
-        description = server.get("description") if isinstance(server, dict) else None
-        if "enterprise" not in str(description).lower():
-            raise FaktoryEnterpriseRequired(
-                f"the job {self._jobtype} is not pushed: this server is not a Faktory Enterprise "
-                f"and would ignore {', '.join(needed)}. Leave that out, or set({needed[0]}=None)."
-            )
-        _enterprise.add(pool)
 
     def _start_of_bulk(self, at: Instant | None, over: Duration | None) -> str | None:
         """Return when the first job of many is to run; None for now."""
@@ -332,7 +214,10 @@ class Push(JobSpec, Generic[P]):
         """Return what renders rows at once, all with the same fields."""
         fields = client_middleware.run(lambda fields: fields, dict(self._fields()))
         place = None
+        expires = "expires_in" in (fields.get("custom") or ())
         if spread is not None:
+            if expires:  # each at a time of its own
+                return self._each(at, spread)
             place = schedule.PlaceForTimes()
             at = place.text
         schedule.put_time(fields, at)
@@ -341,8 +226,12 @@ class Push(JobSpec, Generic[P]):
         scheduled = commands.times_of((fields,))
 
         def encode(rows: Sequence[Sequence[object]], first: int) -> Command[dict[str, str]]:
+            used = template
+            if expires:  # from the push on, and `rows` may take its time
+                fix_expiry(now := dict(fields))
+                used = JobTemplate(self._jobtype, now)
             try:
-                line, jids = template.encode_bulk(rows, least, most)
+                line, jids = used.encode_bulk(rows, least, most)
             except FaktoryPayloadError:
                 self._check_rows(rows)  # its errors have the names of the arguments
                 raise
@@ -361,7 +250,7 @@ class Push(JobSpec, Generic[P]):
             jobs: list[dict[str, Any]] = []
 
             def keep(payload: dict[str, Any]) -> str:
-                self._debounce(payload)
+                self.complete(payload)
                 # A copy: a change after `call_next` comes too late, as it does for a single job.
                 jobs.append(job_options.copy_of(prepare(payload)))
                 return jobs[-1]["jid"]  # type: ignore[no-any-return]
@@ -418,9 +307,3 @@ class Push(JobSpec, Generic[P]):
                 client_middleware.run(keep, payload)
             except FaktoryPayloadError as error:
                 raise FaktoryPayloadError(f"rows[{index}]: {error}") from None
-
-
-def _log_failure(job: str, future: Future[str]) -> None:
-    error = None if future.cancelled() else future.exception()
-    if error is not None:
-        _log.error("%s, which a Producer has taken, is not queued: %s", job, error)

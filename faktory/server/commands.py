@@ -42,7 +42,7 @@ from .errors import CommandError
 from .go import json as go_json
 from .go.json import INT, STRING, STRINGS, GoType, JSONError
 from .go.long import LONG, load_in_slices
-from .job import JOB, StoredJob
+from .job import JOB, StoredJob, move_expiry
 from .slices import Steps, finish
 from .state import ServerState
 from .workers import ClientRecord
@@ -126,8 +126,15 @@ def _refusal(error: Exception) -> bytes:
     return encode_error("internal error")
 
 
+def _read_job(call: Call, fields: Any, path: str = "") -> StoredJob:
+    job = StoredJob(go_json.read_struct(JOB, fields, path))
+    if call.state.offset:
+        move_expiry(job, call.state.offset)
+    return job
+
+
 def push(call: Call) -> Reply:
-    job = StoredJob(go_json.read_struct(JOB, call.load()))
+    job = _read_job(call, call.load())
     store = call.state.store
     if store.quota is not None:
         store.check(job)
@@ -145,7 +152,7 @@ def push_bulk(call: Call) -> Steps[Reply]:
 
     def take(item: Any) -> None:
         nonlocal count
-        job = StoredJob(go_json.read_struct(JOB, item, f".{count}"))
+        job = _read_job(call, item, f".{count}")
         count += 1
         if count > MAX_JOBS:
             raise CommandError(f"a PUSHB has more than {MAX_JOBS} jobs: {LIMIT}")

@@ -252,6 +252,7 @@ class ServerState:
 
     def _new_store(self, kind: type[Store]) -> Store:
         store = kind(self.clock)
+        store.offset = lambda: self.offset
         if self._max_memory is not None:
             store.quota = Quota(self._max_memory)
         return store

@@ -22,7 +22,7 @@ from .filters import Matches
 from .go import json as go_json
 from .go import time as go_time
 from .go.time import SECOND
-from .job import Failure, Quota, Reservation, StoredJob
+from .job import Failure, Quota, Reservation, StoredJob, move_expiry
 from .slices import ITEMS, Steps, chunks
 from .sorted_set import SortedSet
 
@@ -65,6 +65,8 @@ class Store:
     def __init__(self, clock: Callable[[], int], random: Random | None = None) -> None:
         """`clock` returns nanoseconds since the epoch."""
         self.clock = clock
+        self.offset: Callable[[], int] = lambda: 0
+        """Returns the nanoseconds by which `clock` is ahead of the clients'."""
         self.queues: dict[str, deque[StoredJob]] = {}
         self.scheduled: SortedSet[StoredJob] = SortedSet()
         self.retries: SortedSet[StoredJob] = SortedSet()
@@ -200,7 +202,7 @@ class Store:
         reservation = Reservation(job, wid, now, now + seconds * SECOND, member)
         self.working.add(reservation.expires_at, member, reservation)
         self.reservations[job.jid] = reservation
-        return job.payload
+        return job.payload if not (ahead := self.offset()) else _as_client_sees_it(job, ahead)
 
     def acknowledge(self, jid: str) -> None:
         """End a job; one that is not reserved is ignored [Go: manager/working.go, Acknowledge]."""
@@ -437,3 +439,14 @@ def _free(jobs: deque[StoredJob] | None) -> Steps[None]:
 def _clean(text: str, limit: int) -> str:
     """Strip a text and cut it to `limit` bytes; "unknown" if it is empty [Go: manager/retry.go]."""
     return go_json.decode(text.strip(_SPACE).encode()[:limit]) or "unknown"
+
+
+def _as_client_sees_it(job: StoredJob, ahead: int) -> bytes:
+    """Return the payload for a client whose clock is so many nanoseconds behind."""
+    custom, payload = job.custom, job.payload
+    move_expiry(job, -ahead)
+    if job.custom is custom:
+        return payload
+    seen = job.render()
+    job.custom, job.payload = custom, payload
+    return seen

@@ -80,6 +80,7 @@ class MemoryServer(MemoryNetwork):
         self._lock = RLock()
         self._state = ServerState(enterprise=True)
         self._store = self._state.store = _Store(self._state.clock)
+        self._store.offset = lambda: self._state.offset
         fork.register(self)
 
     def __repr__(self) -> str:

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..client import Client
+from ..client.settings import CONFIGURED
 from ..jobs.runner import JobRunner
 from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration
@@ -44,18 +45,19 @@ if TYPE_CHECKING:
 class Worker:
     """Fetches jobs from `queues` and runs up to `concurrency` of them at a time.
 
-    `faktory` is the server's address, None the environment's. `queues` is a list (strict order)
-    or a mapping of weights. `disconnect_wait` is the grace period: how long jobs may go on when
-    the worker stops. What runs a job is what was registered on this worker, else what
-    `faktory.job` declared.
+    `faktory` is the server's address; without it that of `faktory.configure` counts. `queues` is a
+    list (strict order) or a mapping of weights. `disconnect_wait` is the grace period: how long
+    jobs may go on when the worker stops. What runs a job is what was registered on this worker,
+    else what `faktory.job` declared. The defaults are those of faktory 1.0.0, one job at a time and
+    15 seconds of grace; the command `faktory-worker` has 10 and 25.
 
     Jobs run on threads; with `use_threads=False` on processes, forked when `run` begins: what is
     declared or registered until then is known there. `executor`, which wins over that, is a class
     of executors, called with `max_workers=concurrency`, whose `submit` runs the jobs. In both,
     handlers of errors and of "exhausted" are called in the worker's own process.
 
-    `timeout` and `tcp_keepalive` are those of its clients: see `Client`. `buffer_size` is accepted,
-    as in faktory 1.0.0, and has no effect. `timing` is for tests.
+    `timeout`, `ssl_context` and `tcp_keepalive` are those of its clients: see `Client`.
+    `buffer_size` is accepted, as in faktory 1.0.0, and has no effect. `timing` is for tests.
     """
 
     send_heartbeat_every: float = 15
@@ -96,14 +98,20 @@ class Worker:
         self._client_options: dict[str, Any] = {
             "worker_id": self.worker_id,
             "labels": self.labels,
-            "ssl_context": ssl_context,
-            **({} if timeout is None else {"timeout": timeout}),
-            **({} if tcp_keepalive is None else {"tcp_keepalive": tcp_keepalive}),
         }
         self._timing = timing
+        self._own_client = client = Client(
+            faktory,
+            timeout=CONFIGURED if timeout is None else timeout,
+            ssl_context=ssl_context,
+            tcp_keepalive=tcp_keepalive,
+            **self._client_options,
+        )
+        # A later `configure` is for others.
+        for name in ("timeout", "ssl_context", "tcp_keepalive"):
+            self._client_options[name] = getattr(client, name)
+        self.faktory = client.faktory
         self._make_backends = self._choose_backends(use_threads, executor)
-        self._own_client = Client(faktory, **self._client_options)
-        self.faktory = self._own_client.faktory
         self._tasks: dict[str, Task] = {}
         self._events = Events(events.of_process)
         self.on = self._events.on

@@ -251,7 +251,7 @@ def test_nothing_of_enterprise_is_sent_to_an_open_source_server(
     plain_server: EmbeddedServer,
 ) -> None:
     job = faktory.external("work")
-    for enterprise_job in (job.set(unique_for=60), job.set(expires_in=60), job.set(track=True)):
+    for enterprise_job in (job.set(unique_for=60), job.set(track=True)):
         with pytest.raises(FaktoryEnterpriseRequired):
             enterprise_job.perform_async()
         with pytest.raises(FaktoryEnterpriseRequired):

@@ -245,6 +245,17 @@ def test_rows_of_a_debounced_job_are_debounced_each(
     assert {when(job) for job in server.jobs} == {NOON + timedelta(seconds=30)}
 
 
+def test_a_debounced_job_expires_some_time_after_its_window(
+    server: FakeServer, resize: Any, clock: Clock
+) -> None:
+    job = resize.set(debounce=30, expires_in=60)
+    for seconds in (0, 10, 20):
+        clock.now = NOON + timedelta(seconds=seconds)
+        job.perform_async(1)
+    assert server.jobs[0] == server.jobs[1] == server.jobs[2]
+    assert server.jobs[0]["custom"] == {"expires_at": "2030-01-01T12:01:30Z"}
+
+
 def test_in_fake_mode_a_debounced_job_that_is_pushed_twice_waits_once() -> None:
     ran: list[int] = []
 
@@ -278,6 +289,15 @@ def test_rows_are_spread_evenly_from_now_on(
     assert gaps == {timedelta(seconds=3)}
     assert when(server.jobs[0]) == NOON
     assert {job["created_at"] for job in server.jobs} == {"2030-01-01T12:00:00Z"}
+
+
+def test_rows_that_are_spread_expire_each_in_its_time(
+    server: FakeServer, resize: Any, clock: Clock
+) -> None:
+    resize.set(expires_in=60).perform_bulk([(1,), (2,)], at=LATER, over=10)
+    assert [when(job["custom"], "expires_at") - when(job) for job in server.jobs] == [
+        timedelta(seconds=60)
+    ] * 2
 
 
 @pytest.mark.parametrize("by_set", [True, False])

@@ -18,7 +18,7 @@ import socket
 import faktory
 import pytest
 from faktory import testing
-from faktory.client import network
+from faktory.client import network, settings
 
 ran = []
 
@@ -33,8 +33,7 @@ def work(what):
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     def state():
-        settings = dict(faktory.client.defaults._settings)
-        return network.current, dict(os.environ, PYTEST_CURRENT_TEST=""), settings
+        return network.current, dict(os.environ, PYTEST_CURRENT_TEST=""), settings.current
 
     before = state()
     ran.clear()

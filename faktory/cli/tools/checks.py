@@ -127,16 +127,19 @@ def declared_queues() -> dict[str, str]:
 
 
 def address(given: str | None) -> tuple[Address | None, Result]:
-    from ...wire.address import DEFAULT_URL, find_url, parse
+    from ...client import settings
+    from ...wire.address import DEFAULT_URL, parse
 
     provider = os.environ.get("FAKTORY_PROVIDER", "")
     try:
-        url = given or find_url(os.environ)
+        url = given or settings.current.find_url()
         address = parse(url)
     except ValueError as error:
         return None, error_result("address", error, f"Write it like {DEFAULT_URL}.", Exit.USAGE)
     source = "--url" if given else provider or "FAKTORY_URL"
-    if not given and not provider and not os.environ.get("FAKTORY_URL"):
+    if not given and settings.current.url:
+        source = "faktory.configure"
+    elif not given and not provider and not os.environ.get("FAKTORY_URL"):
         source = "the default: FAKTORY_URL is not set"
     return address, Result("ok", "address", f"{address} ({source})")
 

@@ -20,14 +20,15 @@ from ...exceptions import (
     FaktoryOutcomeUnknown,
     FaktoryPayloadError,
 )
-from .. import streams
+from .. import loading, streams
 from ..exits import Exit, ExitError
 from . import admin, doctor, output, push, server
 
 _EPILOG = """
 the server:
   FAKTORY_URL names it, tcp://:password@host:port, or tcp+tls:// for TLS. FAKTORY_PROVIDER may
-  name another variable that holds the address. Without either it is tcp://localhost:7419.
+  name another variable that holds the address. Without either it is tcp://localhost:7419. Where
+  the program names it, by faktory.configure, load the program: -r app.jobs, as for faktory-worker.
 
 examples:
   python -m faktory server                              a server in memory, to try things out
@@ -75,6 +76,9 @@ def _run(argv: Sequence[str] | None, written: streams.Output) -> int:
         except ImportError as error:  # FAKTORY_IMPL asks for a core that was not built
             return _show_error(options.tool, error, Exit.USAGE)
     try:
+        required = getattr(options, "require", None)
+        if required and options.run is not doctor.run:  # which checks that itself
+            loading.load(required)
         code: int = options.run(options)
         return _check_written(written, options.tool, code)
     except ExitError as error:
@@ -143,8 +147,16 @@ def _parser() -> argparse.ArgumentParser:
         )
         added.add_argument(
             "--url",
-            help="the server's address (default: the variable FAKTORY_URL, which keeps a password "
-            "out of the list of processes)",
+            help="the server's address (default: that of faktory.configure, else the variable "
+            "FAKTORY_URL, which keeps a password out of the list of processes)",
+        )
+        added.add_argument(
+            "-r",
+            "--require",
+            metavar="MODULE",
+            action="append",
+            default=[],
+            help="load this as faktory-worker does; may be repeated. Its faktory.configure counts",
         )
         added.set_defaults(run=run)
         return added.add_argument
@@ -163,14 +175,6 @@ def _add_reading(tool: Callable[..., Any]) -> None:
         "It changes nothing on the server and takes no job. It ends with 0 unless a check finds "
         "an error.",
         " -r app.jobs",
-    )
-    add(
-        "-r",
-        "--require",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="a module or a .py file that defines jobs, as for faktory-worker; may be repeated",
     )
     add(
         "--watch",

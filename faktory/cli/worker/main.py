@@ -16,6 +16,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Final
 
 from ... import __version__
@@ -172,7 +173,12 @@ def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Work
             changes = stack.enter_context(reload.watched(options.require))
         title.show_supervisor(options.tag, count)
         supervisor = WorkerSupervisor(
-            count, options.concurrency, options.timeout, find_url(os.environ), changes
+            count,
+            options.concurrency,
+            options.timeout,
+            find_url(os.environ),
+            changes,
+            load=partial(loading.load, options.require),
         )
         early.is_over = lambda: supervisor.has_begun
         if early.quiet:
@@ -271,7 +277,7 @@ def _log_start(worker: Worker, more: str = "") -> None:
         ".".join(map(str, sys.version_info[:3])),
         implementation,
         implementation_info()["reason"],
-        worker.faktory,
+        f"{worker.faktory}, unless the program configures another" if more else worker.faktory,
         worker.concurrency,
         more,
     )

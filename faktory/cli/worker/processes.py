@@ -11,6 +11,7 @@ by HUP replaces one worker after the other, so that a program that cannot begin 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -35,7 +36,7 @@ from ...worker.backends.supervisor import (
 from ...worker.signals import GROUP_SIGNALS
 from ..exits import NEVER_BEGAN, Exit
 from .reports import Reporter
-from .supervised import FINISH, QUIET, QUIT, READY, STOP, STOP_NOW, attach
+from .supervised import FINISH, QUIET, QUIT, READY, STOP, STOP_NOW, Ready, attach
 
 MAX_FAILED_STARTS: Final = 5
 """How many workers in a row may fail to begin."""
@@ -55,8 +56,8 @@ class WorkerChild(Child):
     def __init__(self, number: int, concurrency: int) -> None:
         super().__init__(number)
         self.jobs = RunningJobs(concurrency)
-        self.worker_id = ""
-        """Empty until it is ready."""
+        self.known = Ready()
+        """Without a worker's id until it is ready."""
         self.process = 0
         """The pid of the worker that runs, or ran last."""
         self.finishing = False
@@ -71,7 +72,7 @@ class WorkerChild(Child):
     @property
     def ready(self) -> bool:
         """Whether the worker has begun to work."""
-        return bool(self.pid and self.worker_id)
+        return bool(self.pid and self.known.worker_id)
 
     def send(self, word: bytes) -> None:
         """Send the worker a word, if it still reads."""
@@ -91,9 +92,10 @@ class WorkerChild(Child):
 class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
     """Keeps `count` workers running until stopped, which may take them `grace` seconds.
 
-    `url` is the server that jobs of dead workers are reported to. `changes` is a descriptor that
-    can be read when the program has changed (`--reload`); then a worker that cannot begin waits
-    for that.
+    `url` is the server that jobs of dead workers are reported to, unless a worker has another by
+    `faktory.configure`; `load` imports the program, where the report needs its ssl_context.
+    `changes` is a descriptor that can be read when the program has changed (`--reload`); then a
+    worker that cannot begin waits for that.
     """
 
     signals: tuple[int, ...] = (*GROUP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
@@ -106,6 +108,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         url: str,
         changes: int | None = None,
         *,
+        load: Callable[[], None] = lambda: None,
         stop_grace: float = STOP_GRACE,
         backoff: Callable[[int, float], float] = recovery.backoff,
     ) -> None:
@@ -114,6 +117,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         self._grace = grace
         self._stop_grace = stop_grace
         self._url = url
+        self._load = load
         self._changes = changes
         self._quiet = False
         self._reloading: list[WorkerChild] = []
@@ -135,7 +139,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             return None
         child, channel = born
         if isinstance(child, Reporter):
-            child.run(self._url, self._backoff)
+            child.run(self._url, self._load, self._backoff)
         return partial(attach, jobs=child.jobs, channel=channel)
 
     # The policy
@@ -171,7 +175,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         """Await that a worker is ready."""
         if isinstance(child, WorkerChild):
             child.process = child.pid
-            child.worker_id = ""
+            child.known = Ready()
             child.finishing = False
             log.info("%s started%s", child, ", quiet as the one before" if child.quiet else "")
             if child.quiet:
@@ -184,9 +188,10 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
 
     def on_channel(self, child: WorkerChild | Reporter) -> None:
         """Note that a worker is ready."""
-        assert child.channel is not None
+        if child.channel is None:
+            return
         try:
-            words = child.channel.recv(4096)
+            words = child.channel.recv(65536, socket.MSG_DONTWAIT)
         except OSError:
             words = b""
         if not words:
@@ -195,7 +200,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             if not isinstance(child, WorkerChild):
                 continue  # a reporter says nothing
             if word.startswith(READY):
-                child.worker_id = word[len(READY) :].decode()
+                child.known = Ready(*json.loads(word[len(READY) :]))
                 log.debug("%s is ready", child)
                 self._reload_next()
             elif word == QUIET:
@@ -234,6 +239,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
 
     def on_exit(self, child: WorkerChild | Reporter, status: int) -> None:
         """Report the jobs of a worker that died, and decide who comes next."""
+        self.on_channel(child)  # its last words may be its first, with its server
         child.close_channel()
         if isinstance(child, Reporter):
             self.children.remove(child)
@@ -243,7 +249,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         exit_code = next((f" ({exit.name})" for exit in Exit if exit == status), "")
         how = f"{child} {describe_exit(status)}{exit_code}"
         had_jobs = self._fail_jobs(child, status)
-        ready = bool(child.worker_id)
+        ready = bool(child.known.worker_id)
         never_began = status in NEVER_BEGAN or (status >= 0 and not (ready or child.finishing))
         stopped = status == Exit.STOPPED and ready
         steady = monotonic() - child.started_at >= STEADY_AFTER
@@ -364,7 +370,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         text = "%s %s with jobs that it had not reported, which fail by that: %s"
         log.error(text, worker, how, ", ".join(jobs))
         message = describe_death("the worker's process", status)
-        self.children.append(Reporter(worker.number, worker.worker_id, jobs, message))
+        self.children.append(Reporter(worker.number, worker.known, jobs, message))
         if self.deadline is not None:  # it gets the time that workers have
             self.deadline = max(self.deadline, now + self._stop_grace)
         return True

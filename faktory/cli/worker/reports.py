@@ -20,6 +20,7 @@ from ...wire.log import Log
 from ...worker.backends.supervisor import Child
 from ..exits import Exit
 from . import logs
+from .supervised import Ready
 
 REPORT_TIMEOUT: Final = 30.0
 """Seconds in which the jobs of a worker that died are reported, if the server can be reached."""
@@ -30,9 +31,9 @@ log = Log(logging.getLogger("faktory.parent"))  # the name that programs configu
 class Reporter(Child):
     """A process that reports the jobs of a worker that died: it waits for the server."""
 
-    def __init__(self, number: int, worker_id: str, jobs: dict[str, float], message: str) -> None:
+    def __init__(self, number: int, known: Ready, jobs: dict[str, float], message: str) -> None:
         super().__init__(number)
-        self.worker_id = worker_id
+        self.known = known
         self.jobs = jobs
         """When each reservation ends, by jid."""
         self.message = message
@@ -40,11 +41,18 @@ class Reporter(Child):
     def __str__(self) -> str:
         return f"the report of the jobs of worker {self.number}"
 
-    def run(self, url: str, backoff: Callable[[int, float], float]) -> NoReturn:
-        """Send the reports to a server, and end the process."""
+    def run(
+        self, url: str, load: Callable[[], None], backoff: Callable[[int, float], float]
+    ) -> NoReturn:
+        """Send the reports to the worker's server, else to that of `url`, and end the process.
+
+        If the worker has an ssl_context, `load` imports the program, which makes it.
+        """
         code = Exit.ABANDONED
         try:
-            client = Client(url, worker_id=self.worker_id or None)
+            if self.known.has_context:
+                _load(load)
+            client = Client(self.known.url or url, worker_id=self.known.worker_id or None)
             until = monotonic() + REPORT_TIMEOUT
             if report_death(client, self.jobs, self.message, until, backoff):
                 code = Exit.DONE
@@ -53,6 +61,14 @@ class Reporter(Child):
         finally:
             logs.close()
             os._exit(code)
+
+
+def _load(load: Callable[[], None]) -> None:
+    """Import the program; if that fails, the system's certificates may do."""
+    try:
+        load()
+    except BaseException as error:
+        log.error("the program, which makes the ssl_context, cannot be imported: %r", error)
 
 
 def report_death(

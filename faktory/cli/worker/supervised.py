@@ -6,12 +6,13 @@ their reservation; then it stops as at any other time. A TERM meanwhile cuts tha
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Lock, Thread
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
 from ...jobs.middleware import worker_middleware
@@ -21,7 +22,7 @@ from ...worker.backends.supervisor import RunningJobs
 from ...worker.processor import Processor
 from ...worker.signals import do_nothing
 
-# Words through the channel. To the supervisor, a line each, the first one with the worker's id:
+# Words through the channel. To the supervisor, a line each, the first one with a `Ready`:
 READY: Final = b"r"
 QUIET: Final = b"q"  # it is quiet, because the server says so or a signal to it alone
 # To the worker, QUIET, too; an end of file means that its supervisor is gone:
@@ -32,6 +33,23 @@ QUIT: Final = b"d"
 
 CHECK_INTERVAL: Final = 0.5
 """Seconds between two checks whether a job that goes on is overdue."""
+
+
+class Ready(NamedTuple):
+    """What a supervisor, which never imports the program, must know to report a worker's jobs."""
+
+    worker_id: str = ""
+    url: str = ""
+    """The address, perhaps one of `faktory.configure`; it has the password."""
+    has_context: bool = False
+    """Whether there is an ssl_context, which only the program can make."""
+
+    @classmethod
+    def of(cls, worker: Worker) -> Ready:
+        """Return that of a worker."""
+        has_context = worker._own_client.ssl_context is not None
+        return cls(worker.worker_id, worker.faktory.url, has_context)
+
 
 _finishing: Final[WeakSet[Worker]] = WeakSet()
 """Workers that are quiet because they finish."""
@@ -45,7 +63,7 @@ def attach(worker: Worker, jobs: RunningJobs, channel: socket.socket) -> None:
         _obey(worker, channel, socket.MSG_DONTWAIT)
         Thread(target=_obey, args=(worker, channel), name="faktory-supervised", daemon=True).start()
         with suppress(OSError):  # the supervisor is gone: `_obey` sees it
-            channel.send(READY + worker.worker_id.encode() + b"\n")
+            channel.sendall(READY + json.dumps(Ready.of(worker)).encode() + b"\n")
 
     def on_quiet() -> None:
         if not (worker.is_disconnecting or worker in _finishing):

@@ -22,15 +22,13 @@ from ..errors import CommandError
 from ..go import json as go_json
 from ..go import time as go_time
 from ..go.time import SECOND
-from ..job import StoredJob
+from ..job import LAST, StoredJob
 from ..slices import SWEPT, Steps
 from ..store import Store
 from .batches import Batches
 from .locks import Locks
 from .options import EnterpriseOptions, read_options, set_custom
 from .tracking import Tracks
-
-_LAST = go_time.read("9999-12-31T23:59:59Z")
 
 _log = Log(logging.getLogger("faktory.server"))
 
@@ -238,7 +236,7 @@ def _starts_at(job: StoredJob, now: int) -> int:
 def _set_expiry(job: StoredJob, options: EnterpriseOptions, starts_at: int) -> None:
     """Turn `expires_in` into `expires_at`, which then holds for retries, too."""
     if options.expires_in is not None and options.expires_at is None:
-        set_custom(job, {"expires_at": go_time.write(min(starts_at + options.expires_in, _LAST))})
+        set_custom(job, {"expires_at": go_time.write(min(starts_at + options.expires_in, LAST))})
 
 
 def _reserve_until(text: str) -> int:
