@@ -57,6 +57,7 @@ ONCE = [
     "client/test_greenlets.py",
     "client/test_sockets.py",
     "client/test_waiting.py",
+    "jobs/test_argument_types.py",
     "jobs/test_docs.py",
     "jobs/test_typing_samples.py",
     "testing/test_docs.py",

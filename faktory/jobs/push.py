@@ -187,7 +187,13 @@ class Push(JobSpec, Generic[P]):
         payload = self.payload(args, kwargs)
         if at is not None:
             payload["at"] = check_instant("at", at)
-        return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
+        try:
+            return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
+        except FaktoryPayloadError as error:
+            told = self._signature.explain(error, payload.get("args"))
+            if told is None or error._raised_by_job:
+                raise
+            raise told from None
 
     def _send(self, payload: dict[str, Any]) -> str:
         pool = self._pool or defaults.default_pool()
@@ -217,9 +223,14 @@ class Push(JobSpec, Generic[P]):
 
         def encode(rows: Sequence[Sequence[object]]) -> tuple[bytes, list[str]]:
             try:
+                if self._signature.typed:
+                    rows = self._rows_to_wire(rows)
                 return template.encode_bulk(rows, least, most)
-            except FaktoryPayloadError:
+            except FaktoryPayloadError as error:
                 self._check_rows(rows)  # its errors have the names of the arguments
+                for row in rows:
+                    if told := self._signature.explain(error, row):
+                        raise told from None
                 raise
 
         return encode
