@@ -104,7 +104,10 @@ class FunctionJob(Push[P], Generic[P, R]):
     def run(self, context: JobContext) -> object:
         """Run the function with the arguments of a job."""
         function: Callable[..., object] = self.__wrapped__
-        return function(*context.args)
+        args = context.args
+        if self._signature.typed:
+            args = self._signature.from_wire(args)
+        return function(*args)
 
 
 @overload
@@ -350,7 +353,10 @@ class _ClassJob:
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()
         object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too
-        return instance.perform(*context.args)
+        args, signature = context.args, _push_of(self._class)._signature
+        if signature.typed:
+            args = signature.from_wire(args)
+        return instance.perform(*args)
 
 
 def _push_of(owner: type) -> Push[Any]:

@@ -193,7 +193,7 @@ class Push(Sender, Generic[P]):
         payload = self.payload(args, kwargs)
         if at is not None:
             schedule.put_time(payload, at)
-        return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
+        return self.push_payload(payload)
 
     def _start_of_bulk(self, at: Instant | None, over: Duration | None) -> str | None:
         """Return when the first job of many is to run; None for now."""
@@ -231,9 +231,14 @@ class Push(Sender, Generic[P]):
                 fix_expiry(now := dict(fields))
                 used = JobTemplate(self._jobtype, now)
             try:
+                if self._signature.typed:
+                    rows = self._rows_to_wire(rows)
                 line, jids = used.encode_bulk(rows, least, most)
-            except FaktoryPayloadError:
+            except FaktoryPayloadError as error:
                 self._check_rows(rows)  # its errors have the names of the arguments
+                for row in rows:
+                    if told := self._signature.explain(error, row):
+                        raise told from None
                 raise
             if spread is None or place is None:
                 return commands.push_bulk_line(line, jids, scheduled)

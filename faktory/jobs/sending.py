@@ -15,7 +15,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from ..client import Client, Pool, Producer, defaults, network, settings
-from ..exceptions import FaktoryEnterpriseRequired
+from ..exceptions import FaktoryEnterpriseRequired, FaktoryPayloadError
 from ..proto import new_jid
 from ..wire.log import Log
 from . import options as job_options
@@ -62,7 +62,13 @@ class Sender(JobSpec):
 
     def push_payload(self, payload: dict[str, Any]) -> str:
         """Push a wire dict of this job, through the middleware; return as `perform_async`."""
-        return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
+        try:
+            return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
+        except FaktoryPayloadError as error:
+            told = self._signature.explain(error, payload.get("args"))
+            if told is None or error._raised_by_job:
+                raise
+            raise told from None
 
     def push_payload_to(self, producer: Producer, payload: dict[str, Any]) -> Future[str]:
         """Push a wire dict of this job through a producer, and the middleware.

@@ -71,16 +71,25 @@ class JobSpec:
             bound = self._signature.bind(args, kwargs or {})
         except TypeError as error:
             raise TypeError(f"{self._jobtype}: {error}") from None
+        if self._signature.typed:
+            bound = self._signature.to_wire(bound)
         return self.payload_of(bound)
 
     def payload_of(self, bound: list[Any]) -> dict[str, Any]:
-        """Return the wire dict of a job whose arguments are bound already."""
+        """Return the wire dict of a job whose arguments are bound already, and plain JSON."""
         made = {"jid": new_jid(), "jobtype": self._jobtype, "args": bound, **self._fields()}
         if "custom" in made:
             made["custom"] = job_options.copy_of(made["custom"])
         if self._once is not None:
             self._once.apply(made)
         return made
+
+    def typed_args(self, args: Sequence[object]) -> Sequence[object]:
+        """Return arguments from the wire as the job's function gets them.
+
+        FaktoryPayloadError, with the path, for one that is not of its type.
+        """
+        return self._signature.from_wire(args) if self._signature.typed else args
 
     def _fields(self) -> dict[str, Any]:
         """Return the wire fields that the options make, checked as those of a whole job."""
@@ -91,6 +100,19 @@ class JobSpec:
             fields = job_options.to_fields(options, self._jobtype)
             self._checked = version, fields, list(job_options.enterprise(options))
         return self._checked[1]
+
+    def _rows_to_wire(self, rows: Sequence[Sequence[object]]) -> list[Sequence[object]]:
+        """Return rows as plain JSON; `_check_rows` finds what is not a row."""
+        made: list[Sequence[object]] = []
+        for index, row in enumerate(rows):
+            if not isinstance(row, (list, tuple)):
+                made.append(row)
+                continue
+            try:
+                made.append(self._signature.to_wire(row))
+            except FaktoryPayloadError as error:
+                raise FaktoryPayloadError(f"rows[{index}]: {error}") from error.__cause__
+        return made
 
     def _check_rows(self, rows: Sequence[Sequence[object]]) -> None:
         """Raise, with its number, for a row that is not one or that the job would not take."""

@@ -6,8 +6,11 @@ A line with `# type: ignore[...]` must be an error: both complain about an ignor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, assert_type
+from uuid import UUID
 
 import faktory
 from faktory import Client, JobContext, Pool, Producer, testing
@@ -48,6 +51,31 @@ class Resize(faktory.Job):
         assert_type(self.custom, dict[str, Any])
         self.track_progress(10, "half way", reserve_until=datetime.now(UTC))
         self.track_progress("10")  # type: ignore[arg-type]
+
+
+@dataclass
+class Item:
+    name: str
+    price: Decimal
+
+
+@faktory.job
+def ship(item: Item, to: UUID | None = None, *days: date) -> None: ...
+
+
+class Ship(faktory.Job):
+    def perform(self, items: list[Item], after: timedelta = timedelta(0)) -> None: ...
+
+
+def typed_arguments(item: Item, to: UUID) -> None:
+    assert_type(ship.perform_async(item, to, date(2026, 1, 2)), str)
+    assert_type(ship.set(queue="low").perform_in(60, item=item), str)
+    assert_type(ship.perform_bulk([(item, to), (item,)]), list[str])
+    assert_type(Ship.perform_async([item], after=timedelta(minutes=1)), str)
+    assert_type(faktory.external("Ship", ship).perform_async(item), str)
+    ship.perform_async({"name": "a", "price": "1"})  # type: ignore[arg-type]
+    ship.perform_async(item, str(to))  # type: ignore[arg-type]
+    Ship.perform_async(item)  # type: ignore[arg-type]
 
 
 def functions(pool: Pool) -> None:
