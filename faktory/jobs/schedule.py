@@ -25,6 +25,8 @@ the server would queue the same job again."""
 
 _MICROSECONDS: Final = 1_000_000
 
+_MICROSECOND: Final = timedelta(microseconds=1)
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -147,7 +149,7 @@ def debounce(payload: dict[str, Any], window: int) -> None:
                 f"{payload['jobtype']} has debounce and custom[{name!r}]: the server would count "
                 f"each push of the one job. {remedy[0].upper()}{remedy[1:]}."
             )
-    current = (now() - _EPOCH) // timedelta(microseconds=1) + DEBOUNCE_MARGIN * _MICROSECONDS
+    current = (now() - _EPOCH) // _MICROSECOND + DEBOUNCE_MARGIN * _MICROSECONDS
     end = (current // window + 1) * window
     try:
         at = check_instant("at", _EPOCH + timedelta(microseconds=end))
@@ -175,31 +177,38 @@ def _hash_of(payload: Mapping[str, Any]) -> str:
 
 
 class Spread:
-    """The times of many jobs: all at one, or evenly from there on for so many seconds."""
+    """The times of many jobs: evenly from one on, for so many seconds."""
 
     def __init__(self, at: str | None, over: object, count: int) -> None:
-        self._start = now() if at is None else datetime.fromisoformat(at).astimezone(UTC)
-        self._seconds = check_duration("over", over)
-        self._count = max(count, 1)
-        if self._seconds < 0:
+        seconds = check_duration("over", over)
+        if seconds < 0:
             raise FaktoryPayloadError(
                 f"over is {show(over)}: it must be 0 seconds or more; jobs are spread over the "
                 "time from `at` on, or from now."
             )
-        self._time(count)  # raises if it is too late to be one
+        start = now() if at is None else datetime.fromisoformat(at)
+        self._start = (start - _EPOCH) // _MICROSECOND
+        self._length = round(seconds * _MICROSECONDS)
+        self._count = count
+        try:
+            _EPOCH + timedelta(microseconds=self._start + self._length)
+        except OverflowError:
+            raise FaktoryPayloadError(
+                f"over is {show(over)}: it ends after the year 9999."
+            ) from None
 
     def times(self, first: int, count: int) -> list[str]:
         """Return the times of `count` jobs, from that of number `first`, from 0, on."""
-        return [self._time(number) for number in range(first, first + count)]
-
-    def _time(self, number: int) -> str:
-        try:
-            ahead = timedelta(seconds=self._seconds * number / self._count)
-            return (self._start + ahead).isoformat("T", "microseconds").replace("+00:00", "Z")
-        except OverflowError:
-            raise FaktoryPayloadError(
-                f"over is {self._seconds:g} seconds: it ends after the year 9999."
-            ) from None
+        found: list[str] = []
+        current = None
+        for number in range(first, first + count):
+            moment = self._start + self._length * number // self._count
+            second, fraction = divmod(moment, _MICROSECONDS)
+            if second != current:  # the text of a date takes the longest
+                current = second
+                text = (_EPOCH + timedelta(seconds=second)).isoformat()[:-6]
+            found.append(f"{text}.{fraction:06d}Z")
+        return found
 
 
 class PlaceForTimes:

@@ -65,10 +65,10 @@ class Sender(JobSpec):
         try:
             return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
         except FaktoryPayloadError as error:
-            told = self._signature.explain(error, payload.get("args"))
-            if told is None or error._raised_by_job:
+            explained = self._signature.explain(error, payload.get("args"))
+            if explained is None or error._raised_by_job:
                 raise
-            raise told from None
+            raise explained from None
 
     def push_payload_to(self, producer: Producer, payload: dict[str, Any]) -> Future[str]:
         """Push a wire dict of this job through a producer, and the middleware.

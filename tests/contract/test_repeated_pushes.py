@@ -26,7 +26,7 @@ PRESSES = 5
 """Pushes of each thread."""
 
 BREAKS = 1000
-"""More errors than one thread can meet."""
+"""More errors than one thread gets."""
 
 
 def press(image: int) -> None: ...

@@ -304,7 +304,7 @@ def test_the_pool_of_a_chain_is_that_of_its_first_job(server: FakeServer) -> Non
         ),
     ],
 )
-def test_what_is_no_chain_is_refused_with_the_remedy(
+def test_what_cannot_be_a_chain_is_refused_with_the_remedy(
     make: Callable[[], object], error: str
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=error):
