@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         worker_middleware,
     )
     from .proto import implementation, implementation_info
-    from .worker import Worker, error_handlers, on
+    from .worker import Queue, Worker, error_handlers, on
 
     default_job_options: MutableMapping[str, Any]  # another mapping can be assigned
 
@@ -80,6 +80,7 @@ __all__ = [
     "Message",
     "Pool",
     "Producer",
+    "Queue",
     "Retry",
     "Shutdown",
     "TimeLimitExceeded",
@@ -111,7 +112,7 @@ _MODULES = {
     "implementation_info": "proto",
     **dict.fromkeys(("Client", "Pool", "Producer"), "client"),
     **dict.fromkeys(("connection", "get_client"), "client.factory"),
-    **dict.fromkeys(("Worker", "error_handlers", "on"), "worker"),
+    **dict.fromkeys(("Queue", "Worker", "error_handlers", "on"), "worker"),
     **dict.fromkeys(
         (
             "Batch",

@@ -17,7 +17,7 @@ class Exit(IntEnum):
     REFUSED = 4  # the server refuses the password
     ABANDONED = 5  # stopped, with jobs that did not end in time, or reports not delivered
     CANNOT_START = 6  # the system gives too few threads or open files for -c
-    MISSING = 7  # -r names a module or a file that does not exist
+    MISSING = 7  # -r names a module, a file or a folder that does not exist
     GAVE_UP = 8  # --processes: a worker ended five times running before it was ready
     UNREACHABLE = 9  # no connection to the server, or it broke; a worker waits for it
     DECLINED = 10  # the question whether to go on was not answered with yes

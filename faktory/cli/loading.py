@@ -1,7 +1,10 @@
-"""Import what -r names: a module, a file, or with a dot at the end all jobs.py and tasks.py below.
+"""Import what -r names: a module or a package, a file, a folder.
 
-Rules: a name that does not exist and a module that raises an error have different exit codes. The
-error of a module keeps its traceback, from the first line of the user's code on.
+Rules: a package brings along each module below it that is called jobs or tasks, without those in
+folders of tests. What a path names is imported under the name by which the program itself would
+import it: from the folder above its packages. A name that does not exist and a module that raises
+an error have different exit codes. The error of a module keeps its traceback, from the first line
+of the user's code on.
 """
 
 from __future__ import annotations
@@ -20,7 +23,14 @@ from typing import Final
 from .exits import Exit, ExitError
 
 DISCOVERED: Final = ("jobs", "tasks")
-"""The modules that `-r package.` looks for."""
+"""The modules that are looked for below packages and in folders."""
+
+SKIPPED: Final = ("test", "tests")
+"""Folders in which they are not."""
+
+_NONE: Final = " and no ".join(DISCOVERED)
+
+_INIT: Final = "__init__.py"
 
 
 class CannotImport(ExitError):
@@ -34,9 +44,7 @@ class CannotImport(ExitError):
 def load(names: Iterable[str]) -> None:
     """Import what -r names, in this order; raise CannotImport for the first that fails."""
     with suppress(FileNotFoundError):  # the working folder was deleted
-        folder = os.getcwd()  # not "", which would be another folder when a job calls chdir
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+        _search_in(os.getcwd())  # not "", which would be another folder when a job calls chdir
     for name in names:
         try:
             _import(name)
@@ -50,59 +58,107 @@ def load(names: Iterable[str]) -> None:
             raise CannotImport(name, Exit.IMPORT, f"{error!r}{hint}") from error
 
 
+def place(name: str) -> Path | None:
+    """Return the folder of what a path of -r names, with its package; None for a module's name."""
+    if _is_file(name):
+        folder = Path(name).resolve().parent
+    elif _is_folder(name):
+        folder = Path(name).resolve()
+    else:
+        return None
+    top, packages = _split(folder)
+    return top / packages[0] if packages else folder
+
+
 def _import(name: str) -> None:
-    if name.endswith(".py") and name.strip(".") != "py":
-        _import_file(name)
-        return
     if not name.strip():
         raise CannotImport(name, Exit.MISSING, "the name is empty")
+    if _is_file(name):
+        _import_file(name)
+        return
+    if _is_folder(name):
+        _import_folder(name)
+        return
     module_name = name.removesuffix(".")
     if "" in module_name.split(".") or not module_name.isprintable() or _is_path(name):
-        raise CannotImport(name, Exit.MISSING, f"that is not a module's name. {_spelling(name)}")
-    module = importlib.import_module(module_name)
-    if name.endswith("."):
-        found = _discover(module)
-        if not found:
-            none_of = " and no ".join(DISCOVERED)
-            raise CannotImport(name, Exit.MISSING, f"there is no {none_of} below it")
-        for each in found:
-            importlib.import_module(each)
+        what = (
+            "there is no such file or folder" if _is_path(name) else "that is not a module's name"
+        )
+        raise CannotImport(name, Exit.MISSING, f"{what}{_spelling(name)}")
+    found = _import_package(importlib.import_module(module_name))
+    if name.endswith(".") and not found:
+        raise CannotImport(name, Exit.MISSING, f"there is no {_NONE} below it")
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") and name.strip(".") != "py"
+
+
+def _is_folder(name: str) -> bool:
+    """Return whether a name is that of a folder, and cannot be that of a module."""
+    try:
+        return (_is_path(name) or not name.replace(".", "_").isidentifier()) and os.path.isdir(name)
+    except ValueError:  # a zero in it
+        return False
 
 
 def _is_path(name: str) -> bool:
-    return os.sep in name or (os.altsep is not None and os.altsep in name)
+    separators = (os.sep, os.altsep or os.sep)
+    return not name.strip(".") or any(separator in name for separator in separators)
 
 
 def _spelling(name: str) -> str:
     """Say how to name the module that a path, or a name with too many dots, probably means."""
-    relative = os.path.relpath(name) if _is_path(name) else name
+    relative = os.path.relpath(name) if _is_path(name) and name.strip(".") else name
     parts = [part for part in relative.replace(os.sep, ".").split(".") if part]
     if not parts or not all(map(str.isidentifier, parts)):
-        return "Name a module, -r app.jobs, all of a package, -r app., or a file, -r jobs.py"
+        return ". Name a module or package, -r app, a file, -r app/jobs.py, or a folder, -r ./app"
     meant = ".".join(parts)
-    return f"Is it -r {meant}, or -r {meant}. for all {' and '.join(DISCOVERED)} below it?"
+    return f". Is it -r {meant}, or -r {meant}. for all {' and '.join(DISCOVERED)} below it?"
 
 
 def _package_hint(name: str, error: BaseException) -> str:
-    """Return the remedy for a file that was loaded alone though it is part of a package."""
-    if not (name.endswith(".py") and isinstance(error, ImportError) and "relative" in str(error)):
+    """Return the remedy for a file that was loaded alone, and is meant as part of a package."""
+    if not (isinstance(error, ImportError) and "relative import" in str(error)):
         return ""
-    parts = Path(os.path.relpath(name)).with_suffix("").parts
-    module = ".".join(parts) if all(map(str.isidentifier, parts)) else f"package.{parts[-1]}"
-    return f". A file is loaded without its package. Name it as part of that: -r {module}"
+    if _is_file(name):
+        path = Path(os.path.relpath(name)).with_suffix("")
+    elif _is_folder(name):
+        path = Path(os.path.relpath(name))
+    else:
+        return ""
+    named = all(map(str.isidentifier, path.parts))
+    module = ".".join(path.parts) if named else f"package.{path.name}"
+    return (
+        f". A file is loaded without its package where that has no {_INIT}. Name it as part of "
+        f"that: -r {module}"
+    )
 
 
-def _discover(package: ModuleType) -> list[str]:
+def _import_package(package: ModuleType) -> list[str]:
+    """Import the jobs and tasks below a package, if it is one; return their names."""
+    found = _discover(package.__name__, getattr(package, "__path__", ()))
+    for each in found:
+        importlib.import_module(each)
+    return found
+
+
+def _discover(package: str, roots: Iterable[str]) -> list[str]:
     """Return the names of the modules to import below a package, without importing any other.
 
     Folders without __init__.py are packages, too.
     """
     found = set()
-    for root in map(Path, getattr(package, "__path__", ())):
+    for root in map(Path, roots):
         names = _in_folder(root) if root.is_dir() else _in_archive(str(root), ())
         for parts in names:
-            if parts and parts[-1] in DISCOVERED and all(map(str.isidentifier, parts)):
-                found.add(".".join((package.__name__, *parts)))
+            if (
+                parts
+                and parts[-1] in DISCOVERED
+                and all(map(str.isidentifier, parts))
+                and not set(parts) & set(SKIPPED)
+            ):
+                found.add(".".join((package, *parts)))
     return sorted(found)
 
 
@@ -137,23 +193,99 @@ def _from_user_code(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
+# Files and folders
+
+
 def _import_file(name: str) -> None:
+    """Import a file: as part of the packages that it is in, else alone."""
     path = Path(name).absolute()
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if not path.is_file():
         raise CannotImport(name, Exit.MISSING, f"there is no file {name}")
+    top, packages = _split(path.parent)
+    if packages:
+        stem = () if path.name == _INIT else (path.stem,)
+        _import_part(name, top, (*packages, *stem), path)
+    else:
+        _import_alone(name, path)
+
+
+def _import_folder(name: str) -> None:
+    """Import a package, or the jobs and tasks in a folder and in the packages in it."""
+    folder = Path(name).absolute()
+    top, packages = _split(folder)
+    if packages:
+        _import_package(_import_part(name, top, packages, folder / _INIT))
+        return
+    files = [folder / f"{each}.py" for each in DISCOVERED if (folder / f"{each}.py").is_file()]
+    below = []
+    for each in sorted(folder.iterdir()):
+        is_package = each.name.isidentifier() and (each / _INIT).is_file()
+        if is_package and each.name not in SKIPPED:
+            if each.name in DISCOVERED:
+                below.append(each.name)
+            below += _discover(each.name, [str(each)])
+    if not (files or below):
+        others = [
+            path.parent for each in DISCOVERED for path in sorted(folder.glob(f"*/{each}.py"))
+        ]
+        hint = f". Is it -r {os.path.relpath(others[0])}?" if others else ""
+        what = f"in this folder, nor in a package (a folder with {_INIT}) in it{hint}"
+        raise CannotImport(name, Exit.MISSING, f"there is no {_NONE} {what}")
+    for file in files:
+        _import_alone(name, file)
+    for module in below:
+        parts = module.split(".")
+        path = folder.joinpath(*parts)
+        is_folder = (path / _INIT).is_file()
+        _import_part(name, folder, parts, path / _INIT if is_folder else path.with_suffix(".py"))
+
+
+def _split(folder: Path) -> tuple[Path, list[str]]:
+    """Return the folder that a program would be started in, and the packages from there on."""
+    packages: list[str] = []
+    folder = Path(os.path.abspath(folder))  # without "..", and with its links
+    while (folder / _INIT).is_file() and folder.name.isidentifier():
+        packages.insert(0, folder.name)
+        folder = folder.parent
+    return folder, packages
+
+
+def _import_part(name: str, top: Path, parts: Iterable[str], path: Path) -> ModuleType:
+    """Import a module by its name below a folder; raise if that is another one."""
+    _search_in(str(top))
+    module_name = ".".join(parts)
+    module = importlib.import_module(module_name)
+    origin = getattr(module, "__file__", None)
+    if origin is None or Path(origin).resolve() != path.resolve():
+        raise _taken(name, module_name, origin)
+    return module
+
+
+def _import_alone(name: str, path: Path) -> None:
     existing = sys.modules.get(path.stem)
     if existing is not None or path.stem in sys.stdlib_module_names:
         origin = getattr(existing, "__file__", None)
         if origin is not None and path.resolve() == Path(origin).resolve():
             return
-        raise CannotImport(
-            name,
-            Exit.IMPORT,
-            f"the module name {path.stem} is taken, by {origin or 'a module of Python'}. "
-            "Rename the file, or name it as part of a package: -r package.module",
-        )
+        raise _taken(name, path.stem, origin)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
     sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
+
+
+def _taken(name: str, module_name: str, origin: str | None) -> CannotImport:
+    return CannotImport(
+        name,
+        Exit.IMPORT,
+        f"the module name {module_name} is taken, by {origin or 'a module of Python'}. "
+        "Rename the file, or name it as part of a package: -r package.module",
+    )
+
+
+def _search_in(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)

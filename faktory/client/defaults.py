@@ -101,8 +101,8 @@ def _use(change: Callable[[settings.Settings], settings.Settings]) -> settings.S
 def pool() -> Pool:
     """Return the pool that `perform_async` and its like push through, for commands of your own.
 
-    `with faktory.pool().client() as client:` lends one of its clients. `configure` drops the pool,
-    so ask for it each time.
+    `with faktory.pool().client() as client:` acquires one of its clients. `configure` drops the
+    pool, so ask for it each time.
     """
     return default_pool()
 

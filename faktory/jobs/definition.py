@@ -350,6 +350,10 @@ class _ClassJob:
         bases = [vars(base) for base in reversed(self._class.__mro__)]
         return [handler for base in bases for handler in base.get("_exhausted_handlers", ())]
 
+    @property
+    def queue(self) -> str:
+        return _push_of(self._class).queue
+
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()
         object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too

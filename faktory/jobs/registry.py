@@ -38,6 +38,10 @@ class Runnable(Protocol):
     def exhausted_handlers(self) -> Sequence[ExhaustedHandler]:
         """Called when a job has failed permanently, after those of `faktory.on("exhausted")`."""
 
+    @property
+    def queue(self) -> str | None:
+        """Where its jobs go unless their push says otherwise; None if that is not declared."""
+
     def run(self, context: JobContext) -> object:
         """Run the job with the arguments of its payload."""
 
@@ -89,6 +93,12 @@ def find(jobtype: str) -> Runnable | None:
 def names() -> list[str]:
     """Return the registered job types, sorted."""
     return sorted(_jobs)
+
+
+def queues() -> dict[str, str]:
+    """Return the queue of each registered job type, as its options and the defaults say now."""
+    declared = {name: _jobs[name].queue for name in names()}
+    return {name: queue for name, queue in declared.items() if queue is not None}
 
 
 def unknown(jobtype: str, known: list[str]) -> UnknownJob:

@@ -63,6 +63,11 @@ class JobSpec:
         once = {} if self._once is None else self._once.options()
         return job_options.merge(self._options, once)
 
+    @property
+    def queue(self) -> str:
+        """The queue that it goes to: its own, or that of the default options as they are now."""
+        return str(self._fields().get("queue", "default"))
+
     def payload(
         self, args: Sequence[object], kwargs: Mapping[str, object] | None = None
     ) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def pushed_to(server: EmbeddedServer) -> Iterator[None]:
     before = {name: os.environ.pop(name, None) for name in variables}
     os.environ["FAKTORY_URL"] = server.url
     try:
-        with disable(), defaults.configured(url=server.url):
+        with disable(), defaults.configured(url=server.url, enterprise=False):  # it is asked
             yield
     finally:
         for name, value in before.items():

@@ -28,6 +28,7 @@ from .events import Events
 from .lifecycle import Lifecycle
 from .outage import Outage
 from .processor import Processor
+from .queues import Limits
 from .stacks import stack
 from .timing import Timing
 
@@ -70,6 +71,7 @@ class Manager:
     ) -> None:
         self.runner = runner
         self.get_queues = get_queues
+        self.limits: Limits | None = None
         self.lifecycle = Lifecycle()
         self.outage = Outage(log)
         self.timing = timing
@@ -207,6 +209,8 @@ class Manager:
         Those for an answer end after `fetch_grace`.
         """
         self._interrupts_at = monotonic() + self.timing.fetch_grace
+        if self.limits is not None:
+            self.limits.close()
         for processor in self.processors:
             processor.stopping.set()
         self._end_waits(inf)

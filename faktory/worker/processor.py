@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from random import random
@@ -45,6 +45,7 @@ from .backends.base import Backend, RemoteError, Report
 from .interrupts import RunningJob
 from .lifecycle import Lifecycle
 from .outage import Outage
+from .queues import Limits
 from .timing import Timing
 
 _NO_FAILURE: Final[Report] = ("", "", [])
@@ -56,6 +57,7 @@ class ProcessorManager(Protocol):
     """What a processor needs of its manager."""
 
     lifecycle: Lifecycle
+    limits: Limits | None
     outage: Outage
     runner: JobRunner
     timing: Timing
@@ -146,6 +148,7 @@ class Processor(Thread):
         except BaseException as caught:
             error = caught
             self._report_once_more()
+        self._release_permits()
         self._client.close()
         if self.backend is not None:
             self.backend.close()
@@ -171,6 +174,7 @@ class Processor(Thread):
             except (FaktoryError, MemoryError) as error:
                 failures += 1
                 self._resent = True
+                self._release_permits()
                 self._log_lost_fetch(error)
                 if self.giving_up.is_set():
                     self._log_undelivered(error)
@@ -182,6 +186,7 @@ class Processor(Thread):
             if self._report is not None:
                 self._on_report_answered(answers.pop(0))
             for fetched in answers:
+                self._release_permits(fetched.value)
                 if fetched.error is not None:
                     self._on_no_job(fetched.error)
                 elif fetched.value is not None:
@@ -293,9 +298,32 @@ class Processor(Thread):
         sent: list[Command[Any]] = []
         if self._report is not None:
             sent.append(self._report)
-        if self._fetches():
-            sent.append(_fetch(tuple(self._manager.get_queues())))
+        if (queues := self._next_queues()) is not None:
+            sent.append(_fetch(tuple(queues)))
         return sent
+
+    def _next_queues(self) -> Sequence[str] | None:
+        """Return the queues of a FETCH, without those whose limit is reached; None for no FETCH.
+
+        Where all are full it waits for one, but with a report it does not.
+        """
+        manager, limits = self._manager, self._manager.limits
+        while self._fetches():
+            queues = manager.get_queues()
+            if limits is None or not queues:
+                return queues
+            if available := limits.acquire(self, queues):
+                return available
+            if self._report is not None:
+                return None
+            limits.wait(queues, manager.timing.check_interval)
+        self._release_permits()
+        return None
+
+    def _release_permits(self, job: Mapping[str, Any] | None = None) -> None:
+        """Release the permits of queues with a limit, but not that of the job."""
+        if self._manager.limits is not None:
+            self._manager.limits.release(self, None if job is None else job.get("queue"))
 
     def _fetches(self) -> bool:
         """Return whether to fetch, after the pause of a backend that keeps failing.

@@ -36,6 +36,11 @@ class Task(NamedTuple):
         """None: only those of `on("exhausted")` are called."""
         return ()
 
+    @property
+    def queue(self) -> str | None:
+        """None: it is not declared."""
+        return None
+
     def arguments(self, job: JobContext) -> list[object]:
         """Return the arguments of the function for a job."""
         return [job.jid, *job.args] if self.bind else job.args

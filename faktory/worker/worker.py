@@ -32,7 +32,7 @@ from .heartbeat import Heartbeat
 from .lifecycle import Lifecycle, State
 from .manager import CannotStart, JobTable, Manager
 from .orders import SignalOrders
-from .queues import Queues
+from .queues import Limits, Queue, Queues
 from .signals import handled
 from .task import Task
 from .timing import Timing
@@ -46,10 +46,11 @@ class Worker:
     """Fetches jobs from `queues` and runs up to `concurrency` of them at a time.
 
     `faktory` is the server's address; without it that of `faktory.configure` counts. `queues` is a
-    list (strict order) or a mapping of weights. `disconnect_wait` is the grace period: how long
-    jobs may go on when the worker stops. What runs a job is what was registered on this worker,
-    else what `faktory.job` declared. The defaults are those of faktory 1.0.0, one job at a time and
-    15 seconds of grace; the command `faktory-worker` has 10 and 25.
+    list (strict order) or a mapping of weights; a weight may be a `Queue`, which can have a limit,
+    and an item of the list such a mapping. `disconnect_wait` is the grace period: how long jobs may
+    go on when the worker stops. What runs a job is what was registered on this worker, else what
+    `faktory.job` declared. The defaults are those of faktory 1.0.0, one job at a time and 15 s of
+    grace; the command `faktory-worker` has 10 and 25.
 
     Jobs run on threads; with `use_threads=False` on processes, forked when `run` begins: what is
     declared or registered until then is known there. `executor`, which wins over that, is a class
@@ -67,7 +68,9 @@ class Worker:
         self,
         faktory: str | None = None,
         *,
-        queues: Sequence[str] | Mapping[str, int] = ("default",),
+        queues: Sequence[str | Mapping[str, int | Queue]] | Mapping[str, int | Queue] = (
+            "default",
+        ),
         concurrency: int = 1,
         labels: Sequence[str] | None = ("python",),
         disconnect_wait: float | timedelta = 15,
@@ -128,6 +131,8 @@ class Worker:
             self.log,
             timing,
         )
+        if self._queues.limits:
+            self._manager.limits = Limits(self._queues.limits)
         self._lifecycle: Lifecycle = self._manager.lifecycle
         self._orders = SignalOrders(
             self._lifecycle,
@@ -173,7 +178,10 @@ class Worker:
             raise ValueError(f"'{name}' is not a registered task") from None
 
     def get_queues(self) -> Sequence[str]:
-        """Return the queues of the next FETCH, in order; may be overridden."""
+        """Return the queues of the next FETCH, in order; may be overridden.
+
+        Of what it returns the worker leaves out queues whose limit is reached.
+        """
         return self._queues.order()
 
     def get_worker_id(self) -> str:

@@ -88,7 +88,7 @@ def test_jobs_in_a_queue_that_the_program_does_not_declare_are_a_warning(server,
         client.fetch("emptied")
         code, found, _ = examine("-r", "app", start=run, url=server.url, cwd=tmp_path)
         assert found["program"]["text"] == (
-            "job types: Resize, send; a worker for all needs -q images -q mail"
+            "job types: Resize, send; a worker without -q fetches their queues: images, mail"
         )
         assert (code, found["job types"]["level"]) == (0, "ok")
         client.push({"jobtype": "Unknown", "args": [], "queue": "others"})

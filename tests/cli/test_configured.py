@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import ssl
 from collections.abc import Callable, Iterator
@@ -142,6 +143,15 @@ def test_a_tool_says_what_it_cannot_load(run: Run, folder: Path) -> None:
         assert done.wait() == code
         assert done.said.startswith(f"python -m faktory info: -r {name}: cannot be imported: ")
         assert done.said.count("\n") == 1
+
+
+def test_doctor_finds_an_ssl_context_for_an_address_without_tls(
+    server: EmbeddedServer, configure: Callable[..., None], run: Run
+) -> None:
+    configure(server.url, ", ssl_context=ssl.create_default_context()")
+    done = run("faktory", "doctor", "-r", "program")
+    assert done.wait() == Exit.USAGE
+    assert re.search(r"error +address +faktory.configure has an ssl_context, and tcp", done.printed)
 
 
 def test_doctor_examines_the_server_of_the_program(

@@ -32,7 +32,9 @@ def test_a_setup_in_order_has_no_warnings(server, folder):
     for done in (plain, shown):
         assert done.code == 0
         assert "ok       address    tcp://127.0.0.1:" in done.stdout
-        assert "ok       program    job types: spin, stuck, touch; a worker for all" in done.stdout
+        assert (
+            "ok       program    job types: spin, stuck, touch; a worker without -q" in done.stdout
+        )
         assert "ok       queues     no job waits in a queue\n" in done.stdout
         assert done.stdout.endswith("\nno errors, no warnings\n")
         assert "warning " not in done.stdout

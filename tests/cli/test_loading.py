@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from faktory import Client
 from faktory.cli import loading
 from faktory.cli.exits import Exit
 from faktory.cli.worker.main import main
+from faktory.cli.worker.reload import _folders
 from faktory.jobs import registry
 from faktory.server import EmbeddedServer
 
@@ -34,8 +36,13 @@ def load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         return call(*flags, main=main, cwd=folder)
 
     yield load
-    for name in {*sys.modules} - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(folder):
+    made = {name: sys.modules[name] for name in {*sys.modules} - before}
+    places = {
+        name: getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "/")
+        for name, module in made.items()
+    }
+    for name, place in places.items():
+        if Path(place).is_relative_to(folder):
             del sys.modules[name]
 
 
@@ -189,6 +196,165 @@ def test_a_package_that_fails_or_has_no_jobs_is_an_error(
     assert "app/jobs.py" in broken.stderr
 
 
+@pytest.fixture
+def loaded(folder: Path, load: Load) -> Callable[..., list[str]]:
+    """`loaded("app")`: load that in the folder; return the names of the jobs so far."""
+
+    def loaded(*names: str, cwd: Path = folder) -> list[str]:
+        with chdir(cwd):
+            loading.load(names)
+        return [name for name in registry.names() if name != "touch"]
+
+    return loaded
+
+
+Loaded = Callable[..., list[str]]
+
+
+@pytest.mark.parametrize(
+    "name", ["app", "app.", "./app", "app/", "./app/", "{folder}/app", "sub/../app", "app/."]
+)
+def test_a_package_is_imported_with_its_jobs_and_tasks_however_it_is_named(
+    loaded: Loaded, folder: Path, package: Path, name: str
+) -> None:
+    (folder / "sub").mkdir()
+    (package / "__init__.py").write_text("import faktory\n@faktory.job\ndef root(): ...\n")
+    for place in ("tests/jobs", "deep/test/tasks"):
+        path = package / f"{place}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("raise SystemExit('this must not be imported')")
+    assert set(loaded(name.format(folder=folder))) == {
+        "root", "jobs", "mail_tasks", "deep_down_jobs", "deep_jobs"
+    }  # fmt: skip
+    assert sys.modules["app"].__file__ == str(package / "__init__.py")
+
+
+def test_a_package_without_jobs_below_it_is_imported_alone(loaded: Loaded, folder: Path) -> None:
+    (folder / "bare").mkdir()
+    (folder / "bare" / "__init__.py").write_text("import faktory\n@faktory.job\ndef one(): ...\n")
+    assert loaded("bare") == ["one"]
+    assert loaded("./bare") == ["one"]  # once
+
+
+def test_a_package_below_a_folder_is_imported_by_its_own_name(
+    loaded: Loaded, folder: Path, package: Path
+) -> None:
+    (folder / "src").mkdir()
+    package.rename(folder / "src" / "app")
+    assert "mail_tasks" in loaded("src/app")
+    assert sys.modules["app.jobs"].__file__ == str(folder / "src" / "app" / "jobs.py")
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize("name", [".", "./", "{folder}"])
+def test_a_folder_brings_its_own_jobs_and_those_of_the_packages_in_it(
+    loaded: Loaded, folder: Path, name: str
+) -> None:
+    job = "import faktory\n@faktory.job\ndef {0}(): ...\n"
+    wrong = "raise SystemExit('this must not be imported')"
+    files = {
+        "tasks.py": job.format("own"),
+        "setup.py": wrong,
+        "conftest.py": wrong,
+        "tests/__init__.py": wrong,
+        "tests/jobs.py": wrong,
+        "venv/lib/jobs.py": wrong,
+        "venv/jobs.py": wrong,
+        "my-app/__init__.py": wrong,
+        "my-app/jobs.py": wrong,
+        "other/__init__.py": wrong,
+        "other/views.py": wrong,
+        "fine/__init__.py": "from .tasks import second",
+        "fine/tasks.py": job.format("second"),
+    }
+    for place, source in files.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text(source)
+    found = set(loaded(name.format(folder=folder)))
+    assert found > {"own", "jobs", "mail_tasks", "deep_down_jobs", "deep_jobs", "second"}
+    assert "touch" in registry.names()  # of jobs.py
+
+
+def test_the_working_folder_may_be_a_package(loaded: Loaded, package: Path) -> None:
+    for name in (".", "jobs.py", "./mail"):
+        assert "jobs" in loaded(name, cwd=package)
+    assert sys.modules["app.jobs"].__file__ == str(package / "jobs.py")
+    assert "jobs" not in sys.modules
+    assert "mail_tasks" in registry.names()
+
+
+def test_a_folder_without_jobs_is_missing_and_the_message_says_where_some_may_be(
+    load: Load, folder: Path
+) -> None:
+    (folder / "empty" / "app").mkdir(parents=True)
+    none = "there is no jobs and no tasks in this folder, nor in a package"
+    done = load("./empty")
+    assert done.code == Exit.MISSING
+    assert done.stderr.endswith(f"{none} (a folder with __init__.py) in it\n")
+    (folder / "empty" / "app" / "tasks.py").touch()
+    assert load("./empty").stderr.endswith(" in it. Is it -r empty/app?\n")
+
+
+@pytest.mark.parametrize("name", ["./gone", "gone/", "./gone.", "gone/jobs.py"])
+def test_a_path_that_does_not_exist_is_missing(load: Load, name: str) -> None:
+    done = load(name)
+    assert done.code == Exit.MISSING
+    assert re.search(r"there is no (such file or folder|file gone/jobs\.py)", done.stderr)
+
+
+def test_a_file_of_a_package_is_imported_as_part_of_it(loaded: Loaded, package: Path) -> None:
+    (package / "jobs.py").write_text(
+        "import faktory\nfrom . import helper\nfrom app import jobs as again\n"
+        "@faktory.job\ndef one(): ...\n"
+    )
+    (package / "helper.py").touch()
+    assert loaded("app/jobs.py", "app.jobs", "./app/jobs.py") == ["one"]
+    assert loaded("app/__init__.py") == ["one"]
+
+
+def test_another_module_of_the_same_name_is_an_error(
+    load: Load, folder: Path, package: Path
+) -> None:
+    (folder / "elsewhere" / "app").mkdir(parents=True)
+    (folder / "elsewhere" / "app" / "__init__.py").touch()
+    done = load("./app", "elsewhere/app")
+    assert done.code == Exit.IMPORT
+    taken = "-r elsewhere/app: cannot be imported: the module name app is taken, by "
+    assert f"{taken}{package}/__init__.py. " in done.stderr
+    (folder / "elsewhere" / "jobs.py").write_text("")
+    done = load("./jobs.py", "./elsewhere")
+    assert done.code == Exit.IMPORT
+    assert "-r ./elsewhere: cannot be imported: the module name jobs is taken" in done.stderr
+
+
+def test_an_error_in_a_module_that_was_found_has_its_traceback(load: Load, package: Path) -> None:
+    (package / "mail" / "tasks.py").write_text("import gone")
+    for name in ("app", "./app", "app/"):
+        done = load(name)
+        assert done.code == Exit.IMPORT
+        assert 'app/mail/tasks.py", line 1' in done.stderr
+        assert f"-r {name}: cannot be imported: ModuleNotFoundError" in done.stderr
+
+
+def test_what_paths_name_is_watched_with_its_package(
+    folder: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "tasks.py").touch()
+    here = folder.resolve()
+    app, sub = here / "app", here / "sub"
+    modules = dict.fromkeys(("app", "app.jobs", "app.", "gone/"))
+    paths = {".": here, "./": here, "./app": app, "app/deep/jobs/": app / "deep" / "jobs"}
+    files = {"app/mail/tasks.py": app / "mail", "app/jobs.py": app, "sub/tasks.py": sub}
+    expected = {**modules, **paths, **files}
+    assert {name: loading.place(name) for name in expected} == expected
+    (package / "deep" / "__init__.py").touch()
+    assert loading.place("app/deep/jobs") == app
+    monkeypatch.chdir(sub)
+    assert _folders(["../app/deep/jobs", "tasks.py", "..", "os"]) == [sub, here, app]
+
+
 def test_modules_and_files_are_loaded_in_their_order(
     server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
 ) -> None:
@@ -201,21 +367,17 @@ def test_modules_and_files_are_loaded_in_their_order(
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        (".", "Name a module, -r app.jobs, all of a package, -r app., or a file, -r jobs.py"),
-        ("..", "Name a module, -r app.jobs"),
-        ("./", "Name a module, -r app.jobs"),
-        ("/", "Name a module, -r app.jobs"),
-        ("./app/", "Is it -r app, or -r app. for all jobs and tasks below it?"),
-        ("./app", "Is it -r app, or -r app."),
-        ("app/", "Is it -r app, or -r app."),
-        ("app/jobs", "Is it -r app.jobs, or -r app.jobs."),
+        ("app/jobs", "Is it -r app.jobs, or -r app.jobs. for all jobs and tasks below it?"),
+        ("./app/jobs/", "Is it -r app.jobs, or -r app.jobs."),
+        ("...", "Name a module or package, -r app, a file, -r app/jobs.py, or a folder, -r ./app"),
         (".jobs", "Is it -r jobs, or -r jobs."),
         ("..jobs", "Is it -r jobs, or -r jobs."),
         ("app..jobs", "Is it -r app.jobs, or -r app.jobs."),
         ("app..", "Is it -r app, or -r app."),
-        ("my app/jobs", "Name a module, -r app.jobs"),
-        ("app\0", "Name a module, -r app.jobs"),
-        ("app\udcff", "Name a module, -r app.jobs"),
+        ("my app/jobs", "Name a module or package, -r app"),
+        ("app\0", "Name a module or package, -r app"),
+        ("./app\0", "Name a module or package, -r app"),
+        ("app\udcff", "Name a module or package, -r app"),
     ],
 )
 def test_what_is_not_a_modules_name_is_said_to_be_missing(
@@ -225,7 +387,9 @@ def test_what_is_not_a_modules_name_is_said_to_be_missing(
     (folder / "app" / "jobs.py").touch()
     done = load(name)
     assert done.code == Exit.MISSING == 7
-    assert f"cannot be imported: that is not a module's name. {hint}" in done.stderr
+    what = "there is no such file or folder" if "/" in name or name == "..." else "that is not a"
+    assert f"cannot be imported: {what}" in done.stderr
+    assert hint in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -295,7 +295,7 @@ def test_workers_that_are_killed_before_they_are_ready_never_end_the_supervisor(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["-q", "a,2", "-q", "b", "-r", "jobs"], "-q b has no weight and others have one"),
+        (["-q", "a,2", "-q", "a", "-r", "jobs"], "-q a is given twice, with different weights"),
         ([], "no job type is registered"),
     ],
 )

@@ -365,7 +365,7 @@ def test_no_thread_for_the_heartbeat_is_an_error_in_one_message(
     [
         (["-q", "a,0"], "-q a,0: the weight '0' is not a whole number of 1 or more"),
         (["-q", "a,b"], "-q a,b: the weight 'b' is not a whole number"),
-        (["-q", "a,2", "-q", "b"], "-q b has no weight and others have one"),
+        (["-q", "a,3,limit=0"], "the limit '0' is not a whole number of 1 or more"),
         (["-q", "a,3", "-q", "a,1"], "-q a is given twice, with different weights: give it once"),
         (["-q", "a b"], "the queue is 'a b'"),
         (["-q", ""], "the queue is ''"),

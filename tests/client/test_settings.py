@@ -165,7 +165,7 @@ def test_a_worker_without_an_address_works_for_the_configured_server() -> None:
         assert "ACK" in [verb for verb, _ in server.commands]
 
 
-def test_pool_lends_the_pool_that_jobs_are_pushed_through() -> None:
+def test_pool_returns_the_pool_that_jobs_are_pushed_through() -> None:
     faktory.configure(url="tcp://c:2", pool_size=3)
     assert faktory.pool() is faktory.pool() is defaults.default_pool()
     assert faktory.pool().size == 3

@@ -14,6 +14,7 @@ from faktory.client import defaults
 from faktory.exceptions import FaktoryEnterpriseRequired, FaktoryNotUnique
 from faktory.server import EmbeddedServer
 from faktory.server.state import Timing
+from faktory.testing.embedded import served
 
 WaitUntil = Callable[..., object]
 
@@ -245,6 +246,16 @@ def test_an_expired_job_is_not_run(
     wait_until(lambda: ran == ["in time"])
     wait_until(lambda: server.queues.get("default", []) == [] and not server.working)
     assert ran == ["in time"]
+
+
+def test_a_server_of_a_test_is_asked_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAKTORY_ENTERPRISE", "1")
+    with served(), pytest.raises(FaktoryEnterpriseRequired):
+        faktory.external("work").set(track=True).perform_async()
+    with served(enterprise=True):
+        faktory.external("work").set(track=True).perform_async()
 
 
 def test_nothing_of_enterprise_is_sent_to_an_open_source_server(

@@ -232,3 +232,24 @@ def test_a_server_that_is_said_to_know_enterprise_options_gets_them(
         job.perform_async()
     server.description = "Faktory Enterprise"
     job.perform_async()
+
+
+def test_the_real_server_keeps_the_time_and_takes_what_a_plug_in_is_said_to_know(
+    real_server_url: str,
+) -> None:
+    queue = f"expiry-{faktory.proto.new_jid()}"
+    job = faktory.external("work", queue=queue)
+    with defaults.configured(url=real_server_url, enterprise=True), faktory.Client() as client:
+        try:
+            jid = job.set(expires_in=60).perform_async()
+            job.set(unique_for=60, track=True).perform_async()
+            first, second = client.fetch(queue), client.fetch(queue)
+            assert first is not None
+            assert second is not None
+            assert first["jid"] == jid
+            assert 50 < seconds_left(first) <= 60
+            assert second["custom"] == {"unique_for": 60, "track": 1}
+            client.ack(first["jid"])
+            client.ack(second["jid"])
+        finally:
+            client.remove_queues(queue)

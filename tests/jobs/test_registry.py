@@ -188,3 +188,29 @@ def test_the_list_of_types_is_neither_empty_nor_endless(known: list[str], part: 
     assert part in text
     assert "Did you mean" not in text
     assert "t20" not in text
+
+
+def test_each_job_type_has_the_queue_that_its_pushes_go_to() -> None:
+    faktory.external("Convert", queue="ruby")
+
+    @faktory.job(queue="mail")
+    def send() -> None: ...
+
+    @faktory.job
+    def order() -> None: ...
+
+    @faktory.job(queue=None)
+    def plain() -> None: ...
+
+    class Image(faktory.Job):
+        faktory_options = {"queue": "images", "retry": 3}
+
+    class Resize(Image):
+        faktory_options = {"retry": 0}
+
+        def perform(self) -> None: ...
+
+    own = {"Resize": "images", "plain": "default", "send": "mail"}
+    assert registry.queues() == {**own, "order": "default"}
+    faktory.default_job_options["queue"] = "shop"
+    assert registry.queues() == {**own, "order": "shop"}

@@ -24,6 +24,7 @@ from faktory.wire.session import Answer
 from faktory.worker import Task
 from faktory.worker.lifecycle import Lifecycle, State
 from faktory.worker.processor import Processor
+from faktory.worker.queues import Limits
 from faktory.worker.timing import Timing
 
 from .conftest import WaitUntil, make_manager, messages, succeed
@@ -88,6 +89,7 @@ class Working:
         self, script: Sequence[Any], func: Callable[[int], object], timing: Timing = QUICK
     ) -> None:
         self.queues: Callable[[], Sequence[str]] = lambda: ["default"]
+        self.limits = Limits({})
         self.ended: list[BaseException | None] = []
         self.tasks = {"work": Task("work", func, False)}
         manager = make_manager(self.tasks, LOG, lambda: self.queues(), lambda: self.client, timing)
@@ -176,6 +178,84 @@ def test_a_list_of_queues_may_change_in_place(work: Work) -> None:
     working = work([job(1), NOTHING], lambda number: names.append("b"))
     working.queues = lambda: names
     assert working.run() == [["FETCH a"], ["ACK jid-0001", "FETCH a b"]]
+
+
+# Queues with a limit
+
+
+def limited(work: Work, script: Sequence[Any], func: Callable[[int], object]) -> Working:
+    """A processor of the queues a and b; a has a limit of 1."""
+    working = work(script, func)
+    working.queues = lambda: ["a", "b"]
+    working.limits = working.thread._manager.limits = Limits({"a": 1})
+    return working
+
+
+def test_a_job_has_its_permit_from_its_fetch_until_its_report(work: Work) -> None:
+    free: list[bool] = []
+
+    def look(number: int) -> None:
+        free.append(working.limits.acquire("another", ["a"]) == ["a"])
+        working.limits.release("another")
+
+    script = [job(1, queue="a"), job(2, queue="b"), NOTHING, job(3, queue="a"), NOTHING]
+    working = limited(work, script, look)
+    assert working.run() == [
+        ["FETCH a b"],
+        ["ACK jid-0001", "FETCH a b"],
+        ["ACK jid-0002", "FETCH a b"],
+        ["FETCH a b"],
+        ["ACK jid-0003", "FETCH a b"],
+    ]
+    assert free == [False, True, False]
+    assert working.limits.acquire("another", ["a"]) == ["a"]  # it has ended
+
+
+def test_a_full_queue_is_left_out_of_fetch(work: Work) -> None:
+    def take(number: int) -> None:
+        if number == 1:
+            working.limits.acquire("another", ["a"])
+        else:
+            working.limits.release("another")
+
+    working = limited(work, [job(1, queue="b"), job(2, queue="b"), NOTHING], take)
+    assert working.run() == [
+        ["FETCH a b"],
+        ["ACK jid-0001", "FETCH b"],
+        ["ACK jid-0002", "FETCH a b"],
+    ]
+
+
+def test_a_report_does_not_wait_for_a_permit(work: Work, wait_until: WaitUntil) -> None:
+    working = limited(
+        work,
+        [job(1, queue="elsewhere"), NOTHING, NOTHING],
+        lambda number: working.limits.acquire("another", ["a"]),
+    )
+    working.queues = lambda: ["a"]
+    working.thread.start()
+    wait_until(lambda: working.client.sent == [["FETCH a"], ["ACK jid-0001"]])
+    working.limits.release("another")
+    working.thread.join(10)
+    assert working.client.sent[2:] == [["FETCH a"]]
+
+
+@pytest.mark.parametrize("answer", [LOST, FaktoryServerError("ERR no")])
+def test_a_fetch_without_an_answer_keeps_no_permit_while_it_pauses(
+    work: Work, wait_until: WaitUntil, answer: Exception
+) -> None:
+    working = limited(work, [LOST, LOST, NOTHING], succeed)
+    timing = Timing(backoff=lambda attempt, random: 1000.0, refused_fetch_interval=1000.0)
+    working.thread._manager.timing = timing
+    if isinstance(answer, FaktoryServerError):
+        working.client.script = [NOTHING, NOTHING]
+        working.client.error_for = lambda verb: answer
+    working.thread.start()
+    wait_until(lambda: working.client.sent and working.limits.acquire("another", ["a"]) == ["a"])
+    working.lifecycle.advance(State.TERMINATE)
+    working.thread.stopping.set()
+    working.thread.join(10)
+    assert not working.thread.is_alive()
 
 
 def test_a_refused_fetch_is_repeated(work: Work, caplog: pytest.LogCaptureFixture) -> None:

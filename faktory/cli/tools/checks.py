@@ -107,23 +107,16 @@ def program(modules: Sequence[str]) -> Iterator[Result]:
             Exit.USAGE,
         )
         return
-    names = sorted(set(declared.values()))
-    flags = " ".join(f"-q {name}" for name in names)
-    yield Result("ok", "program", f"job types: {shorten(declared)}; a worker for all needs {flags}")
+    queues = shorten(sorted(set(declared.values())))
+    text = f"job types: {shorten(declared)}; a worker without -q fetches their queues: {queues}"
+    yield Result("ok", "program", text)
 
 
 def declared_queues() -> dict[str, str]:
     """Return the queue that each registered job type goes to unless its push says otherwise."""
-    from ...jobs import registry, spec
+    from ...jobs import registry
 
-    queues = {}
-    for jobtype in registry.names():
-        found: Any = registry.find(jobtype)
-        # A class is registered through what runs it.
-        declared = spec.spec_of(found) or spec.spec_of(getattr(found, "_class", None))
-        if declared is not None:
-            queues[jobtype] = declared._fields().get("queue", "default")
-    return queues
+    return registry.queues()
 
 
 def address(given: str | None) -> tuple[Address | None, Result]:
@@ -136,6 +129,10 @@ def address(given: str | None) -> tuple[Address | None, Result]:
         address = parse(url)
     except ValueError as error:
         return None, error_result("address", error, f"Write it like {DEFAULT_URL}.", Exit.USAGE)
+    if settings.current.ssl_context is not None and not (given or address.tls):
+        text = f"faktory.configure has an ssl_context, and {address} is an address without TLS"
+        remedy = "Every client without an address fails by that: begin it with tcp+tls://."
+        return None, Result("error", "address", text, remedy, Exit.USAGE)
     source = "--url" if given else provider or "FAKTORY_URL"
     if not given and settings.current.url:
         source = "faktory.configure"

@@ -44,7 +44,7 @@ exit codes:
   2    wrong usage: an invalid flag, variable or address
   3    a module of -r exists and cannot be imported
   4    the server refuses the password
-  7    -r names a module or a file that does not exist
+  7    -r names a module, a file or a folder that does not exist
   9    no connection to the server, or it broke
   10   not confirmed, so nothing was changed
   130  interrupted

@@ -68,11 +68,27 @@ def _texts(value: object) -> list[str]:
 
 
 def _queues(value: object) -> list[str]:
-    if isinstance(value, dict):
-        if all(type(weight) is int and weight > 0 for weight in value.values()):
-            return [f"{name},{weight}" for name, weight in value.items()]
-        raise ValueError("is not a table of weights: each must be a whole number of 1 or more")
-    return _texts(value)
+    """Return queues as -q has them; those of a table have weights."""
+    if not isinstance(value, dict):
+        return _texts(value)
+    for name, share in value.items():
+        given = share if isinstance(share, dict) else {"weight": share}
+        numbers = all(type(number) is int and number > 0 for number in given.values())
+        if not numbers or given.keys() - {"weight", "limit"}:
+            raise ValueError(
+                "is not a table of weights: each must be a whole number of 1 or more, or a table "
+                "like { weight = 3, limit = 2 }"
+            )
+        if "," in name:
+            raise ValueError(f"has the name {name!r}: no queue's name has a comma")
+    return [f"{name},{_settings(share)}" for name, share in value.items()]
+
+
+def _settings(share: int | dict[str, int]) -> str:
+    if isinstance(share, int):
+        return str(share)
+    limit = f",limit={share['limit']}" if "limit" in share else ""
+    return f"{share.get('weight', 1)}{limit}"
 
 
 def _switch(value: object) -> bool:
@@ -151,12 +167,13 @@ JOBS, PROCESS, FILE, LOG = "jobs", "processes", "configuration", "names and logs
 FLAGS: Final = (
     Flag(
         JOBS, "-r", "require", "MODULE", TEXTS, [],
-        "a module or a .py file that defines jobs; with a dot at the end, app., every jobs.py and "
-        "tasks.py below that package; may be repeated",
+        "what defines the jobs: a module, a package, with every jobs.py and tasks.py below it, a "
+        ".py file, or a folder, as ., ./app or app/; may be repeated",
     ),
     Flag(
-        JOBS, "-q", "queue", "NAME[,WEIGHT]", QUEUES, [],
-        'a queue to fetch from, in this order, or by weight; may be repeated (default: "default")',
+        JOBS, "-q", "queue", "NAME[,WEIGHT][,limit=N]", QUEUES, [],
+        "a queue to fetch from, in this order, or by weight, with at most N of its jobs at a time; "
+        "may be repeated; '*' stands for default and all that the jobs declare (default: '*')",
     ),
     Flag(
         JOBS, "-c", "concurrency", "N", NUMBER, 10,
@@ -212,19 +229,21 @@ _FIRST: Final = [flag for flag in FLAGS if flag.group is FILE or flag.name == "l
 
 _EPILOG = """
 examples:
-  faktory-worker -r app.jobs                          the queue "default", 10 jobs at a time
+  faktory-worker -r app.jobs                          the queues of the jobs, 10 jobs at a time
   faktory-worker -r jobs.py -q critical -q default    critical first, always
-  faktory-worker -r app.jobs -q critical,3 -q bulk,1  by weight
-  faktory-worker -r app. --reload                     while you write app/*/jobs.py
+  faktory-worker -r app.jobs -q critical,3 -q bulk    by weight; one without has 1
+  faktory-worker -r app.jobs -q critical,5 -q '*'     critical, and all others that jobs declare
+  faktory-worker -r app.jobs -q default -q api,limit=2   2 jobs of api at a time at most
+  faktory-worker -r app --reload                      while you write app/*/jobs.py
   faktory-worker -r app.jobs --processes 4 -c 5       4 processes, 20 jobs at a time
   faktory-worker -C worker.toml -e production         from a file:
       require = ["app.jobs"]
-      queue = { critical = 3, bulk = 1 }
+      queue = { critical = 3, bulk = 1, api = { weight = 1, limit = 2 } }
       [production]
       processes = 4
       log-format = "json"
   FAKTORY_URL=tcp://:password@host:7419 faktory-worker -r app.jobs
-  FAKTORY_WORKER_QUEUE="critical,3 bulk,1" FAKTORY_WORKER_PROCESSES=4 faktory-worker -r app.jobs
+  FAKTORY_WORKER_QUEUE="critical,3 bulk" FAKTORY_WORKER_PROCESSES=4 faktory-worker -r app.jobs
 
   Every flag has a variable: --max-jobs is FAKTORY_WORKER_MAX_JOBS. The command line goes before
   variables, these before the file. A list replaces a list, it does not add to it.
@@ -246,7 +265,7 @@ exit codes:
   4 REFUSED       the server refuses the password
   5 ABANDONED     stopped, some jobs left running or unreported
   6 CANNOT_START  the system gives too few threads or open files for -c
-  7 MISSING       -r names a module or a file that does not exist
+  7 MISSING       -r names a module, a file or a folder that does not exist
   8 GAVE_UP       with --processes: a worker ended five times running before it was ready
   130 INTERRUPTED by Ctrl-C, before there was a worker to stop
 """
@@ -261,9 +280,9 @@ def make_parser(flags: Iterable[Flag] = FLAGS, add_help: bool = True) -> argpars
     """Make a parser; what it returns lacks the flags that are not on the command line."""
     parser = _Parser(
         prog="faktory-worker",
-        usage="faktory-worker -r MODULE [-r MODULE]... [-q NAME[,WEIGHT]]... [flags]",
+        usage="faktory-worker -r MODULE [-r MODULE]... [-q NAME[,WEIGHT][,limit=N]]... [flags]",
         description="Run the jobs of a program: fetch them from a Faktory server "
-        "(FAKTORY_URL, or tcp://localhost:7419) and execute them on threads.",
+        "(faktory.configure, FAKTORY_URL, or tcp://localhost:7419) and execute them on threads.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,

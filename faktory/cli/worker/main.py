@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Final
@@ -30,7 +30,7 @@ from ...worker.manager import CannotStart
 from ...worker.signals import handled, noticed
 from .. import conflict, loading, streams
 from ..exits import Exit, ExitError, UsageError
-from . import config, logs, title
+from . import config, logs, queues, title
 from .ending import STOP_SIGNALS, EarlySignals, end, unblock
 from .logs import show_error
 
@@ -117,7 +117,8 @@ def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
             loading.load(options.require)
     finally:
         early.check()  # an import may have caught what a signal raised, or made another error of it
-    worker = _make_worker(options)
+    declared = set(registry.queues().values())
+    worker = _make_worker(options, declared)
     if not registry.names():
         raise UsageError(NO_JOBS)
     if attach is not None:
@@ -153,12 +154,15 @@ def _check_supervisor(options: Namespace) -> None:
         raise UsageError("--reload needs watchfiles: pip install 'faktory-worker[reload]'")
     if not options.require:
         raise UsageError(NO_JOBS)
-    worker = _make_worker(options)
+    worker = _make_worker(options, ())
     count = options.processes or 1
     _check_files("--processes", count)
     _check_files("-c", options.concurrency)
     reloads = ", restarted when a file is saved" if options.reload else ""
     _log_start(worker, f", {count} worker{'s' if count > 1 else ''}{reloads}")
+    declared = queues.includes_declared(options.queue)
+    more = ", and all that the jobs declare, which each worker names" if declared else ""
+    log.info("Queues: %s%s", worker._queues, more)
 
 
 def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Worker], None]:
@@ -214,6 +218,10 @@ def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit
         if early.quiet:
             worker.quiet()
         _log_start(worker)
+        if not options.queue:
+            log.info("no -q: default and every queue that the jobs declare are fetched")
+        if warning := queues.left_out(options.queue, registry.queues().values()):
+            log.warning("%s", warning)
         try:
             with title.shown(worker, options.tag):
                 worker.run()
@@ -236,38 +244,16 @@ def _outcome(worker: Worker, after: str) -> Exit:
     return Exit.STOPPED
 
 
-def _make_worker(options: Namespace) -> Worker:
+def _make_worker(options: Namespace, declared: Collection[str]) -> Worker:
     try:
         return Worker(
-            queues=_queues(options.queue),
+            queues=queues.choose(options.queue, declared),
             concurrency=options.concurrency,
             disconnect_wait=options.timeout,
             labels=options.label or ["python"],
         )
     except (ValueError, FaktoryPayloadError) as error:
         raise UsageError(error) from None
-
-
-def _queues(flags: Sequence[str]) -> Sequence[str] | Mapping[str, int]:
-    """Turn the -q flags into an argument of `Worker`: a list, or a mapping if all have a weight."""
-    weights: dict[str, int] = {}
-    for flag in flags:
-        name, comma, weight = flag.partition(",")
-        if comma and not (weight.isascii() and weight.isdigit() and int(weight) > 0):
-            raise ValueError(
-                f"-q {flag}: the weight {weight!r} is not a whole number of 1 or more."
-            )
-        given = int(weight) if comma else 0
-        if weights.setdefault(name, given) != given:
-            raise ValueError(f"-q {name} is given twice, with different weights: give it once.")
-    if not weights:
-        return ["default"]
-    if not any(weights.values()):
-        return list(weights)
-    if not all(weights.values()):
-        bare = next(name for name, weight in weights.items() if not weight)
-        raise ValueError(f"-q {bare} has no weight and others have one: give all one, or none.")
-    return weights
 
 
 def _log_start(worker: Worker, more: str = "") -> None:

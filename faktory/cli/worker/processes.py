@@ -239,7 +239,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
 
     def on_exit(self, child: WorkerChild | Reporter, status: int) -> None:
         """Report the jobs of a worker that died, and decide who comes next."""
-        self.on_channel(child)  # its last words may be its first, with its server
+        self.on_channel(child)  # it may have become ready just before
         child.close_channel()
         if isinstance(child, Reporter):
             self.children.remove(child)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from ...wire.log import Log
+from .. import loading
 
 log = Log(logging.getLogger("faktory.reload"))
 
@@ -36,7 +37,7 @@ def available() -> bool:
 def watched(required: Sequence[str]) -> Iterator[int]:
     """Yield a file descriptor that becomes readable after each change, for a `with` block.
 
-    Watches the Python files below the current folder, and those beside the files of -r.
+    Watches the Python files below the current folder, and below what paths of -r name.
     """
     parent = os.getpid()
     reader, writer = os.pipe()
@@ -57,8 +58,8 @@ def watched(required: Sequence[str]) -> Iterator[int]:
 
 def _folders(required: Sequence[str]) -> list[Path]:
     here = Path.cwd()
-    beside = {Path(name).resolve().parent for name in required if name.endswith(".py")}
-    return [here, *sorted(path for path in beside if not path.is_relative_to(here))]
+    places = {place for name in required if (place := loading.place(name)) is not None}
+    return [here, *sorted(path for path in places if not path.is_relative_to(here))]
 
 
 def _watch(folders: Sequence[Path], writer: int, parent: int) -> NoReturn:

@@ -416,3 +416,14 @@ def fake_connections() -> None:
         assert_type(client, Client)
         assert_type(client.command("INFO"), str | bytes | int | None)
     Client(connection=object())  # type: ignore[arg-type]
+
+
+def settings() -> None:
+    faktory.configure(url="tcp://localhost", timeout=timedelta(seconds=5), enterprise=True)
+    faktory.configure(enterprise="yes")  # type: ignore[arg-type]
+    assert_type(faktory.pool(), Pool)
+    with faktory.pool().client() as client:
+        assert_type(client, Client)
+    Client(timeout=5, tcp_keepalive=30)
+    Client(timeout=None)  # type: ignore[arg-type]
+    faktory.Worker(timeout=None)
