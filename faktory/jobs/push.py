@@ -190,10 +190,10 @@ class Push(JobSpec, Generic[P]):
         try:
             return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
         except FaktoryPayloadError as error:
-            told = self._signature.explain(error, payload.get("args"))
-            if told is None or error._raised_by_job:
+            better = self._signature.explain(error, payload.get("args"))
+            if better is None or error._raised_by_job:
                 raise
-            raise told from None
+            raise better from None
 
     def _send(self, payload: dict[str, Any]) -> str:
         pool = self._pool or defaults.default_pool()
@@ -229,8 +229,8 @@ class Push(JobSpec, Generic[P]):
             except FaktoryPayloadError as error:
                 self._check_rows(rows)  # its errors have the names of the arguments
                 for row in rows:
-                    if told := self._signature.explain(error, row):
-                        raise told from None
+                    if better := self._signature.explain(error, row):
+                        raise better from None
                 raise
 
         return encode

@@ -363,13 +363,13 @@ class Strange:
 @pytest.mark.parametrize(
     ("hint", "fault"),
     [
-        (timedelta | float, "a timedelta is a number on the wire"),
-        (Point | dict[str, int], "a NamedTuple is an object on the wire"),
+        (timedelta | float, "on the wire a timedelta is a number"),
+        (Point | dict[str, int], "on the wire a NamedTuple is an object"),
         (tuple[UUID, Strange], "Strange is not a type that msgspec knows"),
         (Enum("Odd", {"A": 1, "B": "b"}), "must contain either all str or all int"),
     ],
 )
-def test_a_type_that_the_wire_cannot_tell_is_not_used(
+def test_a_type_whose_json_is_ambiguous_or_unknown_is_not_used(
     server: FakeServer, hint: Any, fault: str
 ) -> None:
     def odd(value):  # type: ignore[no-untyped-def]
