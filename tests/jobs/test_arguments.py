@@ -406,6 +406,23 @@ def test_a_class_may_be_defined_after_the_job_was_used(
     assert server.jobs[1]["args"] == [{"name": "a", "price": "1"}]
 
 
+@dataclass
+class Holder:
+    thing: Nowhere  # noqa: F821
+    when: datetime
+
+
+def test_a_class_with_an_unknown_field_type_is_left_alone(server: FakeServer) -> None:
+    def hold(holder: Holder) -> None: ...
+
+    hold.__annotations__["holder"] = Holder
+    job = faktory.job(hold)
+    job.perform_async({"thing": 1})  # type: ignore[arg-type]
+    assert server.jobs[0]["args"] == [{"thing": 1}]
+    with pytest.raises(FaktoryPayloadError, match="cannot be used: name 'Nowhere' is not defined"):
+        job.perform_async(Holder(1, WHEN))
+
+
 def test_an_annotation_that_raises_breaks_nothing(server: FakeServer) -> None:
     def strange(value: 1 / 0, other: "]"):  # type: ignore  # noqa
         ...
