@@ -7,6 +7,7 @@ the job. Types are known by their names and attributes: no library of types is i
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -37,6 +38,8 @@ _BASES: Final = {
     ("collections", "Set"),
 }
 """The packages and names of the types that JSON lacks, and of which a converter makes JSON."""
+
+_MODULES: Final = re.compile(r"(?:\w+\.)+(?=\w)")
 
 _MARKS: Final = (
     "__dataclass_fields__",
@@ -77,14 +80,16 @@ def _names_of_class(function: Callable[..., object]) -> dict[str, Any]:
 
 
 def text_of(annotation: object) -> str:
-    """Return an annotation as it stands in the code, or nearly so."""
-    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    """Return an annotation as it is in the code, without the names of modules."""
+    if isinstance(annotation, str):
+        return annotation
+    return _MODULES.sub("", inspect.formatannotation(annotation))
 
 
 def is_plain(hint: Any, inside: tuple[object, ...] = ()) -> bool:
     """Return whether a type needs no converter: it is JSON, or nothing is known about it.
 
-    `inside` are the aliases that it stands in, which may name themselves.
+    `inside` are the aliases around it, which may name themselves.
     """
     if hint in inside:
         return True

@@ -8,7 +8,7 @@ used; the error for a value that is not JSON then says why.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Optional
 
@@ -34,44 +34,45 @@ class Arguments:
         self._parameters = list(parameters)
         self._hints: dict[int, Any] = {}
         self._faults: dict[int, str] = {}
-        self._unknown: set[str] = set()
-        self._made: list[Converter | None] | None = None
-        variadic = [p.kind is p.VAR_POSITIONAL for p in self._parameters]
-        self._first_of_rest = variadic.index(True) if True in variadic else None
+        # One attribute for both, as threads see it: the converters, and the unknown names.
+        self._found: tuple[list[Converter | None], set[str]] | None = None
+        # Such a parameter is the last one, and its annotation that of each argument behind it.
+        self._is_variadic = any(p.kind is p.VAR_POSITIONAL for p in self._parameters)
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep the types, which are pickled by their names, and neither function nor converters."""
-        self._converters()
-        return {**vars(self), "_function": None, "_unknown": set(), "_made": None}
+        self._find()
+        return {**vars(self), "_function": None, "_found": None}
 
     @property
     def are_typed(self) -> bool:
         """Whether anything is converted, or would be once a name is defined."""
-        return any(self._converters()) or bool(self._unknown)
+        converters, unknown = self._find()
+        return any(converters) or bool(unknown)
 
     def to_wire(self, args: Sequence[object]) -> list[Any]:
         """Return arguments by position as plain JSON; FaktoryPayloadError names the path."""
-        return [
-            value if converter is None else converter.to_wire(value, index)
-            for index, value, converter in self._each(args)
-        ]
+        made = [*args]
+        for index, converter in self._typed(len(made)):
+            made[index] = converter.to_wire(made[index], index)
+        return made
 
     def from_wire(self, args: Sequence[object]) -> list[Any]:
         """Return arguments as they were pushed; FaktoryPayloadError names the path."""
-        return [
-            value if converter is None else converter.from_wire(value, index)
-            for index, value, converter in self._each(args)
-        ]
+        made = [*args]
+        for index, converter in self._typed(len(made)):
+            made[index] = converter.from_wire(made[index], index)
+        return made
 
     def in_gap(self, index: int, default: object) -> object:
         """Return a default on the wire; FaktoryPayloadError if its annotation does not take it."""
-        converter = self._converters()[index]
+        converter = self._find()[0][index]
         return default if converter is None else converter.to_wire(default, index)
 
     def remedy(self, index: int, value: object) -> str:
         """Return what else can be done about an argument that is not JSON, or nothing."""
         kind = kind_of_leaf(value)
-        converters = self._converters()
+        converters, _ = self._find()
         index = min(index, len(converters) - 1)
         if kind is None or index < 0 or converters[index] is not None:
             return ""
@@ -81,56 +82,50 @@ class Arguments:
         asked = f"Or annotate the parameter, {parameter.name}: {kind.__name__}"
         return f"{asked}." if find_spec("msgspec") else f"{asked}, and {_INSTALL}."
 
-    def _each(self, args: Sequence[object]) -> Iterator[tuple[int, object, Converter | None]]:
-        converters = self._converters()
-        rest = None if self._first_of_rest is None else converters[self._first_of_rest]
-        for index, value in enumerate(args):
-            yield index, value, converters[index] if index < len(converters) else rest
+    def _typed(self, count: int) -> list[tuple[int, Converter]]:
+        """Return the positions, of so many, that are converted."""
+        found = [(i, each) for i, each in enumerate(self._find()[0][:count]) if each is not None]
+        if found and self._is_variadic and found[-1][0] == len(self._parameters) - 1:
+            rest = found[-1][1]
+            found += [(index, rest) for index in range(len(self._parameters), count)]
+        return found
 
-    def _converters(self) -> list[Converter | None]:
-        """Return the converter of each parameter; they are made when they are first needed."""
-        if self._made is None or (self._unknown and self._are_defined()):
-            self._unknown = set()
-            self._made = [self._make(index) for index in range(len(self._parameters))]
-        return self._made
+    def _find(self) -> tuple[list[Converter | None], set[str]]:
+        """Return a converter, or None, for each parameter, and the names that are unknown so far.
 
-    def _are_defined(self) -> bool:
-        """Return whether a name that an annotation needs was defined meanwhile."""
-        names = getattr(self._function, "__globals__", {})
-        return any(name in names for name in self._unknown)
+        They are found when they are first needed, and again once an unknown name is defined.
+        """
+        if self._found is None or any(map(self._is_defined, self._found[1])):
+            unknown: set[str] = set()
+            converters = [self._make(index, unknown) for index in range(len(self._parameters))]
+            self._found = converters, unknown
+        return self._found
 
-    def _make(self, index: int) -> Converter | None:
+    def _is_defined(self, name: str) -> bool:
+        return name in getattr(self._function, "__globals__", {})
+
+    def _make(self, index: int, unknown: set[str]) -> Converter | None:
         parameter = self._parameters[index]
         if parameter.annotation is parameter.empty:
             return None
-        if self._function is not None:
-            self._faults.pop(index, None)
-            try:
+        try:
+            if self._function is not None:
+                self._faults.pop(index, None)
                 hint = resolve(parameter.annotation, self._function)
                 self._hints[index] = Optional[hint] if parameter.default is None else hint  # noqa: UP045
-            except Exception as error:  # evaluating the text of an annotation runs any code
-                self._fault(index, error)
-        if index not in self._hints or is_plain(self._hints[index]):
-            return None
-        try:
+            if index not in self._hints or is_plain(self._hints[index]):
+                return None
             from .converters import Converter
-        except ImportError as error:
-            absent = isinstance(error, ModuleNotFoundError) and error.name == "msgspec"
-            why = "msgspec is not installed" if absent else f"msgspec does not load, {error}"
-            self._faults[index] = f"{why}: {_INSTALL}"
-            return None
-        try:
-            return Converter(
-                self._hints[index], f"{parameter.name}: {text_of(parameter.annotation)}"
-            )
-        except Exception as error:  # msgspec's, of a type that it does not take; a class's own
-            self._fault(index, error)
-            return None
 
-    def _fault(self, index: int, error: Exception) -> None:
-        self._faults[index] = str(error).rstrip(".") or type(error).__name__
-        if isinstance(error, NameError) and error.name:
-            self._unknown.add(error.name)
+            takes = f"{parameter.name}: {text_of(parameter.annotation)}"
+            return Converter(self._hints[index], takes)
+        except Exception as error:  # of msgspec, of the annotation's text, of a class: it runs code
+            self._faults[index] = str(error).rstrip(".") or type(error).__name__
+            if isinstance(error, ModuleNotFoundError) and error.name == "msgspec":
+                self._faults[index] = f"msgspec is not installed: {_INSTALL}"
+            if isinstance(error, NameError) and error.name and not self._is_defined(error.name):
+                unknown.add(error.name)
+            return None
 
 
 def kind_of_leaf(value: object, level: int = 0) -> type | None:

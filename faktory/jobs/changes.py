@@ -111,15 +111,15 @@ _ALIKE: Final = (
     (
         nodes.TimeDeltaType,
         (nodes.IntType, nodes.FloatType, nodes.LiteralType, nodes.EnumType),
-        "a timedelta is a number on the wire, so it cannot be told from another one",
+        "on the wire a timedelta is a number, as another member of the union is",
     ),
     (
         nodes.NamedTupleType,
         (nodes.DictType, nodes.StructType, nodes.DataclassType, nodes.TypedDictType),
-        "a NamedTuple is an object on the wire, so it cannot be told from another one",
+        "on the wire a NamedTuple is an object, as another member of the union is",
     ),
 )
-"""Members of a union that msgspec tells apart, and that are alike on our wire."""
+"""Members of a union that differ for msgspec, and are alike on our wire."""
 
 
 class Changes:

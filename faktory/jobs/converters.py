@@ -110,9 +110,10 @@ class Converter:
         except msgspec.ValidationError as error:
             found = _ERROR.fullmatch(str(error))
             reason, path = found.groups() if found else (str(error), "")
-            if isinstance(error.__cause__, Wrong):
-                path += error.__cause__.path
-            raise self._error(index, reason, *find(changed, path)) from error
+            cause = error.__cause__  # what the class of a value raised
+            if isinstance(cause, Wrong):
+                path, cause = path + cause.path, None
+            raise self._error(index, reason, *find(changed, path)) from cause
 
     def _to_builtins(self, value: object) -> Any:
         kept = self._kept

@@ -237,8 +237,8 @@ class Push(Sender, Generic[P]):
             except FaktoryPayloadError as error:
                 self._check_rows(rows)  # its errors have the names of the arguments
                 for row in rows:
-                    if told := self._signature.explain(error, row):
-                        raise told from None
+                    if better := self._signature.explain(error, row):
+                        raise better from None
                 raise
             if spread is None or place is None:
                 return commands.push_bulk_line(line, jids, scheduled)

@@ -181,7 +181,7 @@ def through_server(proto: ModuleType, args: list[Any]) -> list[Any]:
     return proto.load_json(kept)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("hint", "value", "expected"), SAMPLES, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(("hint", "value", "expected"), SAMPLES)
 def test_a_value_has_this_json_and_comes_back_from_it(
     proto: ModuleType, hint: Any, value: Any, expected: bytes
 ) -> None:
@@ -301,7 +301,7 @@ def test_a_zone_with_any_offset_keeps_the_instant(zone: Any, local: datetime) ->
 # Wrong values
 
 WRONG: list[tuple[Any, Any, str]] = [
-    (UUID, "no", r"args\[0\] is 'no': invalid UUID. The parameter is value: uuid\.UUID\."),
+    (UUID, "no", r"args\[0\] is 'no': invalid UUID. The parameter is value: UUID\."),
     (UUID, 5, r"args\[0\] is 5 \(int\): expected `uuid`, got `int`"),
     (UUID, None, r"args\[0\] is None \(NoneType\): expected `uuid`, got `null`"),
     (date, WHEN, r"args\[0\] is datetime.*: expected `date`, got `datetime`"),
@@ -340,7 +340,7 @@ WRONG: list[tuple[Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("hint", "value", "message"), WRONG, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(("hint", "value", "message"), WRONG)
 def test_a_wrong_value_is_refused_with_its_path_here_and_there(
     hint: Any, value: Any, message: str
 ) -> None:
@@ -379,7 +379,6 @@ class Unknown:
         ),
         (Circle, Circle((1, "2")), r"args\[0\]\.centre\.y is '2': expected `float`"),  # type: ignore[arg-type]
     ],
-    ids=lambda each: str(each)[:40],
 )
 def test_a_value_of_another_type_is_refused_where_it_is_pushed(
     hint: Any, value: Any, message: str

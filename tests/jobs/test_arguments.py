@@ -363,13 +363,13 @@ class Strange:
 @pytest.mark.parametrize(
     ("hint", "fault"),
     [
-        (timedelta | float, "a timedelta is a number on the wire"),
-        (Point | dict[str, int], "a NamedTuple is an object on the wire"),
+        (timedelta | float, "on the wire a timedelta is a number"),
+        (Point | dict[str, int], "on the wire a NamedTuple is an object"),
         (tuple[UUID, Strange], "Strange is not a type that msgspec knows"),
         (Enum("Odd", {"A": 1, "B": "b"}), "must contain either all str or all int"),
     ],
 )
-def test_a_type_that_the_wire_cannot_tell_is_not_used(
+def test_a_type_whose_json_is_ambiguous_or_unknown_is_not_used(
     server: FakeServer, hint: Any, fault: str
 ) -> None:
     def odd(value):  # type: ignore[no-untyped-def]
@@ -404,6 +404,23 @@ def test_a_class_may_be_defined_after_the_job_was_used(
     monkeypatch.setitem(globals(), "Later", Item)
     job.perform_async(Item("a", Decimal(1)))
     assert server.jobs[1]["args"] == [{"name": "a", "price": "1"}]
+
+
+@dataclass
+class Holder:
+    thing: Nowhere  # noqa: F821
+    when: datetime
+
+
+def test_a_class_with_an_unknown_field_type_is_left_alone(server: FakeServer) -> None:
+    def hold(holder: Holder) -> None: ...
+
+    hold.__annotations__["holder"] = Holder
+    job = faktory.job(hold)
+    job.perform_async({"thing": 1})  # type: ignore[arg-type]
+    assert server.jobs[0]["args"] == [{"thing": 1}]
+    with pytest.raises(FaktoryPayloadError, match="cannot be used: name 'Nowhere' is not defined"):
+        job.perform_async(Holder(1, WHEN))
 
 
 def test_an_annotation_that_raises_breaks_nothing(server: FakeServer) -> None:
