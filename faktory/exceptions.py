@@ -63,7 +63,10 @@ class FaktoryError(Exception):
 
 
 class FaktoryPayloadError(FaktoryError, TypeError, ValueError):
-    """A job or an argument cannot be sent as it is; nothing was sent."""
+    """A job or an argument cannot be sent as it is; nothing was sent.
+
+    In a worker: an argument that was fetched is not of the type that the job's parameter has.
+    """
 
 
 class FaktoryConnectionError(FaktoryError, ConnectionError):

@@ -59,6 +59,7 @@ ONCE = [
     "client/test_greenlets.py",
     "client/test_sockets.py",
     "client/test_waiting.py",
+    "jobs/test_argument_types.py",
     "jobs/test_backoff.py",
     "jobs/test_docs.py",
     "jobs/test_policy.py",

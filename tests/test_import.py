@@ -50,3 +50,23 @@ def test_using_the_client_loads_nothing_for_tls_passwords_and_asyncio():
 @pytest.mark.parametrize("name", sorted(COSTLY))
 def test_a_loaded_costly_module_is_detected(name):
     assert name in loaded_by(f"import faktory, {name}")
+
+
+PUSH = """
+import faktory, faktory.testing
+@faktory.job
+def work(a: {}, b: "dict[str, list[int]]" = None): pass
+with faktory.testing.fake():
+    work.perform_async(1, {{}})
+    work.perform_bulk([(1,)])
+    work.drain()
+"""
+
+
+@pytest.mark.parametrize("types", ["int", "'Anything'"])
+def test_jobs_whose_arguments_are_json_do_not_load_msgspec(types):
+    pytest.importorskip("msgspec")
+    path = f"sys.path += {sys.path!r}\n"
+    assert "msgspec" not in loaded_by(path + PUSH.format(types))
+    with_uuid = path + "from uuid import UUID\n" + PUSH.format("UUID | int")
+    assert "msgspec" in loaded_by(with_uuid)

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import FaktoryConnectionError, FaktoryTimeout
@@ -165,14 +166,16 @@ class Connection:
         self, sent: Sequence[Command[Any]], broken: recovery.ConnectionBroken
     ) -> list[Answer]:
         rest = sent[len(broken.answers) :]
-        if self._interrupted or not recovery.may_resend(rest, broken.sent, self._at_least_once):
+        if self._interrupted or not self._may_resend(rest, broken):
             self._interrupted = False
             error = recovery.error_for(rest, broken.sent, broken.cause)
             raise error from error.__cause__
         self._log.debug("once more, over a new connection: %s", broken.cause)
         resent = recovery.count_sent(rest, broken.sent)  # the server may have run so many
         try:
-            answers = self._opened().exchange(rest)
+            transport = self._opened()
+            late = not self._may_resend(rest, broken)  # connecting took a while
+            answers = [] if late else transport.exchange(rest)
         except recovery.ConnectionBroken as again:
             self._drop()
             left = rest[len(again.answers) :]
@@ -186,11 +189,17 @@ class Connection:
         except BaseException:
             self._drop()
             raise
+        if late:
+            error = recovery.error_for(rest, broken.sent, broken.cause)
+            raise error from error.__cause__
         return [
             *broken.answers,
             *map(recovery.resolve_resent, answers[:resent]),
             *answers[resent:],
         ]
+
+    def _may_resend(self, rest: Sequence[Command[Any]], broken: recovery.ConnectionBroken) -> bool:
+        return recovery.may_resend(rest, broken.sent, self._at_least_once, time())
 
     def _check_not_busy(self) -> None:
         """Raise in a signal handler that interrupted an exchange, which it would wait for."""

@@ -13,14 +13,14 @@ import atexit
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from random import random
 from threading import Condition, Thread, current_thread
 from time import monotonic
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Protocol, Self
 from weakref import WeakSet, ref
 
 from ..exceptions import (
@@ -54,6 +54,15 @@ class _Entry(NamedTuple):
     jid: str
     data: bytes
     future: Future[str]
+    scheduled: Sequence[str]
+    """As `Command.scheduled`."""
+
+
+class Pushable(Protocol):
+    """A job that knows how it is pushed: a `faktory.Message`, or a chain of them."""
+
+    def push_to(self, producer: Producer) -> Future[str]:
+        """Push it through this producer."""
 
 
 class Producer:
@@ -100,14 +109,26 @@ class Producer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def push(self, job: AnyJob) -> Future[str]:
-        """Take a job to be pushed soon; the future's result is its jid.
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """Make a client of the same server for a `with` block, for a command of another kind."""
+        client = self._make()
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def push(self, job: AnyJob | Pushable) -> Future[str]:
+        """Take a job, a dict or a Message, to be pushed soon; the future's result is its jid.
 
         Raises at once FaktoryPayloadError for a job that cannot be sent, and FaktoryTimeout if
         there is no room. The job of a future that is cancelled in time is not sent.
         """
-        sent = prepare(job)
-        entry = _Entry(sent["jid"], dump_json(sent), Future())
+        if not isinstance(job, dict) and hasattr(job, "push_to"):
+            return job.push_to(self)
+        sent = prepare(job)  # type: ignore[arg-type]  # a dict, or refused
+        scheduled = commands.times_of((sent,)) if "at" in sent else ()
+        entry = _Entry(sent["jid"], dump_json(sent), Future(), scheduled)
         if network.current.in_process and not self._closed:
             return self._push_now(entry)
         with self._changed:
@@ -320,7 +341,9 @@ class Producer:
 
 def _command(batch: list[_Entry]) -> commands.Command[dict[str, str]]:
     line = b"PUSHB [" + b",".join([entry.data for entry in batch]) + b"]\r\n"
-    return commands.push_bulk_line(line, [entry.jid for entry in batch])
+    scheduled = [entry.scheduled for entry in batch]
+    times = [at for each in scheduled for at in each] if all(scheduled) else ()
+    return commands.push_bulk_line(line, [entry.jid for entry in batch], times)
 
 
 def _end(entry: _Entry, failure: FaktoryError | None, rejection: str | None) -> None:

@@ -5,11 +5,18 @@ The types of the public signatures are here, too.
 
 from . import backoff
 from .batch import Batch, Callback
-from .chain import Chain, Next
 from .context import JobContext, LastError, current_job
 from .definition import FunctionJob, Job, external, job
-from .middleware import ClientMiddleware, WorkerMiddleware, client_middleware, worker_middleware
-from .options import Declared, Options
+from .message import JobChain, Message, chain
+from .middleware import (
+    Chain,
+    ClientMiddleware,
+    Next,
+    WorkerMiddleware,
+    client_middleware,
+    worker_middleware,
+)
+from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
 from .spec import DeclaredJob
@@ -26,13 +33,17 @@ __all__ = [
     "FunctionJob",
     "Instant",
     "Job",
+    "JobChain",
     "JobContext",
     "LastError",
+    "Message",
     "Next",
     "Options",
     "Push",
+    "PushOptions",
     "WorkerMiddleware",
     "backoff",
+    "chain",
     "client_middleware",
     "current_job",
     "external",

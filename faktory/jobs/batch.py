@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 from ..client import BatchStatus, Pool, defaults
 from ..exceptions import FaktoryPayloadError
 from ..wire.payload import prepare
-from .chain import Next
+from .message import JobChain, Message
 from .spec import DeclaredJob, spec_of
 from .validation import check_pool
 
-Callback = DeclaredJob | str | Mapping[str, object] | None
-"""A declared job that takes no arguments, the name of a job type, or a job as a dict."""
+Callback = DeclaredJob | Message | JobChain | str | Mapping[str, object] | None
+"""A declared job that takes no arguments, a message, the name of a job type, or a job as a dict."""
 
 _SETTINGS: Final = ("description", "success", "complete", "parent")
 _TYPO: Final = 0.75
@@ -32,21 +32,14 @@ open_batch: Final[ContextVar[str | None]] = ContextVar("faktory_open_batch", def
 """The bid of the batch that jobs pushed here join."""
 
 
-def join_batch(payload: dict[str, Any], call_next: Next) -> object:
-    """Add a job to the open batch, if there is one: the built-in client middleware."""
-    bid = open_batch.get()
-    if bid is not None:
-        payload["custom"] = {**(payload.get("custom") or {}), "bid": bid}
-    return call_next()
-
-
 class Batch:
     """A new batch or, with a `bid`, an existing one.
 
     The server pushes `complete` when all jobs have run, whether they failed or not, and `success`
-    when all have succeeded; at least one of them is required. Each is a declared job, the name of
-    a job type, or a dict with `jobtype` and more. With a `parent` the batch is a member of that
-    batch, whose callbacks wait for it. All settings can be changed until the first `jobs()`.
+    when all have succeeded; at least one of them is required. Each is a declared job, a message,
+    the name of a job type, or a dict with `jobtype` and more. With a `parent` the batch is a member
+    of that batch, whose callbacks wait for it. All settings can be changed until the first
+    `jobs()`.
     """
 
     description: str | None
@@ -167,9 +160,12 @@ def _callback(name: str, job: object) -> dict[str, Any]:
         except FaktoryPayloadError as error:
             raise FaktoryPayloadError(f"{name}: {error}") from None
         return payload
+    if isinstance(job, (Message, JobChain)):
+        return job.to_dict()
     spec = spec_of(job)
     if spec is not None:
         return spec.payload(())
     raise FaktoryPayloadError(
-        f"{name} is {job!r}: pass a declared job, the name of a job type, or a dict with 'jobtype'."
+        f"{name} is {job!r}: pass a declared job, a message (job.message(...)), the name of a job "
+        "type, or a dict with 'jobtype'."
     )

@@ -24,11 +24,12 @@ from typing import (
     overload,
 )
 
-from ..client.pool import Pool
+from ..client import Pool, Producer
 from . import options as job_options
 from . import registry, retries, validation
 from .context import JobAttributes, JobContext, current_job
-from .options import Declared, Options
+from .message import Message
+from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
 from .signature import AnyArguments, Signature
@@ -103,7 +104,10 @@ class FunctionJob(Push[P], Generic[P, R]):
     def run(self, context: JobContext) -> object:
         """Run the function with the arguments of a job."""
         function: Callable[..., object] = self.__wrapped__
-        return function(*context.args)
+        args = context.args
+        if self._signature.typed:
+            args = self._signature.from_wire(args)
+        return function(*args)
 
 
 @overload
@@ -198,8 +202,15 @@ class _PerformAt:
         return _push_of(owner).perform_at
 
 
+class _MessageOf:
+    def __get__(self, _: object, owner: type[_Performs[P]]) -> Callable[P, Message]:
+        return _push_of(owner).message
+
+
 class _Setter(Protocol[P]):
-    def __call__(self, *, pool: Pool | None = None, **options: Unpack[Options]) -> Push[P]: ...
+    def __call__(
+        self, *, pool: Pool | Producer | None = None, **options: Unpack[PushOptions]
+    ) -> Push[P]: ...
 
 
 class _Set:
@@ -227,6 +238,7 @@ class Job(JobAttributes):
     perform_async = _PerformAsync()
     perform_in = _PerformIn()
     perform_at = _PerformAt()
+    message = _MessageOf()
     set = _Set()
     jobs = _Jobs()
 
@@ -271,9 +283,14 @@ class Job(JobAttributes):
         return handler
 
     @classmethod
-    def perform_bulk(cls, rows: Iterable[Sequence[object]]) -> list[str]:
+    def perform_bulk(
+        cls,
+        rows: Iterable[Sequence[object]],
+        at: Instant | None = None,
+        over: Duration | None = None,
+    ) -> list[str]:
         """Push a job for each row of arguments; see `Push.perform_bulk`."""
-        return _push_of(cls).perform_bulk(rows)
+        return _push_of(cls).perform_bulk(rows, at, over)
 
     @classmethod
     def clear(cls) -> None:
@@ -340,7 +357,10 @@ class _ClassJob:
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()
         object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too
-        return instance.perform(*context.args)
+        args, signature = context.args, _push_of(self._class)._signature
+        if signature.typed:
+            args = signature.from_wire(args)
+        return instance.perform(*args)
 
 
 def _push_of(owner: type) -> Push[Any]:

@@ -75,7 +75,23 @@ class Declared(Options, total=False):
 _POLICY: Final = frozenset({"retry_on", "discard_on", "backoff"})
 
 
+class PushOptions(Options, total=False):
+    """The options of `set`, three of which are for one push only.
+
+    `jid`: the job's id, 8 bytes or more without spaces, instead of a random one; the server does
+    not notice a jid that it has already. `at`: when the job is to run. `debounce`: seconds, 1 or
+    more; at most one job of these arguments and options in each window of so many seconds, which
+    runs at the window's end.
+    """
+
+    jid: str | None
+    at: datetime | str | float | None
+    debounce: float | timedelta | None
+
+
 NAMES: Final = frozenset(get_type_hints(Options))
+
+OF_ONE_PUSH: Final = ("jid", "at", "debounce")
 
 ENTERPRISE: Final = ("unique_for", "unique_until", "track")
 """Options that an open-source server ignores without an error."""
@@ -91,6 +107,11 @@ def check(options: Mapping[str, Any], where: str) -> None:
             raise TypeError(
                 f"{where} cannot have a time_limit, which is not part of a pushed job: "
                 "the worker takes it from the declaration of the job."
+            )
+        if name in OF_ONE_PUSH:
+            raise TypeError(
+                f"{where} cannot have {name}, which is for a single push: "
+                f"job.set({name}=...).perform_async(...)."
             )
         if name in _POLICY:
             raise TypeError(

@@ -1,36 +1,35 @@
-"""Pushing jobs of one type: arguments, options, and the pool of clients they go through.
+"""Pushing jobs of one type: arguments and options, one job or many, now or later.
 
-Rules: every job passes `client_middleware` as it will be sent; many jobs of one type are rendered
-from one template while that chain has only built-in middleware. A job with Enterprise options is
-not sent to an open-source server, which would ignore them without an error.
+Rules: every job passes `client_middleware` as it will be sent (`sending.py`); many jobs of one type
+are rendered from one template while that chain has only built-in middleware.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Generic, ParamSpec, Unpack
-from weakref import WeakSet
 
-from ..client import Client, Pool, defaults, network, settings
+from ..client import Pool, Producer, defaults, network
 from ..client.bulk import push_chunk
 from ..exceptions import (
     FaktoryBulkError,
-    FaktoryEnterpriseRequired,
     FaktoryError,
     FaktoryPayloadError,
 )
-from ..proto import JobTemplate, encode_push_bulk
+from ..proto import JobTemplate
 from ..wire import commands
+from ..wire.commands import Command
 from ..wire.payload import prepare
-from ..wire.validate import check_duration, check_instant
+from ..wire.validate import check_instant
 from . import options as job_options
+from . import schedule
+from .message import Message
 from .middleware import client_middleware
-from .options import Options
-from .signature import Signature
-from .spec import JobSpec
-from .validation import check_pool
+from .options import PushOptions
+from .schedule import OnePush, Spread
+from .sending import Sender, fix_expiry
 
 P = ParamSpec("P")
 
@@ -43,42 +42,36 @@ Duration = float | timedelta
 BULK_CHUNK = 1000
 """Jobs in one PUSHB: the round trip hardly counts, and the server's 5 s for it are far."""
 
-_enterprise: WeakSet[Pool] = WeakSet()
-"""Pools whose server is known to be a Faktory Enterprise."""
+_Encode = Callable[[Sequence[Sequence[object]], int], Command[dict[str, str]]]
+"""Makes a PUSHB of rows, the first of which has this number."""
 
 
-class Push(JobSpec, Generic[P]):
+class Push(Sender, Generic[P]):
     """A job type with options, ready to be pushed."""
 
-    def __init__(
-        self,
-        jobtype: str,
-        signature: Signature,
-        options: Mapping[str, Any],
-        pool: Pool | None = None,
-    ) -> None:
-        check_pool(pool)
-        super().__init__(jobtype, signature, options)
-        self._pool = pool
+    def set(
+        self, *, pool: Pool | Producer | None = None, **options: Unpack[PushOptions]
+    ) -> Push[P]:
+        """Return the same job with other options, or for another `pool` of clients or Producer."""
+        kept: dict[str, Any] = {**options}
+        once: dict[str, Any] = {
+            name: kept.pop(name) for name in job_options.OF_ONE_PUSH if name in kept
+        }
+        job_options.check(kept, f"{self._jobtype}.set()")
+        merged = job_options.merge(self._options, kept)
+        both = (self._once or OnePush()).merged(once, self._jobtype)
+        pool = self._pool if pool is None else pool
+        return Push(self._jobtype, self._signature, merged, pool, both if any(both) else None)
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self._pool is not None:
-            raise TypeError(
-                f"{self._jobtype} has a pool of its own, and connections cannot be pickled: "
-                "use set(pool=...) in the process that pushes."
-            )
-        return super().__getstate__()
-
-    def set(self, *, pool: Pool | None = None, **options: Unpack[Options]) -> Push[P]:
-        """Return the same job with other options, or for another `pool` of clients."""
-        job_options.check(options, f"{self._jobtype}.set()")
-        merged = job_options.merge(self._options, options)
-        return Push(self._jobtype, self._signature, merged, pool or self._pool)
+    def message(self, /, *args: P.args, **kwargs: P.kwargs) -> Message:
+        """Return the job with these arguments, to be pushed later: `message.push()`."""
+        return Message(self, tuple(job_options.copy_of(self.payload(args, kwargs)["args"])))
 
     def perform_async(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Push the job with these arguments; return its jid.
 
         If a middleware stops the push, the return value is that middleware's: None, as a rule.
+        Through a Producer this returns before the job is sent; what goes wrong then is logged.
         """
         return self._push(args, kwargs, None)
 
@@ -87,14 +80,9 @@ class Push(JobSpec, Generic[P]):
 
         With a delay of 0 or less the job can be run at once.
         """
-        wait = check_duration("the delay", delay)
-        try:
-            at = datetime.now(UTC) + timedelta(seconds=wait) if wait > 0 else None
-        except OverflowError:
-            raise FaktoryPayloadError(
-                f"the delay is {delay!r}: it ends after the year 9999."
-            ) from None
-        return self._push(args, kwargs, at)
+        if self._once is not None:
+            self._once.require_no_time(f"{self._jobtype}.perform_in")
+        return self._push(args, kwargs, schedule.after(delay))
 
     def perform_at(self, when: Instant, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Push the job to be run at a point in time; return its jid.
@@ -102,25 +90,45 @@ class Push(JobSpec, Generic[P]):
         `when` is an aware datetime, RFC 3339 with an offset or epoch seconds. If it is past, the
         job can be run at once.
         """
-        at = datetime.fromisoformat(check_instant("when", when))
-        return self._push(args, kwargs, at if at > datetime.now(UTC) else None)
+        if self._once is not None:
+            self._once.require_no_time(f"{self._jobtype}.perform_at")
+        return self._push(args, kwargs, schedule.if_ahead(check_instant("when", when)))
 
-    def perform_bulk(self, rows: Iterable[Sequence[object]]) -> list[str]:
+    def perform_bulk(
+        self,
+        rows: Iterable[Sequence[object]],
+        at: Instant | None = None,
+        over: Duration | None = None,
+    ) -> list[str]:
         """Push a job for each row of arguments, many at a time; return their jids.
+
+        `at` is when the jobs are to run. `over` spreads them evenly over so many seconds, from `at`
+        or now on; rows that have no length are made a list first.
 
         FaktoryBulkError if some were not queued, with their jids and the reasons. Jobs that a
         middleware stops are left out. In a middleware `call_next` returns the jid before the push.
+        Through a Producer this returns before the jobs are sent; what goes wrong then is logged.
         """
+        start = self._start_of_bulk(at, over)
+        spread = None
+        if over is not None:
+            rows = rows if isinstance(rows, Sized) else list(rows)
+            spread = Spread(start, over, len(rows))
+        pool = self._pool or defaults.default_pool()
+        if isinstance(pool, Producer):
+            return self._bulk_through(pool, rows, start, spread)
         pushed: list[str] = []
         refused: dict[str, str] = {}
-        pool = self._pool or defaults.default_pool()
-        encode = self._template() if client_middleware.is_plain else self._encode_each
+        debounced = self._once is not None and self._once.window is not None
+        make = self._template if client_middleware.is_plain and not debounced else self._each
+        encode = make(start, spread)
         source = iter(rows)
         taken = 0
         while True:
             try:
                 chunk = list(islice(source, BULK_CHUNK))
-                line, jids = encode(chunk)
+                command = encode(chunk, taken)
+                jids = command.jids
             except Exception as error:  # of a wrong row, or raised by `rows` itself
                 sent = len(pushed) + len(refused)
                 if not sent:
@@ -139,7 +147,7 @@ class Push(JobSpec, Generic[P]):
             try:
                 with pool.client() as client:
                     self._check_enterprise(client, pool)
-                    rejected = push_chunk(client.call, commands.push_bulk_line(line, jids))
+                    rejected = push_chunk(client.call, command)
             except FaktoryBulkError as broken:
                 broken.jids, broken.refused = pushed, refused
                 raise
@@ -181,80 +189,126 @@ class Push(JobSpec, Generic[P]):
         """In a test mode: run the job of this type that waits longest."""
         network.memory().perform_one(self._jobtype)
 
-    def _push(
-        self, args: Sequence[object], kwargs: Mapping[str, object], at: datetime | None
-    ) -> str:
+    def _push(self, args: Sequence[object], kwargs: Mapping[str, object], at: str | None) -> str:
         payload = self.payload(args, kwargs)
         if at is not None:
-            payload["at"] = check_instant("at", at)
-        return client_middleware.run(self._send, payload)  # type: ignore[no-any-return]
+            schedule.put_time(payload, at)
+        return self.push_payload(payload)
 
-    def _send(self, payload: dict[str, Any]) -> str:
-        if "custom" in payload:
-            _fix_expiry(payload)
-        pool = self._pool or defaults.default_pool()
-        with pool.client() as client:
-            self._check_enterprise(client, pool)
-            return client.push(payload)
+    def _start_of_bulk(self, at: Instant | None, over: Duration | None) -> str | None:
+        """Return when the first job of many is to run; None for now."""
+        if self._once is not None:
+            self._once.require_no_jid(f"{self._jobtype}.perform_bulk")
+            if at is not None:
+                self._once.require_no_time(f"{self._jobtype}.perform_bulk(at=...)")
+            if over is not None and self._once.window is not None:
+                self._once.require_no_time(f"{self._jobtype}.perform_bulk(over=...)")
+            if at is None:
+                at = self._once.at
+        if at is None:
+            return None
+        checked = check_instant("at", at)
+        return checked if over is not None else schedule.if_ahead(checked)
 
-    def _check_enterprise(self, client: Client, pool: Pool) -> None:
-        """Raise FaktoryEnterpriseRequired if the job needs it and the server would ignore that."""
-        needed = self._checked[2]
-        # The answer of a test mode must not be remembered as that of the pool's server.
-        if not needed or pool in _enterprise or network.current.in_process:
-            return
-        if settings.current.knows_enterprise():
-            return
-        server: object = client.info().get("server")
-        description = server.get("description") if isinstance(server, dict) else None
-        if "enterprise" not in str(description).lower():
-            raise FaktoryEnterpriseRequired(
-                f"the job {self._jobtype} is not pushed: this server is not a Faktory Enterprise "
-                f"and would ignore {', '.join(needed)}. Leave that out, or "
-                f"set({needed[0]}=None). If the server knows it by a plug-in, say so: "
-                "faktory.configure(enterprise=True), or FAKTORY_ENTERPRISE=1."
-            )
-        _enterprise.add(pool)
-
-    def _template(self) -> Callable[[Sequence[Sequence[object]]], tuple[bytes, list[str]]]:
+    def _template(self, at: str | None, spread: Spread | None) -> _Encode:
+        """Return what renders rows at once, all with the same fields."""
         fields = client_middleware.run(lambda fields: fields, dict(self._fields()))
+        place = None
+        expires = "expires_in" in (fields.get("custom") or ())
+        if spread is not None:
+            if expires:  # each at a time of its own
+                return self._each(at, spread)
+            place = schedule.PlaceForTimes()
+            at = place.text
+        schedule.put_time(fields, at)
         template = JobTemplate(self._jobtype, fields)
-        expires = "expires_in" in fields.get("custom", ())
         least, most = self._signature.least, self._signature.most
+        scheduled = commands.times_of((fields,))
 
-        def encode(rows: Sequence[Sequence[object]]) -> tuple[bytes, list[str]]:
+        def encode(rows: Sequence[Sequence[object]], first: int) -> Command[dict[str, str]]:
             used = template
             if expires:  # from the push on, and `rows` may take its time
-                _fix_expiry(now := dict(fields))
+                fix_expiry(now := dict(fields))
                 used = JobTemplate(self._jobtype, now)
             try:
-                return used.encode_bulk(rows, least, most)
-            except FaktoryPayloadError:
+                if self._signature.typed:
+                    rows = self._rows_to_wire(rows)
+                line, jids = used.encode_bulk(rows, least, most)
+            except FaktoryPayloadError as error:
                 self._check_rows(rows)  # its errors have the names of the arguments
+                for row in rows:
+                    if better := self._signature.explain(error, row):
+                        raise better from None
                 raise
+            if spread is None or place is None:
+                return commands.push_bulk_line(line, jids, scheduled)
+            times = spread.times(first, len(jids))
+            line = place.fill(line, times)
+            return commands.push_bulk_line(line, jids, times[:1] if scheduled else ())
 
         return encode
 
-    def _encode_each(self, rows: Sequence[Sequence[object]]) -> tuple[bytes, list[str]]:
-        """Run the middleware for each job; return a PUSHB of those that it did not stop."""
-        jobs: list[dict[str, Any]] = []
+    def _each(self, at: str | None, spread: Spread | None) -> _Encode:
+        """Return what runs the middleware for each job; it makes a PUSHB of those not stopped."""
+
+        def encode(rows: Sequence[Sequence[object]], first: int) -> Command[dict[str, str]]:
+            jobs: list[dict[str, Any]] = []
+
+            def keep(payload: dict[str, Any]) -> str:
+                self.complete(payload)
+                # A copy: a change after `call_next` comes too late, as it does for a single job.
+                jobs.append(job_options.copy_of(prepare(payload)))
+                return jobs[-1]["jid"]  # type: ignore[no-any-return]
+
+            self._run_rows(rows, first, at, spread, keep)
+            return commands.push_bulk(jobs)
+
+        return encode
+
+    def _bulk_through(
+        self,
+        producer: Producer,
+        rows: Iterable[Sequence[object]],
+        at: str | None,
+        spread: Spread | None,
+    ) -> list[str]:
+        """Give a job for each row to a producer; return the jids before the jobs are sent."""
+        jids: list[str] = []
 
         def keep(payload: dict[str, Any]) -> str:
-            if "custom" in payload:
-                _fix_expiry(payload)
-            # A copy: a change after `call_next` comes too late, as it does for a single job.
-            jobs.append(job_options.copy_of(prepare(payload)))
-            return jobs[-1]["jid"]  # type: ignore[no-any-return]
+            jids.append(self._push_through(producer, payload))
+            return jids[-1]
 
+        source = iter(rows)
+        first = 0
+        try:
+            while chunk := list(islice(source, BULK_CHUNK)):
+                self._run_rows(chunk, first, at, spread, keep)
+                first += len(chunk)
+        except Exception as error:
+            if not jids or getattr(error, "_raised_by_job", False):
+                raise
+            raise FaktoryBulkError(
+                f"the producer has taken {len(jids)} jobs, and then there was an error: {error}",
+                jids=jids,
+            ) from error
+        return jids
+
+    def _run_rows(
+        self,
+        rows: Sequence[Sequence[object]],
+        first: int,
+        at: str | None,
+        spread: Spread | None,
+        keep: Callable[[dict[str, Any]], str],
+    ) -> None:
+        """Call `keep` with the payload of each row, inside of the middleware."""
         self._check_rows(rows)
+        times = None if spread is None else spread.times(first, len(rows))
         for index, row in enumerate(rows):
             try:
-                client_middleware.run(keep, self.payload(row))
+                payload = self.payload(row)
+                schedule.put_time(payload, at if times is None else times[index])
+                client_middleware.run(keep, payload)
             except FaktoryPayloadError as error:
                 raise FaktoryPayloadError(f"rows[{index}]: {error}") from None
-        return encode_push_bulk(jobs), [job["jid"] for job in jobs]
-
-
-def _fix_expiry(payload: dict[str, Any]) -> None:
-    if not network.current.in_process:  # a test mode's server counts by its own clock
-        job_options.fix_expiry(payload)

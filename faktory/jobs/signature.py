@@ -6,23 +6,39 @@ Rules: wrong arguments are a TypeError where the job is pushed, in Python's own 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..exceptions import FaktoryPayloadError
 from ..proto import dump_json
 from ..wire.validate import clip
+from .arguments import Arguments, kind_of_leaf
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    # A name in an annotation may be defined later, or only for type checkers.
+    _ANNOTATIONS = {"annotation_format": Format.FORWARDREF}
+else:
+    _ANNOTATIONS: dict[str, Any] = {}
 
 
 class Signature:
-    """The parameters of a job's function."""
+    """The parameters of a job's function.
+
+    `typed` is False once it is known that no argument has to be converted.
+    """
+
+    typed = False
+    _arguments: Arguments | None = None
 
     def __init__(self, function: Callable[..., object], *, method: bool = False) -> None:
         """Read them from `function`, with `method` those behind `self`.
 
         TypeError for a parameter that has no position.
         """
-        self._signature = inspect.signature(function)
+        self._signature = inspect.signature(function, **_ANNOTATIONS)
         parameters = list(self._signature.parameters.values())
         if method and not parameters:
             raise TypeError(f"{function.__qualname__} takes no self, so no instance can run it.")
@@ -41,6 +57,8 @@ class Signature:
         self._positional = [
             (None if p.kind is p.POSITIONAL_ONLY else p.name, p.default) for p in positional
         ]
+        self._arguments = Arguments(function, parameters)
+        self.typed = any(p.annotation is not p.empty for p in parameters)
 
     def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> list[Any]:
         """Return the arguments as positions; TypeError where the function would not take them.
@@ -57,7 +75,7 @@ class Signature:
                 elif found == len(kwargs) or default is inspect.Parameter.empty:
                     break
                 else:
-                    positions.append(_in_gap(name, default))
+                    positions.append(self._in_gap(name, default, len(positions)))
         if found < len(kwargs) or not self.fits(len(positions)):
             self._signature.bind(*args, **kwargs)  # raises, with the reason
         return positions
@@ -65,6 +83,49 @@ class Signature:
     def fits(self, count: int) -> bool:
         """Return whether the function takes that many positions."""
         return self.least <= count and (self.most is None or count <= self.most)
+
+    def to_wire(self, args: Sequence[object]) -> list[Any]:
+        """Return positions as plain JSON, by their annotations, if these are `typed`.
+
+        FaktoryPayloadError, with the path, for a value of another type.
+        """
+        if self._arguments is None or not self._arguments.are_typed:
+            self.typed = False
+            return [*args]
+        return self._arguments.to_wire(args)
+
+    def from_wire(self, args: Sequence[object]) -> list[Any]:
+        """Return what `to_wire` was given; FaktoryPayloadError, with the path, if that fails."""
+        if self._arguments is None or not self._arguments.are_typed:
+            self.typed = False
+            return [*args]
+        return self._arguments.from_wire(args)
+
+    def explain(self, error: FaktoryPayloadError, args: object) -> FaktoryPayloadError | None:
+        """Return an error about an argument that is not JSON with what else can be done."""
+        for index, value in enumerate(args if isinstance(args, list | tuple) else ()):
+            try:
+                dump_json(value)
+            except FaktoryPayloadError:
+                remedy = self._remedy(index, value)
+                return FaktoryPayloadError(f"{error} {remedy}") if remedy else None
+        return None
+
+    def _remedy(self, index: int, value: object) -> str:
+        return "" if self._arguments is None else self._arguments.remedy(index, value)
+
+    def _in_gap(self, name: str | None, default: object, index: int) -> object:
+        """Return a parameter's default if a job can carry it."""
+        try:
+            if self.typed and self._arguments is not None:
+                default = self._arguments.in_gap(index, default)
+            dump_json(default)
+        except FaktoryPayloadError:
+            raise TypeError(
+                f"the default of {name or 'a parameter'}, {clip(repr(default))}, is not a value "
+                "that a job can carry: pass a value for it, too."
+            ) from None
+        return default
 
 
 class AnyArguments(Signature):
@@ -86,14 +147,7 @@ class AnyArguments(Signature):
         """Accept any number of positions."""
         return True
 
-
-def _in_gap(name: str | None, default: object) -> object:
-    """Return a parameter's default if a job can carry it."""
-    try:
-        dump_json(default)
-    except FaktoryPayloadError:
-        raise TypeError(
-            f"the default of {name or 'a parameter'}, {clip(repr(default))}, is not a value that a "
-            "job can carry: pass a value for it, too."
-        ) from None
-    return default
+    def _remedy(self, index: int, value: object) -> str:  # noqa: ARG002
+        if kind_of_leaf(value) is None:
+            return ""
+        return "Or give external() a signature that annotates the parameter."

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from ..exceptions import FaktoryPayloadError
 from ..proto import new_jid
 from . import options as job_options
+from .schedule import OnePush
 from .signature import Signature
 
 _NOT_CHECKED: Final[tuple[int, dict[str, Any], list[str]]] = (-1, {}, [])
@@ -27,10 +28,17 @@ class DeclaredJob(Protocol):
 class JobSpec:
     """A job type with its signature and its options."""
 
-    def __init__(self, jobtype: str, signature: Signature, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        jobtype: str,
+        signature: Signature,
+        options: Mapping[str, Any],
+        once: OnePush | None = None,
+    ) -> None:
         self._jobtype = jobtype
         self._signature = signature
         self._options = options
+        self._once = once
         # Of the default options in this version: the fields, and the Enterprise options among them.
         self._checked = _NOT_CHECKED
         try:
@@ -50,6 +58,12 @@ class JobSpec:
         return self._jobtype
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The options of the declaration and of `set`."""
+        once = {} if self._once is None else self._once.options()
+        return job_options.merge(self._options, once)
+
+    @property
     def queue(self) -> str:
         """The queue that it goes to: its own, or that of the default options as they are now."""
         return str(self._fields().get("queue", "default"))
@@ -62,10 +76,25 @@ class JobSpec:
             bound = self._signature.bind(args, kwargs or {})
         except TypeError as error:
             raise TypeError(f"{self._jobtype}: {error}") from None
+        if self._signature.typed:
+            bound = self._signature.to_wire(bound)
+        return self.payload_of(bound)
+
+    def payload_of(self, bound: list[Any]) -> dict[str, Any]:
+        """Return the wire dict of a job whose arguments are bound already, and plain JSON."""
         made = {"jid": new_jid(), "jobtype": self._jobtype, "args": bound, **self._fields()}
         if "custom" in made:
             made["custom"] = job_options.copy_of(made["custom"])
+        if self._once is not None:
+            self._once.apply(made)
         return made
+
+    def typed_args(self, args: Sequence[object]) -> Sequence[object]:
+        """Return arguments from the wire as the job's function gets them.
+
+        FaktoryPayloadError, with the path, for one that is not of its type.
+        """
+        return self._signature.from_wire(args) if self._signature.typed else args
 
     def _fields(self) -> dict[str, Any]:
         """Return the wire fields that the options make, checked as those of a whole job."""
@@ -76,6 +105,19 @@ class JobSpec:
             fields = job_options.to_fields(options, self._jobtype)
             self._checked = version, fields, list(job_options.enterprise(options))
         return self._checked[1]
+
+    def _rows_to_wire(self, rows: Sequence[Sequence[object]]) -> list[Sequence[object]]:
+        """Return rows as plain JSON; `_check_rows` finds what is not a row."""
+        made: list[Sequence[object]] = []
+        for index, row in enumerate(rows):
+            if not isinstance(row, (list, tuple)):
+                made.append(row)
+                continue
+            try:
+                made.append(self._signature.to_wire(row))
+            except FaktoryPayloadError as error:
+                raise FaktoryPayloadError(f"rows[{index}]: {error}") from error.__cause__
+        return made
 
     def _check_rows(self, rows: Sequence[Sequence[object]]) -> None:
         """Raise, with its number, for a row that is not one or that the job would not take."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, Final
 
-from ..client import Pool
+from ..client import Pool, Producer
 
 _DEFERRED: Final = (
     (inspect.iscoroutinefunction, "an async function"),
@@ -92,11 +92,12 @@ def check_handler(handler: Any) -> Any:
     return handler
 
 
-def check_pool(pool: object) -> None:
-    """Raise TypeError if jobs cannot be pushed to this."""
-    if pool is not None and not isinstance(pool, Pool):
+def check_pool(pool: object, *, producer: bool = False) -> None:
+    """Raise TypeError if this is not a pool of clients, or a producer where that is allowed."""
+    if pool is not None and not isinstance(pool, (Pool, Producer) if producer else Pool):
+        what = "a pool of clients or a Producer" if producer else "a pool of clients"
         raise TypeError(
-            f"pool is of type {type(pool).__name__}: pass a pool of clients, "
+            f"pool is of type {type(pool).__name__}: pass {what}, "
             'like faktory.Pool("tcp://other:7419").'
         )
 

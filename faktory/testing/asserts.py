@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
 from ..client import network
+from ..exceptions import FaktoryPayloadError
 from ..jobs.spec import DeclaredJob, spec_of
 from ..wire.validate import check_instant
 
@@ -28,7 +30,8 @@ def assert_enqueued(
 
     `job` is a declared job or the name of a job type. Each given value must equal that of the job:
     `at` its time as an aware datetime, epoch seconds or text, `fields` other fields of the wire
-    dict, like `retry=3`. A value may have its own `==`, like `pytest.approx`.
+    dict, like `retry=3`. A value may have its own `==`, like `pytest.approx`. The arguments of a
+    declared job are given as they are on the wire or, all of them, as the job gets them.
     """
     wanted = _wanted(args, queue, at, fields)
     found, others = _look_for(job, wanted)
@@ -65,7 +68,7 @@ def _look_for(
     found: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for kept in network.memory().jobs_of(_jobtype(job)):
-        (others if _differences(kept, wanted) else found).append(kept)
+        (others if _differences(job, kept, wanted) else found).append(kept)
     return found, others
 
 
@@ -78,18 +81,27 @@ def _jobtype(job: DeclaredJob | str) -> str:
     return spec.jobtype
 
 
-def _differences(job: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Return the wanted fields that the job has not, each as a phrase."""
+def _differences(job: DeclaredJob | str, kept: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return the wanted fields that a kept job has not, each as a phrase."""
     phrases = []
     for name, value in wanted.items():
-        actual = job.get(name)
+        actual = kept.get(name)
         same = _same_time(value, actual) if name == "at" else _plain(value) == actual
+        if name == "args" and not same:
+            same = _are_typed_as(job, value, actual)
         if not same:
             text = _text(actual)
             if name == "at" and actual and not isinstance(value, (str, datetime)):
                 text = f"{datetime.fromisoformat(actual).timestamp()} ({actual})"
             phrases.append(f"{name} {text}, not {_text(value)}")
     return phrases
+
+
+def _are_typed_as(job: DeclaredJob | str, wanted: Any, actual: Any) -> bool:
+    spec = spec_of(job)
+    with suppress(FaktoryPayloadError, TypeError):
+        return spec is not None and spec.typed_args(actual) == [*wanted]
+    return False
 
 
 def _plain(value: object) -> object:
@@ -125,7 +137,7 @@ def _report(
     if others:
         lines.append("Others of this type:")
         lines += _listed(
-            [f"{kept['jid']}: {'; '.join(_differences(kept, wanted))}" for kept in others]
+            [f"{kept['jid']}: {'; '.join(_differences(job, kept, wanted))}" for kept in others]
         )
     if not found and not others:
         jobs = network.memory().jobs

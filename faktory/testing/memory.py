@@ -29,6 +29,7 @@ from ..client.network import MemoryNetwork
 from ..exceptions import FaktoryError, Retry
 from ..jobs import registry, retries
 from ..jobs.batch import open_batch
+from ..jobs.chains import ChainBroken, next_job
 from ..jobs.context import JobContext
 from ..jobs.retries import Verdict
 from ..jobs.runner import JobRunner, in_context
@@ -205,9 +206,12 @@ class MemoryServer(MemoryNetwork):
         if payload is None:
             return False
         context = JobContext(payload)
+        following: dict[str, Any] | None = None
         try:
+            following = next_job(context.as_fetched())  # first: without it the job is not run
             self._run(context)
         except BaseException as error:
+            following = None
             verdict = retries.judge(registry.find(job.jobtype), context, error)
             if verdict.outcome != "discard":
                 if isinstance(error, FaktoryError):
@@ -218,8 +222,19 @@ class MemoryServer(MemoryNetwork):
                 if again is not None:
                     again.add(context.jid)
                 return True
-        self._and_run(lambda: self._store.acknowledge(context.jid))
+        self._and_run(lambda: self._end(context, following))
         return True
+
+    def _end(self, job: JobContext, following: dict[str, Any] | None) -> None:
+        """Push the next job of a chain, then acknowledge this one, which fails without that."""
+        if following is not None:
+            refusal = self._answer(commands.push(following)).error
+            if refusal is not None:
+                error = ChainBroken(f"the next job of the chain is refused: {refusal}")
+                with suppress(CommandError):  # as when the job itself fails
+                    self._store.fail(job.jid, *failure.describe(error))
+                raise error
+        self._store.acknowledge(job.jid)
 
     def _report_failure(self, job: JobContext, error: BaseException, verdict: Verdict) -> bool:
         """Do with a failed job what a worker does; return whether it has failed permanently.

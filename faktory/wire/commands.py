@@ -31,6 +31,8 @@ class Command(Generic[T]):
     read            makes the answer's value from a reply; it is not called with an error reply
     json            a bulk reply holds JSON
     idempotent      sending it twice does no harm
+    scheduled       times of the jobs that it schedules, as text: sending it twice does no harm
+                    until the first of them
     may_duplicate   sending it twice may do twice what was asked once: a caller's choice
     already_done    how the error begins that means, the second time, that the first one arrived
     min_timeout     seconds without any of the answer to wait at least
@@ -48,6 +50,7 @@ class Command(Generic[T]):
         "min_timeout",
         "name",
         "read",
+        "scheduled",
         "skip_check",
     )
 
@@ -74,26 +77,59 @@ class Command(Generic[T]):
         self.min_timeout = min_timeout
         self.jids = jids
         self.skip_check = skip_check
+        self.scheduled: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"<{self.name}, {len(self.data)} bytes>"
 
 
 def push(job: dict[str, Any]) -> Command[None]:
-    """Queue one job. Not idempotent: the server does not notice a jid that it has already."""
+    """Queue one job, or schedule it.
+
+    Not idempotent: the server does not notice a jid that it has already. But see `times_of`.
+    """
     # Positional: keywords cost more than the encoding.
-    return Command("PUSH", encode_push(job), expect_ok, False, True, (job["jid"],))
+    command = Command("PUSH", encode_push(job), expect_ok, False, True, (job["jid"],))
+    if "at" in job:
+        command.scheduled = times_of((job,))
+    return command
 
 
 def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
     """Queue many jobs; the value maps the jids of those refused to the reason."""
     jids = [job["jid"] for job in jobs]
-    return push_bulk_line(encode_push_bulk(jobs), jids)
+    return push_bulk_line(encode_push_bulk(jobs), jids, times_of(jobs))
 
 
-def push_bulk_line(line: bytes, jids: Sequence[str]) -> Command[dict[str, str]]:
-    """Queue many jobs whose PUSHB line is already encoded, by a JobTemplate for example."""
-    return Command(
+def times_of(jobs: Iterable[Mapping[str, Any]]) -> Sequence[str]:
+    """Return the times of jobs whose push can be sent again until then; () if one's cannot.
+
+    The server keeps scheduled jobs in a set of their JSON (`storage/sorted_redis.go: AddElement`),
+    so the same job is there once, unless the server gives each copy a `created_at` of its own. What
+    Enterprise counts or locks at a push is not sent again.
+    """
+    times = []
+    for job in jobs:
+        at = job.get("at")
+        if not (isinstance(at, str) and job.get("created_at")):
+            return ()
+        if not _COUNTED.isdisjoint(job.get("custom") or ()):
+            return ()
+        times.append(at)
+    return times
+
+
+_COUNTED: Final = frozenset({"bid", "track", "unique_for"})
+
+
+def push_bulk_line(
+    line: bytes, jids: Sequence[str], scheduled: Sequence[str] = ()
+) -> Command[dict[str, str]]:
+    """Queue many jobs whose PUSHB line is already encoded, by a JobTemplate for example.
+
+    `scheduled` is what `times_of` returns for the jobs.
+    """
+    command: Command[dict[str, str]] = Command(
         "PUSHB",
         line,
         expect_dict,
@@ -103,6 +139,8 @@ def push_bulk_line(line: bytes, jids: Sequence[str]) -> Command[dict[str, str]]:
         min_timeout=BULK_TIMEOUT,
         jids=jids,
     )
+    command.scheduled = scheduled
+    return command
 
 
 def fetch(queues: Sequence[str], skip_check: bool = False) -> Command[FetchedJob | None]:

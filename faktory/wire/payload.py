@@ -50,7 +50,7 @@ def prepare(job: Mapping[str, object]) -> dict[str, Any]:
     if not isinstance(args, (list, tuple)):
         raise FaktoryPayloadError(f"args is {show(args)}: it must be a list, [] for no arguments.")
     sent: dict[str, Any] = {
-        "jid": new_jid() if jid is None else _check_jid("jid", jid),
+        "jid": new_jid() if jid is None else check_jid("jid", jid),
         "jobtype": jobtype,
         "queue": check_queue("queue", job.get("queue", "default")),
         "args": args,
@@ -72,7 +72,8 @@ def _check_other(name: str, value: object) -> object:
     return None if value is None else check(name, value)
 
 
-def _check_jid(name: str, value: object) -> str:
+def check_jid(name: str, value: object) -> str:
+    """Return the jid of a new job if the server accepts it."""
     if (
         isinstance(value, str)
         and len(value.encode("utf-8", "replace")) >= 8

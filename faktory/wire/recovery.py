@@ -1,19 +1,25 @@
 """What follows when a connection breaks: send again, fail, or report the outcome as unknown.
 
-Pure decisions, no I/O: a transport reports how much was sent and answered, this module decides. A
-command is sent again only if it is idempotent, or if a part of it was never sent, as the server
-acts on complete lines only.
+Pure decisions, no I/O and no clock: a transport reports how much was sent and answered, this module
+decides. A command is sent again only if it is idempotent, if the jobs that it schedules are not due
+yet, or if a part of it was never sent, as the server acts on complete lines only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from ..exceptions import FaktoryError, FaktoryOutcomeUnknown, FaktoryServerError
 from .commands import Command
 from .session import Answer
 from .validate import clip
+
+LEAST_AHEAD: Final = 1.0
+"""Seconds that a job's time has to be ahead for its push to be sent again: once it has come, the
+server queues the job a second time. It covers the way there, and clocks that differ a little."""
 
 
 class ConnectionBroken(Exception):
@@ -49,15 +55,27 @@ def count_sent(unanswered: Sequence[Command[Any]], sent: int) -> int:
     return len(unanswered)
 
 
-def may_resend(unanswered: Sequence[Command[Any]], sent: int, at_least_once: bool = False) -> bool:
+def may_resend(
+    unanswered: Sequence[Command[Any]], sent: int, at_least_once: bool = False, now: float = inf
+) -> bool:
     """Return whether all commands without an answer may be sent again on a new connection.
 
-    `at_least_once` is the caller's choice to risk that a job is queued twice.
+    `at_least_once` is the caller's choice to risk that a job is queued twice. `now` is the time, in
+    seconds since the epoch: jobs that are scheduled for later may be pushed again.
     """
     return all(
-        command.idempotent or (at_least_once and command.may_duplicate)
+        command.idempotent
+        or (at_least_once and command.may_duplicate)
+        or _is_ahead(command.scheduled, now + LEAST_AHEAD)
         for command in unanswered[: count_sent(unanswered, sent)]
     )
+
+
+def _is_ahead(times: Sequence[str], moment: float) -> bool:
+    try:
+        return bool(times) and all(datetime.fromisoformat(at).timestamp() >= moment for at in times)
+    except (ValueError, OverflowError):  # a time that we did not make
+        return False
 
 
 def error_for(unanswered: Sequence[Command[Any]], sent: int, cause: FaktoryError) -> FaktoryError:

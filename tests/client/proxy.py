@@ -10,6 +10,7 @@ import selectors
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Thread
 from typing import Literal, NamedTuple
@@ -68,6 +69,7 @@ class Proxy:
         self._server_port = server_port
         self._link: Link | None = None
         self._next: Fault | None = None
+        self._make: Callable[[], Fault | None] = lambda: None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._wake, self._woken = socket.socketpair()
@@ -86,6 +88,10 @@ class Proxy:
         """Plan a fault for the connection that will be opened next."""
         self.happened.clear()
         self._next = fault
+
+    def plan_each(self, make: Callable[[], Fault | None]) -> None:
+        """Plan a fault for each connection from now on: what `make` returns, in another thread."""
+        self._make = make
 
     @property
     def moved(self) -> dict[Way, bytes]:
@@ -121,7 +127,7 @@ class Proxy:
         server = socket.create_connection(("127.0.0.1", self._server_port))
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._link = link = Link(client, server, self._next)
+        self._link = link = Link(client, server, self._next or self._make())
         self._next = None
         self.opened += 1
         for way, (source, _target) in link.ends.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 
 import pytest
 
-from faktory.client import Client, network
-from faktory.exceptions import FaktoryServerError
+from faktory.client import Client, connections, network
+from faktory.exceptions import FaktoryOutcomeUnknown, FaktoryServerError
 from faktory.wire.session import Answer
 
 from ..support import FakeNetwork
@@ -115,3 +116,40 @@ def test_a_reconnect_is_logged(scripted, caplog):
     client.push(JOB)
     client.close()
     assert "once more, over a new connection: " in caplog.text
+
+
+@pytest.mark.parametrize("takes", [5, 10])
+def test_a_scheduled_job_that_became_due_while_connecting_is_not_pushed_again(
+    scripted, monkeypatch, takes
+):
+    """Its outcome is unknown: the server may have queued the first one."""
+    clock = Clock(datetime(2030, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(connections, "time", clock)
+    open_socket = network.SOCKETS.connect
+    monkeypatch.setattr(
+        network, "current", FakeNetwork(lambda *given: clock.tick(takes) or open_socket(*given))
+    )
+    job = {**JOB, "at": "2030-01-01T00:00:12Z", "created_at": "2030-01-01T00:00:00Z"}
+    again = ["PUSH", b"+OK\r\n"] if takes == 5 else []
+    server = scripted([":greet", "PUSH"], [":greet", *again, ":silence"])
+    client = Client(server.url)
+    if takes == 5:
+        assert client.push(job) == "12345678"
+    else:
+        with pytest.raises(FaktoryOutcomeUnknown, match="PUSH of 12345678 was sent") as caught:
+            client.push(job)
+        assert caught.value.jids == ["12345678"]
+    client.close()
+
+
+class Clock:
+    """The time, in seconds since the epoch."""
+
+    def __init__(self, now):
+        self.now = now.timestamp()
+
+    def __call__(self):
+        return self.now
+
+    def tick(self, seconds):
+        self.now += seconds

@@ -55,6 +55,9 @@ SET: Final = "scheduled"
 
 FAR = "2100-01-01T00:00:00Z"
 
+LATER = {"at": FAR, "created_at": "2026-01-01T00:00:00Z"}
+"""What makes the push of a job idempotent."""
+
 JUNK = (ord("x"), 0x00, 0xFF)
 """What a framing byte becomes, beside its neighbour; never another one that frames a reply."""
 
@@ -107,6 +110,15 @@ CASES = [
         is_({}),
         idempotent=False,
         after="queues",
+        jobs=2,
+    ),
+    Case("PUSH later", lambda c, jid: c.push(job(jid, **LATER)), is_its_jid, True, "", SET),
+    Case(
+        "PUSHB later",
+        lambda c, jid: c.push_bulk([job(jid, **LATER), job(jid + "b", **LATER)]),
+        is_({}),
+        idempotent=True,
+        after=SET,
         jobs=2,
     ),
     Case("queue", lambda c, jid: c.queue("T", (), "q", 5, jid), is_(True), False, "", "queues"),
@@ -495,6 +507,13 @@ def test_one_fault_anywhere_ends_a_producers_future_as_it_ends_a_push(
             call=lambda _, jid: producer.push(job(jid)).result(LONG),
         )
         tally.update(sweep(rig, case))
+        later = replace(
+            case,
+            call=lambda _, jid: producer.push(job(jid, **LATER)).result(LONG),
+            idempotent=True,
+            after=SET,
+        )
+        tally.update(sweep(rig, later))
 
 
 def test_an_answer_that_is_not_json_leaves_a_producers_job_unknown(rig: Rig) -> None:

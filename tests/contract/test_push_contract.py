@@ -276,3 +276,40 @@ def test_a_job_whose_time_is_past_is_queued_at_once_and_keeps_it(dial, name, at)
     client, queue = dial(), name()
     assert client.push(name(), queue, at=at) == b"+OK"
     assert client.fetch(queue)["at"] == at
+
+
+def test_a_job_that_is_scheduled_many_times_with_the_same_json_is_there_once(dial, name):
+    """What the repeated push of a scheduled job, and debounced jobs, rely on."""
+    jid, queue = name(), name()
+    job = {"jid": jid, "jobtype": "T", "queue": queue, "retry": 1, "args": [1, {"b": 2, "a": 1}]}
+    job |= {
+        "at": "2100-01-01T00:00:00Z",
+        "created_at": "2026-01-01T00:00:00.5Z",
+        "custom": {"c": 3},
+    }
+    for client in [dial() for _ in range(8)]:
+        for _ in range(3):
+            assert client.call("PUSH " + json.dumps(job)) == b"+OK"
+    assert client.call("PUSHB " + json.dumps([job] * 5)) == b"{}"
+    # The keys of an object come out sorted, and an empty field not at all.
+    other = dict(reversed(job.items())) | {"args": [1, {"a": 1, "b": 2}], "failure": None}
+    assert client.call("PUSH " + json.dumps(other)) == b"+OK"
+    assert entries(client, jid, queue) == 1
+
+
+@pytest.mark.parametrize("change", [{"created_at": None}, {"at": "2020-01-01T00:00:00Z"}], ids=repr)
+def test_a_job_without_created_at_or_that_is_due_is_there_as_often_as_it_was_pushed(
+    dial, name, change
+):
+    client, jid, queue = dial(), name(), name()
+    job = {"jid": jid, "jobtype": "T", "queue": queue, "retry": 1, "args": []}
+    job |= {"at": "2100-01-01T00:00:00Z", "created_at": "2026-01-01T00:00:00Z", **change}
+    for _ in range(3):
+        assert client.call("PUSH " + json.dumps(job)) == b"+OK"
+    assert entries(client, jid, queue) == 3
+
+
+def entries(client, jid, queue):
+    """Queue what is scheduled of a job; return how often it is there."""
+    assert client.mutate("requeue", "scheduled", jids=[jid]) == b"+OK"
+    return json.loads(client.call("INFO"))["faktory"]["queues"][queue]

@@ -17,8 +17,7 @@ from faktory.exceptions import (
     FaktoryServerError,
 )
 from faktory.jobs.batch import open_batch
-from faktory.jobs.chain import Next
-from faktory.jobs.middleware import client_middleware
+from faktory.jobs.middleware import Next, client_middleware
 
 from ..support import FakeNetwork
 from .support import FakeServer

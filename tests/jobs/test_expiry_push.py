@@ -11,7 +11,7 @@ import pytest
 import faktory
 from faktory import testing
 from faktory.client import defaults
-from faktory.jobs import options, push
+from faktory.jobs import options, schedule
 from faktory.jobs.push import BULK_CHUNK
 from faktory.server import EmbeddedServer
 from faktory.server.state import Timing
@@ -39,8 +39,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (options, push):
-        monkeypatch.setattr(module, "datetime", clock)
+    monkeypatch.setattr(options, "datetime", clock)
+    monkeypatch.setattr(schedule, "time", lambda: clock.time.timestamp())
     return clock
 
 

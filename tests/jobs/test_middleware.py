@@ -10,7 +10,7 @@ import pytest
 import faktory
 from faktory.exceptions import FaktoryBulkError, FaktoryPayloadError, FaktoryServerError
 from faktory.jobs import Next, client_middleware
-from faktory.jobs.batch import join_batch
+from faktory.jobs.middleware import join_batch
 from faktory.jobs.push import BULK_CHUNK
 from faktory.proto import JobTemplate
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from faktory.exceptions import (
@@ -66,6 +68,50 @@ def test_a_command_may_be_sent_again_if_it_is_idempotent_or_incomplete(
 ):
     assert count_sent(unanswered, sent) == gone
     assert may_resend(unanswered, sent) is repeat
+
+
+LATER = {"args": [], "at": "2030-01-01T00:00:10Z", "created_at": "2030-01-01T00:00:00Z"}
+DUE = datetime(2030, 1, 1, 0, 0, 10, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("now", "repeat"),
+    [(DUE - 3600, True), (DUE - 1.5, True), (DUE - 0.5, False), (DUE, False), (DUE + 5, False)],
+)
+def test_a_scheduled_job_may_be_pushed_again_until_shortly_before_its_time(now, repeat):
+    one = commands.push({"jid": "aaaaaaaa", "jobtype": "A", **LATER})
+    many = commands.push_bulk(
+        [
+            {"jid": "bbbbbbbb", "jobtype": "B", **LATER, "at": "2030-01-01T06:00:00+01:00"},
+            {"jid": "cccccccc", "jobtype": "B", **LATER},
+        ]
+    )
+    for command in (one, many):
+        size = len(command.data)
+        assert may_resend([command], size, now=now) is repeat
+        assert may_resend([command], size - 1, now=DUE)  # it never arrived
+        assert not may_resend([command], size)  # nobody says what time it is
+        assert type(error_for([command], size, FaktoryTimeout("late"))) is FaktoryOutcomeUnknown
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"created_at": None},
+        {"at": None},
+        {"at": "tomorrow"},
+        {"at": 5},
+        {"custom": {"bid": "b-1"}},
+        {"custom": {"a": 1, "unique_for": 60}},
+        {"custom": {"track": 1}},
+    ],
+    ids=repr,
+)
+def test_a_job_of_which_a_copy_would_count_is_not_pushed_again(change):
+    jobs = [{"jid": "aaaaaaaa", "jobtype": "A", **LATER}]
+    jobs.append({**jobs[0], **change})
+    for command in (commands.push(jobs[1]), commands.push_bulk(jobs)):
+        assert not may_resend([command], len(command.data), now=DUE - 3600)
 
 
 def test_commands_that_may_be_sent_again_fail_with_the_connections_own_error():

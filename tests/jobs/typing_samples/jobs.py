@@ -5,9 +5,13 @@ A line with `# type: ignore[...]` must be an error: both complain about an ignor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, assert_type
+from uuid import UUID
 
 import faktory
 from faktory import Client, JobContext, Pool, Producer, testing
@@ -21,9 +25,11 @@ from faktory.jobs import (
     Duration,
     FunctionJob,
     Instant,
+    JobChain,
     Next,
     Options,
     Push,
+    PushOptions,
     WorkerMiddleware,
 )
 
@@ -50,6 +56,31 @@ class Resize(faktory.Job):
         self.track_progress("10")  # type: ignore[arg-type]
 
 
+@dataclass
+class Item:
+    name: str
+    price: Decimal
+
+
+@faktory.job
+def ship(item: Item, to: UUID | None = None, *days: date) -> None: ...
+
+
+class Ship(faktory.Job):
+    def perform(self, items: list[Item], after: timedelta = timedelta(0)) -> None: ...
+
+
+def typed_arguments(item: Item, to: UUID) -> None:
+    assert_type(ship.perform_async(item, to, date(2026, 1, 2)), str)
+    assert_type(ship.set(queue="low").perform_in(60, item=item), str)
+    assert_type(ship.perform_bulk([(item, to), (item,)]), list[str])
+    assert_type(Ship.perform_async([item], after=timedelta(minutes=1)), str)
+    assert_type(faktory.external("Ship", ship).perform_async(item), str)
+    ship.perform_async({"name": "a", "price": "1"})  # type: ignore[arg-type]
+    ship.perform_async(item, str(to))  # type: ignore[arg-type]
+    Ship.perform_async(item)  # type: ignore[arg-type]
+
+
 def functions(pool: Pool) -> None:
     assert_type(bare(1, size="full"), bool)
     assert_type(bare.perform_async(1, size="full"), str)
@@ -64,6 +95,55 @@ def functions(pool: Pool) -> None:
     assert_type(bare.set(queue=None, retry=None, reserve_for=None).perform_async(1), str)
     assert_type(bare.set(backtrace=None, custom=None, track=None).perform_async(1), str)
     assert_type(with_options.perform_async(1, "a", "b"), str)
+
+
+def options_of_one_push(producer: Producer) -> None:
+    later = datetime.now(UTC)
+    assert_type(bare.set(jid="order-0012", at=later).perform_async(1), str)
+    assert_type(bare.set(jid=None, at=None, debounce=None, queue=None).perform_async(1), str)
+    assert_type(bare.set(at="2030-01-01T00:00:00Z").set(debounce=30).perform_async(1), str)
+    assert_type(bare.set(debounce=timedelta(minutes=1)).perform_async(1), str)
+    assert_type(bare.set(pool=producer, at=1.5).perform_async(1), str)
+    assert_type(bare.perform_bulk([(1,)], at=later, over=60), list[str])
+    assert_type(Resize.set(jid="order-0012", pool=producer).perform_async(1), str)
+    assert_type(Resize.perform_bulk([(1,)], "2030-01-01T00:00:00Z", timedelta(hours=1)), list[str])
+    bare.set(jid=5)  # type: ignore[arg-type]
+    bare.set(at=timedelta(1))  # type: ignore[arg-type]
+    bare.set(debounce="30")  # type: ignore[arg-type]
+    Resize.set(debounce="30")  # type: ignore[arg-type]
+    bare.set(pool="tcp://other")  # type: ignore[arg-type]
+    bare.perform_bulk([(1,)], over="60")  # type: ignore[arg-type]
+    faktory.job(jid="order-0012")  # type: ignore[call-overload]
+    faktory.external("Resize", debounce=30)  # type: ignore[call-overload]
+
+
+def messages(producer: Producer) -> None:
+    message = bare.set(queue="low").message(1, size="full")
+    assert_type(message, faktory.Message)
+    assert_type(message.jobtype, str)
+    assert_type(message.args, tuple[Any, ...])
+    assert_type(message.options, Mapping[str, Any])
+    assert_type(message.to_dict(), dict[str, Any])
+    assert_type(message.push(), str)
+    assert_type(producer.push(message), Future[str])
+    assert_type(Resize.message(1, "full"), faktory.Message)
+    assert_type(faktory.external("Resize", described).message(image=1), faktory.Message)
+    chain = faktory.chain(message, Resize.message(2))
+    assert_type(chain, JobChain)
+    assert_type(chain.messages, tuple[faktory.Message, ...])
+    assert_type(faktory.chain(chain, message).push(), str)
+    assert_type(producer.push(chain), Future[str])
+    faktory.Batch(success=message, complete=chain)
+    bare.message("1")  # type: ignore[arg-type]
+    bare.message()  # type: ignore[call-arg]
+    Resize.message(1, colour="red")  # type: ignore[call-arg]
+    message.args = ()  # type: ignore[misc]
+    faktory.chain(bare)  # type: ignore[arg-type]
+    producer.push(bare)  # type: ignore[arg-type]
+
+
+def shared_options_of_one_push(options: PushOptions) -> None:
+    assert_type(bare.set(**options).perform_async(1), str)
 
 
 def wrong_use_of_functions() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from faktory.jobs import Chain, Next
-from faktory.jobs import chain as chain_module
+from faktory.jobs import middleware as middleware_module
 
 Middleware = Callable[[list[str], Next], Any]
 
@@ -291,13 +291,13 @@ def test_a_chain_is_composed_when_it_changes_and_not_when_it_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     composed: list[object] = []
-    around = chain_module._around
+    around = middleware_module._around
 
     def compose(middleware: Any, inner: Any) -> Any:
         composed.append(middleware)
         return around(middleware, inner)
 
-    monkeypatch.setattr(chain_module, "_around", compose)
+    monkeypatch.setattr(middleware_module, "_around", compose)
     chain = chain_of(a, b)
     assert composed != []
     composed.clear()
