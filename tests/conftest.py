@@ -75,6 +75,7 @@ ONCE = [
     "worker/test_reservations.py",
     "worker/test_running_job.py",
     "worker/test_signals.py",
+    "worker/test_stopping.py",
     "worker/test_supervisor.py",
     "worker/test_worker_log.py",
     "test_benchmarks.py",

@@ -206,6 +206,10 @@ class Manager:
 
         Those for an answer end after `fetch_grace`.
         """
+        if self.backends is not None:
+            self.backends.stop()
+        for processor in (*self.processors, *self.overdue):
+            processor.running.stop()
         self._interrupts_at = monotonic() + self.timing.fetch_grace
         for processor in self.processors:
             processor.stopping.set()

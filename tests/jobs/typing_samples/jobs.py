@@ -146,10 +146,19 @@ def context() -> None:
     assert_type(job.time_remaining(), float)
     assert_type(job.remaining(), float)  # the old name
     assert_type(job.batch, faktory.Batch | None)
+    assert_type(job.stopping, bool)
+    assert_type(job.on_stopping(cancel), Callable[[], int])
+    job.on_stopping(lambda: None)
+    job.on_stopping(described)  # type: ignore[type-var]
+    job.on_stopping(5)  # type: ignore[type-var]
     job.track_progress(10)
     job.track_progress(99.9, "soon", reserve_until="2030-01-01T00:00:00Z")
     job.track_progress()  # type: ignore[call-arg]
     job.track_progress(10, reserve_until=timedelta(1))  # type: ignore[arg-type]
+
+
+def cancel() -> int:
+    return 1
 
 
 def batches(pool: Pool) -> None:
