@@ -253,7 +253,7 @@ class Processor(Thread):
             try:
                 running.begin(job)
                 task = runner.find(job.jobtype)
-                running.set_time_limit(task.time_limit)
+                running.set_time_limit(runner.time_limit(task, job))
                 if self.backend is None:
                     runner.call(task, job)
                 else:

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..client import Client
+from ..jobs.options import check_time_limit
 from ..jobs.runner import JobRunner
 from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration
@@ -47,7 +48,8 @@ class Worker:
     `faktory` is the server's address, None the environment's. `queues` is a list (strict order)
     or a mapping of weights. `disconnect_wait` is the grace period: how long jobs may go on when
     the worker stops. What runs a job is what was registered on this worker, else what
-    `faktory.job` declared.
+    `faktory.job` declared. `time_limit`, in seconds, is for jobs that have none, neither declared
+    nor pushed.
 
     Jobs run on threads; with `use_threads=False` on processes, forked when `run` begins: what is
     declared or registered until then is known there. `executor`, which wins over that, is a class
@@ -75,6 +77,7 @@ class Worker:
         buffer_size: int = 4096,  # noqa: ARG002
         use_threads: bool | None = None,
         executor: Callable[..., Executor] | None = None,
+        time_limit: float | timedelta | None = None,
         ssl_context: SSLContext | None = None,
         tcp_keepalive: float | timedelta | None = None,
         timing: Timing = timing.DEFAULT,
@@ -110,7 +113,7 @@ class Worker:
         self.error_handlers = self._events.error_handlers
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._manager = Manager(
-            JobRunner(self._tasks),
+            JobRunner(self._tasks, time_limit=check_time_limit(time_limit), log=self.log),
             self.get_queues,
             self._make_client,
             self._events,

@@ -53,6 +53,12 @@ def _seconds(value: object) -> float:
     raise ValueError("is not a number of seconds, 0 or more")
 
 
+def _limit(value: object) -> float:
+    if isinstance(value, (int, float)) and value is not True and 0 < value < float("inf"):
+        return float(value)
+    raise ValueError("is not a number of seconds above 0; for no limit leave it out")
+
+
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
@@ -117,6 +123,7 @@ def _parse_switch(text: str) -> object:
 
 NUMBER: Final = ValueType(_number, _parse_number)
 SECONDS: Final = ValueType(_seconds, _parse_seconds)
+LIMIT: Final = ValueType(_limit, _parse_seconds)
 TEXT: Final = ValueType(_text)
 TEXTS: Final = ValueType(_texts, _parse_texts)
 QUEUES: Final = ValueType(_queues, _parse_texts)
@@ -165,6 +172,11 @@ FLAGS: Final = (
     Flag(
         JOBS, "-t", "timeout", "SECONDS", SECONDS, 25.0,
         "how long running jobs may go on after TERM (default: 25)",
+    ),
+    Flag(
+        JOBS, "", "time-limit", "SECONDS", LIMIT, None,
+        "raise TimeLimitExceeded in a job after so long, if neither its declaration nor its push "
+        "has a time_limit",
     ),
     Flag(
         PROCESS, "", "processes", "N", NUMBER, None,

@@ -64,6 +64,8 @@ def functions(pool: Pool) -> None:
     assert_type(bare.set(queue=None, retry=None, reserve_for=None).perform_async(1), str)
     assert_type(bare.set(backtrace=None, custom=None, track=None).perform_async(1), str)
     assert_type(with_options.perform_async(1, "a", "b"), str)
+    assert_type(bare.set(time_limit=timedelta(minutes=1)).perform_async(1), str)
+    assert_type(bare.set(time_limit=None).set(time_limit=2.5).perform_async(1), str)
 
 
 def wrong_use_of_functions() -> None:
@@ -78,6 +80,7 @@ def wrong_use_of_functions() -> None:
     bare.perform_at(timedelta(hours=1), 1)  # type: ignore[arg-type]
     bare.set(queue=1)  # type: ignore[arg-type]
     bare.set(colour="red")  # type: ignore[call-arg]
+    bare.set(time_limit="30")  # type: ignore[arg-type]
     bare.set(queue="low").perform_async("1")  # type: ignore[arg-type]
     with_options.perform_async(1, 2)  # type: ignore[arg-type]
     faktory.job(retries=1)  # type: ignore[call-overload]
@@ -87,7 +90,7 @@ def described(image: int, size: str = "thumb") -> None: ...
 
 
 def externals(pool: Pool) -> None:
-    anything = faktory.external("Resize", queue="images", retry=3)
+    anything = faktory.external("Resize", queue="images", retry=3, time_limit=30)
     assert_type(anything.perform_async(1, "full", [2]), str)
     assert_type(anything.perform_in(60, 1), str)
     assert_type(anything.set(queue="low", pool=pool).perform_at("2030-01-01T00:00:00Z"), str)
@@ -159,6 +162,11 @@ def context() -> None:
 
 def cancel() -> int:
     return 1
+
+
+def workers() -> None:
+    faktory.Worker(time_limit=timedelta(minutes=5))
+    faktory.Worker(time_limit="30")  # type: ignore[arg-type]
 
 
 def batches(pool: Pool) -> None:
@@ -250,7 +258,7 @@ def batch_of(callback: Callback, job: DeclaredJob) -> faktory.Batch:
 
 def default_options() -> None:
     faktory.default_job_options["queue"] = "low"
-    faktory.default_job_options.update(retry=3, custom={"tenant": 7})
+    faktory.default_job_options.update(retry=3, custom={"tenant": 7}, time_limit=60)
 
 
 def events() -> None:
