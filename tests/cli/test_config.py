@@ -103,6 +103,7 @@ def test_variables_can_name_the_file_and_the_table() -> None:
         ("TIME_LIMIT", "0.5", 0.5),
         ("PROCESSES", "2", 2),
         ("MAX_JOBS", "9", 9),
+        ("MAX_MEMORY", "512", 512),
         ("RELOAD", "1", True),
         ("RELOAD", "no", False),
         ("LABEL", "blue green", ["blue", "green"]),

@@ -189,6 +189,10 @@ FLAGS: Final = (
         "takes its place: for jobs that leak memory",
     ),
     Flag(
+        PROCESS, "", "max-memory", "MIB", NUMBER, None,
+        "the same after the job with which the process exceeds so many MiB of resident memory",
+    ),
+    Flag(
         PROCESS, "", "reload", "", SWITCH, False,
         "for development: restart when a .py file below this folder is saved; running jobs "
         "finish first (needs: pip install 'faktory-worker[reload]')",
@@ -251,7 +255,7 @@ signals:
   With --processes send them to the parent, which passes them on.
 
 exit codes:
-  0 STOPPED       stopped, or ended by --max-jobs, every job answered
+  0 STOPPED       stopped, or ended by --max-jobs or --max-memory, every job answered
   1 FAULT         an error of faktory-worker itself: please report it
   2 USAGE         wrong usage: a flag, a variable, a key of the file, no jobs to run
   3 IMPORT        a module of -r raised an error when it was imported

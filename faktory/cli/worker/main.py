@@ -193,10 +193,10 @@ def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Work
 def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit, float]:
     """Run a worker until it stops; return the exit code, and when its grace period is over."""
     quota = None
-    if options.max_jobs is not None:
+    if options.max_jobs is not None or options.max_memory is not None:
         from .supervised import Quota
 
-        quota = Quota(worker, options.max_jobs)
+        quota = Quota(worker, options.max_jobs, options.max_memory)
 
     def on_stuck() -> None:
         os._exit(end(_outcome(worker, ""), 0.0))
@@ -215,8 +215,7 @@ def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit
             raise ExitError(Exit.REFUSED, error) from None
         except CannotStart as error:
             raise ExitError(Exit.CANNOT_START, f"-c {worker.concurrency}: {error}") from None
-        used_up = quota is not None and quota.is_used_up
-        after = f" after {options.max_jobs} jobs (--max-jobs)" if used_up else ""
+        after = quota.reason if quota is not None else ""
         return _outcome(worker, after), worker.grace_ends
 
 
