@@ -26,6 +26,7 @@ from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration
 from . import events, timing
 from .backends.base import Backends, check_can_fork
+from .burst import Burst
 from .events import Events
 from .handlers import HandlerCalls
 from .heartbeat import Heartbeat
@@ -48,8 +49,11 @@ class Worker:
     `faktory` is the server's address, None the environment's. `queues` is a list (strict order)
     or a mapping of weights. `disconnect_wait` is the grace period: how long jobs may go on when
     the worker stops. What runs a job is what was registered on this worker, else what
-    `faktory.job` declared. `time_limit`, in seconds, is for jobs that have none, neither declared
-    nor pushed.
+    `faktory.job` declared.
+
+    With `burst` the worker stops when its queues are empty and no job of it runs. Scheduled jobs,
+    retries and paused queues do not count; for a server that cannot be reached it waits, as ever.
+    `time_limit`, in seconds, is for jobs that have none, neither declared nor pushed.
 
     Jobs run on threads; with `use_threads=False` on processes, forked when `run` begins: what is
     declared or registered until then is known there. `executor`, which wins over that, is a class
@@ -77,6 +81,7 @@ class Worker:
         buffer_size: int = 4096,  # noqa: ARG002
         use_threads: bool | None = None,
         executor: Callable[..., Executor] | None = None,
+        burst: bool = False,
         time_limit: float | timedelta | None = None,
         ssl_context: SSLContext | None = None,
         tcp_keepalive: float | timedelta | None = None,
@@ -123,6 +128,8 @@ class Worker:
             self.log,
             timing,
         )
+        if burst:
+            self._manager.burst = Burst(self._wake)
         self._lifecycle: Lifecycle = self._manager.lifecycle
         self._orders = SignalOrders(
             self._lifecycle,
@@ -139,6 +146,7 @@ class Worker:
         self._deadline: float | None = None
         self._ending = False
         self._ended = False
+        self._drained = False
         self._fatal: BaseException | None = None
         self._started = False
         self.abandoned: list[str] = []
@@ -184,6 +192,11 @@ class Worker:
     def is_disconnecting(self) -> bool:
         """Whether it stops, or has stopped."""
         return self._lifecycle.state is State.TERMINATE
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it stops, or has stopped, because no job was left: see `burst`."""
+        return self._drained
 
     @property
     def busy(self) -> int:
@@ -287,9 +300,21 @@ class Worker:
         while not (self._ended or until()):
             self._step(self._next_check())
             self._manager.check_jobs()
+            self._end_burst()
             if self._deadline is not None and monotonic() >= self._deadline and not self._ended:
                 self._calls.end()
                 self._end_jobs()
+
+    def _end_burst(self) -> None:
+        """With `burst`, stop if nothing is left to do; a quiet worker, when its jobs have ended."""
+        if self._manager.burst is None or self.is_disconnecting:
+            return
+        if self._manager.is_drained():
+            self._drained = True
+            self._log.info("burst: no job waits in these queues, and none runs here")
+            self._terminate()
+        elif self.is_quiet and not self._manager.processors:
+            self._terminate()
 
     def _is_over(self) -> bool:
         return self.is_disconnecting and not self._manager.processors
@@ -334,6 +359,7 @@ class Worker:
     def _become_quiet(self) -> None:
         if self._lifecycle.advance(State.QUIET):
             self._log.warning("quiet: no more jobs are fetched")
+            self._manager.close_burst()
             self._calls.fire("quiet")
 
     def _terminate(self) -> None:

@@ -235,7 +235,7 @@ def test_what_cannot_be_called_is_refused(wrong: Any, message: str) -> None:
 def test_in_test_modes_no_worker_stops(mode: Any) -> None:
     seen: list[bool] = []
 
-    @faktory.job
+    @faktory.job(name="in_a_test_mode")
     def work() -> None:
         current_job().on_stopping(lambda: seen.append(True))
         seen.append(current_job().stopping)

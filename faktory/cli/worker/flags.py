@@ -179,6 +179,11 @@ FLAGS: Final = (
         "has a time_limit",
     ),
     Flag(
+        JOBS, "", "burst", "", SWITCH, False,
+        "end with 0 when the queues are empty and no job runs; jobs that are scheduled or wait for "
+        "a retry do not count: for cron and CI",
+    ),
+    Flag(
         PROCESS, "", "processes", "N", NUMBER, None,
         "start N workers, each with -c threads, under a parent that restarts one that ends; "
         "Python runs one thread at a time, so this is how to use more than one core",
@@ -231,6 +236,7 @@ examples:
   faktory-worker -r app.jobs                          the queue "default", 10 jobs at a time
   faktory-worker -r jobs.py -q critical -q default    critical first, always
   faktory-worker -r app.jobs -q critical,3 -q bulk,1  by weight
+  faktory-worker -r app.jobs --burst                  what waits now, and then end: for cron
   faktory-worker -r app. --reload                     while you write app/*/jobs.py
   faktory-worker -r app.jobs --processes 4 -c 5       4 processes, 20 jobs at a time
   faktory-worker -C worker.toml -e production         from a file:
@@ -255,7 +261,7 @@ signals:
   With --processes send them to the parent, which passes them on.
 
 exit codes:
-  0 STOPPED       stopped, or ended by --max-jobs or --max-memory, every job answered
+  0 STOPPED       stopped, or ended by --burst, --max-jobs or --max-memory, every job answered
   1 FAULT         an error of faktory-worker itself: please report it
   2 USAGE         wrong usage: a flag, a variable, a key of the file, no jobs to run
   3 IMPORT        a module of -r raised an error when it was imported

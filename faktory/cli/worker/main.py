@@ -99,6 +99,10 @@ def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
         show_error(warning, level=logging.WARNING)
 
     attach = None
+    if options.burst and options.reload:
+        raise UsageError(
+            "--burst ends when the queues are empty, and --reload goes on for ever: leave one out"
+        )
     if supervised:
         _check_supervisor(options)
         outcome = _supervise(options, early)
@@ -172,7 +176,12 @@ def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Work
             changes = stack.enter_context(reload.watched(options.require))
         title.show_supervisor(options.tag, count)
         supervisor = WorkerSupervisor(
-            count, options.concurrency, options.timeout, find_url(os.environ), changes
+            count,
+            options.concurrency,
+            options.timeout,
+            find_url(os.environ),
+            changes,
+            burst=options.burst,
         )
         early.is_over = lambda: supervisor.has_begun
         if early.quiet:
@@ -216,6 +225,8 @@ def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit
         except CannotStart as error:
             raise ExitError(Exit.CANNOT_START, f"-c {worker.concurrency}: {error}") from None
         after = quota.reason if quota is not None else ""
+        if worker.is_drained:
+            after = " with no job left (--burst)"
         return _outcome(worker, after), worker.grace_ends
 
 
@@ -236,6 +247,7 @@ def _make_worker(options: Namespace) -> Worker:
             concurrency=options.concurrency,
             disconnect_wait=options.timeout,
             labels=options.label or ["python"],
+            burst=options.burst,
             time_limit=options.time_limit,
         )
     except (ValueError, FaktoryPayloadError) as error:

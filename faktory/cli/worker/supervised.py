@@ -26,6 +26,7 @@ from ..exits import UsageError
 # Words through the channel. To the supervisor, a line each, the first one with the worker's id:
 READY: Final = b"r"
 QUIET: Final = b"q"  # it is quiet, because the server says so or a signal to it alone
+DRAINED: Final = b"x"  # it ends because there is nothing left to do (--burst)
 # To the worker, QUIET, too; an end of file means that its supervisor is gone:
 FINISH: Final = b"e"
 STOP: Final = b"s"
@@ -54,9 +55,15 @@ def attach(worker: Worker, jobs: RunningJobs, channel: socket.socket) -> None:
             with suppress(OSError):
                 channel.send(QUIET + b"\n")
 
+    def on_shutdown() -> None:
+        if worker.is_drained:
+            with suppress(OSError):
+                channel.send(DRAINED + b"\n")
+
     worker.record_jobs(jobs)
     worker.on("startup", begin)
     worker.on("quiet", on_quiet)
+    worker.on("shutdown", on_shutdown)
     # TERM may come twice, from the supervisor and from a signal to the whole group, and means the
     # same each time. What a terminal sends to the group is for the supervisor to pass on.
     worker._orders.always |= {"SIGTERM": worker._terminate, "SIGINT": do_nothing}

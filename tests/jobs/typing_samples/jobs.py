@@ -165,8 +165,10 @@ def cancel() -> int:
 
 
 def workers() -> None:
-    faktory.Worker(time_limit=timedelta(minutes=5))
+    worker = faktory.Worker(burst=True, time_limit=timedelta(minutes=5))
+    assert_type(worker.is_drained, bool)
     faktory.Worker(time_limit="30")  # type: ignore[arg-type]
+    faktory.Worker(burst="yes")  # type: ignore[arg-type]
 
 
 def batches(pool: Pool) -> None:
