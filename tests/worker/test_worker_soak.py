@@ -73,7 +73,9 @@ def test_a_server_that_is_killed_under_load_loses_only_jobs_in_flight(
     assert len(messages(caplog, "the server is back")) == 1
     assert all(record.exc_info is None for record in caplog.records)
     troubled = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
-    assert len(troubled) == 1, troubled
+    fetches = [text for text in troubled if text.startswith("FETCH was sent and not answered")]
+    assert len(fetches) <= THREADS
+    assert len(troubled) - len(fetches) == 1, troubled
 
 
 def test_a_million_empty_jobs_leave_no_threads_files_or_memory(
