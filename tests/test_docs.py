@@ -51,7 +51,7 @@ LINKING = [*filter(Path.exists, (*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANG
 LANGUAGES = {"python", "sh", "output", "toml", "ini", "dockerfile", "text"}
 
 KEEPS_RUNNING = re.compile(
-    r"((?:\w+=\S* )*)(faktory-worker|python -m faktory server|python \w*worker\.py)\b"
+    r"((?:\w+=\S* )*)(faktory-worker(?!.* --burst)|python -m faktory server|python \w*worker\.py)\b"
 )
 """Commands that do not end by themselves, with the variables before them."""
 

@@ -8,7 +8,8 @@ from enum import IntEnum
 class Exit(IntEnum):
     """Why a command ended."""
 
-    STOPPED = 0  # after a signal, the server's terminate or --max-jobs, with every job answered
+    STOPPED = 0  # after a signal, the server's terminate, --burst, --max-jobs or --max-memory, with
+    # every job answered
     DONE = 0  # of a tool
     FAULT = 1  # a bug in faktory-worker
     FAILED = 1  # of a tool: the server refused, a job was not pushed, doctor found an error

@@ -11,19 +11,22 @@ import marshal
 import sys
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from ..client import Client, defaults
-from ..exceptions import FaktoryPayloadError
-from ..wire.log import enabled
+from ..exceptions import FaktoryPayloadError, Shutdown, TimeLimitExceeded
+from ..wire.log import Log, enabled
 from ..wire.payload import DEFAULT_RETRY, MAX_RESERVE
 from ..wire.validate import check_instant, clip
 from .batch import Batch
+from .validation import deferred
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[[], object])
 
 DEFAULT_RESERVE: Final = 1800
 """Seconds of the reservation of a job without `reserve_for` (`manager/working.go`)."""
@@ -111,6 +114,9 @@ class JobContext(JobAttributes):
     on_more_time: Callable[[float], object] | None = None
     """Called when the reservation was extended, with its new end (`reservation_clock`)."""
 
+    _stopping = False
+    _callbacks: list[tuple[Context, Callable[[], object]]] | None = None
+
     def __init__(self, payload: dict[str, Any], client: Client | None = None) -> None:
         self.payload = self._payload = payload
         self._fetched = _copy_of(payload)
@@ -194,6 +200,64 @@ class JobContext(JobAttributes):
     def logger(self) -> logging.Logger:
         """A logger named after the job's type."""
         return enabled(logging.getLogger(f"faktory.job.{self.jobtype}"))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker stops: the job has what is left of the grace period.
+
+        Not of a worker that is quiet. False in test modes and in an executor of processes.
+        """
+        return self._stopping
+
+    def on_stopping(self, callback: C) -> C:
+        """Have a function without arguments called, once, when the worker stops; return it.
+
+        It is called in a thread of its own, while the job runs, and at once, in this thread, if the
+        worker stops already. It is not called after the job's end. What it raises is logged.
+        """
+        if not callable(callback):
+            raise TypeError(f"{callback!r} is not callable: pass a function without arguments.")
+        if what := deferred(callback):
+            raise TypeError(
+                f"{callback!r} is {what}, and nothing awaits it: pass a plain function."
+            )
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append((copy_context(), callback))
+        if self.stopping:
+            self._call_back(passed=(Shutdown, TimeLimitExceeded))  # they are for the job
+        return callback
+
+    def _on_stop(self) -> None:
+        """Note that the worker stops; the callbacks are called in another thread."""
+        self._stopping = True
+        if self._callbacks:
+            thread = Thread(target=self._call_back, name="faktory-stopping", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                text = "%s: no thread to call on_stopping in: %s"
+                Log(self.logger).error(text, self, error)
+
+    def _on_end(self) -> None:
+        """Call none from now on: the job has ended."""
+        if self._callbacks:
+            self._callbacks.clear()
+
+    def _call_back(self, passed: tuple[type[BaseException], ...] = ()) -> None:
+        """Call those that were not called yet; what they raise is logged, if not `passed`."""
+        callbacks = self._callbacks or []
+        while True:
+            try:
+                context, callback = callbacks.pop(0)  # each once, also where two threads do this
+            except IndexError:
+                return
+            try:
+                context.run(callback)
+            except passed:
+                raise
+            except BaseException:  # sys.exit() too
+                Log(self.logger).exception("%s: on_stopping raised: %r", self, callback)
 
     def track_progress(
         self,

@@ -17,7 +17,7 @@ from typing import Any, Final, TypedDict, get_type_hints
 from ..exceptions import FaktoryPayloadError
 from ..proto import encode_push
 from ..wire.payload import prepare
-from ..wire.validate import check_duration, check_instant
+from ..wire.validate import check_duration, check_instant, check_timeout
 from .backoff import Backoff
 
 
@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
     is dropped with its first failure, with -1 it is buried. `reserve_for`: seconds that a worker
     has for it (1800; 60 at least, 86,400 at most). `backtrace`: lines of traceback kept with a
     failure (0; the server keeps 50 at most). `custom`: a dict of JSON that goes with the job.
+    `time_limit`: seconds after which the worker raises `TimeLimitExceeded` in the job.
 
     `expires_in`, seconds, or `expires_at`, a time, after which the job is not run any more: the
     server drops it, or a worker of this package does. The seconds count from the push, or from the
@@ -43,6 +44,7 @@ class Options(TypedDict, total=False):
     reserve_for: float | timedelta | None
     backtrace: int | None
     custom: Mapping[str, object] | None
+    time_limit: float | timedelta | None
     unique_for: float | timedelta | None
     unique_until: str | None
     expires_in: float | timedelta | None
@@ -56,8 +58,7 @@ EXPIRY: Final = {"expires_in", "expires_at"}
 class Declared(Options, total=False):
     """The options of a job where it is declared.
 
-    `time_limit`: seconds after which the worker raises `TimeLimitExceeded` in the job. It is not
-    part of the pushed job.
+    A `time_limit` is then not part of the pushed job: the worker has it from the declaration.
 
     Of its failures, for the worker that runs it: `retry_on`, a class or several of the exceptions
     after which it is tried again (all), any other buries it at once; `discard_on`, those that end
@@ -66,7 +67,6 @@ class Declared(Options, total=False):
     `faktory.backoff.exponential(30)`.
     """
 
-    time_limit: float | timedelta | None
     retry_on: type[BaseException] | Collection[type[BaseException]] | None
     discard_on: type[BaseException] | Collection[type[BaseException]] | None
     backoff: Backoff | None
@@ -103,11 +103,6 @@ IN_CUSTOM: Final = (*ENTERPRISE, *sorted(EXPIRY))
 def check(options: Mapping[str, Any], where: str) -> None:
     """Raise TypeError, with the closest name, for an option that does not exist."""
     for name in options:
-        if name == "time_limit":
-            raise TypeError(
-                f"{where} cannot have a time_limit, which is not part of a pushed job: "
-                "the worker takes it from the declaration of the job."
-            )
         if name in OF_ONE_PUSH:
             raise TypeError(
                 f"{where} cannot have {name}, which is for a single push: "
@@ -125,14 +120,19 @@ def check(options: Mapping[str, Any], where: str) -> None:
 
 
 def take_time_limit(options: dict[str, Any]) -> float | None:
-    """Remove a job's time limit from its declared options; return it in seconds."""
-    limit = options.pop("time_limit", None)
-    if limit is None:
-        return None
-    number = check_duration("time_limit", limit)
-    if number <= 0:
-        raise FaktoryPayloadError(f"time_limit is {limit!r}: it must be more than 0 seconds.")
-    return number
+    """Take a job's time limit out of its declared options; return it in seconds.
+
+    None stays in its place: that of the default options does not go with the job.
+    """
+    limit = check_time_limit(options.get("time_limit"))
+    if limit is not None:
+        options["time_limit"] = None
+    return limit
+
+
+def check_time_limit(limit: object) -> float | None:
+    """Return a time limit in seconds; None for none."""
+    return None if limit is None else check_timeout("time_limit", limit, allow_zero=False)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,6 +153,8 @@ def to_wire(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options as fields of a job's wire dict."""
     fields = {name: copy_of(value) for name, value in options.items() if name not in IN_CUSTOM}
     custom = _given(options, IN_CUSTOM)
+    if (limit := check_time_limit(fields.pop("time_limit", None))) is not None:
+        custom["time_limit"] = limit
     for name in ("unique_for", "expires_in"):
         if name in custom:
             custom[name] = _whole_seconds(name, custom[name])
@@ -233,7 +235,8 @@ def read_only(value: Any) -> Any:
 class Defaults(MutableMapping[str, Any]):
     """The default options of all jobs of this process.
 
-    `version` is a new number after every change. A value that is read cannot be changed in place.
+    `version` is a new number after every change, `time_limit` is in seconds. A value that is read
+    cannot be changed in place.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -269,6 +272,7 @@ class Defaults(MutableMapping[str, Any]):
         except FaktoryPayloadError as error:
             raise FaktoryPayloadError(f"faktory.default_job_options: {error}") from None
         self._options = options
+        self.time_limit = check_time_limit(options.get("time_limit"))
         self.version = next(_versions)
 
 

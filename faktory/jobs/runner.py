@@ -10,13 +10,16 @@ and that comes back out of the job, ends there: the job is its parent's to repor
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from typing import Final, NoReturn, TypeVar
 
 from ..client import fork
-from . import registry
+from ..wire.log import Log
+from ..wire.validate import show
+from . import options, registry
 from .context import JobContext, run_in
 from .middleware import worker_middleware
 from .registry import Runnable
@@ -30,14 +33,21 @@ END_TIMEOUT: Final = 5.0
 class JobRunner:
     """Runs jobs by their type; `tasks` holds what is registered on one worker.
 
-    Without `middleware` nothing runs around a job.
+    Without `middleware` nothing runs around a job. `time_limit` is that of jobs without one.
     """
 
     def __init__(
-        self, tasks: Mapping[str, Runnable] | None = None, *, middleware: bool = True
+        self,
+        tasks: Mapping[str, Runnable] | None = None,
+        *,
+        middleware: bool = True,
+        time_limit: float | None = None,
+        log: logging.Logger | None = None,
     ) -> None:
         self._tasks: Mapping[str, Runnable] = {} if tasks is None else tasks
         self._middleware = middleware
+        self._time_limit = time_limit
+        self._log = Log(log or logging.getLogger("faktory.worker"))
 
     @property
     def jobtypes(self) -> list[str]:
@@ -50,6 +60,23 @@ class JobRunner:
         if task is None:
             raise registry.unknown(jobtype, self.jobtypes)
         return task
+
+    def time_limit(self, task: Runnable, job: JobContext) -> float | None:
+        """Return after how many seconds to interrupt a job; None for never.
+
+        That is what it was pushed with, else what it declares, else what the default options of
+        this process say, else this runner's.
+        """
+        custom = job.payload.get("custom")
+        if custom and (limit := custom.get("time_limit")) is not None:
+            try:
+                return options.check_time_limit(limit)
+            except ValueError:
+                text = "%s: custom.time_limit is %s, which is not a time limit: ignored"
+                self._log.warning(text, job, show(limit))
+        if task.time_limit is not None:
+            return task.time_limit
+        return options.default_job_options.time_limit or self._time_limit
 
     def run(self, job: JobContext) -> None:
         """Run a job, as the current job of a context of its own."""

@@ -53,6 +53,7 @@ class RunningJob:
         self._raised = False
         self._pending: type[BaseException] | None = None
         self._closed: type[BaseException] | None = None
+        self._stopped = False
         self.ending = False
         """Set by the processor when the job has ended: it is interrupted no more."""
         self.job: JobContext | None = None
@@ -77,6 +78,8 @@ class RunningJob:
             self._thread = get_ident()
             self.since = monotonic()
             self.job = job
+            if self._stopped:
+                job._on_stop()
         if self._closed is not None:
             raise self._closed
 
@@ -96,6 +99,8 @@ class RunningJob:
         with self._lock:
             late = failed is not None and failed.time_remaining() < 0
             self.failed = None if self.disowned or late else failed
+            if self.job is not None:
+                self.job._on_end()
             self.job = None
             self._pending = self.due = None
             self.ending = False
@@ -129,6 +134,13 @@ class RunningJob:
         """
         with self._lock:
             return self._interrupt(exception)
+
+    def stop(self) -> None:
+        """Let the running job know that the worker stops, and each that comes later."""
+        with self._lock:
+            self._stopped = True
+            if self.job is not None:
+                self.job._on_stop()
 
     def close(self, exception: type[BaseException]) -> bool:
         """Interrupt the running job; each job that comes later fails before it starts."""

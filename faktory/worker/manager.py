@@ -24,6 +24,7 @@ from ..jobs.runner import JobRunner
 from ..wire import commands
 from ..wire.log import Log
 from .backends.base import Backends
+from .burst import Burst
 from .events import Events
 from .lifecycle import Lifecycle
 from .outage import Outage
@@ -79,6 +80,7 @@ class Manager:
         self._log = Log(log)
         self.backends: Backends | None = None
         self.job_table: JobTable | None = None
+        self.burst: Burst | None = None
         self._make_client = make_client
         self._events = events
         self._post = post
@@ -123,6 +125,11 @@ class Manager:
     def on_time_limit(self) -> None:
         """Have the worker's thread look when the next job is due to be interrupted."""
         self._post(self.check_jobs)
+
+    def on_no_job(self, processor: Processor, asked_at: float) -> None:
+        """With `burst`, have a processor wait until another gets a job."""
+        if self.burst is not None:
+            self.burst.wait(processor, asked_at, self.processors.copy())
 
     def on_failure(self, job: JobContext, error: BaseException) -> None:
         """Call the error handlers, and after the last attempt those of "exhausted"."""
@@ -188,6 +195,15 @@ class Manager:
                 return
             self._missing -= 1
 
+    def is_drained(self) -> bool:
+        """Return whether nothing is left to do, with `burst`: no job waits, and none runs."""
+        return self.burst is not None and self.burst.is_over(self.processors)
+
+    def close_burst(self) -> None:
+        """With `burst`, have processors go on that wait for a job: no more are fetched."""
+        if self.burst is not None:
+            self.burst.close()
+
     def log_threads(self) -> None:
         """Log the stack of every thread of the process, and its job; once a second at most.
 
@@ -208,6 +224,11 @@ class Manager:
 
         Those for an answer end after `fetch_grace`.
         """
+        self.close_burst()
+        if self.backends is not None:
+            self.backends.stop()
+        for processor in (*self.processors, *self.overdue):
+            processor.running.stop()
         self._interrupts_at = monotonic() + self.timing.fetch_grace
         if self.limits is not None:
             self.limits.close()

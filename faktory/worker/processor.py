@@ -42,6 +42,7 @@ from ..wire.payload import INVALID_JOB, find_fault, usable_jid
 from ..wire.session import Answer
 from ..wire.validate import brief, clip
 from .backends.base import Backend, RemoteError, Report
+from .burst import Burst
 from .interrupts import RunningJob
 from .lifecycle import Lifecycle
 from .outage import Outage
@@ -62,6 +63,7 @@ class ProcessorManager(Protocol):
     runner: JobRunner
     timing: Timing
     log: logging.Logger
+    burst: Burst | None
 
     def get_queues(self) -> Sequence[str]:
         """Return the queues of the next FETCH, in order."""
@@ -74,6 +76,9 @@ class ProcessorManager(Protocol):
 
     def on_failure(self, job: JobContext, error: BaseException) -> None:
         """A job raised; its failure is not reported yet."""
+
+    def on_no_job(self, processor: Processor, asked_at: float) -> None:
+        """A FETCH that was sent then brought no job."""
 
     def on_exit(self, processor: Processor, error: BaseException | None) -> None:
         """A processor ends, by an error or because it has nothing left to do: its last call."""
@@ -162,6 +167,8 @@ class Processor(Thread):
             if self._reconnect:
                 self._reconnect = False
                 self._client.disconnect()
+            if manager.burst is not None and sent[-1].name == "FETCH":
+                manager.burst.end(self)
             asked_at = monotonic()
             try:
                 self.waits_since = asked_at
@@ -195,12 +202,16 @@ class Processor(Thread):
                         continue
                     self.held = job = JobContext(fetched.value, self._client)
                     manager.record(self, job)
+                    if manager.burst is not None:
+                        manager.burst.begin(self)
                     self._report = self.run_job(job)
                     if self._report is None:  # it was disowned
                         self.held = None
                     self._resent = False
                     if self._report is None:
                         manager.record(self, None)
+                else:
+                    manager.on_no_job(self, asked_at)
 
     def _on_no_job(self, error: FaktoryError) -> None:
         """FETCH was answered with an error, or with a job that cannot be read."""
@@ -258,7 +269,7 @@ class Processor(Thread):
             try:
                 running.begin(job)
                 task = runner.find(job.jobtype)
-                running.set_time_limit(task.time_limit)
+                running.set_time_limit(runner.time_limit(task, job))
                 if self.backend is None:
                     runner.call(task, job)
                 else:

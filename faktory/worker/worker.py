@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..client import Client
 from ..client.settings import CONFIGURED
+from ..jobs.options import check_time_limit
 from ..jobs.runner import JobRunner
 from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration
 from . import events, timing
 from .backends.base import Backends, check_can_fork
+from .burst import Burst
 from .events import Events
 from .handlers import HandlerCalls
 from .heartbeat import Heartbeat
@@ -51,6 +53,10 @@ class Worker:
     go on when the worker stops. What runs a job is what was registered on this worker, else what
     `faktory.job` declared. The defaults are those of faktory 1.0.0, one job at a time and 15 s of
     grace; the command `faktory-worker` has 10 and 25.
+
+    With `burst` the worker stops when its queues are empty and no job of it runs. Scheduled jobs,
+    retries and paused queues do not count; for a server that cannot be reached it waits, as ever.
+    `time_limit`, in seconds, is for jobs that have none, neither declared nor pushed.
 
     Jobs run on threads; with `use_threads=False` on processes, forked when `run` begins: what is
     declared or registered until then is known there. `executor`, which wins over that, is a class
@@ -80,6 +86,8 @@ class Worker:
         buffer_size: int = 4096,  # noqa: ARG002
         use_threads: bool | None = None,
         executor: Callable[..., Executor] | None = None,
+        burst: bool = False,
+        time_limit: float | timedelta | None = None,
         ssl_context: SSLContext | None = None,
         tcp_keepalive: float | timedelta | None = None,
         timing: Timing = timing.DEFAULT,
@@ -121,7 +129,7 @@ class Worker:
         self.error_handlers = self._events.error_handlers
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._manager = Manager(
-            JobRunner(self._tasks),
+            JobRunner(self._tasks, time_limit=check_time_limit(time_limit), log=self.log),
             self.get_queues,
             self._make_client,
             self._events,
@@ -133,6 +141,8 @@ class Worker:
         )
         if self._queues.limits:
             self._manager.limits = Limits(self._queues.limits)
+        if burst:
+            self._manager.burst = Burst(self._wake)
         self._lifecycle: Lifecycle = self._manager.lifecycle
         self._orders = SignalOrders(
             self._lifecycle,
@@ -149,6 +159,7 @@ class Worker:
         self._deadline: float | None = None
         self._ending = False
         self._ended = False
+        self._drained = False
         self._fatal: BaseException | None = None
         self._started = False
         self.abandoned: list[str] = []
@@ -197,6 +208,11 @@ class Worker:
     def is_disconnecting(self) -> bool:
         """Whether it stops, or has stopped."""
         return self._lifecycle.state is State.TERMINATE
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it stops, or has stopped, because no job was left: see `burst`."""
+        return self._drained
 
     @property
     def busy(self) -> int:
@@ -300,9 +316,21 @@ class Worker:
         while not (self._ended or until()):
             self._step(self._next_check())
             self._manager.check_jobs()
+            self._end_burst()
             if self._deadline is not None and monotonic() >= self._deadline and not self._ended:
                 self._calls.end()
                 self._end_jobs()
+
+    def _end_burst(self) -> None:
+        """With `burst`, stop if nothing is left to do; a quiet worker, when its jobs have ended."""
+        if self._manager.burst is None or self.is_disconnecting:
+            return
+        if self._manager.is_drained():
+            self._drained = True
+            self._log.info("burst: no job waits in these queues, and none runs here")
+            self._terminate()
+        elif self.is_quiet and not self._manager.processors:
+            self._terminate()
 
     def _is_over(self) -> bool:
         return self.is_disconnecting and not self._manager.processors
@@ -347,6 +375,7 @@ class Worker:
     def _become_quiet(self) -> None:
         if self._lifecycle.advance(State.QUIET):
             self._log.warning("quiet: no more jobs are fetched")
+            self._manager.close_burst()
             self._calls.fire("quiet")
 
     def _terminate(self) -> None:

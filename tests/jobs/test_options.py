@@ -379,3 +379,75 @@ def test_an_option_that_is_none_counts_as_not_given(server: FakeServer) -> None:
         "retry": 25,
         "custom": {"tenant": 7},
     }
+
+
+# Time limits
+
+
+def limits(server: FakeServer) -> list[Any]:
+    """Return the time limits that the jobs were pushed with; None for none."""
+    return [(job.get("custom") or {}).get("time_limit") for job in server.jobs]
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [(90, 90), (0.5, 0.5), (timedelta(minutes=1), 60.0)])
+def test_a_time_limit_goes_with_the_job_in_seconds(
+    server: FakeServer, limit: Any, seconds: float
+) -> None:
+    job = faktory.external("work", custom={"a": 1})
+    job.set(time_limit=limit).perform_async()
+    job.set(time_limit=limit).perform_bulk([()])
+    faktory.external("work", time_limit=limit, custom={"a": 1}).perform_async()
+    assert [each["custom"] for each in server.jobs] == [{"a": 1, "time_limit": seconds}] * 3
+
+
+def test_the_limit_of_a_declaration_stays_there_and_hides_that_of_the_defaults(
+    server: FakeServer,
+) -> None:
+    @faktory.job(time_limit=30)
+    def limited() -> None: ...
+
+    class Limited(faktory.Job):
+        faktory_options = {"time_limit": 30}
+
+        def perform(self) -> None: ...
+
+    class Below(Limited):
+        faktory_options = {"queue": "low"}
+
+    faktory.default_job_options["time_limit"] = 60
+    for job in (limited, Limited, Below):
+        job.perform_async()
+        job.set(queue="a").perform_async()
+        job.set(time_limit=None).perform_async()
+        job.set(time_limit=5).perform_async()
+        job.perform_bulk([()])
+    assert limits(server) == [None, None, None, 5, None] * 3
+
+
+def test_the_limit_of_the_defaults_goes_with_jobs_that_declare_none(server: FakeServer) -> None:
+    @faktory.job
+    def plain() -> None: ...
+
+    faktory.default_job_options["time_limit"] = timedelta(minutes=1)
+    plain.perform_async()
+    faktory.external("work").perform_async()
+    plain.set(time_limit=5).perform_async()
+    plain.set(time_limit=None).perform_async()
+    faktory.default_job_options["time_limit"] = None
+    plain.perform_async()
+    assert limits(server) == [60, 60, 5, None, None]
+
+
+@pytest.mark.parametrize(
+    "wrong", [0, -1, True, "30", float("nan"), float("inf"), 10**7, timedelta(0)]
+)
+def test_a_wrong_time_limit_is_refused_where_it_is_given(wrong: Any) -> None:
+    @faktory.job
+    def work() -> None: ...
+
+    with pytest.raises(FaktoryPayloadError, match="'work': time_limit is"):
+        work.set(time_limit=wrong)
+    with pytest.raises(FaktoryPayloadError, match="default_job_options: time_limit is"):
+        faktory.default_job_options["time_limit"] = wrong
+    with pytest.raises(FaktoryPayloadError, match="time_limit is"):
+        faktory.job(time_limit=wrong)

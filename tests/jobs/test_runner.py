@@ -6,6 +6,8 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -138,3 +140,38 @@ def test_a_child_that_comes_back_out_of_a_job_ends_with_the_exit_code_of_its_err
 
     run(function)
     assert codes == [code]
+
+
+# Time limits
+
+
+def limit(custom: object, declared: float | None, default: Any, runners: float | None) -> Any:
+    """Return the time limit of a job by what it was pushed with, and so on."""
+    task = Task(print)
+    task.time_limit = declared  # type: ignore[assignment]
+    faktory.default_job_options["time_limit"] = default
+    payload = {"jid": "12345678", "jobtype": "call", "args": [], "custom": custom}
+    return JobRunner(time_limit=runners).time_limit(task, JobContext(payload))
+
+
+def test_a_job_has_the_first_time_limit_of_push_declaration_defaults_and_worker() -> None:
+    assert limit({"time_limit": 1.5}, 2, 3, 4) == 1.5
+    assert limit({"a": 1}, 2, 3, 4) == 2
+    assert limit(None, None, timedelta(seconds=3), 4) == 3
+    assert limit(None, None, None, 4) == 4
+    assert limit({"time_limit": None}, None, None, None) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [0, -5, "30", True, [1], {"seconds": 1}, float("inf"), 10**7, 10**400, 10**5000, "x" * 1000],
+    ids=lambda value: str(type(value)),
+)
+def test_a_wrong_time_limit_of_a_pushed_job_does_not_count(
+    wrong: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert limit({"time_limit": wrong}, 2, None, None) == 2
+    (message,) = caplog.messages
+    assert message.startswith("call 12345678: custom.time_limit is ")
+    assert message.endswith(", which is not a time limit: ignored")
+    assert len(message) < 250

@@ -7,11 +7,12 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import faktory
-from faktory import Client
+from faktory import Client, Worker
 from faktory.exceptions import Shutdown, TimeLimitExceeded
 from faktory.server import EmbeddedServer
 from faktory.worker.processor import Processor
@@ -48,6 +49,23 @@ def test_a_job_that_exceeds_its_time_limit_fails_and_its_thread_goes_on(
     reported(jids, "FAIL", "ACK")
     assert server.retries[0]["failure"]["errtype"] == "TimeLimitExceeded"
     assert running.worker.replaced == 0
+
+
+@pytest.mark.parametrize("how", ["worker", "push"])
+def test_a_job_that_declares_no_time_limit_has_that_of_its_push_or_its_worker(
+    server: EmbeddedServer, start: Start, push: Push, reported: Reported, how: str
+) -> None:
+    custom = {"time_limit": 0.05} if how == "push" else {}
+    jids = [push("spin", custom=custom), push("work", custom={"time_limit": "never"})]
+    start({"spin": spin, "work": succeed}, time_limit=0.05 if how == "worker" else 60)
+    reported(jids, "FAIL", "ACK")
+    assert server.retries[0]["failure"]["errtype"] == "TimeLimitExceeded"
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "30", True])
+def test_a_wrong_time_limit_of_a_worker_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="time_limit is"):
+        Worker(time_limit=wrong)
 
 
 def test_a_job_may_catch_its_time_limit_which_is_raised_once(

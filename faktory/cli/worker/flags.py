@@ -53,6 +53,12 @@ def _seconds(value: object) -> float:
     raise ValueError("is not a number of seconds, 0 or more")
 
 
+def _limit(value: object) -> float:
+    if isinstance(value, (int, float)) and value is not True and 0 < value < float("inf"):
+        return float(value)
+    raise ValueError("is not a number of seconds above 0; for no limit leave it out")
+
+
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
@@ -133,6 +139,7 @@ def _parse_switch(text: str) -> object:
 
 NUMBER: Final = ValueType(_number, _parse_number)
 SECONDS: Final = ValueType(_seconds, _parse_seconds)
+LIMIT: Final = ValueType(_limit, _parse_seconds)
 TEXT: Final = ValueType(_text)
 TEXTS: Final = ValueType(_texts, _parse_texts)
 QUEUES: Final = ValueType(_queues, _parse_texts)
@@ -184,6 +191,16 @@ FLAGS: Final = (
         "how long running jobs may go on after TERM (default: 25)",
     ),
     Flag(
+        JOBS, "", "time-limit", "SECONDS", LIMIT, None,
+        "raise TimeLimitExceeded in a job after so long, if neither its declaration nor its push "
+        "has a time_limit",
+    ),
+    Flag(
+        JOBS, "", "burst", "", SWITCH, False,
+        "end with 0 when the queues are empty and no job runs; jobs that are scheduled or wait for "
+        "a retry do not count: for cron and CI",
+    ),
+    Flag(
         PROCESS, "", "processes", "N", NUMBER, None,
         "start N workers, each with -c threads, under a parent that restarts one that ends; "
         "Python runs one thread at a time, so this is how to use more than one core",
@@ -192,6 +209,10 @@ FLAGS: Final = (
         PROCESS, "", "max-jobs", "N", NUMBER, None,
         "a worker ends after N jobs, when those that run have finished; with --processes another "
         "takes its place: for jobs that leak memory",
+    ),
+    Flag(
+        PROCESS, "", "max-memory", "MIB", NUMBER, None,
+        "the same after the job with which the process exceeds so many MiB of resident memory",
     ),
     Flag(
         PROCESS, "", "reload", "", SWITCH, False,
@@ -234,6 +255,7 @@ examples:
   faktory-worker -r app.jobs -q critical,3 -q bulk    by weight; one without has 1
   faktory-worker -r app.jobs -q critical,5 -q '*'     critical, and all others that jobs declare
   faktory-worker -r app.jobs -q default -q api,limit=2   2 jobs of api at a time at most
+  faktory-worker -r app.jobs --burst                  what waits now, and then end: for cron
   faktory-worker -r app --reload                      while you write app/*/jobs.py
   faktory-worker -r app.jobs --processes 4 -c 5       4 processes, 20 jobs at a time
   faktory-worker -C worker.toml -e production         from a file:
@@ -258,7 +280,7 @@ signals:
   With --processes send them to the parent, which passes them on.
 
 exit codes:
-  0 STOPPED       stopped, or ended by --max-jobs, every job answered
+  0 STOPPED       stopped, or ended by --burst, --max-jobs or --max-memory, every job answered
   1 FAULT         an error of faktory-worker itself: please report it
   2 USAGE         wrong usage: a flag, a variable, a key of the file, no jobs to run
   3 IMPORT        a module of -r raised an error when it was imported

@@ -100,6 +100,10 @@ def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
         show_error(warning, level=logging.WARNING)
 
     attach = None
+    if options.burst and options.reload:
+        raise UsageError(
+            "--burst ends when the queues are empty, and --reload goes on for ever: leave one out"
+        )
     if supervised:
         _check_supervisor(options)
         outcome = _supervise(options, early)
@@ -183,6 +187,7 @@ def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Work
             find_url(os.environ),
             changes,
             load=partial(loading.load, options.require),
+            burst=options.burst,
         )
         early.is_over = lambda: supervisor.has_begun
         if early.quiet:
@@ -203,10 +208,10 @@ def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Work
 def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit, float]:
     """Run a worker until it stops; return the exit code, and when its grace period is over."""
     quota = None
-    if options.max_jobs is not None:
+    if options.max_jobs is not None or options.max_memory is not None:
         from .supervised import Quota
 
-        quota = Quota(worker, options.max_jobs)
+        quota = Quota(worker, options.max_jobs, options.max_memory)
 
     def on_stuck() -> None:
         os._exit(end(_outcome(worker, ""), 0.0))
@@ -229,8 +234,9 @@ def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit
             raise ExitError(Exit.REFUSED, error) from None
         except CannotStart as error:
             raise ExitError(Exit.CANNOT_START, f"-c {worker.concurrency}: {error}") from None
-        used_up = quota is not None and quota.is_used_up
-        after = f" after {options.max_jobs} jobs (--max-jobs)" if used_up else ""
+        after = quota.reason if quota is not None else ""
+        if worker.is_drained:
+            after = " with no job left (--burst)"
         return _outcome(worker, after), worker.grace_ends
 
 
@@ -251,6 +257,8 @@ def _make_worker(options: Namespace, declared: Collection[str]) -> Worker:
             concurrency=options.concurrency,
             disconnect_wait=options.timeout,
             labels=options.label or ["python"],
+            burst=options.burst,
+            time_limit=options.time_limit,
         )
     except (ValueError, FaktoryPayloadError) as error:
         raise UsageError(error) from None

@@ -36,7 +36,7 @@ from ...worker.backends.supervisor import (
 from ...worker.signals import GROUP_SIGNALS
 from ..exits import NEVER_BEGAN, Exit
 from .reports import Reporter
-from .supervised import FINISH, QUIET, QUIT, READY, STOP, STOP_NOW, Ready, attach
+from .supervised import DRAINED, FINISH, QUIET, QUIT, READY, STOP, STOP_NOW, Ready, attach
 
 MAX_FAILED_STARTS: Final = 5
 """How many workers in a row may fail to begin."""
@@ -63,6 +63,8 @@ class WorkerChild(Child):
         self.finishing = False
         self.quiet = False
         """Whether the worker is quiet, and not because it finishes."""
+        self.drained = False
+        """Whether the worker ends because there is nothing left to do."""
         self.failed_starts = 0
         """How many workers in a row could not begin."""
 
@@ -95,7 +97,8 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
     `url` is the server that jobs of dead workers are reported to, unless a worker has another by
     `faktory.configure`; `load` imports the program, where the report needs its ssl_context.
     `changes` is a descriptor that can be read when the program has changed (`--reload`); then a
-    worker that cannot begin waits for that.
+    worker that cannot begin waits for that. With `burst` a worker that has
+    nothing left to do is not replaced, and all is over when the last one has ended.
     """
 
     signals: tuple[int, ...] = (*GROUP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
@@ -109,6 +112,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         changes: int | None = None,
         *,
         load: Callable[[], None] = lambda: None,
+        burst: bool = False,
         stop_grace: float = STOP_GRACE,
         backoff: Callable[[int, float], float] = recovery.backoff,
     ) -> None:
@@ -119,6 +123,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         self._url = url
         self._load = load
         self._changes = changes
+        self._burst = burst
         self._quiet = False
         self._reloading: list[WorkerChild] = []
         """Those that are to be replaced, one after the other."""
@@ -145,11 +150,14 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
     # The policy
 
     def done(self) -> bool:
-        """Return whether all have ended after a signal to stop; kill those that do not."""
-        if not self._stopping:
-            return False
-        if monotonic() >= (self.deadline or 0.0):
+        """Return whether all have ended, and none is to be replaced.
+
+        Kill those that do not end after a signal to stop.
+        """
+        if self._stopping and monotonic() >= (self.deadline or 0.0):
             self._kill()
+        if not (self._stopping or (self._burst and not self._waiting())):
+            return False
         return not any(child.pid or isinstance(child, Reporter) for child in self.children)
 
     def wants(self, child: WorkerChild | Reporter) -> bool:
@@ -176,7 +184,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         if isinstance(child, WorkerChild):
             child.process = child.pid
             child.known = Ready()
-            child.finishing = False
+            child.finishing = child.drained = False
             log.info("%s started%s", child, ", quiet as the one before" if child.quiet else "")
             if child.quiet:
                 child.send(QUIET)
@@ -203,6 +211,8 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
                 child.known = Ready(*json.loads(word[len(READY) :]))
                 log.debug("%s is ready", child)
                 self._reload_next()
+            elif word == DRAINED:
+                child.drained = True
             elif word == QUIET:
                 child.quiet = True
                 log.debug("%s is quiet, and so is each that takes its place", child)
@@ -239,7 +249,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
 
     def on_exit(self, child: WorkerChild | Reporter, status: int) -> None:
         """Report the jobs of a worker that died, and decide who comes next."""
-        self.on_channel(child)  # it may have become ready just before
+        self.on_channel(child)  # what it sent just before its end
         child.close_channel()
         if isinstance(child, Reporter):
             self.children.remove(child)
@@ -261,6 +271,11 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             if had_jobs or killed or status == Exit.ABANDONED:
                 log.error("%s", how)
                 self.code = max(self.code, Exit.ABANDONED)
+        elif self._burst and (child.drained or (stopped and child.quiet)):
+            log.info("%s; it is not replaced (--burst)", how)
+            child.due = None
+            if status == Exit.ABANDONED:
+                self.code = Exit.ABANDONED
         elif self._quiet:
             log.warning("%s; quiet, so it is not replaced", how)
         elif stopped or child.finishing:

@@ -1,4 +1,4 @@
-"""A worker's side of its supervisor, and `--max-jobs`: it finishes its jobs and ends.
+"""A worker's side of its supervisor, and `--max-jobs` and `--max-memory`: it finishes and ends.
 
 Rules: a worker that finishes gives its running jobs all the time that they were promised, which is
 their reservation; then it stops as at any other time. A TERM meanwhile cuts that short.
@@ -19,12 +19,15 @@ from ...jobs.middleware import worker_middleware
 from ...wire.log import Log
 from ...worker import Worker
 from ...worker.backends.supervisor import RunningJobs
+from ...worker.heartbeat import rss_kb
 from ...worker.processor import Processor
 from ...worker.signals import do_nothing
+from ..exits import UsageError
 
 # Words through the channel. To the supervisor, a line each, the first one with a `Ready`:
 READY: Final = b"r"
 QUIET: Final = b"q"  # it is quiet, because the server says so or a signal to it alone
+DRAINED: Final = b"x"  # it ends because there is nothing left to do (--burst)
 # To the worker, QUIET, too; an end of file means that its supervisor is gone:
 FINISH: Final = b"e"
 STOP: Final = b"s"
@@ -70,9 +73,15 @@ def attach(worker: Worker, jobs: RunningJobs, channel: socket.socket) -> None:
             with suppress(OSError):
                 channel.send(QUIET + b"\n")
 
+    def on_shutdown() -> None:
+        if worker.is_drained:
+            with suppress(OSError):
+                channel.send(DRAINED + b"\n")
+
     worker.record_jobs(jobs)
     worker.on("startup", begin)
     worker.on("quiet", on_quiet)
+    worker.on("shutdown", on_shutdown)
     # TERM may come twice, from the supervisor and from a signal to the whole group, and means the
     # same each time. What a terminal sends to the group is for the supervisor to pass on.
     worker._orders.always |= {"SIGTERM": worker._terminate, "SIGINT": do_nothing}
@@ -124,21 +133,36 @@ def _stop_later(worker: Worker) -> None:
 
 
 class Quota:
-    """Has a worker finish when `limit` jobs have ended, done or failed."""
+    """Has a worker finish after a job, done or failed, with which a limit is reached.
 
-    def __init__(self, worker: Worker, limit: int) -> None:
+    `max_jobs` have ended then, or the process has more than `max_memory` MiB of resident memory; on
+    macOS, where only that is known, it once had. UsageError where neither is known.
+    """
+
+    def __init__(self, worker: Worker, max_jobs: int | None, max_memory: int | None) -> None:
         self._worker = worker
-        self._limit = limit
+        self._max_jobs = max_jobs
+        self._max_memory = max_memory
         self._ended = 0
         self._lock = Lock()
         self._quiet = Event()
+        self.reason = ""
+        """Why the worker ends, for the log: " after 3 jobs (--max-jobs)"; empty until then."""
+        if max_memory is not None:
+            self._check(max_memory)
         worker.on("quiet", self._quiet.set)
         worker_middleware.prepend(self._count)
 
-    @property
-    def is_used_up(self) -> bool:
-        """Whether so many jobs have ended."""
-        return self._ended >= self._limit
+    def _check(self, max_memory: int) -> None:
+        if (kib := rss_kb()) is None:
+            raise UsageError("--max-memory: this system does not show how much memory is used")
+        if kib > max_memory * 1024:
+            Log(self._worker.log).warning(
+                "--max-memory %d: the program has %d MiB before its first job, so a worker ends "
+                "after each one: use a higher number",
+                max_memory,
+                kib // 1024,
+            )
 
     def _count(self, job: object, payload: object, call_next: Callable[[], Any]) -> Any:  # noqa: ARG002
         try:
@@ -146,8 +170,17 @@ class Quota:
         finally:
             with self._lock:
                 self._ended += 1
-                last = self._ended == self._limit
-            if last:
-                finish(self._worker)
-            if self.is_used_up:
+                first = not self.reason
+                self.reason = self.reason or self._reached()
+            if self.reason:
+                if first:
+                    finish(self._worker)
                 self._quiet.wait(1)  # or this thread would fetch one more
+
+    def _reached(self) -> str:
+        if self._ended == self._max_jobs:
+            return f" after {self._ended} jobs (--max-jobs)"
+        if self._max_memory is not None and (kib := rss_kb() or 0) > self._max_memory * 1024:
+            mib = kib / 1024
+            return f" after {self._ended} jobs with {mib:.0f} MiB (--max-memory {self._max_memory})"
+        return ""

@@ -60,6 +60,9 @@ class Backends(Protocol):
     def make(self) -> Backend:
         """Make the backend of one processor."""
 
+    def stop(self) -> None:
+        """Let jobs in other processes know that the worker stops, as far as that is possible."""
+
     def close(self) -> None:
         """Release what all of them share, at once."""
 

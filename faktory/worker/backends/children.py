@@ -88,6 +88,10 @@ class ProcessBackends:
         """Make the backend of one processor."""
         return ProcessBackend(self)
 
+    def stop(self) -> None:
+        """Let jobs know that the worker stops."""
+        self.outcomes.stopping = True
+
     def close(self) -> None:
         """End all processes; what their Producers hold is pushed first, in a bounded time."""
         self.fork_server.close(self.timing.flush_grace + _END_WAIT)

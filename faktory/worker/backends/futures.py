@@ -82,6 +82,9 @@ class FutureBackends:
                 error,
             )
 
+    def stop(self) -> None:
+        """Do nothing: its threads have the processors' jobs, its processes cannot be reached."""
+
     def close(self) -> None:
         """Let the executor end after its running functions, without waiting for them."""
         if self._executor is not None:

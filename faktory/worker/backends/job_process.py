@@ -20,12 +20,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from threading import Event, Thread
 from typing import Any, Final, NoReturn
 
 from ...client import Client, fork
 from ...client.descriptors import copy_high
 from ...exceptions import Shutdown, TimeLimitExceeded
-from ...jobs.context import JobContext
+from ...jobs.context import C, JobContext
 from ...jobs.runner import JobRunner, in_context
 from ..signals import install
 from .base import describe_remote
@@ -36,23 +37,36 @@ INTERRUPTS: Final[dict[bytes, type[BaseException]]] = {b"s": Shutdown, b"t": Tim
 HEAD: Final = struct.Struct("=qI")
 """Before each answer, which is JSON: the number of its job, and how many bytes it has."""
 
+LOOK_INTERVAL: Final = 0.1
+"""Seconds between two looks whether the worker stops, for a job that wants to know at once."""
+
 MAX_ANSWER: Final = 1_000_000
 """Bytes: a report has 50 lines of 1000 bytes at most, and its traceback once more."""
 
 
 class Outcomes:
-    """The last outcome of each child, in memory that it shares with the worker.
+    """Memory that the children share with the worker: it has the last outcome of each of them.
 
     For a child whose job has closed the channel. Where two use one entry, the jobs'
-    numbers show whose outcome it is.
+    numbers show whose outcome it is. A byte behind them says whether the worker stops.
     """
 
     _ENTRY: Final = 8192
     _COUNT: Final = 128
+    _SIZE: Final = _COUNT * _ENTRY
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, self._COUNT * self._ENTRY)
-        self._starts = itertools.cycle(range(0, len(self._memory), self._ENTRY))
+        self._memory = mmap.mmap(-1, self._SIZE + 1)
+        self._starts = itertools.cycle(range(0, self._SIZE, self._ENTRY))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker stops."""
+        return self._memory[self._SIZE] != 0
+
+    @stopping.setter
+    def stopping(self, value: bool) -> None:
+        self._memory[self._SIZE] = value
 
     def new_entry(self) -> int:
         """Return the next entry."""
@@ -75,13 +89,48 @@ class Outcomes:
         return body
 
 
+class ChildJob(JobContext):
+    """A job in a child; it looks itself whether the worker stops."""
+
+    def __init__(self, payload: dict[str, Any], client: Client, outcomes: Outcomes) -> None:
+        super().__init__(payload, client)
+        self._outcomes = outcomes
+        self._ended: Event | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker stops."""
+        return self._outcomes.stopping
+
+    def on_stopping(self, callback: C) -> C:
+        """See `JobContext.on_stopping`; the first callback starts the thread that calls all."""
+        super().on_stopping(callback)
+        if self._ended is None and self._callbacks:
+            self._ended = Event()
+            Thread(target=self._watch, name="faktory-stopping", daemon=True).start()
+        return callback
+
+    def _on_end(self) -> None:
+        """Call none from now on, and let the thread end."""
+        super()._on_end()
+        if self._ended is not None:
+            self._ended.set()
+
+    def _watch(self) -> None:
+        assert self._ended is not None
+        while not self._ended.wait(LOOK_INTERVAL):
+            if self.stopping:
+                self._call_back()
+                return
+
+
 class JobProcess:
     """A child: runs the jobs that come through its channel, one at a time.
 
-    It has one thread, and what the worker had when the fork server was forked, but none of its
-    connections. A TERM means something only if the fork server has sent why: then it is raised in
-    the running job, once. When the channel is closed, the process ends; its Producers have
-    `flush_grace` seconds then.
+    It has one thread, and another one for a job with `on_stopping`, and what the worker had when
+    the fork server was forked, but none of its connections. A TERM means something only if the fork
+    server has sent why: then it is raised in the running job, once. When the channel is closed, the
+    process ends; its Producers have `flush_grace` seconds then.
     """
 
     def __init__(
@@ -108,6 +157,7 @@ class JobProcess:
         self._flush_grace = flush_grace
         self._pid = os.getpid()
         self._number = 0
+        self._job: ChildJob | None = None
         self._interruptible = False
 
     def run(self) -> NoReturn:
@@ -121,6 +171,8 @@ class JobProcess:
                 fork.end_process(0, self._flush_grace)
             self._number, self._entry, payload, late = pickle.loads(message)
             outcome = self._run_job(payload, late)
+            if self._job is not None:
+                self._job._on_end()
             with suppress(Exception):  # or what was printed would be lost with this process
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -134,7 +186,7 @@ class JobProcess:
         """Run a job; return what the worker is to know of its failure, nothing if it is done."""
         done = False
         try:
-            job = JobContext(payload, self._client)
+            self._job = job = ChildJob(payload, self._client, self._outcomes)
             job.on_more_time = lambda ends: self._send({"ends": ends})
             task = self._runner.find(job.jobtype) if late is None else pickle.loads(late)
             self._interruptible = True

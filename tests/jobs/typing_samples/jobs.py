@@ -95,6 +95,8 @@ def functions(pool: Pool) -> None:
     assert_type(bare.set(queue=None, retry=None, reserve_for=None).perform_async(1), str)
     assert_type(bare.set(backtrace=None, custom=None, track=None).perform_async(1), str)
     assert_type(with_options.perform_async(1, "a", "b"), str)
+    assert_type(bare.set(time_limit=timedelta(minutes=1)).perform_async(1), str)
+    assert_type(bare.set(time_limit=None).set(time_limit=2.5).perform_async(1), str)
 
 
 def options_of_one_push(producer: Producer) -> None:
@@ -158,6 +160,7 @@ def wrong_use_of_functions() -> None:
     bare.perform_at(timedelta(hours=1), 1)  # type: ignore[arg-type]
     bare.set(queue=1)  # type: ignore[arg-type]
     bare.set(colour="red")  # type: ignore[call-arg]
+    bare.set(time_limit="30")  # type: ignore[arg-type]
     bare.set(queue="low").perform_async("1")  # type: ignore[arg-type]
     with_options.perform_async(1, 2)  # type: ignore[arg-type]
     faktory.job(retries=1)  # type: ignore[call-overload]
@@ -167,7 +170,7 @@ def described(image: int, size: str = "thumb") -> None: ...
 
 
 def externals(pool: Pool) -> None:
-    anything = faktory.external("Resize", queue="images", retry=3)
+    anything = faktory.external("Resize", queue="images", retry=3, time_limit=30)
     assert_type(anything.perform_async(1, "full", [2]), str)
     assert_type(anything.perform_in(60, 1), str)
     assert_type(anything.set(queue="low", pool=pool).perform_at("2030-01-01T00:00:00Z"), str)
@@ -226,10 +229,26 @@ def context() -> None:
     assert_type(job.time_remaining(), float)
     assert_type(job.remaining(), float)  # the old name
     assert_type(job.batch, faktory.Batch | None)
+    assert_type(job.stopping, bool)
+    assert_type(job.on_stopping(cancel), Callable[[], int])
+    job.on_stopping(lambda: None)
+    job.on_stopping(described)  # type: ignore[type-var]
+    job.on_stopping(5)  # type: ignore[type-var]
     job.track_progress(10)
     job.track_progress(99.9, "soon", reserve_until="2030-01-01T00:00:00Z")
     job.track_progress()  # type: ignore[call-arg]
     job.track_progress(10, reserve_until=timedelta(1))  # type: ignore[arg-type]
+
+
+def cancel() -> int:
+    return 1
+
+
+def workers() -> None:
+    worker = faktory.Worker(burst=True, time_limit=timedelta(minutes=5))
+    assert_type(worker.is_drained, bool)
+    faktory.Worker(time_limit="30")  # type: ignore[arg-type]
+    faktory.Worker(burst="yes")  # type: ignore[arg-type]
 
 
 def batches(pool: Pool) -> None:
@@ -321,7 +340,7 @@ def batch_of(callback: Callback, job: DeclaredJob) -> faktory.Batch:
 
 def default_options() -> None:
     faktory.default_job_options["queue"] = "low"
-    faktory.default_job_options.update(retry=3, custom={"tenant": 7})
+    faktory.default_job_options.update(retry=3, custom={"tenant": 7}, time_limit=60)
 
 
 def events() -> None:
