@@ -362,8 +362,9 @@ def test_a_child_waits_a_second_at_most_for_a_log_that_nobody_reads(make: Make, 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_long_lines_of_several_processes_do_not_mix(
-    make: Make, pipe: Pipe, wait_until: WaitUntil
+    make: Make, pipe: Pipe, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "MAX_WAIT", 20.0)  # after that a process writes without its turn
     writer = make(pipe.descriptor)
     os.set_blocking(pipe.descriptor, True)
     pids = []
