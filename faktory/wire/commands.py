@@ -36,6 +36,8 @@ class Command(Generic[T]):
     min_timeout     seconds without any of the answer to wait at least
     jids            the jobs that it is about
     skip_check      send it without checking first that the connection is open and silent
+    send_once       the connection never sends it again, not even if nothing of it was sent: its
+                    caller looks at the time first
     """
 
     __slots__ = (
@@ -48,6 +50,7 @@ class Command(Generic[T]):
         "min_timeout",
         "name",
         "read",
+        "send_once",
         "skip_check",
     )
 
@@ -63,6 +66,7 @@ class Command(Generic[T]):
         already_done: str | None = None,
         min_timeout: float = 0.0,
         skip_check: bool = False,
+        send_once: bool = False,
     ) -> None:
         self.name = name
         self.data = data
@@ -74,6 +78,7 @@ class Command(Generic[T]):
         self.min_timeout = min_timeout
         self.jids = jids
         self.skip_check = skip_check
+        self.send_once = send_once
 
     def __repr__(self) -> str:
         return f"<{self.name}, {len(self.data)} bytes>"
@@ -83,6 +88,14 @@ def push(job: dict[str, Any]) -> Command[None]:
     """Queue one job. Not idempotent: the server does not notice a jid that it has already."""
     # Positional: keywords cost more than the encoding.
     return Command("PUSH", encode_push(job), expect_ok, False, True, (job["jid"],))
+
+
+def push_in_time(job: dict[str, Any]) -> Command[None]:
+    """Queue one job for later. Until its time, its caller may send the same line again.
+
+    The scheduled job is the same entry each time (`storage/sorted_redis.go: AddElement`).
+    """
+    return Command("PUSH", encode_push(job), expect_ok, False, jids=(job["jid"],), send_once=True)
 
 
 def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
@@ -124,14 +137,15 @@ def fetch(queues: Sequence[str], skip_check: bool = False) -> Command[FetchedJob
     )
 
 
-def ack(jid: str) -> Command[None]:
+def ack(jid: str, in_time: bool = False) -> Command[None]:
     """Report a job as done.
 
     Idempotent: the server answers OK for a jid that it does not know
-    (`manager/working.go: Acknowledge`).
+    (`manager/working.go: Acknowledge`). With `in_time` another worker may get the same jid soon,
+    whose reservation this would end: its caller looks at the time before it sends this.
     """
     line = encode_command("ACK", json={"jid": _check_jid(jid)})
-    return Command("ACK", line, expect_ok, idempotent=True, jids=(jid,))
+    return Command("ACK", line, expect_ok, idempotent=True, jids=(jid,), send_once=in_time)
 
 
 def fail(jid: str, errtype: str, message: str, backtrace: Sequence[str] | None) -> Command[None]:
@@ -239,7 +253,8 @@ def mutate(
     if chosen:
         request["filter"] = chosen
     line = encode_command("MUTATE", json=request)
-    return Command("MUTATE", line, expect_ok, idempotent=True, min_timeout=BULK_TIMEOUT)
+    named = tuple(chosen.get("jids", ()))  # type: ignore[arg-type]
+    return Command("MUTATE", line, expect_ok, idempotent=True, jids=named, min_timeout=BULK_TIMEOUT)
 
 
 def pause_queues(names: Sequence[str]) -> Command[None]:

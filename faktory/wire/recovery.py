@@ -54,7 +54,7 @@ def may_resend(unanswered: Sequence[Command[Any]], sent: int, at_least_once: boo
 
     `at_least_once` is the caller's choice to risk that a job is queued twice.
     """
-    return all(
+    return not any(command.send_once for command in unanswered) and all(
         command.idempotent or (at_least_once and command.may_duplicate)
         for command in unanswered[: count_sent(unanswered, sent)]
     )

@@ -42,6 +42,7 @@ from ..wire.payload import INVALID_JOB, find_fault, usable_jid
 from ..wire.session import Answer
 from ..wire.validate import brief, clip
 from .backends.base import Backend, RemoteError, Report
+from .delivery import Delivery, deliver
 from .interrupts import RunningJob
 from .lifecycle import Lifecycle
 from .outage import Outage
@@ -82,10 +83,6 @@ def _fetch(queues: tuple[str, ...]) -> Command[Any]:
     return commands.fetch(queues, skip_check=True)
 
 
-def _name(report: Command[None] | None) -> str:
-    return f"{report.name} of {clip(report.jids[0])}" if report is not None else "a report"
-
-
 class Processor(Thread):
     """A thread that works until its manager's lifecycle ends and nothing is left to report."""
 
@@ -111,13 +108,12 @@ class Processor(Thread):
         self._log = Log(manager.log)
         self._job_log = manager.log.getChild("job")
         self._reconnect = False
-        self._report: Command[None] | None = None
-        self._resent = False
+        self._delivery: Delivery | None = None
 
     @property
     def has_report(self) -> bool:
         """Whether there is a report that the server has not answered, or will be one."""
-        return self._report is not None or self.held is not None
+        return self._delivery is not None or self.held is not None
 
     @property
     def is_connected(self) -> bool:
@@ -155,7 +151,11 @@ class Processor(Thread):
         """Fetch a job, run it, report it together with the next FETCH, and so on."""
         manager = self._manager
         failures = 0
-        while sent := self._next_commands():
+        while True:
+            connects = self._connects_first
+            sent = [] if connects else self._next_commands()
+            if not (sent or connects):
+                return
             if self._reconnect:
                 self._reconnect = False
                 self._client.disconnect()
@@ -163,6 +163,9 @@ class Processor(Thread):
             try:
                 self.waits_since = asked_at
                 try:
+                    if connects:
+                        self._client.connect()
+                        continue
                     answers = self._client.exchange(*sent)
                 finally:
                     self.waits_since = None
@@ -170,8 +173,10 @@ class Processor(Thread):
                 raise
             except (FaktoryError, MemoryError) as error:
                 failures += 1
-                self._resent = True
-                self._log_lost_fetch(error)
+                if self._delivery is not None:
+                    self._delivery.on_error(error)
+                if sent and sent[-1].name == "FETCH":
+                    self._log_lost_fetch(error)
                 if self.giving_up.is_set():
                     self._log_undelivered(error)
                     return
@@ -179,8 +184,9 @@ class Processor(Thread):
                 continue
             failures = 0
             manager.outage.ends(asked_at)
-            if self._report is not None:
-                self._on_report_answered(answers.pop(0))
+            if (delivery := self._delivery) is not None:
+                answered = [answers.pop(0) for _ in delivery.commands]
+                self._follow(delivery.on_answers(answered, self._log))
             for fetched in answers:
                 if fetched.error is not None:
                     self._on_no_job(fetched.error)
@@ -190,12 +196,7 @@ class Processor(Thread):
                         continue
                     self.held = job = JobContext(fetched.value, self._client)
                     manager.record(self, job)
-                    self._report = self.run_job(job)
-                    if self._report is None:  # it was disowned
-                        self.held = None
-                    self._resent = False
-                    if self._report is None:
-                        manager.record(self, None)
+                    self._follow(self.run_job(job))
 
     def _on_no_job(self, error: FaktoryError) -> None:
         """FETCH was answered with an error, or with a job that cannot be read."""
@@ -209,8 +210,8 @@ class Processor(Thread):
         """Fail a job that cannot be run; without a jid to name it by, skip it."""
         if jid is not None:
             self._log.error("the job %s fails, since it cannot be run: %s", clip(jid), fault)
-            self._report = commands.fail(jid, *failure.describe(None, INVALID_JOB, fault))
-            self._resent = False
+            report = failure.describe(None, INVALID_JOB, fault)
+            self._delivery = Delivery(commands.fail(jid, *report))
             return
         text = "the answer to FETCH is not a job that can be run or failed: %s. %s. It begins: %s"
         self._log.error(text, fault, _SKIPPED, excerpt)
@@ -289,13 +290,31 @@ class Processor(Thread):
 
     # Reporting
 
+    @property
+    def _connects_first(self) -> bool:
+        """Whether the connection is to be opened before it is known what to send."""
+        delivery = self._delivery
+        return delivery is not None and delivery.is_timed and not self._client.is_connected
+
     def _next_commands(self) -> list[Command[Any]]:
         sent: list[Command[Any]] = []
-        if self._report is not None:
-            sent.append(self._report)
+        if (delivery := self._delivery) is not None:
+            if (now := delivery.advance()) is not delivery:
+                self._follow(now)
+            if now is not None:
+                sent.extend(now.commands)
+                if not now.is_last:
+                    return sent
         if self._fetches():
             sent.append(_fetch(tuple(self._manager.get_queues())))
         return sent
+
+    def _follow(self, delivery: Delivery | None) -> None:
+        """Go on with what is to be reported now; None: the job is not this processor's any more."""
+        self._delivery = delivery
+        if delivery is None:
+            self.held = None
+            self._manager.record(self, None)
 
     def _fetches(self) -> bool:
         """Return whether to fetch, after the pause of a backend that keeps failing.
@@ -303,19 +322,10 @@ class Processor(Thread):
         Meanwhile no job is reserved, and no time limit begins; a report does not wait.
         """
         if self.backend is not None and (pause := self.backend.pause()):
-            if self._report is not None:
+            if self._delivery is not None:
                 return False
             self.stopping.wait(pause)
         return self._manager.lifecycle.fetches and not self.running.disowned
-
-    def _on_report_answered(self, answer: Answer) -> None:
-        if self._resent:
-            answer = recovery.resolve_resent(answer)
-        if answer.error is not None:
-            error = clip(str(answer.error), 1000)
-            self._log.warning("the server refused %s: %s", _name(self._report), error)
-        self._report = self.held = None
-        self._manager.record(self, None)
 
     def _log_lost_fetch(self, error: FaktoryError | MemoryError) -> None:
         """Log that a FETCH was given up which the server may have answered with a job.
@@ -360,22 +370,25 @@ class Processor(Thread):
         seconds = timing.backoff(failures - 1, random())
         if not self.stopping.is_set():
             self.stopping.wait(seconds)
-        elif self._report is not None:
+        elif self._delivery is not None:
             self.giving_up.wait(min(seconds, timing.report_interval))
 
     def _report_once_more(self) -> None:
         """Deliver the report that is left when the thread ends by an error."""
-        if self._report is not None:
+        if self._delivery is not None:
             try:
-                self._on_report_answered(self._client.exchange(self._report)[0])
-            except Exception as error:
-                self._log_undelivered(error)
+                (error,) = deliver(self._client, [self._delivery], self._log)
+            except Exception as broken:
+                self._log_undelivered(broken)
+            else:
+                self._follow(None)
+                if error is not None: ...
 
     def _log_undelivered(self, error: Exception) -> None:
-        report, job = self._report, self.held  # the processor may end both meanwhile
-        if report is not None:
-            text = "%s could not be delivered: %s; its job runs again after its reservation"
-            self._log.error(text, _name(report), error)
+        delivery, job = self._delivery, self.held  # the processor may end both meanwhile
+        if delivery is not None:
+            text = "%s could not be delivered: %s; %s"
+            self._log.error(text, delivery, error, delivery.if_lost)
         elif job is not None:
             text = "how %s ended could not be reported: %s; it runs again after its reservation"
             self._log.error(text, job, error)
