@@ -18,6 +18,7 @@
     Shutdown(BaseException)            )
     TimeLimitExceeded(BaseException)   ) these control a running job
     Discard(Exception)                 )
+    Retry(Exception)                   )
 
 Each can be created from its message alone, so that all can be pickled. Data that a program decides
 by is an attribute, never a part of the message.
@@ -26,6 +27,8 @@ by is an attribute, never a part of the message.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Final
 
 __all__ = [
     "Discard",
@@ -43,9 +46,13 @@ __all__ = [
     "FaktoryProtocolError",
     "FaktoryServerError",
     "FaktoryTimeout",
+    "Retry",
     "Shutdown",
     "TimeLimitExceeded",
 ]
+
+MAX_DELAY: Final = 1_000_000_000
+"""Seconds, some 31 years: the longest wait before a job's next attempt."""
 
 
 class FaktoryError(Exception):
@@ -191,3 +198,46 @@ class TimeLimitExceeded(BaseException):
 
 class Discard(Exception):
     """Raised by a job to end without a retry."""
+
+
+class Retry(Exception):
+    """Raised by a job to be run again, `after` so many seconds or a timedelta.
+
+    Without `after` the job's `backoff` decides, or else the server. It uses up an attempt unless
+    `count` is False. FaktoryPayloadError, where it is made, for an `after` that is no such time.
+    """
+
+    def __init__(
+        self,
+        message: str = "the job asks to be run again",
+        *,
+        after: float | timedelta | None = None,
+        count: bool = True,
+    ) -> None:
+        if isinstance(message, int | float | timedelta):
+            raise FaktoryPayloadError(
+                f"Retry({message!r}) has no reason: its first argument is text, and the wait goes "
+                f'by keyword, like Retry("rate limited", after={message!r}).'
+            )
+        if not isinstance(count, bool):
+            raise FaktoryPayloadError(
+                f"count is {count!r}: it is True, or False for a run that uses up no attempt."
+            )
+        super().__init__(message)
+        self.after = None if after is None else _delay(after)
+        self.count = count
+
+
+def _delay(after: object) -> float:
+    seconds = after.total_seconds() if isinstance(after, timedelta) else after
+    if (
+        isinstance(seconds, int | float)
+        and not isinstance(seconds, bool)
+        and 0 <= seconds <= MAX_DELAY
+    ):
+        return float(seconds)
+    shown = repr(after)[:100]
+    raise FaktoryPayloadError(
+        f"after is {shown} ({type(after).__name__}): pass seconds, or a timedelta, from now on, "
+        f"from 0 to {MAX_DELAY:,} seconds."
+    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from datetime import timedelta
 
 import pytest
 
@@ -23,6 +24,7 @@ from faktory.exceptions import (
     FaktoryProtocolError,
     FaktoryServerError,
     FaktoryTimeout,
+    Retry,
     Shutdown,
     TimeLimitExceeded,
 )
@@ -48,6 +50,7 @@ from faktory.exceptions import (
         (Shutdown, {BaseException}),
         (TimeLimitExceeded, {BaseException}),
         (Discard, {Exception}),
+        (Retry, {Exception}),
     ],
 )
 def test_an_exception_has_these_bases(kind, bases):
@@ -82,6 +85,7 @@ ERRORS = [
     FaktoryServerError("ERR no such thing"),
     FaktoryNotUnique("NOTUNIQUE Job not unique"),
     FaktoryBulkError("text", ["a"], {"b": "why"}, ["c"], ["d"]),
+    Retry("text", after=timedelta(minutes=1), count=False),
 ]
 
 

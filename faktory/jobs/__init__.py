@@ -3,6 +3,7 @@
 The types of the public signatures are here, too.
 """
 
+from . import backoff
 from .batch import Batch, Callback
 from .chain import Chain, Next
 from .context import JobContext, current_job
@@ -10,6 +11,7 @@ from .definition import FunctionJob, Job, external, job
 from .middleware import ClientMiddleware, WorkerMiddleware, client_middleware, worker_middleware
 from .options import Declared, Options
 from .push import Duration, Instant, Push
+from .registry import ExhaustedHandler
 from .spec import DeclaredJob
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Declared",
     "DeclaredJob",
     "Duration",
+    "ExhaustedHandler",
     "FunctionJob",
     "Instant",
     "Job",
@@ -28,6 +31,7 @@ __all__ = [
     "Options",
     "Push",
     "WorkerMiddleware",
+    "backoff",
     "client_middleware",
     "current_job",
     "external",

@@ -7,13 +7,14 @@ started with a copied context.
 from __future__ import annotations
 
 import logging
+import marshal
 import sys
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from ..client import Client, defaults
 from ..exceptions import FaktoryPayloadError
@@ -48,6 +49,14 @@ reservation_clock: Final = _choose_clock()
 `time.monotonic` stands still meanwhile on Linux and macOS, and the wall clock may be set. It begins
 with the answer to FETCH, after the server's own: a reservation that is over here is over there.
 """
+
+
+class LastError(NamedTuple):
+    """How a job failed before: the name of the error's class, its text, and when that was."""
+
+    errtype: str
+    message: str
+    failed_at: datetime
 
 
 class JobAttributes:
@@ -104,6 +113,7 @@ class JobContext(JobAttributes):
 
     def __init__(self, payload: dict[str, Any], client: Client | None = None) -> None:
         self.payload = self._payload = payload
+        self._fetched = _copy_of(payload)
         self._client = client
         reserved = payload.get("reserve_for") or DEFAULT_RESERVE
         self._ends = self._now() + (reserved if reserved > LEAST_RESERVE else LEAST_RESERVE)
@@ -133,7 +143,7 @@ class JobContext(JobAttributes):
     def attempt(self) -> int:
         """The number of this attempt, from 1."""
         failure = self.payload.get("failure")
-        return failure.get("retry_count", 0) + 2 if failure else 1
+        return max(failure.get("retry_count", 0) + 2, 1) if failure else 1
 
     @property
     def retries_remaining(self) -> int:
@@ -142,6 +152,32 @@ class JobContext(JobAttributes):
         return max(0, (DEFAULT_RETRY if retry is None else retry) - self.attempt + 1)
 
     failures_left = retries_remaining
+
+    @property
+    def last_error(self) -> LastError | None:
+        """How the job failed in its last attempt; None in the first one.
+
+        `failed_at` is aware. Where the server counted the failure itself, it is the time of the
+        job's first one, since the server keeps no other.
+        """
+        failure = self.payload.get("failure")
+        if not failure:
+            return None
+        try:
+            failed_at = datetime.fromisoformat(failure["failed_at"]).astimezone(UTC)
+        except (KeyError, TypeError, ValueError, OverflowError):  # another program's record
+            failed_at = datetime.fromtimestamp(0, UTC)
+        return LastError(
+            str(failure.get("errtype", "")), str(failure.get("message", "")), failed_at
+        )
+
+    def as_fetched(self) -> dict[str, Any]:
+        """Return the payload as the server sent it, whatever middleware and the job changed in it.
+
+        The job must not change what this returns.
+        """
+        fetched = self._fetched
+        return fetched if isinstance(fetched, dict) else marshal.loads(fetched)
 
     @property
     def deadline(self) -> datetime:
@@ -203,6 +239,17 @@ class JobContext(JobAttributes):
             return
         with defaults.default_pool().client() as client:
             client.track_set(self.jid, percent, desc, until)
+
+
+def _copy_of(payload: dict[str, Any]) -> dict[str, Any] | bytes:
+    """Return a copy that shares nothing that can be changed; as bytes if anything is nested."""
+    args = payload.get("args") or []
+    if payload.get("custom") or payload.get("failure"):
+        return marshal.dumps(payload)
+    for each in args:
+        if each.__class__ is list or each.__class__ is dict:
+            return marshal.dumps(payload)
+    return {**payload, "args": args[:]}
 
 
 _current: ContextVar[JobContext] = ContextVar("faktory_current_job")

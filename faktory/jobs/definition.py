@@ -26,14 +26,16 @@ from typing import (
 
 from ..client.pool import Pool
 from . import options as job_options
-from . import registry, validation
+from . import registry, retries, validation
 from .context import JobAttributes, JobContext, current_job
 from .options import Declared, Options
 from .push import Duration, Instant, Push
+from .registry import ExhaustedHandler
 from .signature import AnyArguments, Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
+H = TypeVar("H", bound=ExhaustedHandler)
 
 
 class _NotGiven:
@@ -55,6 +57,7 @@ class FunctionJob(Push[P], Generic[P, R]):
         name: str | None,
         options: Mapping[str, object],
         time_limit: float | None,
+        policy: retries.Policy | None = None,
     ) -> None:
         function = validation.check_function(function, name)
         self.__wrapped__ = function
@@ -63,6 +66,8 @@ class FunctionJob(Push[P], Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.time_limit = time_limit
+        self.policy = policy
+        self.exhausted_handlers: list[ExhaustedHandler] = []
         own = job_options.merge({}, options)
         jobtype = function.__name__ if name is None else name
         super().__init__(jobtype, Signature(function), own)
@@ -84,6 +89,16 @@ class FunctionJob(Push[P], Generic[P, R]):
     def origin(self) -> str:
         """The file and the qualified name of the function."""
         return _origin(self.__wrapped__)
+
+    def on_exhausted(self, handler: H) -> H:
+        """Have `handler(job, error)` called when a job of this type has failed for good.
+
+        That is before the failure of its last attempt is reported, or of one that buries it; after
+        the handlers of `faktory.on("exhausted")`. One that raises is logged. Returns the handler,
+        so this can be a decorator.
+        """
+        self.exhausted_handlers.append(validation.check_handler(handler))
+        return handler
 
     def run(self, context: JobContext) -> object:
         """Run the function with the arguments of a job."""
@@ -115,10 +130,11 @@ def job(
     """
     pushed: dict[str, object] = {**options}
     time_limit = job_options.take_time_limit(pushed)
+    policy = retries.take_policy(pushed)
     job_options.check(pushed, "@faktory.job")
 
     def declare(function: Callable[P, R]) -> FunctionJob[P, R]:
-        return FunctionJob(function, name, pushed, time_limit)
+        return FunctionJob(function, name, pushed, time_limit, policy)
 
     return declare if isinstance(function, _NotGiven) else declare(function)
 
@@ -205,6 +221,7 @@ class Job(JobAttributes):
 
     faktory_options: ClassVar[Mapping[str, object]] = job_options.read_only({})
     _push: ClassVar[Push[Any] | None] = None
+    _exhausted_handlers: ClassVar[list[ExhaustedHandler]] = []
     _context: JobContext | None = None
 
     perform_async = _PerformAsync()
@@ -225,6 +242,7 @@ class Job(JobAttributes):
             options = job_options.merge(options, vars(base).get("faktory_options", {}))
         options.pop("name", None)
         time_limit = job_options.take_time_limit(options)
+        policy = retries.take_policy(options)
         job_options.check(options, f"{cls.__name__}.faktory_options")
         perform: Any = getattr(cls, "perform", None)
         if perform is None or getattr(perform, "__isabstractmethod__", False):
@@ -234,7 +252,23 @@ class Job(JobAttributes):
         takes_self = inspect.isfunction(inspect.getattr_static(cls, "perform"))
         name = cls.__name__ if own.get("name") is None else own["name"]
         cls._push = Push(name, Signature(perform, method=takes_self), options)
-        registry.register(name, _ClassJob(cls, time_limit))
+        registry.register(name, _ClassJob(cls, time_limit, policy))
+
+    @classmethod
+    def on_exhausted(cls, handler: H) -> H:
+        """Have `handler(job, error)` called when a job of this class has failed for good.
+
+        Returns the handler. The classes below inherit it. See `FunctionJob.on_exhausted`.
+        """
+        if cls is Job:
+            raise TypeError(
+                'Job.on_exhausted would be for all classes: that is faktory.on("exhausted", ...), '
+                "or use it on a class of your own."
+            )
+        if "_exhausted_handlers" not in vars(cls):
+            cls._exhausted_handlers = []
+        cls._exhausted_handlers.append(validation.check_handler(handler))
+        return handler
 
     @classmethod
     def perform_bulk(cls, rows: Iterable[Sequence[object]]) -> list[str]:
@@ -282,13 +316,22 @@ class Job(JobAttributes):
 class _ClassJob:
     """Runs jobs of a class: a new instance for each."""
 
-    def __init__(self, cls: type[Job], time_limit: float | None) -> None:
+    def __init__(
+        self, cls: type[Job], time_limit: float | None, policy: retries.Policy | None
+    ) -> None:
         self._class = cls
         self.time_limit = time_limit
+        self.policy = policy
 
     @property
     def origin(self) -> str:
         return _origin(self._class)
+
+    @property
+    def exhausted_handlers(self) -> list[ExhaustedHandler]:
+        """Those of its bases first."""
+        bases = [vars(base) for base in reversed(self._class.__mro__)]
+        return [handler for base in bases for handler in base.get("_exhausted_handlers", ())]
 
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()

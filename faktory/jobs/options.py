@@ -7,7 +7,7 @@ options of a job win over `default_job_options`, which count as they are when it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from itertools import count
@@ -18,6 +18,7 @@ from ..exceptions import FaktoryPayloadError
 from ..proto import encode_push
 from ..wire.payload import prepare
 from ..wire.validate import check_duration, check_instant
+from .backoff import Backoff
 
 
 class Options(TypedDict, total=False):
@@ -54,9 +55,21 @@ class Declared(Options, total=False):
 
     `time_limit`: seconds after which the worker raises `TimeLimitExceeded` in the job. It is not
     part of the pushed job.
+
+    Of its failures, for the worker that runs it: `retry_on`, a class or several of the exceptions
+    after which it is tried again (all), any other buries it at once; `discard_on`, those that end
+    it without a retry, as `Discard` does; `backoff`, a function from the number of the attempt that
+    failed, from 1, to the seconds or the timedelta until the next (the server's own wait), like
+    `faktory.backoff.exponential(30)`.
     """
 
     time_limit: float | timedelta | None
+    retry_on: type[BaseException] | Collection[type[BaseException]] | None
+    discard_on: type[BaseException] | Collection[type[BaseException]] | None
+    backoff: Backoff | None
+
+
+_POLICY: Final = frozenset({"retry_on", "discard_on", "backoff"})
 
 
 NAMES: Final = frozenset(get_type_hints(Options))
@@ -72,6 +85,11 @@ def check(options: Mapping[str, Any], where: str) -> None:
             raise TypeError(
                 f"{where} cannot have a time_limit, which is not part of a pushed job: "
                 "the worker takes it from the declaration of the job."
+            )
+        if name in _POLICY:
+            raise TypeError(
+                f"{where} cannot have {name}, which is not part of a pushed job: the worker takes "
+                "it from the declaration, @faktory.job or faktory_options."
             )
         if name not in NAMES:
             close = get_close_matches(name, NAMES, 1)

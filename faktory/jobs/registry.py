@@ -6,13 +6,17 @@ different functions under one job type are an error: each would run the other's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Protocol
 
 from ..wire.validate import brief
 from .context import JobContext
+from .retries import Policy
+
+ExhaustedHandler = Callable[[JobContext, BaseException], object]
+"""Called with a job that has failed for good, and what it raised."""
 
 
 class Runnable(Protocol):
@@ -25,6 +29,14 @@ class Runnable(Protocol):
     @property
     def time_limit(self) -> float | None:
         """Seconds after which a run is interrupted; None for as long as it takes."""
+
+    @property
+    def policy(self) -> Policy | None:
+        """What follows from its failures; None for what the server does."""
+
+    @property
+    def exhausted_handlers(self) -> Sequence[ExhaustedHandler]:
+        """Called when a job has failed for good, after those of `faktory.on("exhausted")`."""
 
     def run(self, context: JobContext) -> object:
         """Run the job with the arguments of its payload."""

@@ -83,6 +83,15 @@ def check_class(cls: type, perform: object) -> None:
                 )
 
 
+def check_handler(handler: Any) -> Any:
+    """Return the handler of an event; TypeError if it cannot be called, or runs nothing yet."""
+    if not callable(handler):
+        raise TypeError(f"{handler!r} is not callable: pass a function.")
+    if what := deferred(handler):
+        raise TypeError(f"{handler!r} is {what}, and nothing awaits it: pass a plain function.")
+    return handler
+
+
 def check_pool(pool: object) -> None:
     """Raise TypeError if jobs cannot be pushed to this."""
     if pool is not None and not isinstance(pool, Pool):

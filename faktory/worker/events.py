@@ -8,11 +8,11 @@ process (`faktory.on`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeVar
 
-from ..jobs.validation import deferred
+from ..jobs.validation import check_handler
 from ..wire.log import Log
 
 Event = Literal["startup", "quiet", "shutdown", "exhausted"]
@@ -41,21 +41,23 @@ class Events:
         without arguments: in the main thread if `run` was called there, else in a thread of its
         own. One that goes on when the grace period is over is cut short by Shutdown. "exhausted"
         calls it in the job's thread with the job (as `current_job()` returns it) and its
-        exception, before the failure of its last attempt is reported.
+        exception, before the failure of its last attempt is reported, or of one that buries it.
         """
         if event not in _EVENTS:
             close = get_close_matches(str(event), _EVENTS, 1) or _EVENTS
             raise ValueError(f"there is no event {event!r}: is it {' or '.join(close)}?")
-        if not callable(handler):
-            raise TypeError(f"{handler!r} is not callable: pass a function.")
-        if what := deferred(handler):
-            raise TypeError(f"{handler!r} is {what}, and nothing awaits it: pass a plain function.")
-        self._handlers.append((event, handler))
+        self._handlers.append((event, check_handler(handler)))
         return handler
 
-    def fire(self, log: logging.Logger, event: Event, *args: object) -> None:
-        """Call the handlers of an event, those of the process first."""
-        for handler in self.handlers(event):
+    def fire(
+        self,
+        log: logging.Logger,
+        event: Event,
+        *args: object,
+        own: Sequence[Callable[..., Any]] = (),
+    ) -> None:
+        """Call the handlers of an event, those of the process first, then the job's `own`."""
+        for handler in [*self.handlers(event), *own]:
             try:
                 handler(*args)
             except BaseException:  # sys.exit() too

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..jobs.context import JobContext
+from ..jobs.retries import Policy
 
 
 class Task(NamedTuple):
@@ -24,6 +25,16 @@ class Task(NamedTuple):
     def time_limit(self) -> float | None:
         """None: it has no limit."""
         return None
+
+    @property
+    def policy(self) -> Policy | None:
+        """None: its failures are the server's matter."""
+        return None
+
+    @property
+    def exhausted_handlers(self) -> tuple[()]:
+        """None: only those of `on("exhausted")` are called."""
+        return ()
 
     def arguments(self, job: JobContext) -> list[object]:
         """Return the arguments of the function for a job."""
