@@ -223,13 +223,14 @@ def mutate(
     if target not in ("retries", "scheduled", "dead"):
         raise ValueError(f"the target {target!r} is not one of retries, scheduled and dead.")
     chosen: dict[str, object] = {}
+    named: list[str] = []
     if jids is not None:
         if jobtype is not None or matching is not None:
             raise ValueError("the server looks at jids alone: pass no jobtype, no matching.")
         if isinstance(jids, (str, bytes)) or not isinstance(jids, Iterable):
             raise ValueError(f"jids is {jids!r}: pass a list of job ids.")
-        chosen["jids"] = [_check_jid(jid) for jid in jids]
-        if not chosen["jids"]:
+        chosen["jids"] = named = [_check_jid(jid) for jid in jids]
+        if not named:
             return None
     for name, wire_name, value in (
         ("jobtype", "jobtype", jobtype),
@@ -253,7 +254,6 @@ def mutate(
     if chosen:
         request["filter"] = chosen
     line = encode_command("MUTATE", json=request)
-    named = tuple(chosen.get("jids", ()))  # type: ignore[arg-type]
     return Command("MUTATE", line, expect_ok, idempotent=True, jids=named, min_timeout=BULK_TIMEOUT)
 
 

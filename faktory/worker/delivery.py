@@ -19,13 +19,17 @@ from time import localtime, strftime, time
 from typing import Any, Final
 
 from ..client import Client
-from ..exceptions import FaktoryConnectionError, FaktoryError, FaktoryOutcomeUnknown
+from ..exceptions import FaktoryConnectionError, FaktoryError, FaktoryOutcomeUnknown, Retry
+from ..jobs import retries
+from ..jobs.chains import ChainBroken
 from ..jobs.context import JobContext, reservation_clock
+from ..jobs.retries import Verdict
 from ..wire import commands, recovery
 from ..wire.commands import Command
 from ..wire.log import Log
 from ..wire.session import Answer
 from ..wire.validate import clip
+from .backends.base import Report
 
 REPEAT_MARGIN: Final = 1.0
 """Seconds before its time in which the PUSH of a scheduled job is not sent any more: it may be
@@ -34,9 +38,6 @@ under way for so long."""
 FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0
 """Seconds ahead, doubling, for a job that is pushed anew since the outcome of its PUSH is unknown:
 the copies stay few, however long connections go on breaking."""
-
-CHAIN_BROKEN: Final = "ChainBroken"
-"""The error type of the FAIL of a job whose chain cannot go on."""
 
 Mark = Callable[[bool, float | None], None]
 """Called with what this process's supervisor is to do with the job if the process dies: ACK it or
@@ -83,8 +84,8 @@ class Delivery:
 class PushAgain(Delivery):
     """PUSH of a reserved job for later, then its ACK.
 
-    `make` returns the job to push, so many seconds ahead or more. `fail` is sent instead if the
-    server refuses that, or if its outcome is unknown when its time has come: at worst the job runs
+    `verdict` says for when, `report` what its failure was. `fail` is sent instead if the server
+    refuses that, or if its outcome is unknown when its time has come: at worst the job runs
     once more. Without retries that would lose the job: then it is pushed anew and never ACKed, so
     that its reservation runs out, and the server drops that copy.
     """
@@ -95,17 +96,18 @@ class PushAgain(Delivery):
     def __init__(
         self,
         job: JobContext,
-        make: Callable[[float], dict[str, Any]],
-        delay: float,
+        verdict: Verdict,
+        report: Report,
         fail: Command[None],
         mark: Mark,
         log: Log,
     ) -> None:
-        self._job, self._make, self._fail, self._mark, self._log = job, make, fail, mark, log
+        self._job, self._verdict, self._report = job, verdict, report
+        self._fail, self._mark, self._log = fail, mark, log
         self._delay = 0.0
         self._unknown = False  # whether the server may have queued it, for a time that has come
         self._is_acked = True
-        super().__init__(self._encode(delay))
+        super().__init__(self._encode(verdict.delay))
         mark(False, None)
 
     @property
@@ -170,10 +172,10 @@ class PushAgain(Delivery):
         return Delivery(self._fail)
 
     def _encode(self, delay: float) -> Command[None]:
-        now = reservation_clock()  # before the wall clock is read: then `_at` is too early, if so
-        job = self._make(delay)
-        ahead = (datetime.fromisoformat(job["at"]) - datetime.now(UTC)).total_seconds()
-        self._at = now + ahead
+        clock, now = reservation_clock(), datetime.now(UTC)  # in between time can only be lost
+        verdict = self._verdict._replace(delay=delay)
+        job = retries.again(self._job.as_fetched(), verdict, self._report, now)
+        self._at = clock + (datetime.fromisoformat(job["at"]) - now).total_seconds()
         return commands.push_in_time(job)
 
 
@@ -211,41 +213,72 @@ class PushNext(Delivery):
             f"{clip(str(answer.error), 500)}"
         )
         log.error("%s fails: %s", self._job, text)
-        return Delivery(commands.fail(jid, CHAIN_BROKEN, text, []))
+        return Delivery(commands.fail(jid, ChainBroken.__name__, text, []))
 
 
-def deliver(client: Client, deliveries: Sequence[Delivery], log: Log) -> list[FaktoryError | None]:
-    """Send reports step by step, each step of all in one write; return what went wrong with each.
+def report_of(
+    job: JobContext, verdict: Verdict, report: Report, mark: Mark, log: Log, why: str = ""
+) -> Delivery:
+    """Return how a job is reported that has failed, or is given back; `log` has it if it is tried
+    again or buried. `why` it is tried again is added if it has not failed.
+    """
+    fail = commands.fail(job.jid, *report)
+    if verdict.outcome == "bury":
+        log.warning("%s is buried: its retry_on has no %s", job, report[0])
+        kill = commands.mutate("kill", "retries", jids=[job.jid])
+        assert kill is not None
+        return Delivery(fail, kill)
+    if verdict.outcome == "again":
+        try:
+            delivery = PushAgain(job, verdict, report, fail, mark, log)
+        except Exception as error:  # another client's job, which this one cannot send
+            text = "%s cannot be pushed again, so the server's own wait counts: %s"
+            log.error(text, job, error)
+        else:
+            uncounted = "" if verdict.counted else ", not counted as an attempt"
+            log.info("%s again at %s%s%s", job, delivery.at, uncounted, f": {why}" if why else "")
+            return delivery
+    return Delivery(fail)
+
+
+def give_back(job: JobContext) -> Verdict:
+    """Return what follows for a job that a worker interrupts as it stops, and gives back."""
+    return retries.judge(None, job, Retry(after=retries.LEAST_AHEAD, count=False))
+
+
+def deliver(
+    client: Client, deliveries: Sequence[Delivery], log: Log
+) -> list[tuple[Delivery, FaktoryError] | None]:
+    """Send reports step by step, each step of all in one write; return what is left, and why.
 
     After a broken connection each is sent once more, as far as it may be.
     """
     left: dict[int, Delivery] = dict(enumerate(deliveries))
-    errors: list[FaktoryError | None] = [None] * len(deliveries)
+    failed: list[tuple[Delivery, FaktoryError] | None] = [None] * len(deliveries)
     breaks = 0
     while left:
         try:
             if any(each.is_timed for each in left.values()):
                 client.connect()
-            left = {key: each for key, old in left.items() if (each := old.advance()) is not None}
+            left = {key: now for key, each in left.items() if (now := each.advance()) is not None}
             sent = [command for each in left.values() for command in each.commands]
-            answers = iter(client.exchange(*sent) if sent else [])
+            answers = client.exchange(*sent) if sent else []
         except FaktoryError as error:
-            for each in left.values():
-                each.on_error(error)
             breaks += 1
+            for key, each in left.items():
+                each.on_error(error)
+                failed[key] = (each, error)
             if breaks == 2:
-                for key in left:
-                    errors[key] = error
-                return errors
+                return failed
             continue
-        following: dict[int, Delivery] = {}
+        failed = [None] * len(deliveries)
+        following = {}
         for key, each in left.items():
-            answered = [next(answers) for _ in each.commands]
-            after = each.on_answers(answered, log)
-            if after is not None:
+            answered = [answers.pop(0) for _ in each.commands]
+            if (after := each.on_answers(answered, log)) is not None:
                 following[key] = after
         left = following
-    return errors
+    return failed
 
 
 def _log_refusal(answer: Answer, log: Log) -> None:

@@ -17,11 +17,12 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
+from datetime import UTC, datetime
+from functools import lru_cache, partial
 from random import random
 from threading import Event, Thread
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..client import Client
 from ..exceptions import (
@@ -32,23 +33,48 @@ from ..exceptions import (
     FaktoryOutcomeUnknown,
     FaktoryProtocolError,
     FaktoryTimeout,
+    Retry,
+    Shutdown,
 )
+from ..jobs import chains
 from ..jobs.context import JobContext
+from ..jobs.expiry import has_expired
+from ..jobs.registry import Runnable
+from ..jobs.retries import FAIL, Verdict, judge
 from ..jobs.runner import JobRunner, in_context
-from ..wire import commands, failure, recovery
+from ..wire import commands, failure
 from ..wire.commands import Command
 from ..wire.log import Log, clean, enabled
 from ..wire.payload import INVALID_JOB, find_fault, usable_jid
-from ..wire.session import Answer
 from ..wire.validate import brief, clip
 from .backends.base import Backend, RemoteError, Report
-from .delivery import Delivery, deliver
+from .delivery import Delivery, PushNext, deliver, give_back, report_of
 from .interrupts import RunningJob
 from .lifecycle import Lifecycle
 from .outage import Outage
 from .timing import Timing
 
-_NO_FAILURE: Final[Report] = ("", "", [])
+
+class _End(NamedTuple):
+    """How a job ended."""
+
+    outcome: str
+    """"done", "discarded", or that of the verdict."""
+    report: Report = ("", "", [])
+    verdict: Verdict = FAIL
+    is_wanted: bool = False
+    """Whether the job, or who stops the worker, wants it to be run again: nothing has failed."""
+    following: Delivery | None = None
+    """How the next job of its chain is pushed, and this one reported."""
+
+    @property
+    def reason(self) -> str:
+        """Why it was discarded."""
+        errtype, message, _ = self.report
+        return message if errtype == Discard.__name__ else f"{errtype}: {message}"
+
+
+_DONE: Final = _End("done")
 
 _SKIPPED: Final = "If it was a job, it waits out its reservation (one with retry 0 is lost)"
 
@@ -65,14 +91,21 @@ class ProcessorManager(Protocol):
     def get_queues(self) -> Sequence[str]:
         """Return the queues of the next FETCH, in order."""
 
+    @property
+    def give_back(self) -> bool:
+        """Whether jobs that are interrupted as the worker stops are not counted as failed."""
+
     def record(self, processor: Processor, job: JobContext | None) -> None:
         """Note which job a processor has fetched and not reported yet."""
+
+    def mark(self, processor: Processor, job: JobContext, ack: bool, until: float | None) -> None:
+        """Note what is to be done with that job if this process dies; see `delivery.Mark`."""
 
     def on_time_limit(self) -> None:
         """A job with a time limit begins."""
 
-    def on_failure(self, job: JobContext, error: BaseException) -> None:
-        """A job raised; its failure is not reported yet."""
+    def on_failure(self, job: JobContext, error: BaseException, buried: bool = False) -> None:
+        """A job raised; its failure, which may bury it at once, is not reported yet."""
 
     def on_exit(self, processor: Processor, error: BaseException | None) -> None:
         """A processor ends, by an error or because it has nothing left to do: its last call."""
@@ -152,13 +185,13 @@ class Processor(Thread):
         manager = self._manager
         failures = 0
         while True:
+            if self._reconnect:
+                self._reconnect = False
+                self._client.disconnect()
             connects = self._connects_first
             sent = [] if connects else self._next_commands()
             if not (sent or connects):
                 return
-            if self._reconnect:
-                self._reconnect = False
-                self._client.disconnect()
             asked_at = monotonic()
             try:
                 self.waits_since = asked_at
@@ -217,42 +250,60 @@ class Processor(Thread):
         self._log.error(text, fault, _SKIPPED, excerpt)
         self.stopping.wait(self._manager.timing.refused_fetch_interval)
 
-    def run_job(self, job: JobContext) -> Command[None] | None:
-        """Run a job; return the ACK or FAIL that reports it, None if it was disowned meanwhile."""
+    def run_job(self, job: JobContext) -> Delivery | None:
+        """Run a job; return how it is reported, None if it is not: it was disowned, say."""
         return in_context(job, lambda: self._run_job(job))
 
-    def _run_job(self, job: JobContext) -> Command[None] | None:
+    def _run_job(self, job: JobContext) -> Delivery | None:
+        if job.payload.get("custom") and self._has_expired(job):
+            return Delivery(commands.ack(job.jid))
         self._log_job(logging.INFO, "%s start", job)
         try:
-            outcome, report = self._perform(job)
+            end = self._perform(job)
         except BaseException as error:  # raised by the error's own methods, say
             self.running.end()
-            outcome, report = "fail", failure.describe(error)
+            end = _End("fail", failure.describe(error))
             text = "%s fail, and its error cannot be handled"
             self._log_job(logging.ERROR, text, job, exc_info=sys.exc_info())
         if not self.running.report():
             self._log_job(logging.WARNING, "%s ended, too late to be reported", job)
             return None
         if job.time_remaining() < 0:
-            self._log_late(job, outcome, report)
+            self._log_late(job, end.outcome, end.report)
             return None
-        if outcome == "fail":
-            return commands.fail(job.jid, *report)
-        seconds = monotonic() - self.running.since
-        reason = f": {report[1]}" if outcome == "discarded" else ""
-        self._log_job(logging.INFO, "%s %s in %.3f s%s", job, outcome, seconds, reason)
-        return commands.ack(job.jid)
+        if end.outcome in ("done", "discarded"):
+            seconds = monotonic() - self.running.since
+            reason = f": {end.reason}" if end.outcome == "discarded" else ""
+            self._log_job(logging.INFO, "%s %s in %.3f s%s", job, end.outcome, seconds, reason)
+            return end.following or Delivery(commands.ack(job.jid))
+        mark = partial(self._manager.mark, self, job)
+        why = end.report[1] if end.is_wanted else ""
+        return report_of(job, end.verdict, end.report, mark, Log(self._job_log), why)
 
-    def _perform(self, job: JobContext) -> tuple[str, Report]:
-        """Find what runs a job, and call it; return "done", "discarded" or "fail", and why.
+    def _has_expired(self, job: JobContext) -> bool:
+        try:
+            expired = has_expired(job.payload, datetime.now(UTC))
+        except ValueError as error:
+            self._log_job(logging.WARNING, "%s is run whenever it comes: %s", job, error)
+            return False
+        if expired:
+            self._log_job(logging.INFO, "%s expired: it is not run", job)
+        return expired
+
+    def _perform(self, job: JobContext) -> _End:
+        """Find what runs a job, and call it; return how it ended.
 
         The error itself does not leave this function: it would keep the job's variables alive.
         """
         running, runner = self.running, self._manager.runner
+        task: Runnable | None = None
+        following: Delivery | None = None
         done = False
         try:
             try:
                 running.begin(job)
+                if job.payload.get("custom"):
+                    following = self._next_of_chain(job)
                 task = runner.find(job.jobtype)
                 running.set_time_limit(task.time_limit)
                 if self.backend is None:
@@ -266,27 +317,55 @@ class Processor(Thread):
         except BaseException as error:
             running.end(None if done else job)  # an interrupt may have cut the first one short
             if not done:
-                if issubclass(type(error), Discard):  # isinstance would ask its __class__
-                    return "discarded", failure.describe(error)
-                return "fail", self._on_failure(job, error)
-        return "done", _NO_FAILURE
+                return self._on_failure(task, job, error)
+        return _DONE if following is None else _DONE._replace(following=following)
 
-    def _on_failure(self, job: JobContext, error: BaseException) -> Report:
-        """Log a failure and call the error handlers; return what FAIL reports."""
+    def _next_of_chain(self, job: JobContext) -> Delivery | None:
+        """Return how the next job of the chain is pushed, None if there is none.
+
+        Found before the job runs: one whose chain cannot go on is not run.
+        """
+        if (following := chains.next_job(job.as_fetched())) is None:
+            return None
+        try:
+            return PushNext(job, following, partial(self._manager.mark, self, job), self._log)
+        except ValueError as error:
+            raise chains.ChainBroken(f"custom.chain[0] cannot be pushed: {error}") from None
+
+    def _on_failure(self, task: Runnable | None, job: JobContext, error: BaseException) -> _End:
+        """Log a failure and call the handlers of it; return how the job ended."""
+        kind = type(error)  # not by isinstance, which asks the error for its __class__
+        verdict = self._judge(task, job, error)
+        if verdict.outcome == "discard":
+            return _End("discarded", failure.describe(error))
         traceback = None
         report: Report
-        if issubclass(type(error), RemoteError):
+        if issubclass(kind, RemoteError):
             report = error.report  # type: ignore[attr-defined]
         else:
             report = failure.describe(error, backtrace=job.payload.get("backtrace") or 0)
             traceback = failure.traceback_of(error)
+        again = verdict.outcome == "again"
+        given_back = again and issubclass(kind, Shutdown)
+        wanted = given_back or (issubclass(kind, Retry) and (again or job.retries_remaining > 0))
         if self.running.failed is not None:
-            seconds = monotonic() - self.running.since
-            text = "%s fail in %.3f s: %s: %s"
-            exc_info = (type(error), error, traceback)
-            self._log_job(logging.WARNING, text, job, seconds, *report[:2], exc_info=exc_info)
-            self._manager.on_failure(job, error)
-        return report
+            if not wanted:
+                seconds = monotonic() - self.running.since
+                text = "%s fail in %.3f s: %s: %s"
+                exc_info = (kind, error, traceback)
+                self._log_job(logging.WARNING, text, job, seconds, *report[:2], exc_info=exc_info)
+                self._manager.on_failure(job, error, verdict.outcome == "bury")
+            if verdict.note:
+                self._log_job(logging.WARNING, "%s is failed as by default: %s", job, verdict.note)
+        return _End(verdict.outcome, report, verdict, wanted)
+
+    def _judge(self, task: Runnable | None, job: JobContext, error: BaseException) -> Verdict:
+        kind = type(error)
+        if issubclass(kind, Shutdown) and self._manager.give_back:
+            return give_back(job)
+        if issubclass(kind, RemoteError):
+            return error.verdict  # type: ignore[attr-defined,no-any-return]
+        return judge(task, job, error)
 
     # Reporting
 
@@ -377,12 +456,13 @@ class Processor(Thread):
         """Deliver the report that is left when the thread ends by an error."""
         if self._delivery is not None:
             try:
-                (error,) = deliver(self._client, [self._delivery], self._log)
-            except Exception as broken:
-                self._log_undelivered(broken)
+                (left,) = deliver(self._client, [self._delivery], self._log)
+            except Exception as error:
+                self._log_undelivered(error)
             else:
-                self._follow(None)
-                if error is not None: ...
+                self._follow(None if left is None else left[0])
+                if left is not None:
+                    self._log_undelivered(left[1])
 
     def _log_undelivered(self, error: Exception) -> None:
         delivery, job = self._delivery, self.held  # the processor may end both meanwhile

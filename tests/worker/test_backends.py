@@ -79,7 +79,7 @@ def test_a_job_fails_with_the_report_of_its_backend(caplog: pytest.LogCaptureFix
     job = JobContext({"jid": "12345678", "jobtype": "work", "args": [], "backtrace": 5})
     report = works.run_job(job)
     assert report is not None
-    assert b'"backtrace":["a line"]' in report.data
+    assert b'"backtrace":["a line"]' in report.commands[0].data
     assert caplog.records[-1].exc_text is not None
     assert "in the job" in caplog.records[-1].exc_text
     assert "processor.py" not in caplog.records[-1].exc_text

@@ -20,8 +20,8 @@ import pytest
 
 from faktory.exceptions import Discard, Shutdown
 from faktory.jobs.context import JobContext, current_job, reservation_clock
-from faktory.wire.commands import Command
 from faktory.worker import interrupts
+from faktory.worker.delivery import Delivery
 from faktory.worker.interrupts import RunningJob
 from faktory.worker.processor import Processor
 
@@ -38,6 +38,8 @@ class Runs:
 
     origin = "a test"
     time_limit = None
+    policy = None
+    exhausted_handlers = ()
 
     def __init__(self, *functions: Runner) -> None:
         self.functions = list(functions)
@@ -60,8 +62,9 @@ def run(runner: Runner, **fields: Any) -> tuple[str, dict[str, Any]]:
     return parsed(processor(runner).run_job(payload(**fields)))
 
 
-def parsed(command: Command[None] | None) -> tuple[str, dict[str, Any]]:
-    assert command is not None
+def parsed(delivery: Delivery | None) -> tuple[str, dict[str, Any]]:
+    assert delivery is not None
+    (command,) = delivery.commands
     verb, _, text = command.data.decode().partition(" ")
     return verb, json.loads(text)
 
@@ -358,9 +361,9 @@ class Running:
         try:
             for number in range(count):
                 job = payload(jid=f"{number:08}", args=[number % 50])
-                command = self.processor.run_job(job)
+                delivery = self.processor.run_job(job)
                 assert self.job.job is None
-                self.reports.append(command and parsed(command))
+                self.reports.append(delivery and parsed(delivery))
         except BaseException as error:
             self.escaped.append(error)
 

@@ -237,6 +237,7 @@ def _make_worker(options: Namespace) -> Worker:
             concurrency=options.concurrency,
             disconnect_wait=options.timeout,
             labels=options.label or ["python"],
+            give_back=options.give_back,
         )
     except (ValueError, FaktoryPayloadError) as error:
         raise UsageError(error) from None

@@ -26,6 +26,7 @@ from ...client import Client
 from ...exceptions import Shutdown
 from ...jobs.context import JobContext
 from ...jobs.registry import Runnable
+from ...jobs.retries import Verdict
 from ...jobs.runner import JobRunner
 from ...wire.log import Log
 from ..timing import Timing
@@ -152,7 +153,8 @@ class ProcessBackend:
         if reply:
             errtype, message, backtrace = reply["report"]
             report = (errtype, message, backtrace)
-            raise make_remote_error(report, reply["control"], reply["traceback"])
+            verdict = Verdict(*reply["verdict"])
+            raise make_remote_error(report, reply["control"], reply["traceback"], verdict)
 
     def pause(self) -> float:
         """Return for how long to fetch no job: the last children have finished none."""

@@ -25,11 +25,12 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from random import random
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 from ...jobs.context import JobContext
 from ...jobs.middleware import worker_middleware
 from ...jobs.registry import Runnable
+from ...jobs.retries import judge
 from ...jobs.runner import JobRunner, in_context, refuse_awaitable
 from ...wire.log import Log
 from ..task import Task
@@ -262,4 +263,8 @@ def _run_remotely(backtrace: int, function: Callable[..., object], *args: object
             copied = False
         if copied:
             raise
-        raise make_remote_error(*describe_remote(error, backtrace)) from None
+        verdict = None
+        if function is _run_declared:
+            task, payload = cast("tuple[Runnable, dict[str, Any]]", args)
+            verdict = judge(task, JobContext(payload), error)
+        raise make_remote_error(*describe_remote(error, backtrace), verdict) from None
