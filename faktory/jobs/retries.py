@@ -141,7 +141,7 @@ def again(
     before = payload.get("failure")
     retry = payload.get("retry")
     if before:
-        count, remaining = before.get("retry_count", 0), before.get("remaining", 0)
+        count, remaining = before.get("retry_count") or 0, before.get("remaining") or 0
         if verdict.counted:
             count, remaining = count + 1, max(remaining - 1, 0)
     elif verdict.counted:

@@ -7,14 +7,18 @@ threads may use it.
 Rules: a job is reserved before it runs, and answered by ACK or FAIL as by a worker, so batches
 push their callbacks and unique jobs release their locks. In inline mode the thread that sent a
 command runs the jobs that became runnable by it, before it gets its answer. The lock is not held
-while jobs run. Only `travel` passes time: no job becomes due because a test is slow.
+while jobs run. Only `travel` passes time: no job becomes due because a test is slow. What a job
+raises comes out, except what is no failure: Discard, what it declares in `discard_on`, and a Retry
+that is granted.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import count
 from threading import RLock
 from time import sleep
@@ -22,10 +26,11 @@ from typing import Any, Final, Self, TypeVar
 
 from ..client import fork
 from ..client.network import MemoryNetwork
-from ..exceptions import Discard, FaktoryError
-from ..jobs import registry
+from ..exceptions import FaktoryError, Retry
+from ..jobs import registry, retries
 from ..jobs.batch import open_batch
 from ..jobs.context import JobContext
+from ..jobs.retries import Verdict
 from ..jobs.runner import JobRunner, in_context
 from ..proto import load_json
 from ..server.calls import Wait
@@ -39,11 +44,14 @@ from ..server.slices import Steps, finish
 from ..server.sorted_set import SortedSet
 from ..server.state import ServerState
 from ..server.workers import ClientRecord
-from ..wire import failure
+from ..wire import commands, failure
 from ..wire.commands import Command
+from ..wire.log import Log
 from ..wire.session import Answer, ClientSession, encode_bulk, encode_simple
 
 T = TypeVar("T")
+
+_log: Final = Log(logging.getLogger("faktory.testing"))
 
 DRAIN_LIMIT: Final = 10_000
 """Jobs that `drain` runs, besides those that waited when it began, before it raises: such jobs
@@ -147,7 +155,10 @@ class MemoryServer(MemoryNetwork):
     # Running them.
 
     def perform_one(self, jobtype: str | None = None) -> None:
-        """Run the job that waits longest, of one type if given; EmptyQueueError without one."""
+        """Run the job that waits longest, of one type if given; EmptyQueueError without one.
+
+        If it raises, its exception comes out; a Retry does only after the last attempt.
+        """
         while jobs := self._runnable(jobtype):
             if any(self._perform(job) for job in jobs):
                 return
@@ -158,9 +169,12 @@ class MemoryServer(MemoryNetwork):
     def drain(self, jobtype: str | None = None) -> int:
         """Run all jobs, or those of one type, and those that they push; return how many.
 
-        Scheduled jobs run, too. If a job raises, its exception comes out and the others stay.
+        Scheduled jobs run, too, but one that is to be tried again waits for the next call: this one
+        would not end while a job raises Retry. If a job raises, its exception comes out and the
+        others stay.
         """
         done = 0
+        again: set[str] = set()
         jobs = self._runnable(jobtype)
         most = self.drain_limit + len(jobs)
         while jobs:
@@ -170,8 +184,8 @@ class MemoryServer(MemoryNetwork):
                         f"{most} jobs were run, and there are more: do jobs push each other "
                         "without end?"
                     )
-                done += self._perform(job)
-            jobs = self._runnable(jobtype)
+                done += self._perform(job, again)
+            jobs = [job for job in self._runnable(jobtype) if job.jid not in again]
         return done
 
     def _runnable(self, jobtype: str | None) -> list[StoredJob]:
@@ -179,31 +193,80 @@ class MemoryServer(MemoryNetwork):
             waiting = self._waiting(jobtype)
         return [job for job in waiting if job.jobtype not in registry.external]
 
-    def _perform(self, job: StoredJob) -> bool:
+    def _perform(self, job: StoredJob, again: set[str] | None = None) -> bool:
         """Run a job and report it to the store; its exception comes out.
 
         Returns False if it no longer waits: it has expired, or was taken or cleared meanwhile.
+        `again` gets its jid if it is to be tried again.
         """
         with self._lock:
             payload = self._take(job)
         if payload is None:
             return False
-        jid = payload["jid"]
+        context = JobContext(payload)
         try:
-            self._run(JobContext(payload))
-        except Discard:
-            pass
+            self._run(context)
         except BaseException as error:
-            if isinstance(error, FaktoryError):
-                error._raised_by_job = True
-            report = failure.describe(error, backtrace=payload.get("backtrace") or 0)
-            with suppress(
-                CommandError
-            ):  # the job cleared itself, or travelled beyond its reservation
-                self._and_run(lambda: self._store.fail(jid, *report))
-            raise
-        self._and_run(lambda: self._store.acknowledge(jid))
+            verdict = retries.judge(registry.find(job.jobtype), context, error)
+            if verdict.outcome != "discard":
+                if isinstance(error, FaktoryError):
+                    error._raised_by_job = True
+                exhausted = self._report_failure(context, error, verdict)
+                if self.inline or exhausted or not isinstance(error, Retry):
+                    raise
+                if again is not None:
+                    again.add(context.jid)
+                return True
+        self._and_run(lambda: self._store.acknowledge(context.jid))
         return True
+
+    def _report_failure(self, job: JobContext, error: BaseException, verdict: Verdict) -> bool:
+        """Do with a failed job what a worker does; return whether it has failed for good.
+
+        In inline mode it is not pushed again, which would run it at once.
+        """
+        if verdict.note:
+            _log.warning("%s fail: %s", job, verdict.note)
+        report = failure.describe(error, backtrace=job.payload.get("backtrace") or 0)
+        again = verdict.outcome == "again" and not self.inline
+        if again and self._push_again(job, verdict, report):
+            return False
+        exhausted = verdict.outcome == "bury" or not job.retries_remaining
+        if exhausted:
+            in_context(job, lambda: self._fire_exhausted(job, error))
+
+        def fail() -> None:
+            self._store.fail(job.jid, *report)
+            kill = commands.mutate("kill", "retries", jids=[job.jid])
+            if verdict.outcome == "bury" and kill is not None:
+                self._answer(kill)
+
+        with suppress(CommandError):  # the job cleared itself, or travelled beyond its reservation
+            self._and_run(fail)
+        return exhausted
+
+    def _fire_exhausted(self, job: JobContext, error: BaseException) -> None:
+        from ..worker.events import of_process  # loads the whole worker
+
+        open_batch.set(None)
+        task = registry.find(job.jobtype)
+        own = () if task is None else task.exhausted_handlers
+        of_process.fire(_log.logger, "exhausted", job, error, own=own)
+
+    def _push_again(
+        self, job: JobContext, verdict: Verdict, report: tuple[str, str, list[str]]
+    ) -> bool:
+        """Push a job for its next attempt; return False if the server does not take it."""
+        with self._lock:
+            if job.jid not in self._store.reservations:  # it is not this run's any more
+                return True
+            now = datetime.fromtimestamp(self._state.clock() / SECOND, UTC)
+            sent = retries.again(job.as_fetched(), verdict, report, now)
+            if self._answer(commands.push(sent)).error is not None:
+                return False
+            self._store.take_fresh()
+            self._store.acknowledge(job.jid)
+            return True
 
     def _run(self, job: JobContext) -> None:
         def run() -> None:
