@@ -103,7 +103,6 @@ def test_a_burial_that_is_cut_at_any_byte_is_done_once(
         raise ValueError("never again")
 
     ran: Callable[[], None] = succeed
-    found: Counter[str] = Counter()
 
     def run(count: Callable[[], None]) -> None:
         nonlocal ran
@@ -113,10 +112,14 @@ def test_a_burial_that_is_cut_at_any_byte_is_done_once(
     found, faults = cut_everywhere(server, start, wait_until, succeed, job, run)
     with Client(server.url) as client:
         sets = client.info()["faktory"]["sets"]
-        assert (sets["retries"], sets["scheduled"]) == (0, 0)
-        assert sets["dead"] == len(found)
+        # The real server may still be at the FAIL of the old connection when the MUTATE of the new
+        # one comes: such a job is tried once more.
+        spared = sets["retries"]
+        assert spared == 0 or (spared < 20 and isinstance(server, RealFaktory))
+        assert (sets["dead"], sets["scheduled"]) == (len(found) - spared, 0)
         assert_only_fetches_are_lost(sets["working"], JOBS - len(found), faults)
         client.requeue("dead")
+        client.requeue("retries")
         jobs = drain(client, "default")
     assert Counter(job["jid"] for job in jobs) == found
     assert {job["failure"]["retry_count"] for job in jobs} == {0}
