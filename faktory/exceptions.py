@@ -204,7 +204,7 @@ class Retry(Exception):
     """Raised by a job to be run again, `after` so many seconds or a timedelta.
 
     Without `after` the job's `backoff` decides, or else the server. It uses up an attempt unless
-    `count` is False. FaktoryPayloadError, where it is made, for an `after` that is no such time.
+    `count` is False. FaktoryPayloadError, where it is made, for any other `after`.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ The types of the public signatures are here, too.
 from . import backoff
 from .batch import Batch, Callback
 from .chain import Chain, Next
-from .context import JobContext, current_job
+from .context import JobContext, LastError, current_job
 from .definition import FunctionJob, Job, external, job
 from .middleware import ClientMiddleware, WorkerMiddleware, client_middleware, worker_middleware
 from .options import Declared, Options
@@ -27,6 +27,7 @@ __all__ = [
     "Instant",
     "Job",
     "JobContext",
+    "LastError",
     "Next",
     "Options",
     "Push",

@@ -57,7 +57,7 @@ class Formula:
 
 def constant(
     seconds: float | timedelta, *, max: float | timedelta | None = None, jitter: float = 0.0
-) -> Formula:
+) -> Callable[[int], float]:
     """Wait as long each time.
 
     `max` limits the wait, as given and with its jitter. `jitter`, 0 to 1, spreads it evenly by that
@@ -68,7 +68,7 @@ def constant(
 
 def linear(
     step: float | timedelta, *, max: float | timedelta | None = None, jitter: float = 0.0
-) -> Formula:
+) -> Callable[[int], float]:
     """Wait `step` after the first attempt, twice that after the second, and so on.
 
     For `max` and `jitter` see `constant`.
@@ -83,7 +83,7 @@ def exponential(
     *,
     max: float | timedelta | None = None,
     jitter: float = 0.0,
-) -> Formula:
+) -> Callable[[int], float]:
     """Wait `first` after the first attempt, and each time `factor` times as long as before.
 
     For `max` and `jitter` see `constant`.

@@ -244,12 +244,13 @@ class JobContext(JobAttributes):
 def _copy_of(payload: dict[str, Any]) -> dict[str, Any] | bytes:
     """Return a copy that shares nothing that can be changed; as bytes if anything is nested."""
     args = payload.get("args") or []
-    if payload.get("custom") or payload.get("failure"):
-        return marshal.dumps(payload)
-    for each in args:
-        if each.__class__ is list or each.__class__ is dict:
-            return marshal.dumps(payload)
-    return {**payload, "args": args[:]}
+    if payload.get("custom") is payload.get("failure") is None:
+        for each in args:
+            if each.__class__ is list or each.__class__ is dict:
+                break
+        else:
+            return {**payload, "args": args[:]}
+    return marshal.dumps(payload)
 
 
 _current: ContextVar[JobContext] = ContextVar("faktory_current_job")

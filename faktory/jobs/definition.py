@@ -91,7 +91,7 @@ class FunctionJob(Push[P], Generic[P, R]):
         return _origin(self.__wrapped__)
 
     def on_exhausted(self, handler: H) -> H:
-        """Have `handler(job, error)` called when a job of this type has failed for good.
+        """Have `handler(job, error)` called when a job of this type has failed permanently.
 
         That is before the failure of its last attempt is reported, or of one that buries it; after
         the handlers of `faktory.on("exhausted")`. One that raises is logged. Returns the handler,
@@ -256,7 +256,7 @@ class Job(JobAttributes):
 
     @classmethod
     def on_exhausted(cls, handler: H) -> H:
-        """Have `handler(job, error)` called when a job of this class has failed for good.
+        """Have `handler(job, error)` called when a job of this class has failed permanently.
 
         Returns the handler. The classes below inherit it. See `FunctionJob.on_exhausted`.
         """

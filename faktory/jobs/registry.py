@@ -16,7 +16,7 @@ from .context import JobContext
 from .retries import Policy
 
 ExhaustedHandler = Callable[[JobContext, BaseException], object]
-"""Called with a job that has failed for good, and what it raised."""
+"""Called with a job that has failed permanently, and what it raised."""
 
 
 class Runnable(Protocol):
@@ -36,7 +36,7 @@ class Runnable(Protocol):
 
     @property
     def exhausted_handlers(self) -> Sequence[ExhaustedHandler]:
-        """Called when a job has failed for good, after those of `faktory.on("exhausted")`."""
+        """Called when a job has failed permanently, after those of `faktory.on("exhausted")`."""
 
     def run(self, context: JobContext) -> object:
         """Run the job with the arguments of its payload."""

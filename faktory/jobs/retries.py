@@ -165,7 +165,7 @@ def again(
 def take_policy(options: dict[str, Any]) -> Policy | None:
     """Remove what a job declares of its failures from its options; None if that is nothing.
 
-    TypeError, with the remedy, for what is no class of exceptions or no backoff.
+    TypeError, with the remedy, for what is not a class of exceptions, or not a backoff.
     """
     retry_on = _classes("retry_on", options.pop("retry_on", None))
     discard_on = _classes("discard_on", options.pop("discard_on", None))

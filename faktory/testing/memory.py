@@ -8,8 +8,8 @@ Rules: a job is reserved before it runs, and answered by ACK or FAIL as by a wor
 push their callbacks and unique jobs release their locks. In inline mode the thread that sent a
 command runs the jobs that became runnable by it, before it gets its answer. The lock is not held
 while jobs run. Only `travel` passes time: no job becomes due because a test is slow. What a job
-raises comes out, except what is no failure: Discard, what it declares in `discard_on`, and a Retry
-that is granted.
+raises comes out, except what is not a failure: Discard, what it declares in `discard_on`, and a
+Retry that is granted.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class MemoryServer(MemoryNetwork):
         return True
 
     def _report_failure(self, job: JobContext, error: BaseException, verdict: Verdict) -> bool:
-        """Do with a failed job what a worker does; return whether it has failed for good.
+        """Do with a failed job what a worker does; return whether it has failed permanently.
 
         In inline mode it is not pushed again, which would run it at once.
         """

@@ -87,7 +87,7 @@ def test_jitter_spreads_to_both_sides_and_does_not_pile_up_at_max() -> None:
 
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("wrong", [-1, nan, inf, "30", None, True, [30], MAX_DELAY + 1])
-def test_what_is_no_wait_is_refused_where_the_backoff_is_made(
+def test_what_is_not_a_wait_is_refused_where_the_backoff_is_made(
     maker: Callable[..., object], wrong: object
 ) -> None:
     with pytest.raises(FaktoryPayloadError, match=r"(seconds|step|first) is .*(seconds|timedelta)"):

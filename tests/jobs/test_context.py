@@ -155,6 +155,69 @@ def test_a_job_without_retry_has_the_default_number_of_retries() -> None:
     assert JobContext(PAYLOAD).retries_remaining == 25
 
 
+def test_the_last_error_is_that_of_the_attempt_before() -> None:
+    failure = {
+        "retry_count": 0,
+        "failed_at": "2026-01-02T03:04:05.123456789+01:00",
+        "errtype": "ConnectionError",
+        "message": "away",
+    }
+    error = JobContext({**PAYLOAD, "failure": failure}).last_error
+    assert error is not None
+    assert (error.errtype, error.message) == ("ConnectionError", "away")
+    assert error.failed_at == datetime(2026, 1, 2, 2, 4, 5, 123456, tzinfo=UTC)
+    assert error.failed_at.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("failure", [None, {}])
+def test_a_first_attempt_has_no_last_error(failure: object) -> None:
+    assert JobContext({**PAYLOAD, "failure": failure}).last_error is None
+    assert JobContext(PAYLOAD).last_error is None
+
+
+@pytest.mark.parametrize("failed_at", [None, 5, "", "yesterday", "0001-01-01T00:00:00+10:00"])
+def test_a_record_of_another_program_without_a_time_does_not_raise(failed_at: object) -> None:
+    error = JobContext(
+        {**PAYLOAD, "failure": {"retry_count": 1, "failed_at": failed_at}}
+    ).last_error
+    assert error == ("", "", datetime(1970, 1, 1, tzinfo=UTC))
+
+
+def test_a_count_below_zero_is_a_first_attempt() -> None:
+    # Any program may push a job with any record of failures.
+    job = JobContext({**PAYLOAD, "retry": 3, "failure": {"retry_count": -9}})
+    assert (job.attempt, job.retries_remaining) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"args": [1, "a"], "custom": None},
+        {"args": [1, {"a": [2]}], "custom": None},
+        {"args": [[1]]},
+        {"args": [1]},
+        {"args": [1], "custom": {}},
+        {"args": [1], "custom": {}, "failure": {"retry_count": 0, "backtrace": ["a"]}},
+    ],
+)
+def test_the_job_as_it_was_fetched_is_kept_whatever_changes_in_the_payload(
+    fields: dict[str, Any],
+) -> None:
+    payload = json.loads(json.dumps({**PAYLOAD, **fields}))
+    before = json.dumps(payload)
+    job = JobContext(payload)
+    for each in payload["args"]:
+        if isinstance(each, list | dict):
+            each.clear()
+    payload["args"].append("decrypted")
+    (payload["custom"] or {}).update(secret=1)
+    (payload.get("failure") or {}).clear()
+    payload["queue"] = "other"
+    payload["args"] = []
+    assert json.dumps(job.as_fetched()) == before
+    assert job.args == []
+
+
 @pytest.mark.parametrize(
     ("fields", "reserved"), [({}, 1800), ({"reserve_for": None}, 1800), ({"reserve_for": 0}, 1800)]
 )

@@ -129,7 +129,7 @@ def test_any_callable_of_a_number_is_a_backoff(wait: Callable[[int], float]) -> 
 
 
 @pytest.mark.parametrize("name", ["retry_on", "discard_on", "backoff"])
-def test_a_policy_is_no_part_of_a_push(name: str) -> None:
+def test_a_policy_is_not_part_of_a_push(name: str) -> None:
     @faktory.job
     def sync() -> None: ...
 

@@ -86,6 +86,19 @@ def test_a_handler_gets_the_arguments_of_the_event() -> None:
     assert calls == [("job", "error")]
 
 
+def test_the_handlers_of_one_job_are_called_after_the_others() -> None:
+    calls: list[str] = []
+    events = Events()
+
+    def own(job: str, error: str) -> None:
+        calls.append(f"own {job} {error}")
+        raise ValueError("no")
+
+    events.on("exhausted", lambda job, error: calls.append(f"all {job} {error}"))
+    events.fire(LOG, "exhausted", "job", "error", own=[own, own])
+    assert calls == ["all job error", "own job error", "own job error"]
+
+
 def test_a_handler_of_one_worker_is_not_called_by_another() -> None:
     calls: list[str] = []
     process = Events()
