@@ -14,7 +14,7 @@ found by the jid), so none is sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import localtime, strftime, time
 from typing import Any, Final
 
@@ -73,7 +73,8 @@ class Delivery:
     def on_answers(self, answers: Sequence[Answer], log: Log) -> Delivery | None:
         """Return what follows the answers to `commands`; None: it is delivered."""
         for answer in answers:
-            _log_refusal(recovery.resolve_resent(answer) if self.repeated else answer, log)
+            if answer.error is not None:
+                _log_refusal(recovery.resolve_resent(answer) if self.repeated else answer, log)
         return None
 
     def on_error(self, error: BaseException) -> None:  # noqa: ARG002
@@ -84,7 +85,8 @@ class Delivery:
 class PushAgain(Delivery):
     """PUSH of a reserved job for later, then its ACK.
 
-    `verdict` says for when, `report` what its failure was. `fail` is sent instead if the server
+    `verdict` says for when, `report` what its failure was; one that is given back keeps the record
+    of its failures. `fail` is sent instead if the server
     refuses that, or if its outcome is unknown when its time has come: at worst the job runs
     once more. Without retries that would lose the job: then it is pushed anew and never ACKed, so
     that its reservation runs out, and the server drops that copy.
@@ -101,9 +103,11 @@ class PushAgain(Delivery):
         fail: Command[None],
         mark: Mark,
         log: Log,
+        given_back: bool = False,
     ) -> None:
         self._job, self._verdict, self._report = job, verdict, report
         self._fail, self._mark, self._log = fail, mark, log
+        self._given_back = given_back
         self._delay = 0.0
         self._unknown = False  # whether the server may have queued it, for a time that has come
         self._is_acked = True
@@ -172,11 +176,27 @@ class PushAgain(Delivery):
         return Delivery(self._fail)
 
     def _encode(self, delay: float) -> Command[None]:
-        clock, now = reservation_clock(), datetime.now(UTC)  # in between time can only be lost
+        clock = reservation_clock()  # first: what passes until `now` makes `_at` early, not late
+        now = datetime.now(UTC) + timedelta(seconds=self._lead())
         verdict = self._verdict._replace(delay=delay)
-        job = retries.again(self._job.as_fetched(), verdict, self._report, now)
+        fetched = self._job.as_fetched()
+        job = retries.again(fetched, verdict, self._report, now)
+        if self._given_back and "failure" in job:  # nothing has failed this time
+            job["failure"] = fetched["failure"]
         self._at = clock + (datetime.fromisoformat(job["at"]) - now).total_seconds()
         return commands.push_in_time(job)
+
+    def _lead(self) -> float:
+        """Return how far the server's clock is ahead of this machine's, as far as the job shows.
+
+        By a clock that is behind, the server would find the time of the next run come at once. It
+        had queued the job before it was fetched, and noted when.
+        """
+        try:
+            queued = datetime.fromisoformat(self._job.payload["enqueued_at"]).timestamp()
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return 0.0
+        return max(0.0, queued + reservation_clock() - self._job._began - time())
 
 
 class PushNext(Delivery):
@@ -217,10 +237,18 @@ class PushNext(Delivery):
 
 
 def report_of(
-    job: JobContext, verdict: Verdict, report: Report, mark: Mark, log: Log, why: str = ""
+    job: JobContext,
+    verdict: Verdict,
+    report: Report,
+    mark: Mark,
+    log: Log,
+    *,
+    is_wanted: bool = False,
+    given_back: bool = False,
 ) -> Delivery:
-    """Return how a job is reported that has failed, or is given back; `log` has it if it is tried
-    again or buried. `why` it is tried again is added if it has not failed.
+    """Return how a job is reported that has failed, asks for a retry, or is given back.
+
+    `log` gets a line if it is tried again, with the reason where nothing has failed, or buried.
     """
     fail = commands.fail(job.jid, *report)
     if verdict.outcome == "bury":
@@ -230,13 +258,14 @@ def report_of(
         return Delivery(fail, kill)
     if verdict.outcome == "again":
         try:
-            delivery = PushAgain(job, verdict, report, fail, mark, log)
+            delivery = PushAgain(job, verdict, report, fail, mark, log, given_back)
         except Exception as error:  # another client's job, which this one cannot send
             text = "%s cannot be pushed again, so the server's own wait counts: %s"
             log.error(text, job, error)
         else:
             uncounted = "" if verdict.counted else ", not counted as an attempt"
-            log.info("%s again at %s%s%s", job, delivery.at, uncounted, f": {why}" if why else "")
+            reason = f": {report[1]}" if is_wanted or given_back else ""
+            log.info("%s again at %s%s%s", job, delivery.at, uncounted, reason)
             return delivery
     return Delivery(fail)
 

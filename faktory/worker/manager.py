@@ -259,7 +259,10 @@ class Manager:
                 failed.append(job)
             mark = partial(self.mark, processor, job)
             report: Report = ("Shutdown", message, [])
-            deliveries.append(report_of(job, verdict, report, mark, self._log))
+            given_back = verdict.outcome == "again"
+            deliveries.append(
+                report_of(job, verdict, report, mark, self._log, given_back=given_back)
+            )
         if failed:
             self._handle_failures(failed, message)
         if stuck:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from random import random
@@ -30,9 +29,6 @@ from ..exceptions import (
     FaktoryAuthenticationError,
     FaktoryError,
     FaktoryJSONError,
-    FaktoryOutcomeUnknown,
-    FaktoryProtocolError,
-    FaktoryTimeout,
     Retry,
     Shutdown,
 )
@@ -44,13 +40,15 @@ from ..jobs.retries import FAIL, Verdict, judge
 from ..jobs.runner import JobRunner, in_context
 from ..wire import commands, failure
 from ..wire.commands import Command
-from ..wire.log import Log, clean, enabled
+from ..wire.log import Log
 from ..wire.payload import INVALID_JOB, find_fault, usable_jid
 from ..wire.validate import brief, clip
 from .backends.base import Backend, RemoteError, Report
 from .delivery import Delivery, PushNext, deliver, give_back, report_of
 from .interrupts import RunningJob
 from .lifecycle import Lifecycle
+from .logs import JobLog
+from .lost import SKIPPED, log_lost_fetch
 from .outage import Outage
 from .timing import Timing
 
@@ -63,7 +61,9 @@ class _End(NamedTuple):
     report: Report = ("", "", [])
     verdict: Verdict = FAIL
     is_wanted: bool = False
-    """Whether the job, or who stops the worker, wants it to be run again: nothing has failed."""
+    """Whether the job asks to be run again, so that it has not failed."""
+    given_back: bool = False
+    """Whether it was interrupted as the worker stops, and that does not count."""
     following: Delivery | None = None
     """How the next job of its chain is pushed, and this one reported."""
 
@@ -75,8 +75,6 @@ class _End(NamedTuple):
 
 
 _DONE: Final = _End("done")
-
-_SKIPPED: Final = "If it was a job, it waits out its reservation (one with retry 0 is lost)"
 
 
 class ProcessorManager(Protocol):
@@ -139,7 +137,9 @@ class Processor(Thread):
         self._manager = manager
         self._client = client
         self._log = Log(manager.log)
-        self._job_log = manager.log.getChild("job")
+        job_log = manager.log.getChild("job")
+        self._job_log = Log(job_log)
+        self._log_job = JobLog(job_log).log
         self._reconnect = False
         self._delivery: Delivery | None = None
 
@@ -188,7 +188,9 @@ class Processor(Thread):
             if self._reconnect:
                 self._reconnect = False
                 self._client.disconnect()
-            connects = self._connects_first
+            delivery = self._delivery
+            # What is to be sent may depend on the time when the connection is there.
+            connects = delivery is not None and delivery.is_timed and not self._client.is_connected
             sent = [] if connects else self._next_commands()
             if not (sent or connects):
                 return
@@ -209,7 +211,7 @@ class Processor(Thread):
                 if self._delivery is not None:
                     self._delivery.on_error(error)
                 if sent and sent[-1].name == "FETCH":
-                    self._log_lost_fetch(error)
+                    log_lost_fetch(error, self._client, self._log)
                 if self.giving_up.is_set():
                     self._log_undelivered(error)
                     return
@@ -218,8 +220,9 @@ class Processor(Thread):
             failures = 0
             manager.outage.ends(asked_at)
             if (delivery := self._delivery) is not None:
-                answered = [answers.pop(0) for _ in delivery.commands]
-                self._follow(delivery.on_answers(answered, self._log))
+                count = len(delivery.commands)
+                self._follow(delivery.on_answers(answers[:count], self._log))
+                del answers[:count]
             for fetched in answers:
                 if fetched.error is not None:
                     self._on_no_job(fetched.error)
@@ -247,7 +250,7 @@ class Processor(Thread):
             self._delivery = Delivery(commands.fail(jid, *report))
             return
         text = "the answer to FETCH is not a job that can be run or failed: %s. %s. It begins: %s"
-        self._log.error(text, fault, _SKIPPED, excerpt)
+        self._log.error(text, fault, SKIPPED, excerpt)
         self.stopping.wait(self._manager.timing.refused_fetch_interval)
 
     def run_job(self, job: JobContext) -> Delivery | None:
@@ -276,9 +279,15 @@ class Processor(Thread):
             reason = f": {end.reason}" if end.outcome == "discarded" else ""
             self._log_job(logging.INFO, "%s %s in %.3f s%s", job, end.outcome, seconds, reason)
             return end.following or Delivery(commands.ack(job.jid))
-        mark = partial(self._manager.mark, self, job)
-        why = end.report[1] if end.is_wanted else ""
-        return report_of(job, end.verdict, end.report, mark, Log(self._job_log), why)
+        return report_of(
+            job,
+            end.verdict,
+            end.report,
+            partial(self._manager.mark, self, job),
+            self._job_log,
+            is_wanted=end.is_wanted,
+            given_back=end.given_back,
+        )
 
     def _has_expired(self, job: JobContext) -> bool:
         try:
@@ -347,9 +356,9 @@ class Processor(Thread):
             traceback = failure.traceback_of(error)
         again = verdict.outcome == "again"
         given_back = again and issubclass(kind, Shutdown)
-        wanted = given_back or (issubclass(kind, Retry) and (again or job.retries_remaining > 0))
+        is_wanted = issubclass(kind, Retry) and (again or job.retries_remaining > 0)
         if self.running.failed is not None:
-            if not wanted:
+            if not (is_wanted or given_back):
                 seconds = monotonic() - self.running.since
                 text = "%s fail in %.3f s: %s: %s"
                 exc_info = (kind, error, traceback)
@@ -357,7 +366,7 @@ class Processor(Thread):
                 self._manager.on_failure(job, error, verdict.outcome == "bury")
             if verdict.note:
                 self._log_job(logging.WARNING, "%s is failed as by default: %s", job, verdict.note)
-        return _End(verdict.outcome, report, verdict, wanted)
+        return _End(verdict.outcome, report, verdict, is_wanted, given_back)
 
     def _judge(self, task: Runnable | None, job: JobContext, error: BaseException) -> Verdict:
         kind = type(error)
@@ -368,12 +377,6 @@ class Processor(Thread):
         return judge(task, job, error)
 
     # Reporting
-
-    @property
-    def _connects_first(self) -> bool:
-        """Whether the connection is to be opened before it is known what to send."""
-        delivery = self._delivery
-        return delivery is not None and delivery.is_timed and not self._client.is_connected
 
     def _next_commands(self) -> list[Command[Any]]:
         sent: list[Command[Any]] = []
@@ -405,39 +408,6 @@ class Processor(Thread):
                 return False
             self.stopping.wait(pause)
         return self._manager.lifecycle.fetches and not self.running.disowned
-
-    def _log_lost_fetch(self, error: FaktoryError | MemoryError) -> None:
-        """Log that a FETCH was given up which the server may have answered with a job.
-
-        A server that closes the connection has answered before, or stops.
-        """
-        cause = error.__cause__
-        if isinstance(error, MemoryError):
-            self._log.error("no memory is left to read the answer to FETCH. %s.", _SKIPPED)
-        elif not isinstance(error, FaktoryOutcomeUnknown) or cause is None:
-            return
-        elif isinstance(cause, FaktoryTimeout) or isinstance(cause.__cause__, OSError):
-            self._log.warning(
-                "FETCH was sent and not answered: if the server has given out a job, that job "
-                "waits out its reservation, and runs again then (one with retry 0 is lost): %s",
-                cause,
-            )
-        elif isinstance(cause, FaktoryProtocolError):
-            text = clip(str(cause), 1000)
-            if cause.jid is not None and self._fail_at_once(cause.jid, text):
-                self._log.error("the job %s fails, since it cannot be read: %s", cause.jid, text)
-            else:
-                self._log.error("the answer to FETCH cannot be read: %s. %s.", text, _SKIPPED)
-
-    def _fail_at_once(self, jid: str, fault: str) -> bool:
-        """Fail a job of which only the id could be read; return False if that does not work."""
-        try:
-            (answer,) = self._client.exchange(
-                commands.fail(jid, *failure.describe(None, INVALID_JOB, fault))
-            )
-        except FaktoryError:
-            return False
-        return answer.error is None
 
     def _pause(self, error: FaktoryError | MemoryError, failures: int, asked_at: float) -> None:
         """Wait before the next attempt to reach the server; the first one is made at once."""
@@ -484,24 +454,3 @@ class Processor(Thread):
         seconds = monotonic() - self.running.since
         reason = f": {report[0]}: {report[1]}" if outcome != "done" else ""
         self._log_job(logging.WARNING, text, job, -job.time_remaining(), outcome, seconds, reason)
-
-    def _log_job(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
-        """Log; what a filter or handler of the program raises loses no job."""
-        with suppress(BaseException):
-            log = self._job_log
-            if log.disabled:
-                enabled(log)
-            if log.isEnabledFor(level):
-                # As `Logger.log` does it, without its search for the caller: that is this line.
-                line = sys._getframe().f_lineno
-                name = "_log_job"
-                args = tuple(map(clean, args))
-                record = log.makeRecord(log.name, level, __file__, line, text, args, exc_info, name)
-                try:
-                    log.handle(record)
-                except BaseException:
-                    if exc_info is None:
-                        raise
-                    # It was raised by the error's own methods: once more, without its traceback.
-                    record.exc_info = None
-                    log.handle(record)

@@ -23,6 +23,7 @@ from faktory.jobs.context import JobContext, current_job, reservation_clock
 from faktory.worker import interrupts
 from faktory.worker.delivery import Delivery
 from faktory.worker.interrupts import RunningJob
+from faktory.worker.logs import JobLog
 from faktory.worker.processor import Processor
 
 from .conftest import Held, WaitUntil, end_reservation, make_manager, spin, succeed
@@ -246,10 +247,10 @@ def test_a_log_level_may_change_while_jobs_run(caplog: pytest.LogCaptureFixture)
 def test_a_log_record_has_the_place_that_it_comes_from(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     run(succeed)
-    lines, first = inspect.getsourcelines(Processor._log_job)
+    lines, first = inspect.getsourcelines(JobLog.log)
     for record in caplog.records:
-        assert (record.name, record.filename) == (f"{LOG.name}.job", "processor.py")
-        assert record.funcName == "_log_job"
+        assert (record.name, record.filename) == (f"{LOG.name}.job", "logs.py")
+        assert record.funcName == "log"
         assert first <= record.lineno < first + len(lines)
 
 
