@@ -374,6 +374,8 @@ class Processor(Thread):
             return give_back(job)
         if issubclass(kind, RemoteError):
             return error.verdict  # type: ignore[attr-defined,no-any-return]
+        if self.backend is not None and issubclass(kind, self.backend.own_errors):
+            return FAIL
         return judge(task, job, error)
 
     # Reporting

@@ -97,6 +97,8 @@ class ProcessBackends:
 class ProcessBackend:
     """Runs the jobs of one processor in a child, and in the next one when that has died."""
 
+    own_errors: tuple[type[BaseException], ...] = (ForkServerDied,)
+
     def __init__(self, backends: ProcessBackends) -> None:
         self._backends = backends
         self._fork_server = backends.fork_server

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import (
     BrokenExecutor,
+    CancelledError,
     Executor,
     Future,
     ProcessPoolExecutor,
@@ -126,6 +127,8 @@ def backends(
 
 class FutureBackend:
     """Runs the jobs of one processor in the executor."""
+
+    own_errors: tuple[type[BaseException], ...] = (BrokenExecutor, CancelledError)
 
     def __init__(self, shared: FutureBackends) -> None:
         self._shared = shared
