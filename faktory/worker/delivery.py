@@ -36,7 +36,7 @@ REPEAT_MARGIN: Final = 1.0
 under way for so long."""
 
 FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0
-"""Seconds ahead, doubling, for a job that is pushed anew since the outcome of its PUSH is unknown:
+"""Seconds ahead, doubling, for a job that is pushed once more, the outcome before being unknown:
 the copies stay few, however long connections go on breaking."""
 
 Mark = Callable[[bool, float | None], None]
@@ -85,11 +85,11 @@ class Delivery:
 class PushAgain(Delivery):
     """PUSH of a reserved job for later, then its ACK.
 
-    `verdict` says for when, `report` what its failure was; one that is given back keeps the record
-    of its failures. `fail` is sent instead if the server
-    refuses that, or if its outcome is unknown when its time has come: at worst the job runs
-    once more. Without retries that would lose the job: then it is pushed anew and never ACKed, so
-    that its reservation runs out, and the server drops that copy.
+    `verdict` says for when, `report` what its failure was; one that a stopping worker returns
+    keeps the record of its failures. `fail` is sent instead if the server refuses that, or if its
+    outcome is unknown when its time has come: at worst the job runs once more. Without retries
+    that would lose the job: then it is pushed once more and never ACKed, so that its reservation
+    runs out, and the server drops that copy.
     """
 
     is_last = False
@@ -122,7 +122,7 @@ class PushAgain(Delivery):
         return strftime(shown, localtime(time() + ahead))
 
     def advance(self) -> Delivery | None:
-        """Return what is to be sent now: what is too late is pushed anew, or left."""
+        """Return what is to be sent now: what is too late is made again, or left."""
         ahead = self._at - reservation_clock()
         if ahead > (0.0 if self.is_last else REPEAT_MARGIN):
             return self
@@ -246,7 +246,7 @@ def report_of(
     is_wanted: bool = False,
     given_back: bool = False,
 ) -> Delivery:
-    """Return how a job is reported that has failed, asks for a retry, or is given back.
+    """Return how a job is reported that has failed, asks for a retry, or is returned.
 
     `log` gets a line if it is tried again, with the reason where nothing has failed, or buried.
     """
@@ -271,7 +271,7 @@ def report_of(
 
 
 def give_back(job: JobContext) -> Verdict:
-    """Return what follows for a job that a worker interrupts as it stops, and gives back."""
+    """Return what follows for a job that a worker with `give_back` interrupts as it stops."""
     return retries.judge(None, job, Retry(after=retries.LEAST_AHEAD, count=False))
 
 

@@ -253,7 +253,7 @@ class Manager:
                 "%s does not end: abandoned on thread %s and %s",
                 job,
                 processor.name,
-                "given back" if verdict.outcome == "again" else "reported as failed",
+                "returned" if verdict.outcome == "again" else "reported as failed",
             )
             if verdict.outcome == "fail" and not has_failed:
                 failed.append(job)

@@ -397,7 +397,7 @@ class Worker:
         if running := self._manager.running():
             what = "fail by that and use up an attempt (one with retry 0 is dropped)"
             if self._manager.give_back:
-                what = "are given back and use up no attempt"
+                what = "are returned and use up no attempt"
             self._log.warning(
                 "the grace period is over: interrupting %d jobs, which %s: %s",
                 len(running),

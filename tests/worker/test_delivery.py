@@ -197,7 +197,7 @@ def test_the_connection_never_repeats_a_push_or_an_ack_that_has_a_time(marks: Ma
     assert report.commands[0].send_once
 
 
-def test_a_push_that_the_server_did_not_get_is_made_anew_when_its_time_has_come(
+def test_a_push_that_the_server_did_not_get_is_made_again_when_its_time_has_come(
     clock: Clock, marks: Marks
 ) -> None:
     def late() -> Outcome:
@@ -240,7 +240,7 @@ def test_a_job_fails_if_it_is_unknown_whether_it_was_pushed_and_its_time_has_com
 
 
 @pytest.mark.parametrize("retry", [0, -1])
-def test_a_job_without_retries_is_pushed_anew_then_and_its_reservation_runs_out(
+def test_a_job_without_retries_is_pushed_once_more_then_and_its_reservation_runs_out(
     clock: Clock, marks: Marks, retry: int
 ) -> None:
     def late() -> Outcome:

@@ -1,5 +1,5 @@
 """A connection is cut, or a worker killed, at every byte by which a job is pushed again or a chain
-goes on: no job is lost, none is counted twice, and none is there twice for good.
+goes on: no job is lost, none is counted twice, and none stays twice.
 
 FAKTORY_SERVER_COMMAND starts the real server: see `real.RealFaktory`.
 """

@@ -18,7 +18,7 @@ from .conftest import Held, Push, Reported, Start, WaitUntil, count, make_worker
 TIME = r"\d\d:\d\d:\d\d"
 
 
-class Heard:
+class Called:
     """What the handlers of errors and of jobs that have failed for good were called with."""
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class Heard:
         self.exhausted.append((job.jid, error))
 
 
-def listening(server: EmbeddedServer, **options: Any) -> tuple[faktory.Worker, Heard]:
+def listening(server: EmbeddedServer, **options: Any) -> tuple[faktory.Worker, Called]:
     """A worker and what its handlers hear."""
-    worker, heard = make_worker(server.url, **options), Heard()
-    worker.error_handlers.append(lambda error, _: heard.errors.append(error))
-    worker.on("exhausted", heard.note)
-    return worker, heard
+    worker, called = make_worker(server.url, **options), Called()
+    worker.error_handlers.append(lambda error, _: called.errors.append(error))
+    worker.on("exhausted", called.note)
+    return worker, called
 
 
 def ahead(job: dict[str, Any]) -> float:
@@ -63,7 +63,7 @@ def test_a_job_with_a_backoff_waits_under_scheduled_with_its_failure(
     def work(number: int) -> None:
         raise ConnectionError("away")
 
-    worker, heard = listening(server)
+    worker, called = listening(server)
     jid = push("work", 7, retry=2, custom={"tenant": "a"}, backtrace=3, queue="default")
     start(worker)
     wait_until(lambda: reports(server, jid) == ["ACK"])
@@ -75,9 +75,9 @@ def test_a_job_with_a_backoff_waits_under_scheduled_with_its_failure(
     assert job["failure"]["backtrace"]
     assert sent(server, "FAIL", "MUTATE") == []
     assert (server.retries, server.working, server.failures) == ([], [], 0)
-    wait_until(lambda: heard.errors)
-    assert [type(error) for error in heard.errors] == [ConnectionError]
-    assert heard.exhausted == []
+    wait_until(lambda: called.errors)
+    assert [type(error) for error in called.errors] == [ConnectionError]
+    assert called.exhausted == []
     assert messages(caplog, f"work {jid} fail in")
     (line,) = messages(caplog, f"work {jid} again at")
     assert re.search(f" again at {TIME}$", line)
@@ -96,7 +96,7 @@ def test_a_job_with_a_backoff_that_has_no_retries_left_fails_and_is_dead(
     def gave_up(job: JobContext, error: BaseException) -> None:
         given_up.append(job.jid)
 
-    worker, heard = listening(server)
+    worker, called = listening(server)
     jid = push("work", retry=1)
     start(worker)
     wait_until(lambda: server.scheduled)
@@ -106,8 +106,8 @@ def test_a_job_with_a_backoff_that_has_no_retries_left_fails_and_is_dead(
     assert server.failures == 1
     (job,) = server.dead
     assert (job["failure"]["retry_count"], job["failure"]["remaining"]) == (1, 0)
-    assert [found for found, _ in heard.exhausted] == given_up == [jid]
-    assert len(heard.errors) == 2
+    assert [found for found, _ in called.exhausted] == given_up == [jid]
+    assert len(called.errors) == 2
 
 
 @pytest.mark.parametrize("counted", [True, False])
@@ -124,7 +124,7 @@ def test_a_retry_that_is_granted_is_not_an_error(
     def work() -> None:
         raise Retry("rate limited", after=60, count=counted)
 
-    worker, heard = listening(server)
+    worker, called = listening(server)
     worker.register("work", work)
     jid = push("work", retry=1)
     start(worker)
@@ -133,7 +133,7 @@ def test_a_retry_that_is_granted_is_not_an_error(
     assert 50 < ahead(job) <= 60
     assert job.get("failure", {}).get("retry_count") == (0 if counted else None)
     wait_until(lambda: reports(server, jid) == ["ACK"])
-    assert heard.errors == []
+    assert called.errors == []
     (line,) = messages(caplog, f"work {jid} again at")
     uncounted = "" if counted else ", not counted as an attempt"
     assert re.search(f" again at {TIME}{uncounted}: rate limited$", line)
@@ -146,14 +146,14 @@ def test_a_retry_that_is_worn_out_passes_itself(
     def work() -> None:
         raise Retry("rate limited", after=60)
 
-    worker, heard = listening(server)
+    worker, called = listening(server)
     worker.register("work", work)
     jid = push("work", retry=-1)
     start(worker)
     wait_until(lambda: server.dead)
     assert server.dead[0]["failure"]["errtype"] == "Retry"
-    assert [type(error) for error in heard.errors] == [Retry]
-    assert [found for found, _ in heard.exhausted] == [jid]
+    assert [type(error) for error in called.errors] == [Retry]
+    assert [found for found, _ in called.exhausted] == [jid]
 
 
 @pytest.mark.parametrize("custom", [{"bid": "b-1"}, {"track": 1}, {"unique_for": 60}])
@@ -168,14 +168,14 @@ def test_a_job_of_which_the_server_keeps_more_is_left_to_the_servers_wait(
     def work() -> None:
         raise Retry("rate limited", after=60)
 
-    worker, heard = listening(server)
+    worker, called = listening(server)
     worker.register("work", work)
     jid = push("work", custom=custom)
     start(worker)
     wait_until(lambda: server.retries)
     assert reports(server, jid) == ["FAIL"]
     assert server.scheduled == []
-    assert heard.errors == []
+    assert called.errors == []
     assert messages(caplog, "the server's own wait counts")
 
 
@@ -252,7 +252,7 @@ def test_a_job_is_buried_at_once_by_an_error_that_its_policy_does_not_name(
     def gave_up(job: JobContext, error: BaseException) -> None:
         given_up.append(f"{job.jid} {error!r}")
 
-    worker, heard = listening(server)
+    worker, called = listening(server)
     other = push("other")
     with Client(server.url) as client:  # another job that waits for its retry stays there
         client.fetch("default")
@@ -266,8 +266,8 @@ def test_a_job_is_buried_at_once_by_an_error_that_its_policy_does_not_name(
     assert [job["jid"] for job in server.retries] == [other]
     assert sent(server, "FAIL", "MUTATE", "PUSH") == ["FAIL", "MUTATE"]
     assert given_up == [f"{jid} ValueError('wrong')"]
-    assert [found for found, _ in heard.exhausted] == [jid]
-    assert len(heard.errors) == 1
+    assert [found for found, _ in called.exhausted] == [jid]
+    assert len(called.errors) == 1
     assert messages(caplog, f"work {jid} is buried")
 
 
@@ -299,11 +299,11 @@ def test_an_error_that_discard_on_names_ends_the_job(
     def work() -> None:
         raise KeyError("gone")
 
-    worker, heard = listening(server)
+    worker, called = listening(server)
     jid = push("work")
     start(worker)
     reported(jid, "ACK")
-    assert (server.failures, heard.errors, heard.exhausted) == (0, [], [])
+    assert (server.failures, called.errors, called.exhausted) == (0, [], [])
     (line,) = messages(caplog, "discarded")
     assert re.fullmatch(rf"work {jid} discarded in .* s: KeyError: 'gone'", line)
 
@@ -359,7 +359,7 @@ def test_a_job_that_is_interrupted_is_given_back_and_not_counted(
             client.fetch("default")
             client.fail(jid, errtype="ValueError", message="before")
             client.requeue("retries")
-    worker, heard = listening(server, give_back=True, disconnect_wait=0)
+    worker, called = listening(server, give_back=True, disconnect_wait=0)
     worker.register("work", spin)
     running = start(worker)
     wait_until(lambda: began)
@@ -370,8 +370,8 @@ def test_a_job_that_is_interrupted_is_given_back_and_not_counted(
     assert 0 < ahead(job) < 10
     message = job.get("failure", {}).get("message")
     assert message == (None if attempt == 1 else "before")
-    assert (heard.errors, heard.exhausted) == ([], [])
-    assert messages(caplog, "which are given back and use up no attempt")
+    assert (called.errors, called.exhausted) == ([], [])
+    assert messages(caplog, "which are returned and use up no attempt")
     (line,) = messages(caplog, f"work {jid} again at")
     assert ", not counted as an attempt: the worker stopped" in line
 
@@ -381,7 +381,7 @@ def test_a_job_that_does_not_end_is_given_back_by_the_worker(
 ) -> None:
     jids = {push("work", retry=0), push("work", retry=0)}
     member = push("work", custom={"bid": "b-1"})
-    worker, heard = listening(server, give_back=True, disconnect_wait=0, concurrency=3)
+    worker, called = listening(server, give_back=True, disconnect_wait=0, concurrency=3)
     worker.register("work", held.hold)
     running = start(worker)
     wait_until(lambda: len(server.working) == 3)
@@ -392,7 +392,7 @@ def test_a_job_that_does_not_end_is_given_back_by_the_worker(
     assert [job["jid"] for job in server.retries] == [member]
     assert sorted(sent(server, "PUSH", "ACK", "FAIL")) == ["ACK", "ACK", "FAIL", "PUSH", "PUSH"]
     assert len(running.worker.abandoned) == 3
-    assert [type(error) for error in heard.errors] == [faktory.Shutdown]
+    assert [type(error) for error in called.errors] == [faktory.Shutdown]
 
 
 def test_a_job_that_comes_after_the_stop_is_given_back(
