@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -209,6 +209,20 @@ def test_a_push_that_the_server_did_not_get_is_made_again_when_its_time_has_come
     assert server.verbs == ["PUSH", "PUSH", "ACK"]
     first, second = (datetime.fromisoformat(job["at"]) for job in server.jobs())
     assert 29 < (second - first).total_seconds() < 32
+
+
+def test_the_time_is_ahead_on_the_clock_of_the_server_as_far_as_the_job_shows_it(
+    marks: Marks,
+) -> None:
+    queued = datetime.now(UTC) + timedelta(seconds=1000)  # it was fetched after that
+    server = Server()
+    send(server, again(marks, delay=60, enqueued_at=queued.isoformat()))
+    (job,) = server.jobs()
+    assert 1059 < (datetime.fromisoformat(job["at"]) - datetime.now(UTC)).total_seconds() < 1061
+    for nonsense in ("yesterday", None, 5, "9999-12-31T23:59:59-23:00"):
+        server = Server()
+        send(server, again(marks, delay=60, enqueued_at=nonsense))
+        assert server.verbs in (["PUSH", "ACK"], ["FAIL"])
 
 
 def test_a_push_is_not_sent_within_the_last_second_before_its_time(

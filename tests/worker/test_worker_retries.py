@@ -12,6 +12,7 @@ import pytest
 import faktory
 from faktory import Client, JobContext, Retry
 from faktory.server import EmbeddedServer
+from faktory.worker.timing import Timing
 
 from .conftest import Held, Push, Reported, Start, WaitUntil, count, make_worker, messages, reports
 
@@ -19,7 +20,7 @@ TIME = r"\d\d:\d\d:\d\d"
 
 
 class Called:
-    """What the handlers of errors and of jobs that have failed for good were called with."""
+    """What the handlers of errors and of jobs that have failed permanently were called with."""
 
     def __init__(self) -> None:
         self.errors: list[BaseException] = []
@@ -30,7 +31,7 @@ class Called:
 
 
 def listening(server: EmbeddedServer, **options: Any) -> tuple[faktory.Worker, Called]:
-    """A worker and what its handlers hear."""
+    """A worker, and what its handlers are called with."""
     worker, called = make_worker(server.url, **options), Called()
     worker.error_handlers.append(lambda error, _: called.errors.append(error))
     worker.on("exhausted", called.note)
@@ -333,7 +334,7 @@ def test_a_backoff_that_raises_or_returns_nonsense_costs_no_job(
     assert messages(caplog, "its backoff r")
 
 
-# Given back
+# Returned by a worker that stops
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
@@ -413,6 +414,56 @@ def test_a_job_that_comes_after_the_stop_is_given_back(
     assert ran == []
     assert [job["jid"] for job in server.scheduled] == [jid]
     assert sent(server, "ACK", "FAIL") == ["ACK"]
+
+
+def test_a_push_that_is_not_answered_when_the_worker_stops_is_logged(
+    server: EmbeddedServer,
+    start: Start,
+    push: Push,
+    wait_until: WaitUntil,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def work() -> None:
+        raise Retry(after=60)
+
+    jid = push("work")
+    server.hold("PUSH")
+    server.clear_commands()
+    timing = Timing(fetch_grace=0.1, report_grace=0.1, shutdown_grace=0.1)
+    running = start(make_worker(server.url, {"work": work}, disconnect_wait=0.1, timing=timing))
+    wait_until(lambda: count(server, "PUSH"))
+    running.stop()
+    assert len(running.worker.abandoned) == 1
+    (line,) = messages(caplog, "could not be delivered")
+    assert line.startswith(f"PUSH of {jid} could not be delivered: ")
+    assert line.endswith("; its job runs again after its reservation")
+    server.release("PUSH")  # the thread goes on as long as the process does
+    wait_until(lambda: reports(server, jid) == ["ACK"])
+    assert [job["jid"] for job in server.scheduled] == [jid]
+
+
+def test_a_retry_is_delivered_when_the_worker_ends_by_an_error(
+    server: EmbeddedServer, start: Start, push: Push, wait_until: WaitUntil
+) -> None:
+    asked: list[int] = []
+
+    def get_queues() -> list[str]:
+        asked.append(1)
+        if len(asked) == 2:  # for the FETCH that goes with the ACK
+            raise ZeroDivisionError
+        return ["default"]
+
+    def work() -> None:
+        raise Retry(after=60)
+
+    jid = push("work")
+    worker = make_worker(server.url, {"work": work})
+    worker._manager.get_queues = get_queues
+    running = start(worker)
+    with pytest.raises(ZeroDivisionError):
+        running.join()
+    assert reports(server, jid) == ["ACK"]
+    assert [job["jid"] for job in server.scheduled] == [jid]
 
 
 def test_without_give_back_an_interrupted_job_fails(
