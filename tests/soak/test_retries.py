@@ -153,8 +153,7 @@ def test_jobs_that_are_retried_outlast_200_kills(
         finally:
             fleet.stop()
     lines = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
-    report = check(lines, fleet.killed)
-    print(report)
+    check(lines, fleet.killed)
     assert dead == 0
 
 
@@ -173,35 +172,35 @@ def chain(number: int) -> dict[str, object]:
     return {**first, "custom": {"chain": others}}
 
 
-def check(lines: list[list[str]], killed: int) -> str:
-    """Check what ran; return it in numbers."""
-    assert killed >= KILLS
+def check(lines: list[list[str]], killed: int) -> None:
+    """Check what ran, and print it in numbers."""
     done = {int(words[1]) for words in lines if words[0] == "done"}
-    assert done == set(range(JOBS)), f"{JOBS - len(done)} jobs were lost"
     runs = Counter((int(words[1]), int(words[2])) for words in lines if words[0] == "run")
     attempts: dict[int, set[int]] = defaultdict(set)
     for number, attempt in runs:
         attempts[number].add(attempt)
-    # An attempt that was counted and not seen: its worker was killed before the job began.
     unseen = sum(max(seen) - len(seen) for seen in attempts.values())
-    assert unseen <= killed * THREADS / 4
-    # A run of an attempt that ran before: its worker was killed between PUSH and ACK.
     twice = sum(count - 1 for count in runs.values())
-    assert twice <= killed * THREADS / 4
-    assert max(runs.values()) <= 3
     steps = [(int(words[1]), int(words[2])) for words in lines if words[0] == "step"]
     first: dict[tuple[int, int], int] = {}
     for place, each in enumerate(steps):
         first.setdefault(each, place)
+    repeated, most = len(steps) - len(first), max(Counter(steps).values())
+    print(
+        f"{killed} kills: {len(done)} jobs in {sum(runs.values())} runs, {unseen} attempts unseen, "
+        f"{twice} run twice; {len(first)} steps of chains, {repeated} repeated, {most} at most"
+    )
+    assert killed >= KILLS
+    assert done == set(range(JOBS)), f"{JOBS - len(done)} jobs were lost"
+    # An attempt that was counted and not seen: its worker was killed before the job began. With
+    # each retry counted twice there would be one for each.
+    assert unseen <= killed * THREADS < JOBS * FAILURES / 2
+    # A run of an attempt that ran before: its worker was killed between PUSH and ACK.
+    assert twice <= killed * THREADS / 4
+    assert max(runs.values()) <= 3
     assert len(first) == CHAINS * LENGTH, f"{CHAINS * LENGTH - len(first)} steps were lost"
     for number in range(CHAINS):
         places = [first[number, step] for step in range(LENGTH)]
         assert places == sorted(places)
-    repeated = len(steps) - len(first)
-    assert repeated <= killed * THREADS / 2
-    most = max(Counter(steps).values())
+    assert repeated <= killed * THREADS / 4
     assert most <= 4
-    return (
-        f"{killed} kills: {len(done)} jobs in {sum(runs.values())} runs, {unseen} attempts unseen, "
-        f"{twice} run twice; {len(first)} steps of chains, {repeated} repeated, {most} at most"
-    )
