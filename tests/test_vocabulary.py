@@ -49,7 +49,7 @@ RETIRED = [
     (part("duplicable"), "may_duplicate"),
     (part("lends?|lent|lending|borrow|borrows|borrowing"), "acquire, release"),
     (r"(?i)(?<!references are )\bborrowed\b(?! reference)", "acquired"),
-    (phrase("(?:gives?|gave|given|giving) back"), "release, return"),
+    (r"(?i:(?<![a-z])(?:gives?|gave|given|giving)[\s#*]+back(?![a-z]))", "release, return"),
     # workers
     (part("crews?"), "Manager"),
     (part("slot(?!s)"), "Processor"),
@@ -114,7 +114,7 @@ one line of text; line by line; line breaks are kept out; newsletter; __slots__;
 there is no job; There are no jobs; is no longer; math.floor(1); a foreign key; outside a mode;
 Outside of it; all other references are borrowed; a borrowed reference; retired; meeting;
 understand in; replace; "Core: encode"; a Chain of
-lines
+lines; give_back=True; --give-back
 """
 
 

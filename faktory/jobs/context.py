@@ -122,7 +122,8 @@ class JobContext(JobAttributes):
         self._fetched = _copy_of(payload)
         self._client = client
         reserved = payload.get("reserve_for") or DEFAULT_RESERVE
-        self._ends = self._now() + (reserved if reserved > LEAST_RESERVE else LEAST_RESERVE)
+        self._began = now = self._now()
+        self._ends = now + (reserved if reserved > LEAST_RESERVE else LEAST_RESERVE)
 
     def __repr__(self) -> str:
         return f"<job {self}>"

@@ -15,6 +15,7 @@ from ..client import Client, defaults
 from ..jobs.context import JobContext
 from ..server import EmbeddedServer
 from ..worker import Worker
+from ..worker.delivery import deliver
 from .memory import DRAIN_LIMIT
 from .modes import disable
 
@@ -48,9 +49,11 @@ class DrainingWorker(Worker):
                         "without end?"
                     )
                 done += 1
-                report = processor.run_job(JobContext(dict(payload), client))
-                assert report is not None
-                client.call(report)
+                delivery = processor.run_job(JobContext(dict(payload), client))
+                assert delivery is not None
+                (undelivered,) = deliver(client, [delivery], self._log)
+                if undelivered is not None:
+                    raise undelivered[1]
         return done
 
 

@@ -38,6 +38,8 @@ class Command(Generic[T]):
     min_timeout     seconds without any of the answer to wait at least
     jids            the jobs that it is about
     skip_check      send it without checking first that the connection is open and silent
+    send_once       the connection never sends it again, not even if nothing of it was sent: its
+                    caller looks at the time first
     """
 
     __slots__ = (
@@ -51,6 +53,7 @@ class Command(Generic[T]):
         "name",
         "read",
         "scheduled",
+        "send_once",
         "skip_check",
     )
 
@@ -66,6 +69,7 @@ class Command(Generic[T]):
         already_done: str | None = None,
         min_timeout: float = 0.0,
         skip_check: bool = False,
+        send_once: bool = False,
     ) -> None:
         self.name = name
         self.data = data
@@ -78,6 +82,7 @@ class Command(Generic[T]):
         self.jids = jids
         self.skip_check = skip_check
         self.scheduled: Sequence[str] = ()
+        self.send_once = send_once
 
     def __repr__(self) -> str:
         return f"<{self.name}, {len(self.data)} bytes>"
@@ -93,6 +98,14 @@ def push(job: dict[str, Any]) -> Command[None]:
     if "at" in job:
         command.scheduled = times_of((job,))
     return command
+
+
+def push_in_time(job: dict[str, Any]) -> Command[None]:
+    """Queue one job for later. Until its time, its caller may send the same line again.
+
+    The scheduled job is the same entry each time (`storage/sorted_redis.go: AddElement`).
+    """
+    return Command("PUSH", encode_push(job), expect_ok, False, jids=(job["jid"],), send_once=True)
 
 
 def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
@@ -162,14 +175,15 @@ def fetch(queues: Sequence[str], skip_check: bool = False) -> Command[FetchedJob
     )
 
 
-def ack(jid: str) -> Command[None]:
+def ack(jid: str, in_time: bool = False) -> Command[None]:
     """Report a job as done.
 
     Idempotent: the server answers OK for a jid that it does not know
-    (`manager/working.go: Acknowledge`).
+    (`manager/working.go: Acknowledge`). With `in_time` another worker may get the same jid soon,
+    whose reservation this would end: its caller looks at the time before it sends this.
     """
     line = encode_command("ACK", json={"jid": _check_jid(jid)})
-    return Command("ACK", line, expect_ok, idempotent=True, jids=(jid,))
+    return Command("ACK", line, expect_ok, idempotent=True, jids=(jid,), send_once=in_time)
 
 
 def fail(jid: str, errtype: str, message: str, backtrace: Sequence[str] | None) -> Command[None]:
@@ -247,13 +261,14 @@ def mutate(
     if target not in ("retries", "scheduled", "dead"):
         raise ValueError(f"the target {target!r} is not one of retries, scheduled and dead.")
     chosen: dict[str, object] = {}
+    named: list[str] = []
     if jids is not None:
         if jobtype is not None or matching is not None:
             raise ValueError("the server looks at jids alone: pass no jobtype, no matching.")
         if isinstance(jids, (str, bytes)) or not isinstance(jids, Iterable):
             raise ValueError(f"jids is {jids!r}: pass a list of job ids.")
-        chosen["jids"] = [_check_jid(jid) for jid in jids]
-        if not chosen["jids"]:
+        chosen["jids"] = named = [_check_jid(jid) for jid in jids]
+        if not named:
             return None
     for name, wire_name, value in (
         ("jobtype", "jobtype", jobtype),
@@ -277,7 +292,7 @@ def mutate(
     if chosen:
         request["filter"] = chosen
     line = encode_command("MUTATE", json=request)
-    return Command("MUTATE", line, expect_ok, idempotent=True, min_timeout=BULK_TIMEOUT)
+    return Command("MUTATE", line, expect_ok, idempotent=True, jids=named, min_timeout=BULK_TIMEOUT)
 
 
 def pause_queues(names: Sequence[str]) -> Command[None]:

@@ -63,7 +63,7 @@ def may_resend(
     `at_least_once` is the caller's choice to risk that a job is queued twice. `now` is the time, in
     seconds since the epoch: jobs that are scheduled for later may be pushed again.
     """
-    return all(
+    return not any(command.send_once for command in unanswered) and all(
         command.idempotent
         or (at_least_once and command.may_duplicate)
         or _is_ahead(command.scheduled, now + LEAST_AHEAD)

@@ -1,13 +1,15 @@
-"""Log records with the job that they were made in."""
+"""Log records with the job that they were made in, and the lines that a processor logs of jobs."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ..jobs.context import current_job
-from ..wire.log import clean
+from ..wire.log import clean, enabled
 
 
 class JobFilter(logging.Filter):
@@ -53,3 +55,31 @@ class _Marking:
         record = self._make(*args, **kwargs)
         self._mark(record)
         return record
+
+
+class JobLog:
+    """Writes the lines of jobs; what a filter or handler of the program raises loses no job."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+
+    def log(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
+        """Write a line."""
+        with suppress(BaseException):
+            log = self.logger
+            if log.disabled:
+                enabled(log)
+            if log.isEnabledFor(level):
+                # As `Logger.log` does it, without its search for the caller: that is this line.
+                line = sys._getframe().f_lineno
+                args = tuple(map(clean, args))
+                name = "log"
+                record = log.makeRecord(log.name, level, __file__, line, text, args, exc_info, name)
+                try:
+                    log.handle(record)
+                except BaseException:
+                    if exc_info is None:
+                        raise
+                    # It was raised by the error's own methods: once more, without its traceback.
+                    record.exc_info = None
+                    log.handle(record)

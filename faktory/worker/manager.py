@@ -12,6 +12,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
@@ -20,11 +21,13 @@ from typing import Final, Protocol
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, Shutdown
 from ..jobs.context import JobContext
+from ..jobs.registry import ExhaustedHandler, UnknownJob
+from ..jobs.retries import FAIL
 from ..jobs.runner import JobRunner
-from ..wire import commands
 from ..wire.log import Log
-from .backends.base import Backends
+from .backends.base import Backends, Report
 from .burst import Burst
+from .delivery import Delivery, deliver, give_back, report_of
 from .events import Events
 from .lifecycle import Lifecycle
 from .outage import Outage
@@ -51,8 +54,8 @@ class CannotStart(RuntimeError):
 class JobTable(Protocol):
     """Where the ids of the running jobs are written for the supervisor of this process."""
 
-    def write(self, owner: str, jid: str | None, until: float = ...) -> None:
-        """Note which job `owner` has, None for none."""
+    def write(self, owner: str, jid: str | None, until: float = ..., ack: bool = ...) -> None:
+        """Note which job `owner` has until then, None for none; whether it is to be ACKed."""
 
 
 class Manager:
@@ -81,6 +84,8 @@ class Manager:
         self.backends: Backends | None = None
         self.job_table: JobTable | None = None
         self.burst: Burst | None = None
+        self.give_back = False
+        """Whether jobs that are interrupted as the worker stops are not counted as failed."""
         self._make_client = make_client
         self._events = events
         self._post = post
@@ -122,6 +127,12 @@ class Manager:
                 self.job_table.write(processor.name, job.jid, job._ends)
                 job.on_more_time = lambda _: self._record_again(processor, job)
 
+    def mark(self, processor: Processor, job: JobContext, ack: bool, until: float | None) -> None:
+        """Write into the job table what is to be done with a job; see `delivery.Mark`."""
+        if self.job_table is not None:
+            jid = None if until is None else job.jid
+            self.job_table.write(processor.name, jid, until or 0.0, ack)
+
     def on_time_limit(self) -> None:
         """Have the worker's thread look when the next job is due to be interrupted."""
         self._post(self.check_jobs)
@@ -131,11 +142,14 @@ class Manager:
         if self.burst is not None:
             self.burst.wait(processor, asked_at, self.processors.copy())
 
-    def on_failure(self, job: JobContext, error: BaseException) -> None:
+    def on_failure(self, job: JobContext, error: BaseException, buried: bool = False) -> None:
         """Call the error handlers, and after the last attempt those of "exhausted"."""
         self._events.report(self.log, error, job.payload)
-        if job.retries_remaining == 0:
-            self._events.fire(self.log, "exhausted", job, error)
+        if buried or job.retries_remaining == 0:
+            own: Sequence[ExhaustedHandler] = ()
+            with suppress(UnknownJob):
+                own = self.runner.find(job.jobtype).exhausted_handlers
+            self._events.fire(self.log, "exhausted", job, error, own=own)
 
     def on_beat(self, asked_at: float, state: str | None) -> None:
         """The server answered a heartbeat; have the worker get into the state that it wants."""
@@ -247,6 +261,8 @@ class Manager:
         Returns the names of the processors that have one, or could not deliver their report.
         """
         stuck: list[tuple[Processor, JobContext]] = []
+        deliveries: list[Delivery] = []
+        failed: list[JobContext] = []
         names: list[str] = []
         self._end_waits(0.0)
         for processor in self.processors:
@@ -256,14 +272,26 @@ class Manager:
                 continue
             stuck.append((processor, job))
             names.append(processor.name)
+            has_failed = processor.running.failed is not None
+            verdict = give_back(job) if self.give_back and not has_failed else FAIL
             self._log.warning(
-                "%s does not end: abandoned on thread %s and reported as failed",
+                "%s does not end: abandoned on thread %s and %s",
                 job,
                 processor.name,
+                "returned" if verdict.outcome == "again" else "reported as failed",
             )
+            if verdict.outcome == "fail" and not has_failed:
+                failed.append(job)
+            mark = partial(self.mark, processor, job)
+            report: Report = ("Shutdown", message, [])
+            given_back = verdict.outcome == "again"
+            deliveries.append(
+                report_of(job, verdict, report, mark, self._log, given_back=given_back)
+            )
+        if failed:
+            self._handle_failures(failed, message)
         if stuck:
-            self._handle_failures([pair for pair in stuck if not pair[0].running.failed], message)
-            self._fail(stuck, client, message)
+            self._report_abandoned(stuck, deliveries, client)
         until = monotonic() + self.timing.report_grace
         for processor in self.processors:
             if processor.name not in names:
@@ -323,11 +351,11 @@ class Manager:
             stack(processor),
         )
 
-    def _handle_failures(self, stuck: list[tuple[Processor, JobContext]], message: str) -> None:
+    def _handle_failures(self, failed: list[JobContext], message: str) -> None:
         """Call the program's handlers of abandoned jobs; they do not delay the reports for long."""
 
         def handle() -> None:
-            for _, job in stuck:
+            for job in failed:
                 self.on_failure(job, Shutdown(message))
 
         thread = threading.Thread(target=handle, name="faktory-failures", daemon=True)
@@ -342,18 +370,16 @@ class Manager:
                 "a handler of failed jobs does not end; it stands at:\n%s", stack(thread)
             )
 
-    def _fail(
-        self, stuck: list[tuple[Processor, JobContext]], client: Client, message: str
+    def _report_abandoned(
+        self,
+        stuck: list[tuple[Processor, JobContext]],
+        deliveries: list[Delivery],
+        client: Client,
     ) -> None:
-        try:
-            answers = client.exchange(
-                *[commands.fail(job.jid, "Shutdown", message, []) for _, job in stuck]
-            )
-            errors = [answer.error for answer in answers]
-        except FaktoryError as error:
-            errors = [error] * len(stuck)
-        for (processor, job), failed in zip(stuck, errors, strict=True):
-            if failed is not None:
-                self._log.error("%s could not be reported: %s", job, failed)
+        for (processor, job), left in zip(
+            stuck, deliver(client, deliveries, self._log), strict=True
+        ):
+            if left is not None:
+                self._log.error("%s could not be reported: %s", job, left[1])
             elif self.job_table is not None:
                 self.job_table.write(processor.name, None)

@@ -16,12 +16,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache
+from datetime import UTC, datetime
+from functools import lru_cache, partial
 from random import random
 from threading import Event, Thread
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..client import Client
 from ..exceptions import (
@@ -29,29 +29,54 @@ from ..exceptions import (
     FaktoryAuthenticationError,
     FaktoryError,
     FaktoryJSONError,
-    FaktoryOutcomeUnknown,
-    FaktoryProtocolError,
-    FaktoryTimeout,
+    Retry,
+    Shutdown,
 )
+from ..jobs import chains
 from ..jobs.context import JobContext
+from ..jobs.expiry import has_expired
+from ..jobs.registry import Runnable
+from ..jobs.retries import FAIL, Verdict, judge
 from ..jobs.runner import JobRunner, in_context
-from ..wire import commands, failure, recovery
+from ..wire import commands, failure
 from ..wire.commands import Command
-from ..wire.log import Log, clean, enabled
+from ..wire.log import Log
 from ..wire.payload import INVALID_JOB, find_fault, usable_jid
-from ..wire.session import Answer
 from ..wire.validate import brief, clip
 from .backends.base import Backend, RemoteError, Report
 from .burst import Burst
+from .delivery import Delivery, PushNext, deliver, give_back, report_of
 from .interrupts import RunningJob
 from .lifecycle import Lifecycle
+from .logs import JobLog
+from .lost import SKIPPED, log_lost_fetch
 from .outage import Outage
 from .queues import Limits
 from .timing import Timing
 
-_NO_FAILURE: Final[Report] = ("", "", [])
 
-_SKIPPED: Final = "If it was a job, it waits out its reservation (one with retry 0 is lost)"
+class _End(NamedTuple):
+    """How a job ended."""
+
+    outcome: str
+    """"done", "discarded", or that of the verdict."""
+    report: Report = ("", "", [])
+    verdict: Verdict = FAIL
+    is_wanted: bool = False
+    """Whether the job asks to be run again, so that it has not failed."""
+    given_back: bool = False
+    """Whether it was interrupted as the worker stops, and that does not count."""
+    following: Delivery | None = None
+    """How the next job of its chain is pushed, and this one reported."""
+
+    @property
+    def reason(self) -> str:
+        """Why it was discarded."""
+        errtype, message, _ = self.report
+        return message if errtype == Discard.__name__ else f"{errtype}: {message}"
+
+
+_DONE: Final = _End("done")
 
 
 class ProcessorManager(Protocol):
@@ -68,14 +93,21 @@ class ProcessorManager(Protocol):
     def get_queues(self) -> Sequence[str]:
         """Return the queues of the next FETCH, in order."""
 
+    @property
+    def give_back(self) -> bool:
+        """Whether jobs that are interrupted as the worker stops are not counted as failed."""
+
     def record(self, processor: Processor, job: JobContext | None) -> None:
         """Note which job a processor has fetched and not reported yet."""
+
+    def mark(self, processor: Processor, job: JobContext, ack: bool, until: float | None) -> None:
+        """Note what is to be done with that job if this process dies; see `delivery.Mark`."""
 
     def on_time_limit(self) -> None:
         """A job with a time limit begins."""
 
-    def on_failure(self, job: JobContext, error: BaseException) -> None:
-        """A job raised; its failure is not reported yet."""
+    def on_failure(self, job: JobContext, error: BaseException, buried: bool = False) -> None:
+        """A job raised; its failure, which may bury it at once, is not reported yet."""
 
     def on_no_job(self, processor: Processor, asked_at: float) -> None:
         """A FETCH that was sent then brought no job."""
@@ -87,10 +119,6 @@ class ProcessorManager(Protocol):
 @lru_cache(maxsize=64)  # more orders than that, of many queues with weights, are encoded each time
 def _fetch(queues: tuple[str, ...]) -> Command[Any]:
     return commands.fetch(queues, skip_check=True)
-
-
-def _name(report: Command[None] | None) -> str:
-    return f"{report.name} of {clip(report.jids[0])}" if report is not None else "a report"
 
 
 class Processor(Thread):
@@ -116,15 +144,16 @@ class Processor(Thread):
         self._manager = manager
         self._client = client
         self._log = Log(manager.log)
-        self._job_log = manager.log.getChild("job")
+        job_log = manager.log.getChild("job")
+        self._job_log = Log(job_log)
+        self._log_job = JobLog(job_log).log
         self._reconnect = False
-        self._report: Command[None] | None = None
-        self._resent = False
+        self._delivery: Delivery | None = None
 
     @property
     def has_report(self) -> bool:
         """Whether there is a report that the server has not answered, or will be one."""
-        return self._report is not None or self.held is not None
+        return self._delivery is not None or self.held is not None
 
     @property
     def is_connected(self) -> bool:
@@ -163,16 +192,25 @@ class Processor(Thread):
         """Fetch a job, run it, report it together with the next FETCH, and so on."""
         manager = self._manager
         failures = 0
-        while sent := self._next_commands():
+        while True:
             if self._reconnect:
                 self._reconnect = False
                 self._client.disconnect()
-            if manager.burst is not None and sent[-1].name == "FETCH":
+            delivery = self._delivery
+            # What is to be sent may depend on the time when the connection is there.
+            connects = delivery is not None and delivery.is_timed and not self._client.is_connected
+            sent = [] if connects else self._next_commands()
+            if not (sent or connects):
+                return
+            if manager.burst is not None and sent and sent[-1].name == "FETCH":
                 manager.burst.end(self)
             asked_at = monotonic()
             try:
                 self.waits_since = asked_at
                 try:
+                    if connects:
+                        self._client.connect()
+                        continue
                     answers = self._client.exchange(*sent)
                 finally:
                     self.waits_since = None
@@ -180,9 +218,11 @@ class Processor(Thread):
                 raise
             except (FaktoryError, MemoryError) as error:
                 failures += 1
-                self._resent = True
+                if self._delivery is not None:
+                    self._delivery.on_error(error)
                 self._release_permits()
-                self._log_lost_fetch(error)
+                if sent and sent[-1].name == "FETCH":
+                    log_lost_fetch(error, self._client, self._log)
                 if self.giving_up.is_set():
                     self._log_undelivered(error)
                     return
@@ -190,8 +230,10 @@ class Processor(Thread):
                 continue
             failures = 0
             manager.outage.ends(asked_at)
-            if self._report is not None:
-                self._on_report_answered(answers.pop(0))
+            if (delivery := self._delivery) is not None:
+                count = len(delivery.commands)
+                self._follow(delivery.on_answers(answers[:count], self._log))
+                del answers[:count]
             for fetched in answers:
                 self._release_permits(fetched.value)
                 if fetched.error is not None:
@@ -204,12 +246,7 @@ class Processor(Thread):
                     manager.record(self, job)
                     if manager.burst is not None:
                         manager.burst.begin(self)
-                    self._report = self.run_job(job)
-                    if self._report is None:  # it was disowned
-                        self.held = None
-                    self._resent = False
-                    if self._report is None:
-                        manager.record(self, None)
+                    self._follow(self.run_job(job))
                 else:
                     manager.on_no_job(self, asked_at)
 
@@ -225,49 +262,73 @@ class Processor(Thread):
         """Fail a job that cannot be run; without a jid to name it by, skip it."""
         if jid is not None:
             self._log.error("the job %s fails, since it cannot be run: %s", clip(jid), fault)
-            self._report = commands.fail(jid, *failure.describe(None, INVALID_JOB, fault))
-            self._resent = False
+            report = failure.describe(None, INVALID_JOB, fault)
+            self._delivery = Delivery(commands.fail(jid, *report))
             return
         text = "the answer to FETCH is not a job that can be run or failed: %s. %s. It begins: %s"
-        self._log.error(text, fault, _SKIPPED, excerpt)
+        self._log.error(text, fault, SKIPPED, excerpt)
         self.stopping.wait(self._manager.timing.refused_fetch_interval)
 
-    def run_job(self, job: JobContext) -> Command[None] | None:
-        """Run a job; return the ACK or FAIL that reports it, None if it was disowned meanwhile."""
+    def run_job(self, job: JobContext) -> Delivery | None:
+        """Run a job; return how it is reported, None if it is not: it was disowned, say."""
         return in_context(job, lambda: self._run_job(job))
 
-    def _run_job(self, job: JobContext) -> Command[None] | None:
+    def _run_job(self, job: JobContext) -> Delivery | None:
+        if job.payload.get("custom") and self._has_expired(job):
+            return Delivery(commands.ack(job.jid))
         self._log_job(logging.INFO, "%s start", job)
         try:
-            outcome, report = self._perform(job)
+            end = self._perform(job)
         except BaseException as error:  # raised by the error's own methods, say
             self.running.end()
-            outcome, report = "fail", failure.describe(error)
+            end = _End("fail", failure.describe(error))
             text = "%s fail, and its error cannot be handled"
             self._log_job(logging.ERROR, text, job, exc_info=sys.exc_info())
         if not self.running.report():
             self._log_job(logging.WARNING, "%s ended, too late to be reported", job)
             return None
         if job.time_remaining() < 0:
-            self._log_late(job, outcome, report)
+            self._log_late(job, end.outcome, end.report)
             return None
-        if outcome == "fail":
-            return commands.fail(job.jid, *report)
-        seconds = monotonic() - self.running.since
-        reason = f": {report[1]}" if outcome == "discarded" else ""
-        self._log_job(logging.INFO, "%s %s in %.3f s%s", job, outcome, seconds, reason)
-        return commands.ack(job.jid)
+        if end.outcome in ("done", "discarded"):
+            seconds = monotonic() - self.running.since
+            reason = f": {end.reason}" if end.outcome == "discarded" else ""
+            self._log_job(logging.INFO, "%s %s in %.3f s%s", job, end.outcome, seconds, reason)
+            return end.following or Delivery(commands.ack(job.jid))
+        return report_of(
+            job,
+            end.verdict,
+            end.report,
+            partial(self._manager.mark, self, job),
+            self._job_log,
+            is_wanted=end.is_wanted,
+            given_back=end.given_back,
+        )
 
-    def _perform(self, job: JobContext) -> tuple[str, Report]:
-        """Find what runs a job, and call it; return "done", "discarded" or "fail", and why.
+    def _has_expired(self, job: JobContext) -> bool:
+        try:
+            expired = has_expired(job.payload, datetime.now(UTC))
+        except ValueError as error:
+            self._log_job(logging.WARNING, "%s is run whenever it comes: %s", job, error)
+            return False
+        if expired:
+            self._log_job(logging.INFO, "%s expired: it is not run", job)
+        return expired
+
+    def _perform(self, job: JobContext) -> _End:
+        """Find what runs a job, and call it; return how it ended.
 
         The error itself does not leave this function: it would keep the job's variables alive.
         """
         running, runner = self.running, self._manager.runner
+        task: Runnable | None = None
+        following: Delivery | None = None
         done = False
         try:
             try:
                 running.begin(job)
+                if job.payload.get("custom"):
+                    following = self._next_of_chain(job)
                 task = runner.find(job.jobtype)
                 running.set_time_limit(runner.time_limit(task, job))
                 if self.backend is None:
@@ -281,37 +342,79 @@ class Processor(Thread):
         except BaseException as error:
             running.end(None if done else job)  # an interrupt may have cut the first one short
             if not done:
-                if issubclass(type(error), Discard):  # isinstance would ask its __class__
-                    return "discarded", failure.describe(error)
-                return "fail", self._on_failure(job, error)
-        return "done", _NO_FAILURE
+                return self._on_failure(task, job, error)
+        return _DONE if following is None else _DONE._replace(following=following)
 
-    def _on_failure(self, job: JobContext, error: BaseException) -> Report:
-        """Log a failure and call the error handlers; return what FAIL reports."""
+    def _next_of_chain(self, job: JobContext) -> Delivery | None:
+        """Return how the next job of the chain is pushed, None if there is none.
+
+        Found before the job runs: one whose chain cannot go on is not run.
+        """
+        if (following := chains.next_job(job.as_fetched())) is None:
+            return None
+        try:
+            return PushNext(job, following, partial(self._manager.mark, self, job), self._log)
+        except ValueError as error:
+            raise chains.ChainBroken(f"custom.chain[0] cannot be pushed: {error}") from None
+
+    def _on_failure(self, task: Runnable | None, job: JobContext, error: BaseException) -> _End:
+        """Log a failure and call the handlers of it; return how the job ended."""
+        kind = type(error)  # not by isinstance, which asks the error for its __class__
+        verdict = self._judge(task, job, error)
+        if verdict.outcome == "discard":
+            return _End("discarded", failure.describe(error))
         traceback = None
         report: Report
-        if issubclass(type(error), RemoteError):
+        if issubclass(kind, RemoteError):
             report = error.report  # type: ignore[attr-defined]
         else:
             report = failure.describe(error, backtrace=job.payload.get("backtrace") or 0)
             traceback = failure.traceback_of(error)
+        again = verdict.outcome == "again"
+        given_back = again and issubclass(kind, Shutdown)
+        is_wanted = issubclass(kind, Retry) and (again or job.retries_remaining > 0)
         if self.running.failed is not None:
-            seconds = monotonic() - self.running.since
-            text = "%s fail in %.3f s: %s: %s"
-            exc_info = (type(error), error, traceback)
-            self._log_job(logging.WARNING, text, job, seconds, *report[:2], exc_info=exc_info)
-            self._manager.on_failure(job, error)
-        return report
+            if not (is_wanted or given_back):
+                seconds = monotonic() - self.running.since
+                text = "%s fail in %.3f s: %s: %s"
+                exc_info = (kind, error, traceback)
+                self._log_job(logging.WARNING, text, job, seconds, *report[:2], exc_info=exc_info)
+                self._manager.on_failure(job, error, verdict.outcome == "bury")
+            if verdict.note:
+                self._log_job(logging.WARNING, "%s is failed as by default: %s", job, verdict.note)
+        return _End(verdict.outcome, report, verdict, is_wanted, given_back)
+
+    def _judge(self, task: Runnable | None, job: JobContext, error: BaseException) -> Verdict:
+        kind = type(error)
+        if issubclass(kind, Shutdown) and self._manager.give_back:
+            return give_back(job)
+        if issubclass(kind, RemoteError):
+            return error.verdict  # type: ignore[attr-defined,no-any-return]
+        if self.backend is not None and issubclass(kind, self.backend.own_errors):
+            return FAIL
+        return judge(task, job, error)
 
     # Reporting
 
     def _next_commands(self) -> list[Command[Any]]:
         sent: list[Command[Any]] = []
-        if self._report is not None:
-            sent.append(self._report)
+        if (delivery := self._delivery) is not None:
+            if (now := delivery.advance()) is not delivery:
+                self._follow(now)
+            if now is not None:
+                sent.extend(now.commands)
+                if not now.is_last:
+                    return sent
         if (queues := self._next_queues()) is not None:
             sent.append(_fetch(tuple(queues)))
         return sent
+
+    def _follow(self, delivery: Delivery | None) -> None:
+        """Go on with what is to be reported now; None: the job is not this processor's any more."""
+        self._delivery = delivery
+        if delivery is None:
+            self.held = None
+            self._manager.record(self, None)
 
     def _next_queues(self) -> Sequence[str] | None:
         """Return the queues of a FETCH, without those whose limit is reached; None for no FETCH.
@@ -325,7 +428,7 @@ class Processor(Thread):
                 return queues
             if available := limits.acquire(self, queues):
                 return available
-            if self._report is not None:
+            if self._delivery is not None:
                 return None
             limits.wait(queues, manager.timing.check_interval)
         self._release_permits()
@@ -342,52 +445,10 @@ class Processor(Thread):
         Meanwhile no job is reserved, and no time limit begins; a report does not wait.
         """
         if self.backend is not None and (pause := self.backend.pause()):
-            if self._report is not None:
+            if self._delivery is not None:
                 return False
             self.stopping.wait(pause)
         return self._manager.lifecycle.fetches and not self.running.disowned
-
-    def _on_report_answered(self, answer: Answer) -> None:
-        if self._resent:
-            answer = recovery.resolve_resent(answer)
-        if answer.error is not None:
-            error = clip(str(answer.error), 1000)
-            self._log.warning("the server refused %s: %s", _name(self._report), error)
-        self._report = self.held = None
-        self._manager.record(self, None)
-
-    def _log_lost_fetch(self, error: FaktoryError | MemoryError) -> None:
-        """Log that a FETCH was given up which the server may have answered with a job.
-
-        A server that closes the connection has answered before, or stops.
-        """
-        cause = error.__cause__
-        if isinstance(error, MemoryError):
-            self._log.error("no memory is left to read the answer to FETCH. %s.", _SKIPPED)
-        elif not isinstance(error, FaktoryOutcomeUnknown) or cause is None:
-            return
-        elif isinstance(cause, FaktoryTimeout) or isinstance(cause.__cause__, OSError):
-            self._log.warning(
-                "FETCH was sent and not answered: if the server has given out a job, that job "
-                "waits out its reservation, and runs again then (one with retry 0 is lost): %s",
-                cause,
-            )
-        elif isinstance(cause, FaktoryProtocolError):
-            text = clip(str(cause), 1000)
-            if cause.jid is not None and self._fail_at_once(cause.jid, text):
-                self._log.error("the job %s fails, since it cannot be read: %s", cause.jid, text)
-            else:
-                self._log.error("the answer to FETCH cannot be read: %s. %s.", text, _SKIPPED)
-
-    def _fail_at_once(self, jid: str, fault: str) -> bool:
-        """Fail a job of which only the id could be read; return False if that does not work."""
-        try:
-            (answer,) = self._client.exchange(
-                commands.fail(jid, *failure.describe(None, INVALID_JOB, fault))
-            )
-        except FaktoryError:
-            return False
-        return answer.error is None
 
     def _pause(self, error: FaktoryError | MemoryError, failures: int, asked_at: float) -> None:
         """Wait before the next attempt to reach the server; the first one is made at once."""
@@ -399,22 +460,26 @@ class Processor(Thread):
         seconds = timing.backoff(failures - 1, random())
         if not self.stopping.is_set():
             self.stopping.wait(seconds)
-        elif self._report is not None:
+        elif self._delivery is not None:
             self.giving_up.wait(min(seconds, timing.report_interval))
 
     def _report_once_more(self) -> None:
         """Deliver the report that is left when the thread ends by an error."""
-        if self._report is not None:
+        if self._delivery is not None:
             try:
-                self._on_report_answered(self._client.exchange(self._report)[0])
+                (left,) = deliver(self._client, [self._delivery], self._log)
             except Exception as error:
                 self._log_undelivered(error)
+            else:
+                self._follow(None if left is None else left[0])
+                if left is not None:
+                    self._log_undelivered(left[1])
 
     def _log_undelivered(self, error: Exception) -> None:
-        report, job = self._report, self.held  # the processor may end both meanwhile
-        if report is not None:
-            text = "%s could not be delivered: %s; its job runs again after its reservation"
-            self._log.error(text, _name(report), error)
+        delivery, job = self._delivery, self.held  # the processor may end both meanwhile
+        if delivery is not None:
+            text = "%s could not be delivered: %s; %s"
+            self._log.error(text, delivery, error, delivery.if_lost)
         elif job is not None:
             text = "how %s ended could not be reported: %s; it runs again after its reservation"
             self._log.error(text, job, error)
@@ -430,24 +495,3 @@ class Processor(Thread):
         seconds = monotonic() - self.running.since
         reason = f": {report[0]}: {report[1]}" if outcome != "done" else ""
         self._log_job(logging.WARNING, text, job, -job.time_remaining(), outcome, seconds, reason)
-
-    def _log_job(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
-        """Log; what a filter or handler of the program raises loses no job."""
-        with suppress(BaseException):
-            log = self._job_log
-            if log.disabled:
-                enabled(log)
-            if log.isEnabledFor(level):
-                # As `Logger.log` does it, without its search for the caller: that is this line.
-                line = sys._getframe().f_lineno
-                name = "_log_job"
-                args = tuple(map(clean, args))
-                record = log.makeRecord(log.name, level, __file__, line, text, args, exc_info, name)
-                try:
-                    log.handle(record)
-                except BaseException:
-                    if exc_info is None:
-                        raise
-                    # It was raised by the error's own methods: once more, without its traceback.
-                    record.exc_info = None
-                    log.handle(record)

@@ -63,6 +63,10 @@ class Worker:
     of executors, called with `max_workers=concurrency`, whose `submit` runs the jobs. In both,
     handlers of errors and of "exhausted" are called in the worker's own process.
 
+    With `give_back`, jobs that the worker interrupts as it stops do not fail by that: they are run
+    again a few seconds later, and use up no attempt. Those of batches, and unique or tracked ones,
+    fail all the same.
+
     `timeout`, `ssl_context` and `tcp_keepalive` are those of its clients: see `Client`.
     `buffer_size` is accepted, as in faktory 1.0.0, and has no effect. `timing` is for tests.
     """
@@ -88,6 +92,7 @@ class Worker:
         executor: Callable[..., Executor] | None = None,
         burst: bool = False,
         time_limit: float | timedelta | None = None,
+        give_back: bool = False,
         ssl_context: SSLContext | None = None,
         tcp_keepalive: float | timedelta | None = None,
         timing: Timing = timing.DEFAULT,
@@ -143,6 +148,7 @@ class Worker:
             self._manager.limits = Limits(self._queues.limits)
         if burst:
             self._manager.burst = Burst(self._wake)
+        self._manager.give_back = give_back
         self._lifecycle: Lifecycle = self._manager.lifecycle
         self._orders = SignalOrders(
             self._lifecycle,
@@ -434,10 +440,13 @@ class Worker:
         """Interrupt the running jobs, wait a little longer, then report those that go on."""
         self._ending = True
         if running := self._manager.running():
+            what = "fail by that and use up an attempt (one with retry 0 is dropped)"
+            if self._manager.give_back:
+                what = "are returned and use up no attempt"
             self._log.warning(
-                "the grace period is over: interrupting %d jobs, which fail by that and use up an "
-                "attempt (one with retry 0 is dropped): %s",
+                "the grace period is over: interrupting %d jobs, which %s: %s",
                 len(running),
+                what,
                 ", ".join(running),
             )
         self._manager.interrupt_jobs()

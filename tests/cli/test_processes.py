@@ -20,7 +20,7 @@ from faktory.cli.exits import Exit
 from faktory.cli.worker.processes import WorkerChild, WorkerSupervisor
 from faktory.cli.worker.reports import report_death
 from faktory.server import EmbeddedServer
-from faktory.worker.backends.supervisor import Child, Supervisor, pair
+from faktory.worker.backends.supervisor import Child, Supervisor, Unreported, pair
 
 from .support import WORKER, Process, Run, WaitUntil, alive, pids, push, ready, reports
 
@@ -61,6 +61,12 @@ def dies_later(path, how):
     while not os.path.exists(path + ".go"):
         time.sleep(0.01)
     os._exit(0) if how == "exit" else os.kill(os.getpid(), how)
+
+@faktory.job
+def again(path=None):
+    if path is not None and faktory.current_job().attempt == 2:
+        slow(path)
+    raise faktory.Retry(after=300)
 
 @faktory.job
 def note_pid(path):
@@ -380,9 +386,61 @@ def test_a_job_whose_reservation_is_over_is_left_alone_when_its_worker_dies(
     supervisor.on_exit(worker, -signal.SIGKILL)
     assert len(supervisor.children) == 2
 
-    jobs = {"over-12345678": monotonic() - 1, "held-12345678": monotonic() + 60}
+    jobs = {
+        "over-12345678": Unreported(monotonic() - 1, False),
+        "held-12345678": Unreported(monotonic() + 60, False),
+        "soon-12345678": Unreported(monotonic() + 60, True),
+        "late-12345678": Unreported(monotonic() - 1, True),
+    }
     report_death(Client(server.url, worker_id="died"), jobs, "died", until=monotonic() + 5)
-    assert [reports(server, jid) for jid in jobs] == [[], ["FAIL"]]
+    assert [reports(server, jid) for jid in jobs] == [[], ["FAIL"], ["ACK"], []]
+    assert [verb for verb, _ in server.commands if verb in ("ACK", "FAIL")] == ["FAIL", "ACK"]
+
+
+@pytest.mark.parametrize(("held", "reported"), [("PUSH", []), ("ACK", ["ACK"])])
+def test_a_worker_that_dies_between_push_and_ack_does_not_double_its_job(
+    server: EmbeddedServer,
+    supervise: Supervise,
+    folder: Path,
+    wait_until: WaitUntil,
+    held: str,
+    reported: list[str],
+) -> None:
+    """When it dies it is not known whether the job was pushed again, or it is known."""
+    jid = push(server, "again")
+    server.clear_commands()
+    server.hold(held)
+    supervisor = supervise("slow", 1, "-c", "1", program="quick")
+    wait_until(lambda: any(verb == held and jid in text for verb, text in server.commands))
+    server.clear_commands()
+    os.kill(pids(supervisor)[0], signal.SIGKILL)
+    wait_until(lambda: "was killed by SIGKILL; another" in supervisor.said)
+    if reported:
+        wait_until(lambda: reports(server, jid) == reported)
+    server.release(held)
+    wait_until(lambda: ready(supervisor) == 2)
+    assert stop(supervisor) == Exit.STOPPED
+    assert reports(server, jid) == reported
+    assert server.retries == []
+    if reported:
+        assert [job["jid"] for job in server.scheduled] == [jid]
+        assert server.working == []
+
+
+def test_a_worker_that_dies_while_its_job_runs_again_fails_it(
+    server: EmbeddedServer, supervise: Supervise, folder: Path, wait_until: WaitUntil
+) -> None:
+    """What was noted for the run before does not hold for this one."""
+    supervisor = supervise("slow", 1, "-c", "1", program="quick")
+    jid = push(server, "again", str(folder / "again"))
+    wait_until(lambda: server.scheduled and not server.working)
+    with Client(server.url) as client:
+        client.requeue("scheduled")
+    wait_until((folder / "again").exists)
+    os.kill(pids(supervisor)[0], signal.SIGKILL)
+    wait_until(lambda: jid in failures(server))
+    assert failures(server)[jid][0] == "ProcessDied"
+    assert stop(supervisor) == Exit.STOPPED
 
 
 def test_a_worker_that_dies_without_a_job_fails_none(

@@ -60,6 +60,46 @@ def test_the_error_of_a_job_is_reported_and_kept(server: EmbeddedTestServer) -> 
     assert len(handled) == 2
 
 
+def test_a_job_that_is_to_be_tried_again_waits_for_travel_each_time(
+    server: EmbeddedTestServer,
+) -> None:
+    attempts = []
+
+    @faktory.job(retry=3, backoff=faktory.backoff.constant(60))
+    def work() -> None:
+        attempts.append(current_job().attempt)
+        if len(attempts) < 3:
+            raise faktory.Retry("not yet")
+        raise ConnectionError("away")
+
+    work.perform_async()
+    for number in range(1, 4):
+        assert server.drain() == 1
+        assert attempts == [*range(1, number + 1)]
+        assert len(server.server.scheduled) == 1
+        assert server.drain() == 0
+        server.travel(61)
+    assert server.drain() == 1
+    assert [type(error) for error in server.worker.errors] == [ConnectionError] * 2
+    assert len(server.server.dead) == 1
+    assert server.server.working == []
+
+
+def test_the_jobs_of_a_chain_are_drained_in_their_order(server: EmbeddedTestServer) -> None:
+    ran = []
+
+    @faktory.job
+    def work(number: int) -> None:
+        ran.append(number)
+
+    following = [
+        {"jid": f"step-{number:04}", "jobtype": "work", "args": [number]} for number in (2, 3)
+    ]
+    work.set(custom={"chain": following}).perform_async(1)
+    assert server.drain() == 3
+    assert ran == [1, 2, 3]
+
+
 def test_an_undeclared_job_is_reported(server: EmbeddedTestServer) -> None:
     faktory.external("abroad").perform_async()
     assert server.drain() == 1

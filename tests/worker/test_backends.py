@@ -6,11 +6,13 @@ import pickle
 import subprocess
 import sys
 import traceback
+from concurrent.futures import BrokenExecutor
 
 import pytest
 
-from faktory.exceptions import Discard, Shutdown, TimeLimitExceeded
+from faktory.exceptions import Discard, Retry, Shutdown, TimeLimitExceeded
 from faktory.jobs.context import JobContext
+from faktory.jobs.retries import BURY, DISCARD, FAIL, Policy, Verdict
 from faktory.worker.backends.base import RemoteError, make_remote_error
 from faktory.worker.interrupts import RunningJob
 
@@ -49,12 +51,49 @@ def test_a_remote_error_survives_pickle(own: str | None) -> None:
         "wrong",
         str(error.__cause__),
     )
+    assert again.verdict == error.verdict
+
+
+def test_a_remote_error_has_the_verdict_that_was_made_where_it_was_raised() -> None:
+    report = ("RateLimited", "wait", ["a line"])
+    verdict = Verdict("again", 60.0, False, "a note")
+    error = pickle.loads(pickle.dumps(make_remote_error(report, "Retry", TEXT, verdict)))
+    assert isinstance(error, Retry)
+    assert isinstance(error, RemoteError)
+    assert error.verdict == verdict
+    assert make_remote_error(report, None, TEXT).verdict == FAIL
+    assert make_remote_error(("Discard", "", []), "Discard", TEXT).verdict == DISCARD
+
+
+@pytest.mark.parametrize(
+    ("error", "verbs"),
+    [
+        (make_remote_error(("KeyError", "", []), None, ""), ["FAIL"]),
+        (make_remote_error(("KeyError", "", []), None, "", BURY), ["FAIL", "MUTATE"]),
+        (make_remote_error(("KeyError", "", []), None, "", Verdict("again", 60.0)), ["PUSH"]),
+        (make_remote_error(("KeyError", "", []), None, "", DISCARD), ["ACK"]),
+        (BrokenExecutor("a process died"), ["FAIL"]),
+        (KeyError("a copy of the error"), ["FAIL", "MUTATE"]),
+    ],
+)
+def test_a_job_is_reported_as_it_was_judged_where_it_ran(
+    error: BaseException, verbs: list[str]
+) -> None:
+    works = processor(succeed)
+    runs = works._manager.runner.find("work")
+    runs.policy = Policy((ValueError,), (), None)  # type: ignore[misc]
+    works.backend = FailingBackend(error)  # type: ignore[assignment]
+    report = works.run_job(JobContext({"jid": "12345678", "jobtype": "work", "args": []}))
+    assert report is not None
+    assert [command.name for command in report.commands] == verbs
 
 
 class FailingBackend:
-    """A fake backend that fails each job with a remote error."""
+    """A fake backend that fails each job with an error."""
 
-    def __init__(self, error: RemoteError) -> None:
+    own_errors = (BrokenExecutor,)
+
+    def __init__(self, error: BaseException) -> None:
         self.error = error
         self.interrupts: list[type[BaseException]] = []
 
@@ -79,7 +118,7 @@ def test_a_job_fails_with_the_report_of_its_backend(caplog: pytest.LogCaptureFix
     job = JobContext({"jid": "12345678", "jobtype": "work", "args": [], "backtrace": 5})
     report = works.run_job(job)
     assert report is not None
-    assert b'"backtrace":["a line"]' in report.data
+    assert b'"backtrace":["a line"]' in report.commands[0].data
     assert caplog.records[-1].exc_text is not None
     assert "in the job" in caplog.records[-1].exc_text
     assert "processor.py" not in caplog.records[-1].exc_text

@@ -173,6 +173,72 @@ work().run()
     assert failure(server, jids[0])["message"] == "own"
 
 
+def test_what_follows_from_an_error_is_decided_in_the_child(
+    server: EmbeddedServer,
+    run_children: RunProgram,
+    push: Push,
+    wait_until: WaitUntil,
+    reported: Reported,
+) -> None:
+    hows = ("again", "wanted", "bury", "discard", "limit", "kill", "last")
+    jids = {how: push("policy", how, retry=-1 if how == "last" else 3) for how in hows}
+    program = run_children(
+        """
+class Away(Exception):
+    def __init__(self, one, two):  # cannot be pickled
+        super().__init__("away")
+def waits(attempt):
+    note("backoff", attempt, os.getpid() != MAIN)
+    return 100
+@faktory.job(retry_on=Away, discard_on=LookupError, backoff=waits, time_limit=5)
+def policy(how):
+    if how in ("again", "last"): raise Away(1, 2)
+    if how == "wanted": raise faktory.Retry("rate limited", after=60)
+    if how == "bury": raise ValueError("wrong")
+    if how == "discard": raise KeyError("gone")
+    if how == "limit": raise faktory.TimeLimitExceeded
+    if how == "kill": os.kill(os.getpid(), signal.SIGKILL)
+@policy.on_exhausted
+def gave_up(job, error):
+    note("gave up", job.args[0], os.getpid() == MAIN)
+work().run()
+"""
+    )
+    reported([*jids.values()], "ACK", "ACK", "FAIL", "ACK", "FAIL", "FAIL", "FAIL")
+    scheduled = {job["jid"]: job["failure"]["message"] for job in server.scheduled}
+    assert scheduled == {jids["again"]: "away", jids["wanted"]: "rate limited"}
+    assert [job["jid"] for job in server.retries] == [jids["kill"]]
+    dead = {job["jid"] for job in server.dead}
+    assert dead == {jids["bury"], jids["limit"], jids["last"]}
+    wait_until(lambda: "backoff 1 True" in program.notes)
+    notes = [note for note in program.notes if note.startswith("gave up")]
+    assert sorted(notes) == ["gave up bury True", "gave up last True", "gave up limit True"]
+    handled = [note.split()[1] for note in program.notes if note.startswith("error")]
+    assert sorted(handled) == ["Away", "Away", "ProcessDied", "TimeLimitExceeded", "ValueError"]
+
+
+def test_a_job_that_is_interrupted_in_its_child_is_given_back(
+    server: EmbeddedServer, run_children: RunProgram, push: Push, wait_until: WaitUntil
+) -> None:
+    jids = {push("held", retry=0), push("stubborn", retry=0)}
+    program = run_children(
+        """
+@faktory.job
+def stubborn():
+    note("held")
+    while True:
+        try: time.sleep(30)
+        except faktory.Shutdown: pass
+work(concurrency=2, give_back=True, disconnect_wait=0).run()
+"""
+    )
+    wait_until(lambda: len(program.notes) == 2)
+    assert program.stop() == 0
+    assert {job["jid"] for job in server.scheduled} == jids
+    assert (server.working, server.failures) == ([], 0)
+    assert len(program.notes) == 2
+
+
 def test_a_job_that_dies_in_its_last_attempt_is_exhausted(
     run_children: RunProgram, push: Push, wait_until: WaitUntil
 ) -> None:

@@ -91,6 +91,31 @@ def hostile(name): task(name)
     assert "executor is broken" not in program.log
 
 
+def test_what_follows_from_an_error_in_a_pool_is_what_the_job_declares(
+    server: EmbeddedServer, run_program: RunProgram, push: Push, reported: Reported
+) -> None:
+    hows = ("Away", "Copied", "Retry", "ValueError", "KeyError")
+    jids = {how: push("policy", how, retry=3) for how in hows}
+    run_program(
+        """
+class Away(Exception):
+    def __init__(self, one, two): super().__init__("away")  # cannot be pickled
+class Copied(Exception): pass
+@faktory.job(retry_on=(Away, Copied), discard_on=KeyError, backoff=lambda attempt: 100)
+def policy(how):
+    if how == "Away": raise Away(1, 2)
+    if how == "Retry": raise faktory.Retry("rate limited", after=60)
+    raise {"Copied": Copied, "ValueError": ValueError, "KeyError": KeyError}[how]("own")
+"""
+        + JOBS
+    )
+    reported([*jids.values()], "ACK", "ACK", "ACK", "FAIL", "ACK")
+    scheduled = {job["jid"]: job["failure"]["message"] for job in server.scheduled}
+    expected = {"Away": "away", "Copied": "own", "Retry": "rate limited"}
+    assert scheduled == {jids[how]: message for how, message in expected.items()}
+    assert [job["jid"] for job in server.dead] == [jids["ValueError"]]
+
+
 def test_a_pool_that_breaks_fails_the_job_that_ran_in_it_and_is_replaced(
     server: EmbeddedServer, run_program: RunProgram, push: Push, reported: Reported
 ) -> None:

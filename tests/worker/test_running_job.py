@@ -20,9 +20,10 @@ import pytest
 
 from faktory.exceptions import Discard, Shutdown
 from faktory.jobs.context import JobContext, current_job, reservation_clock
-from faktory.wire.commands import Command
 from faktory.worker import interrupts
+from faktory.worker.delivery import Delivery
 from faktory.worker.interrupts import RunningJob
+from faktory.worker.logs import JobLog
 from faktory.worker.processor import Processor
 
 from .conftest import Held, WaitUntil, end_reservation, make_manager, spin, succeed
@@ -38,6 +39,8 @@ class Runs:
 
     origin = "a test"
     time_limit = None
+    policy = None
+    exhausted_handlers = ()
 
     def __init__(self, *functions: Runner) -> None:
         self.functions = list(functions)
@@ -60,8 +63,9 @@ def run(runner: Runner, **fields: Any) -> tuple[str, dict[str, Any]]:
     return parsed(processor(runner).run_job(payload(**fields)))
 
 
-def parsed(command: Command[None] | None) -> tuple[str, dict[str, Any]]:
-    assert command is not None
+def parsed(delivery: Delivery | None) -> tuple[str, dict[str, Any]]:
+    assert delivery is not None
+    (command,) = delivery.commands
     verb, _, text = command.data.decode().partition(" ")
     return verb, json.loads(text)
 
@@ -243,10 +247,10 @@ def test_a_log_level_may_change_while_jobs_run(caplog: pytest.LogCaptureFixture)
 def test_a_log_record_has_the_place_that_it_comes_from(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     run(succeed)
-    lines, first = inspect.getsourcelines(Processor._log_job)
+    lines, first = inspect.getsourcelines(JobLog.log)
     for record in caplog.records:
-        assert (record.name, record.filename) == (f"{LOG.name}.job", "processor.py")
-        assert record.funcName == "_log_job"
+        assert (record.name, record.filename) == (f"{LOG.name}.job", "logs.py")
+        assert record.funcName == "log"
         assert first <= record.lineno < first + len(lines)
 
 
@@ -358,9 +362,9 @@ class Running:
         try:
             for number in range(count):
                 job = payload(jid=f"{number:08}", args=[number % 50])
-                command = self.processor.run_job(job)
+                delivery = self.processor.run_job(job)
                 assert self.job.job is None
-                self.reports.append(command and parsed(command))
+                self.reports.append(delivery and parsed(delivery))
         except BaseException as error:
             self.escaped.append(error)
 

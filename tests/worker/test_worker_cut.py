@@ -112,8 +112,8 @@ def test_a_worker_that_drops_an_unanswered_report_is_noticed(
     real = Processor._next_commands
 
     def drop(processor: Processor) -> list[Command[Any]]:
-        if processor._resent:
-            processor._report = None
+        if processor._delivery is not None and processor._delivery.repeated:
+            processor._delivery = None
         return real(processor)
 
     monkeypatch.setattr(Processor, "_next_commands", drop)

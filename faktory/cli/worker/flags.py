@@ -201,6 +201,11 @@ FLAGS: Final = (
         "a retry do not count: for cron and CI",
     ),
     Flag(
+        JOBS, "", "give-back", "", SWITCH, False,
+        "jobs that are interrupted because the worker stops do not fail by that: they run again "
+        "a few seconds later, and that uses up no attempt",
+    ),
+    Flag(
         PROCESS, "", "processes", "N", NUMBER, None,
         "start N workers, each with -c threads, under a parent that restarts one that ends; "
         "Python runs one thread at a time, so this is how to use more than one core",

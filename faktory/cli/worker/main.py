@@ -259,6 +259,7 @@ def _make_worker(options: Namespace, declared: Collection[str]) -> Worker:
             labels=options.label or ["python"],
             burst=options.burst,
             time_limit=options.time_limit,
+            give_back=options.give_back,
         )
     except (ValueError, FaktoryPayloadError) as error:
         raise UsageError(error) from None

@@ -377,13 +377,15 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         # Past its reservation the server has failed a job, and another worker may have it.
         now = monotonic()
         ahead = reservation_clock() - now
-        ends = {jid: until - ahead for jid, until in worker.jobs.take().items()}
-        jobs = {jid: until for jid, until in ends.items() if until > now}
+        had = worker.jobs.take()
+        ends = {jid: job._replace(until=job.until - ahead) for jid, job in had.items()}
+        jobs = {jid: job for jid, job in ends.items() if job.until > now}
         if not jobs:
             return False
         how = describe_exit(status)
-        text = "%s %s with jobs that it had not reported, which fail by that: %s"
-        log.error(text, worker, how, ", ".join(jobs))
+        if failing := [jid for jid, job in jobs.items() if not job.ack]:
+            text = "%s %s with jobs that it had not reported, which fail by that: %s"
+            log.error(text, worker, how, ", ".join(failing))
         message = describe_death("the worker's process", status)
         self.children.append(Reporter(worker.number, worker.known, jobs, message))
         if self.deadline is not None:  # it gets the time that workers have

@@ -17,7 +17,7 @@ from ...client import Client
 from ...exceptions import FaktoryAuthenticationError, FaktoryError
 from ...wire import commands, recovery
 from ...wire.log import Log
-from ...worker.backends.supervisor import Child
+from ...worker.backends.supervisor import Child, Unreported
 from ..exits import Exit
 from . import logs
 from .supervised import Ready
@@ -31,11 +31,12 @@ log = Log(logging.getLogger("faktory.parent"))  # the name that programs configu
 class Reporter(Child):
     """A process that reports the jobs of a worker that died: it waits for the server."""
 
-    def __init__(self, number: int, known: Ready, jobs: dict[str, float], message: str) -> None:
+    def __init__(
+        self, number: int, known: Ready, jobs: dict[str, Unreported], message: str
+    ) -> None:
         super().__init__(number)
         self.known = known
         self.jobs = jobs
-        """When each reservation ends, by jid."""
         self.message = message
 
     def __str__(self) -> str:
@@ -73,21 +74,31 @@ def _load(load: Callable[[], None]) -> None:
 
 def report_death(
     client: Client,
-    jobs: Mapping[str, float],
+    jobs: Mapping[str, Unreported],
     message: str,
     until: float,
     backoff: Callable[[int, float], float] = recovery.backoff,
 ) -> bool:
     """Report jobs as failed, as often as it takes until then (`time.monotonic`).
 
-    Return whether all are reported. `jobs` has the end of each reservation, after which a job is
-    left alone.
+    Return whether all are reported. Those that were pushed again, or whose chain goes on, are
+    acknowledged. `jobs` has until when each can be reported (`time.monotonic`), in time for the
+    next one that gets the same jid; after that it is left alone.
     """
     failures = 0
-    while jids := [jid for jid, ends in jobs.items() if ends > monotonic()]:
+    while any(job.until > monotonic() for job in jobs.values()):
+        jids: list[str] = list(jobs)
         try:
+            client.connect()  # what can be reported then?
+            if not (jids := [jid for jid, job in jobs.items() if job.until > monotonic()]):
+                break
             answers = client.exchange(
-                *[commands.fail(jid, "ProcessDied", message, []) for jid in jids]
+                *[
+                    commands.ack(jid, in_time=True)
+                    if jobs[jid].ack
+                    else commands.fail(jid, "ProcessDied", message, [])
+                    for jid in jids
+                ]
             )
         except FaktoryAuthenticationError:
             raise
@@ -105,6 +116,7 @@ def report_death(
                 # The worker may have reported it, and died before it read the answer.
                 is_reported = "Job not found" in str(answer.error)
                 level = logging.DEBUG if is_reported else logging.WARNING
-                log.log(level, "the server refused FAIL of %s: %s", jid, answer.error)
+                name = answer.command.name
+                log.log(level, "the server refused %s of %s: %s", name, jid, answer.error)
         return True
     return True

@@ -14,9 +14,10 @@ from functools import lru_cache
 from threading import Lock, get_ident
 from typing import Any, Final, Protocol
 
-from ...exceptions import Discard, Shutdown, TimeLimitExceeded
+from ...exceptions import Discard, Retry, Shutdown, TimeLimitExceeded
 from ...jobs.context import JobContext
 from ...jobs.registry import Runnable
+from ...jobs.retries import DISCARD, FAIL, Verdict
 from ...wire import failure
 from ...wire.log import Log
 
@@ -24,13 +25,16 @@ Report = tuple[str, str, list[str]]
 """Type, message and traceback lines of a failure, as FAIL has them."""
 
 CONTROL: Final[dict[str, type[BaseException]]] = {
-    kind.__name__: kind for kind in (Discard, Shutdown, TimeLimitExceeded)
+    kind.__name__: kind for kind in (Discard, Retry, Shutdown, TimeLimitExceeded)
 }
 """The exceptions that steer a job: a RemoteError for one of these is one of these."""
 
 
 class Backend(Protocol):
     """Runs the jobs of one processor, one at a time."""
+
+    own_errors: tuple[type[BaseException], ...]
+    """What `run` raises if the backend is at fault, and not the job."""
 
     def run(self, task: Runnable, job: JobContext) -> None:
         """Run a job and wait for its end, in the processor's thread.
@@ -71,10 +75,12 @@ class RemoteError(BaseException):
     """An error that a job raised elsewhere: its `report`, and its traceback's text as the cause.
 
     Its class has the name of the error's class, and is an Exception, or the one of `CONTROL` that
-    the error was. It has none of the error's attributes.
+    the error was. It has none of the error's attributes. `verdict` is what follows, decided where
+    the class of the error was known.
     """
 
     report: Report = ("", "", [])
+    verdict: Verdict = FAIL
 
 
 class RemoteTraceback(Exception):
@@ -108,13 +114,16 @@ class Shortage:
                 self._waiting.discard(get_ident())
 
 
-def make_remote_error(report: Report, control: str | None, text: str) -> RemoteError:
+def make_remote_error(
+    report: Report, control: str | None, text: str, verdict: Verdict | None = None
+) -> RemoteError:
     """Make the RemoteError of a report. It can be pickled.
 
     `control` names the one of `CONTROL` that the error was, `text` is its traceback.
     """
     error = _class_of(report[0], control)(report[1])
     error.report = report
+    error.verdict = verdict or (DISCARD if control == Discard.__name__ else FAIL)
     error.__cause__ = RemoteTraceback(text) if text else None
     return error
 
@@ -145,7 +154,7 @@ def _class_of(name: str, control: str | None) -> type[RemoteError]:
 
 def _reduce(error: RemoteError) -> tuple[Any, ...]:
     text = "".join(getattr(error.__cause__, "args", ()))
-    return make_remote_error, (error.report, control_of(error), text)
+    return make_remote_error, (error.report, control_of(error), text, error.verdict)
 
 
 def check_can_fork() -> None:

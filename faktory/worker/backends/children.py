@@ -26,6 +26,7 @@ from ...client import Client
 from ...exceptions import Shutdown
 from ...jobs.context import JobContext
 from ...jobs.registry import Runnable
+from ...jobs.retries import Verdict
 from ...jobs.runner import JobRunner
 from ...wire.log import Log
 from ..timing import Timing
@@ -100,6 +101,8 @@ class ProcessBackends:
 class ProcessBackend:
     """Runs the jobs of one processor in a child, and in the next one when that has died."""
 
+    own_errors: tuple[type[BaseException], ...] = (ForkServerDied,)
+
     def __init__(self, backends: ProcessBackends) -> None:
         self._backends = backends
         self._fork_server = backends.fork_server
@@ -156,7 +159,8 @@ class ProcessBackend:
         if reply:
             errtype, message, backtrace = reply["report"]
             report = (errtype, message, backtrace)
-            raise make_remote_error(report, reply["control"], reply["traceback"])
+            verdict = Verdict(*reply["verdict"])
+            raise make_remote_error(report, reply["control"], reply["traceback"], verdict)
 
     def pause(self) -> float:
         """Return for how long to fetch no job: the last children have finished none."""

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import (
     BrokenExecutor,
+    CancelledError,
     Executor,
     Future,
     ProcessPoolExecutor,
@@ -25,11 +26,12 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from random import random
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 from ...jobs.context import JobContext
 from ...jobs.middleware import worker_middleware
 from ...jobs.registry import Runnable
+from ...jobs.retries import judge
 from ...jobs.runner import JobRunner, in_context, refuse_awaitable
 from ...wire.log import Log
 from ..task import Task
@@ -128,6 +130,8 @@ def backends(
 
 class FutureBackend:
     """Runs the jobs of one processor in the executor."""
+
+    own_errors: tuple[type[BaseException], ...] = (BrokenExecutor, CancelledError)
 
     def __init__(self, shared: FutureBackends) -> None:
         self._shared = shared
@@ -265,4 +269,8 @@ def _run_remotely(backtrace: int, function: Callable[..., object], *args: object
             copied = False
         if copied:
             raise
-        raise make_remote_error(*describe_remote(error, backtrace)) from None
+        verdict = None
+        if function is _run_declared:
+            task, payload = cast("tuple[Runnable, dict[str, Any]]", args)
+            verdict = judge(task, JobContext(payload), error)
+        raise make_remote_error(*describe_remote(error, backtrace), verdict) from None

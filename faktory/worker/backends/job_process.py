@@ -27,6 +27,8 @@ from ...client import Client, fork
 from ...client.descriptors import copy_high
 from ...exceptions import Shutdown, TimeLimitExceeded
 from ...jobs.context import C, JobContext
+from ...jobs.registry import Runnable
+from ...jobs.retries import judge
 from ...jobs.runner import JobRunner, in_context
 from ..signals import install
 from .base import describe_remote
@@ -185,8 +187,9 @@ class JobProcess:
     def _run_job(self, payload: dict[str, Any], late: bytes | None) -> dict[str, Any]:
         """Run a job; return what the worker is to know of its failure, nothing if it is done."""
         done = False
+        task: Runnable | None = None
+        self._job = job = ChildJob(payload, self._client, self._outcomes)
         try:
-            self._job = job = ChildJob(payload, self._client, self._outcomes)
             job.on_more_time = lambda ends: self._send({"ends": ends})
             task = self._runner.find(job.jobtype) if late is None else pickle.loads(late)
             self._interruptible = True
@@ -199,7 +202,8 @@ class JobProcess:
             if done:
                 return {}
             report, control, text = describe_remote(error, payload.get("backtrace") or 0)
-            return {"report": report, "control": control, "traceback": text}
+            verdict = judge(task, job, error)
+            return {"report": report, "control": control, "traceback": text, "verdict": verdict}
         return {}
 
     def _on_term(self, *_: object) -> None:

@@ -22,13 +22,20 @@ from functools import partial
 from random import random
 from time import monotonic
 from types import FrameType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from ...wire import recovery
 from ..signals import do_nothing, install, restore
 
 MAX_WAIT: Final = 3600.0
 """Seconds that one wait takes at most: the system does not accept any number."""
+
+
+class Unreported(NamedTuple):
+    """A job that a child had not reported: until when that can be done, and by ACK or by FAIL."""
+
+    until: float
+    ack: bool
 
 
 class RunningJobs:
@@ -39,44 +46,46 @@ class RunningJobs:
     """
 
     _ENTRY: Final = 1024
-    _HEAD: Final = struct.Struct("=dH")  # when the reservation ends, and the length of the id
+    _HEAD: Final = struct.Struct("=d?H")  # when the reservation ends, `ack`, the id's length
 
     def __init__(self, count: int) -> None:
         self._memory = mmap.mmap(-1, count * self._ENTRY)
         self._free = list(range(0, count * self._ENTRY, self._ENTRY))
         self._entries: dict[str, int] = {}
 
-    def write(self, owner: str, jid: str | None, until: float = 0.0) -> None:
+    def write(self, owner: str, jid: str | None, until: float = 0.0, ack: bool = False) -> None:
         """Note which job `owner`, a thread, has until then (`reservation_clock`); None for none.
 
-        Safe to use from any thread. An id of more than 1000 bytes is left out.
+        If it dies, the job is failed, or with `ack` acknowledged. Safe to use from any thread. An
+        id of more than 1000 bytes is left out.
         """
         if jid is None:
             if (start := self._entries.pop(owner, None)) is not None:
-                self._put(start, 0.0, b"")
+                self._put(start, 0.0, False, b"")
                 self._free.append(start)
             return
         if owner not in self._entries:
             self._entries[owner] = self._free.pop()
-        self._put(self._entries[owner], until, jid.encode("utf-8", "surrogatepass"))
+        self._put(self._entries[owner], until, ack, jid.encode("utf-8", "surrogatepass"))
 
-    def take(self) -> dict[str, float]:
-        """Return each id with when its reservation ends, and forget all: for the next child."""
+    def take(self) -> dict[str, Unreported]:
+        """Return the jobs by their ids, and forget all: for the next child."""
         found = {}
         for start in range(0, len(self._memory), self._ENTRY):
-            until, size = self._HEAD.unpack_from(self._memory, start)
+            until, ack, size = self._HEAD.unpack_from(self._memory, start)
             if size:
                 first = start + self._HEAD.size
-                found[self._memory[first : first + size].decode("utf-8", "replace")] = until
+                jid = self._memory[first : first + size].decode("utf-8", "replace")
+                found[jid] = Unreported(until, ack)
         self._memory[:] = bytes(len(self._memory))
         return found
 
-    def _put(self, start: int, until: float, data: bytes) -> None:
+    def _put(self, start: int, until: float, ack: bool, data: bytes) -> None:
         size = len(data) if len(data) <= self._ENTRY - self._HEAD.size else 0
         first = start + self._HEAD.size
-        self._HEAD.pack_into(self._memory, start, 0.0, 0)  # a kill in between leaves it empty
+        self._HEAD.pack_into(self._memory, start, 0.0, False, 0)  # a kill here leaves it empty
         self._memory[first : first + size] = data[:size]
-        self._HEAD.pack_into(self._memory, start, until, size)
+        self._HEAD.pack_into(self._memory, start, until, ack, size)
 
 
 class Child:
