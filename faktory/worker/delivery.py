@@ -23,6 +23,7 @@ from ..exceptions import FaktoryConnectionError, FaktoryError, FaktoryOutcomeUnk
 from ..jobs import retries
 from ..jobs.chains import ChainBroken
 from ..jobs.context import JobContext, reservation_clock
+from ..jobs.options import fix_expiry
 from ..jobs.retries import Verdict
 from ..wire import commands, recovery
 from ..wire.commands import Command
@@ -215,6 +216,9 @@ class PushNext(Delivery):
     def advance(self) -> Delivery | None:
         """Return the PUSH; after its reservation the job is the server's, which tries it again."""
         if self._job.time_remaining() >= 0:
+            if "expires_in" in (self._next.get("custom") or {}):  # from its own push on
+                fix_expiry(self._next)
+                self.commands = (commands.push(self._next),)
             return self
         text = "the next job of the chain of %s was not pushed in its reservation: it runs again"
         self._log.warning(text, self._job)

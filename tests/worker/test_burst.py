@@ -335,3 +335,32 @@ def test_a_processor_that_is_replaced_does_not_count(burst: Burst, wait_until: W
     burst.close()
     wait.join(10)
     assert not wait.is_alive()
+
+
+def test_chains_through_queues_with_a_limit_are_run_to_their_ends(
+    start: Start, server: EmbeddedServer
+) -> None:
+    ran: list[tuple[int, int]] = []
+    running_now: list[int] = []
+    most: list[int] = []
+
+    @faktory.job(queue="narrow")
+    def step(chain: int, number: int) -> None:
+        running_now.append(chain)
+        most.append(len(running_now))
+        time.sleep(random.uniform(0, 0.002))
+        ran.append((chain, number))
+        running_now.remove(chain)
+
+    pool = faktory.Pool(server.url)
+    for chain in range(30):
+        steps = [step.set(pool=pool).message(chain, number) for number in range(5)]
+        faktory.chain(*steps).push()
+    pool.close()
+    queues = {"default": 1, "narrow": faktory.Queue(limit=2)}
+    start(make_worker(server.url, queues=queues, concurrency=8, burst=True)).join()
+    assert waiting(server) == 0
+    assert max(most) <= 2
+    assert len(ran) == 150
+    for chain in range(30):
+        assert [number for found, number in ran if found == chain] == [0, 1, 2, 3, 4]

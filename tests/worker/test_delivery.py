@@ -394,6 +394,19 @@ def test_the_next_job_of_a_chain_is_pushed_before_the_ack(marks: Marks) -> None:
     assert marks.all == ["ACK"]
 
 
+def test_what_a_chained_job_has_until_it_expires_counts_from_its_own_push(marks: Marks) -> None:
+    job = JobContext(JOB)
+    after = {"jid": "jid-0002", "jobtype": "next", "args": [], "custom": {"expires_in": 60}}
+    pushed = PushNext(job, after, marks, Log(LOG))
+    begun = datetime.now(UTC)
+    assert pushed.advance() is pushed
+    (command,) = pushed.commands
+    custom = json.loads(command.data.removeprefix(b"PUSH "))["custom"]
+    assert "expires_in" not in custom
+    left = datetime.fromisoformat(custom["expires_at"]) - begun
+    assert timedelta(seconds=60) <= left < timedelta(seconds=120)
+
+
 def test_the_next_job_is_pushed_until_its_outcome_is_known(marks: Marks) -> None:
     server = Server(UNKNOWN, LOST, UNKNOWN)
     send(server, following(marks))
