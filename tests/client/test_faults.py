@@ -487,7 +487,8 @@ def test_every_command_is_among_the_cases(rig: Rig, monkeypatch: pytest.MonkeyPa
     for case in CASES:
         rig.check(case, None)
     assert "track_set" in called
-    assert called == set(makers)
+    # What only a worker sends is cut at each byte in tests/worker/test_retry_faults.py.
+    assert called == makers.keys() - {"push_in_time"}
 
 
 @pytest.mark.soak
