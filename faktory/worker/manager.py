@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -137,10 +137,15 @@ class Manager:
         """Have the worker's thread look when the next job is due to be interrupted."""
         self._post(self.check_jobs)
 
-    def on_no_job(self, processor: Processor, asked_at: float) -> None:
+    def on_no_job(self, processor: Processor, asked_at: float, queues: Collection[str]) -> None:
         """With `burst`, have a processor wait until another gets a job."""
         if self.burst is not None:
-            self.burst.wait(processor, asked_at, self.processors.copy())
+            self.burst.wait(processor, asked_at, queues, self.processors.copy())
+
+    def waited(self, processor: Processor, queues: Collection[str]) -> bool:
+        """With `burst`, have a processor wait likewise if these queues were found empty."""
+        burst = self.burst
+        return burst is not None and burst.waited(processor, queues, self.processors.copy())
 
     def on_failure(self, job: JobContext, error: BaseException, buried: bool = False) -> None:
         """Call the error handlers, and after the last attempt those of "exhausted"."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from random import random
@@ -109,8 +109,11 @@ class ProcessorManager(Protocol):
     def on_failure(self, job: JobContext, error: BaseException, buried: bool = False) -> None:
         """A job raised; its failure, which may bury it at once, is not reported yet."""
 
-    def on_no_job(self, processor: Processor, asked_at: float) -> None:
-        """A FETCH that was sent then brought no job."""
+    def on_no_job(self, processor: Processor, asked_at: float, queues: Collection[str]) -> None:
+        """A FETCH for these queues that was sent then brought no job."""
+
+    def waited(self, processor: Processor, queues: Collection[str]) -> bool:
+        """Return whether it has waited, since these queues are known to be empty."""
 
     def on_exit(self, processor: Processor, error: BaseException | None) -> None:
         """A processor ends, by an error or because it has nothing left to do: its last call."""
@@ -149,6 +152,8 @@ class Processor(Thread):
         self._log_job = JobLog(job_log).log
         self._reconnect = False
         self._delivery: Delivery | None = None
+        self._asked: tuple[str, ...] = ()
+        """The queues of the last FETCH."""
 
     @property
     def has_report(self) -> bool:
@@ -248,7 +253,7 @@ class Processor(Thread):
                         manager.burst.begin(self)
                     self._follow(self.run_job(job))
                 else:
-                    manager.on_no_job(self, asked_at)
+                    manager.on_no_job(self, asked_at, self._asked)
 
     def _on_no_job(self, error: FaktoryError) -> None:
         """FETCH was answered with an error, or with a job that cannot be read."""
@@ -406,7 +411,8 @@ class Processor(Thread):
                 if not now.is_last:
                     return sent
         if (queues := self._next_queues()) is not None:
-            sent.append(_fetch(tuple(queues)))
+            self._asked = tuple(queues)
+            sent.append(_fetch(self._asked))
         return sent
 
     def _follow(self, delivery: Delivery | None) -> None:
@@ -426,6 +432,11 @@ class Processor(Thread):
             queues = manager.get_queues()
             if limits is None or not queues:
                 return queues
+            if self._delivery is None and manager.burst is not None:
+                self._release_permits()
+                manager.burst.end(self)
+                if manager.waited(self, queues):
+                    continue
             if available := limits.acquire(self, queues):
                 return available
             if self._delivery is not None:

@@ -279,13 +279,16 @@ work(concurrency=3, burst=True).run()
 # The condition alone
 
 
+QUEUES = ("default",)
+
+
 @pytest.fixture
 def burst() -> Burst:
     return Burst(lambda: None)
 
 
 def waiter(burst: Burst, thread: Thread, asked_at: float, all_: list[Thread]) -> Thread:
-    other = Thread(target=burst.wait, args=(thread, asked_at, all_))
+    other = Thread(target=burst.wait, args=(thread, asked_at, QUEUES, all_))
     other.start()
     return other
 
@@ -310,11 +313,30 @@ def test_all_is_over_when_each_processor_waits(burst: Burst, wait_until: WaitUnt
 def test_a_fetch_that_was_sent_before_a_job_ended_does_not_count(burst: Burst) -> None:
     one, two = all_ = [Thread(), Thread()]
     burst.begin(two)
-    burst.wait(one, time.monotonic(), all_)  # returns: two has a job
+    burst.wait(one, time.monotonic(), QUEUES, all_)  # returns: two has a job
     asked_at = time.monotonic()
     burst.end(two)
-    burst.wait(one, asked_at, all_)  # returns: two may have pushed after that
+    burst.wait(one, asked_at, QUEUES, all_)  # returns: two may have pushed after that
     assert not burst.is_over([one])
+
+
+def test_a_processor_waits_without_a_fetch_for_queues_that_are_known_to_be_empty(
+    burst: Burst, wait_until: WaitUntil
+) -> None:
+    one, two = all_ = [Thread(), Thread()]
+    wait = waiter(burst, one, time.monotonic(), all_)
+    wait_until(lambda: burst.is_over([one]))
+    assert not burst.waited(two, ("default", "other"), all_)
+    known = Thread(target=burst.waited, args=(two, QUEUES, all_))
+    known.start()
+    wait_until(lambda: burst.is_over(all_))
+    burst.begin(one)
+    for each in (wait, known):
+        each.join(10)
+        assert not each.is_alive()
+    assert not burst.waited(two, QUEUES, all_)
+    burst.end(one)
+    assert not burst.waited(two, QUEUES, all_)
 
 
 def test_a_job_that_another_gets_ends_the_wait(burst: Burst, wait_until: WaitUntil) -> None:
@@ -335,6 +357,15 @@ def test_a_processor_that_is_replaced_does_not_count(burst: Burst, wait_until: W
     burst.close()
     wait.join(10)
     assert not wait.is_alive()
+
+
+def test_with_a_limit_for_all_queues_only_so_many_threads_look_whether_they_are_empty(
+    start: Start, server: EmbeddedServer
+) -> None:
+    running = start(queues={"api": faktory.Queue(limit=2)}, concurrency=20, burst=True)
+    running.join()
+    assert running.worker.is_drained
+    assert 1 <= count(server, "FETCH") <= 4
 
 
 def test_chains_through_queues_with_a_limit_are_run_to_their_ends(
