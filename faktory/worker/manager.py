@@ -137,13 +137,13 @@ class Manager:
         """Have the worker's thread look when the next job is due to be interrupted."""
         self._post(self.check_jobs)
 
-    def on_no_job(self, processor: Processor, asked_at: float, queues: Collection[str]) -> None:
-        """With `burst`, have a processor wait until another gets a job."""
+    def on_no_job(self, asked_at: float, queues: Collection[str]) -> None:
+        """Note, for `burst`, that a FETCH for these queues that was sent then brought no job."""
         if self.burst is not None:
-            self.burst.wait(processor, asked_at, queues, self.processors.copy())
+            self.burst.found_empty(asked_at, queues, self.processors.copy())
 
     def waited(self, processor: Processor, queues: Collection[str]) -> bool:
-        """With `burst`, have a processor wait likewise if these queues were found empty."""
+        """With `burst`, have a processor wait for what others push, if all of these are empty."""
         burst = self.burst
         return burst is not None and burst.waited(processor, queues, self.processors.copy())
 

@@ -109,11 +109,11 @@ class ProcessorManager(Protocol):
     def on_failure(self, job: JobContext, error: BaseException, buried: bool = False) -> None:
         """A job raised; its failure, which may bury it at once, is not reported yet."""
 
-    def on_no_job(self, processor: Processor, asked_at: float, queues: Collection[str]) -> None:
+    def on_no_job(self, asked_at: float, queues: Collection[str]) -> None:
         """A FETCH for these queues that was sent then brought no job."""
 
     def waited(self, processor: Processor, queues: Collection[str]) -> bool:
-        """Return whether it has waited, since these queues are known to be empty."""
+        """Return whether it has waited, since nothing is left to do in these queues."""
 
     def on_exit(self, processor: Processor, error: BaseException | None) -> None:
         """A processor ends, by an error or because it has nothing left to do: its last call."""
@@ -253,7 +253,7 @@ class Processor(Thread):
                         manager.burst.begin(self)
                     self._follow(self.run_job(job))
                 else:
-                    manager.on_no_job(self, asked_at, self._asked)
+                    manager.on_no_job(asked_at, self._asked)
 
     def _on_no_job(self, error: FaktoryError) -> None:
         """FETCH was answered with an error, or with a job that cannot be read."""
@@ -430,13 +430,13 @@ class Processor(Thread):
         manager, limits = self._manager, self._manager.limits
         while self._fetches():
             queues = manager.get_queues()
-            if limits is None or not queues:
-                return queues
             if self._delivery is None and manager.burst is not None:
                 self._release_permits()
                 manager.burst.end(self)
                 if manager.waited(self, queues):
                     continue
+            if limits is None or not queues:
+                return queues
             if available := limits.acquire(self, queues):
                 return available
             if self._delivery is not None:
