@@ -405,6 +405,7 @@ class Processor(Thread):
             if now is not None:
                 sent.extend(now.commands)
                 if not now.is_last:
+                    self._release_permits()
                     return sent
         if (queues := self._next_queues()) is not None:
             sent.append(_fetch(tuple(queues)))
