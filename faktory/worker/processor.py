@@ -198,15 +198,16 @@ class Processor(Thread):
         manager = self._manager
         failures = 0
         while True:
-            if self._reconnect:
-                self._reconnect = False
-                self._client.disconnect()
             delivery = self._delivery
             # What is to be sent may depend on the time when the connection is there.
             connects = delivery is not None and delivery.is_timed and not self._client.is_connected
             sent = [] if connects else self._next_commands()
             if not (sent or connects):
                 return
+            if self._reconnect:  # it may have been asked for in a pause of that
+                self._reconnect = False
+                self._client.disconnect()
+                continue
             if manager.burst is not None and sent and sent[-1].name == "FETCH":
                 manager.burst.end(self)
             asked_at = monotonic()
@@ -409,6 +410,7 @@ class Processor(Thread):
             if now is not None:
                 sent.extend(now.commands)
                 if not now.is_last:
+                    self._release_permits()
                     return sent
         if (queues := self._next_queues()) is not None:
             self._asked = tuple(queues)
