@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..wire.address import find_url, switched_on
-from ..wire.validate import check_timeout
+from ..wire.validate import brief, check_timeout
 from .sockets import MAX_KEEPALIVE, TCP_KEEPALIVE, check_keepalive
 
 if TYPE_CHECKING:
@@ -87,6 +87,19 @@ class Settings:
 
 current: Settings = Settings()
 """The settings of this process."""
+
+
+def check_context(value: SSLContext | None) -> SSLContext | None:
+    """Return an `ssl_context`, unless it is a file's name or a number.
+
+    Its class is not asked for: that would import ssl, which takes long.
+    """
+    if isinstance(value, (str, bytes, os.PathLike, int, float)):
+        raise ValueError(
+            f"ssl_context is {brief(value)}: pass an ssl.SSLContext, like "
+            'ssl.create_default_context(cafile="ca.pem").'
+        )
+    return value
 
 
 def _variable(name: str, kind: type[N], default: N) -> N:
