@@ -1,10 +1,10 @@
 """`burst=True`: when a worker has nothing left to do, and ends.
 
 Rules: what is left is what the queues hold and what the jobs that run here push. A queue is empty
-if a FETCH for it brought no job that was sent after the last job of all had ended. A processor waits
-when all of its queues are empty. When all processors wait, no FETCH is under way, and each queue
-was empty while nothing ran that could push to it. The first job that one gets ends the waits of
-the others.
+if a FETCH for it brought no job that was sent after the last job of all had ended. A processor
+waits when all of its queues are empty. When all processors wait, no FETCH is under way, and each
+queue was empty while nothing ran that could push to it. The first job that one gets ends the waits
+of the others.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from ..jobs.runner import JobRunner
 from ..wire.log import Log
 from .backends.base import Backends, Report
 from .burst import Burst
-from .delivery import Delivery, deliver, give_back, report_of
+from .delivery import Delivery, ServerClock, deliver, give_back, report_of
 from .events import Events
 from .lifecycle import Lifecycle
 from .outage import Outage
@@ -86,6 +86,7 @@ class Manager:
         self.burst: Burst | None = None
         self.give_back = False
         """Whether jobs that are interrupted as the worker stops are not counted as failed."""
+        self.server_clock = ServerClock()
         self._make_client = make_client
         self._events = events
         self._post = post
@@ -291,7 +292,15 @@ class Manager:
             report: Report = ("Shutdown", message, [])
             given_back = verdict.outcome == "again"
             deliveries.append(
-                report_of(job, verdict, report, mark, self._log, given_back=given_back)
+                report_of(
+                    job,
+                    verdict,
+                    report,
+                    mark,
+                    self._log,
+                    given_back=given_back,
+                    clock=self.server_clock,
+                )
             )
         if failed:
             self._handle_failures(failed, message)

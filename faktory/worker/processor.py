@@ -45,7 +45,7 @@ from ..wire.payload import INVALID_JOB, find_fault, usable_jid
 from ..wire.validate import brief, clip
 from .backends.base import Backend, RemoteError, Report
 from .burst import Burst
-from .delivery import Delivery, PushNext, deliver, give_back, report_of
+from .delivery import Delivery, PushNext, ServerClock, deliver, give_back, report_of
 from .interrupts import RunningJob
 from .lifecycle import Lifecycle
 from .logs import JobLog
@@ -85,6 +85,7 @@ class ProcessorManager(Protocol):
     lifecycle: Lifecycle
     limits: Limits | None
     outage: Outage
+    server_clock: ServerClock
     runner: JobRunner
     timing: Timing
     log: logging.Logger
@@ -309,6 +310,7 @@ class Processor(Thread):
             self._job_log,
             is_wanted=end.is_wanted,
             given_back=end.given_back,
+            clock=self._manager.server_clock,
         )
 
     def _has_expired(self, job: JobContext) -> bool:
@@ -392,7 +394,7 @@ class Processor(Thread):
 
     def _judge(self, task: Runnable | None, job: JobContext, error: BaseException) -> Verdict:
         kind = type(error)
-        if issubclass(kind, Shutdown) and self._manager.give_back:
+        if issubclass(kind, Shutdown) and self.running.is_closed and self._manager.give_back:
             return give_back(job)
         if issubclass(kind, RemoteError):
             return error.verdict  # type: ignore[attr-defined,no-any-return]

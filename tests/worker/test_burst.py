@@ -412,7 +412,7 @@ def test_a_queue_whose_permit_an_overdue_job_has_is_not_taken_for_empty(
         held.hold()
 
     with Client(url) as client:
-        stuck = client.push({"jobtype": "held", "args": [], "queue": "api", "retry": 0})
+        client.push({"jobtype": "held", "args": [], "queue": "api", "retry": 0})
         queues = {"default": 1, "api": faktory.Queue(limit=1)}
         tasks = {"held": late, "more": lambda: ran.append(1)}
         running = start(make_worker(url, tasks, queues=queues, concurrency=2, burst=True))
