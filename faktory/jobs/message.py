@@ -10,17 +10,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from ..client import Pool, Producer
 from ..exceptions import FaktoryPayloadError
 from ..proto import encode_push
 from ..wire.payload import prepare
 from ..wire.validate import brief, clip
+from . import chains
 from . import options as job_options
-
-CHAIN: Final = "chain"
-"""The key of `custom` that has the wire dicts of the jobs that follow."""
 
 
 class PushedJob(Protocol):
@@ -194,10 +192,6 @@ def _check_step(message: Message, number: int, first: Message) -> None:
         raise FaktoryPayloadError(
             f"{what} is debounced, so that it may be another chain's, too: set(debounce=None)."
         )
-    if CHAIN in (options.get("custom") or {}):
-        raise FaktoryPayloadError(
-            f"{what} has custom[{CHAIN!r}], where a chain keeps its jobs: take another name."
-        )
     if message._job.pool not in (None, first._job.pool):
         raise ValueError(
             f"{what} has a pool of its own, and the worker pushes it to the server of the job "
@@ -207,5 +201,5 @@ def _check_step(message: Message, number: int, first: Message) -> None:
 
 def _with_following(first: dict[str, Any], following: list[dict[str, Any]]) -> dict[str, Any]:
     if following:
-        first["custom"] = {**(first.get("custom") or {}), CHAIN: following}
+        first["custom"] = {**(first.get("custom") or {}), chains.KEY: following}
     return first

@@ -18,6 +18,7 @@ from ..exceptions import FaktoryPayloadError
 from ..proto import encode_push
 from ..wire.payload import prepare
 from ..wire.validate import check_duration, check_instant, check_timeout
+from . import chains
 from .backoff import Backoff
 
 
@@ -168,6 +169,12 @@ def to_wire(options: Mapping[str, Any]) -> dict[str, Any]:
         )
     if "track" in custom:
         custom["track"] = 1
+    own = fields.get("custom")
+    if isinstance(own, Mapping) and chains.KEY in own:
+        raise FaktoryPayloadError(
+            f"custom has {chains.KEY!r}, where a chain keeps its jobs: take another name, or "
+            "faktory.chain(...) for jobs that run one after another."
+        )
     if custom:
         fields["custom"] = merge(fields.get("custom") or {}, custom)
     return fields

@@ -451,3 +451,16 @@ def test_a_wrong_time_limit_is_refused_where_it_is_given(wrong: Any) -> None:
         faktory.default_job_options["time_limit"] = wrong
     with pytest.raises(FaktoryPayloadError, match="time_limit is"):
         faktory.job(time_limit=wrong)
+
+
+def test_the_key_of_chains_is_refused_where_it_is_set() -> None:
+    work = faktory.external("Convert")
+    custom = {"faktory_chain": []}
+    remedy = r"custom has 'faktory_chain', .*: take another name, or faktory\.chain\(\.\.\.\)"
+    with pytest.raises(FaktoryPayloadError, match=remedy):
+        work.set(custom=custom)
+    with pytest.raises(FaktoryPayloadError, match=remedy):
+        faktory.external("Convert", custom=custom)
+    with pytest.raises(FaktoryPayloadError, match=remedy):
+        faktory.default_job_options = {"custom": custom}
+    work.set(custom={"chain": []})
