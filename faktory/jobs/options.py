@@ -73,7 +73,10 @@ class Declared(Options, total=False):
     backoff: Backoff | None
 
 
-_POLICY: Final = frozenset({"retry_on", "discard_on", "backoff"})
+_POLICY: Final = ("retry_on", "discard_on", "backoff")
+
+OF_DECLARATION: Final = (*_POLICY, "name")
+"""What a declaration has besides the options."""
 
 
 class PushOptions(Options, total=False):
@@ -101,8 +104,11 @@ IN_CUSTOM: Final = (*ENTERPRISE, *sorted(EXPIRY))
 """Options that go into `custom`."""
 
 
-def check(options: Mapping[str, Any], where: str) -> None:
-    """Raise TypeError, with the closest name, for an option that does not exist."""
+def check(options: Mapping[str, Any], where: str, others: Iterable[str] = ()) -> None:
+    """Raise TypeError, with the closest name, for an option that does not exist.
+
+    `others` are names that `where` takes, too, and that are not among these options any more.
+    """
     for name in options:
         if name in OF_ONE_PUSH:
             raise TypeError(
@@ -114,9 +120,15 @@ def check(options: Mapping[str, Any], where: str) -> None:
                 f"{where} cannot have {name}, which is not part of a pushed job: the worker takes "
                 "it from the declaration, @faktory.job or faktory_options."
             )
+        if name == "on_exhausted":
+            raise TypeError(
+                f"{where} has no option {name!r}: it is a decorator of the declared job, for the "
+                "function to be called, @job.on_exhausted."
+            )
         if name not in NAMES:
-            close = get_close_matches(name, NAMES, 1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"There are {sorted(NAMES)}."
+            known = sorted({*NAMES, *others})
+            close = get_close_matches(name, {*known, *_POLICY}, 1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"There are {known}."
             raise TypeError(f"{where} has no option {name!r}. {hint}")
 
 
