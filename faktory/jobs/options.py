@@ -219,7 +219,8 @@ def _given(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 def fix_expiry(payload: dict[str, Any]) -> None:
     """Make a job's `expires_in` the time at which it expires; called when the job is pushed.
 
-    It counts from the job's `at`, else from now. A value of another program's is left alone.
+    It counts from the job's `at` if that is ahead, else from now. A value of another program's is
+    left alone.
     """
     custom = payload["custom"]
     seconds = custom.get("expires_in") if isinstance(custom, dict) else None
@@ -227,7 +228,9 @@ def fix_expiry(payload: dict[str, Any]) -> None:
         return
     at = payload.get("at")
     try:
-        start = datetime.now(UTC) if at is None else datetime.fromisoformat(check_instant("at", at))
+        start = datetime.now(UTC)
+        if at is not None:
+            start = max(start, datetime.fromisoformat(check_instant("at", at)))
         end = check_instant("expires_in", start + timedelta(seconds=seconds))
     except (OverflowError, ValueError):  # after the year 9999; or the push refuses the `at`
         return

@@ -268,15 +268,6 @@ def test_enterprise_options_of_a_later_job_are_checked_with_the_push(server: Fak
     assert server.jobs == []
 
 
-def test_the_jobs_of_a_chain_expire_counted_from_its_push(server: FakeServer) -> None:
-    later = crop.set(expires_in=60)
-    faktory.chain(crop.message(1), later.message(2), later.set(at=5e9).message(3)).push()
-    second, third = chained(server.jobs[0])
-    assert second["custom"].keys() == third["custom"].keys() == {"expires_at"}
-    assert third["custom"]["expires_at"] == "2128-06-11T08:54:20Z"
-    assert third["at"] == "2128-06-11T08:53:20Z"
-
-
 def test_the_pool_of_a_chain_is_that_of_its_first_job(server: FakeServer) -> None:
     pool = faktory.Pool("tcp://other:2")
     first = crop.set(pool=pool).message(1)
