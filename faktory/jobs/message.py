@@ -197,8 +197,16 @@ def chain(*messages: Message | JobChain) -> JobChain:
             )
     if not steps:
         raise ValueError("the chain is empty: pass one message at least, like resize.message(1).")
+    numbers: dict[str, int] = {}
     for number, message in enumerate(steps, 1):
         _check_step(message, number, steps[0])
+        jid = message._job.options.get("jid")
+        if jid is not None and numbers.setdefault(jid, number) != number:
+            raise FaktoryPayloadError(
+                f"job {number} of the chain, {message.jobtype}, has the jid of job {numbers[jid]}, "
+                f"{jid!r}, and is pushed while the one before it is reserved: each needs a jid of "
+                "its own, or set(jid=None)."
+            )
     return JobChain(tuple(steps))
 
 

@@ -286,6 +286,13 @@ def test_the_pool_of_a_chain_is_that_of_its_first_job(server: FakeServer) -> Non
         (lambda: faktory.chain(crop), r"has messages, not .*resize\.message\(1\)"),
         (lambda: faktory.chain(crop.message(1), {"jobtype": "x"}), "has messages, not"),
         (
+            lambda: faktory.chain(
+                crop.set(jid="order-0012").message(1),
+                faktory.chain(crop.message(2), Crop.set(jid="order-0012").message(3)),
+            ),
+            r"job 3 of the chain, Crop, has the jid of job 1, 'order-0012'.*a jid of its own",
+        ),
+        (
             lambda: faktory.chain(crop.message(1), crop.set(debounce=9).message(2)),
             r"job 2 of the chain, crop, is debounced.*set\(debounce=None\)",
         ),
