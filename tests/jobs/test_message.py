@@ -137,6 +137,36 @@ def test_a_chain_can_be_a_callback(server: FakeServer) -> None:
     assert '"custom":{"faktory_chain":[{' in new
 
 
+def test_a_callback_expires_from_its_own_push_on(server: FakeServer) -> None:
+    with faktory.Batch(success=crop.set(expires_in=60).message(1)).jobs():
+        pass
+    new = next(text for text in server.other_commands if text.startswith("BATCH NEW"))
+    assert '"custom":{"expires_in":60}' in new
+
+
+def test_a_callback_is_neither_debounced_nor_of_another_pool(server: FakeServer) -> None:
+    debounced = crop.set(debounce=30)
+    for callback in (debounced, debounced.message(1)):
+        for setting in ("success", "complete"):
+            with pytest.raises(FaktoryPayloadError, match=rf"{setting}, crop, is debounced.*=None"):
+                faktory.Batch(**{setting: callback})  # type: ignore[arg-type]
+    pool = faktory.Pool("tcp://other:2")
+    elsewhere = crop.set(pool=pool)
+    for other in (
+        faktory.external("crop").set(pool=pool),
+        elsewhere.message(1),
+        faktory.chain(elsewhere.message(1), crop.message(2)),
+    ):
+        with pytest.raises(ValueError, match=r"complete, crop, has a pool of its own.*pool=\.\.\."):
+            faktory.Batch(complete=other)
+        batch = faktory.Batch(pool=pool)
+        batch.complete = other
+        with batch.jobs():
+            pass
+    assert server.opened == ["other:2"]
+    pool.close()
+
+
 def test_what_set_says_of_one_push_stays_in_the_message(server: FakeServer) -> None:
     message = crop.set(jid="order-0012", at="2100-01-01T00:00:00Z").message(1)
     assert dict(message.options) == {
