@@ -87,7 +87,7 @@ def test_attempts_are_counted_until_a_retry_is_worn_out(
         sync.perform_one()
     assert failing.runs == [(1, 2), (2, 1), (3, 0)]
     assert failing.last == [None, "rate limited", "rate limited"]
-    assert gave_up == [(jid, "Retry('rate limited')")]
+    assert gave_up == [(jid, "Retry('rate limited', after=60)")]
     assert (sync.jobs, sizes()) == ([], {"dead": 1})
 
 
