@@ -62,6 +62,11 @@ class Converter:
         found = inside(node)
         for each in found:
             check(each)
+        # A Decimal is text on the wire, and is read from a number, too; in a model it may be.
+        self._reads_numbers = any(
+            type_of(each) is Decimal or hasattr(getattr(each, "cls", None), "model_validate_json")
+            for each in found
+        )
         # Where a field has no type, what JSON lacks must be refused, and not become text.
         untyped = any(is_untyped(each) for each in found)
         leaves = {**_CHANGED, **_UNCHANGED} if untyped else _CHANGED
@@ -80,7 +85,10 @@ class Converter:
         the same, as a Decimal reads a number, is sent as that value would be.
         """
         plain = self._plain(value, index)
-        again = self._plain(self.from_wire(plain, index), index)
+        read = self.from_wire(plain, index)
+        if not self._reads_numbers:
+            return plain
+        again = self._plain(read, index)
         return plain if _are_alike(plain, again) else again
 
     def _plain(self, value: object, index: int) -> Any:

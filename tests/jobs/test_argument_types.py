@@ -408,6 +408,11 @@ def test_a_value_of_another_type_is_refused_where_it_is_pushed(
         (list[Item], [Item("a", 5)], [{"name": "a", "price": "5", "sizes": []}]),  # type: ignore[arg-type]
         (Point, {"x": 1}, {"x": 1}),
         (timedelta, 300.0, 300.0),
+        (
+            Model,
+            {"when": "2026-01-02T03:04:05Z", "price": 5},
+            {"when": "2026-01-02T03:04:05Z", "price": "5", "inner": []},
+        ),
         (UUID, str(ID).upper(), str(ID).upper()),
     ],
 )
