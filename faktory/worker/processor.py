@@ -363,7 +363,7 @@ class Processor(Thread):
         try:
             return PushNext(job, following, partial(self._manager.mark, self, job), self._log)
         except ValueError as error:
-            raise chains.ChainBroken(f"custom.chain[0] cannot be pushed: {error}") from None
+            raise chains.ChainBroken(f"custom.{chains.KEY}[0] cannot be pushed: {error}") from None
 
     def _on_failure(self, task: Runnable | None, job: JobContext, error: BaseException) -> _End:
         """Log a failure and call the handlers of it; return how the job ended."""

@@ -169,7 +169,7 @@ def chain(number: int) -> dict[str, object]:
         }
         for step in range(LENGTH)
     ]
-    return {**first, "custom": {"chain": others}}
+    return {**first, "custom": {"faktory_chain": others}}
 
 
 def check(lines: list[list[str]], killed: int) -> None:

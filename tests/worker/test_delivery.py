@@ -376,7 +376,7 @@ def test_a_job_is_buried_by_fail_and_mutate_in_one_step(
 
 def following(marks: Marks, **fields: Any) -> Delivery:
     after = {"jid": "jid-0002", "jobtype": "next", "args": []}
-    job = JobContext({**JOB, "custom": {"chain": [after]}, **fields})
+    job = JobContext({**JOB, "custom": {"faktory_chain": [after]}, **fields})
     pushed = chains.next_job(job.as_fetched())
     assert pushed is not None
     return PushNext(job, pushed, marks, Log(LOG))
