@@ -253,7 +253,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         child.close_channel()
         if isinstance(child, Reporter):
             self.children.remove(child)
-            if status and self._stopping:
+            if status and (self._stopping or self._burst):
                 self.code = max(self.code, Exit.ABANDONED)
             return
         exit_code = next((f" ({exit.name})" for exit in Exit if exit == status), "")
@@ -265,17 +265,18 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         steady = monotonic() - child.started_at >= STEADY_AFTER
         child.failed_starts = child.failed_starts + 1 if never_began else 0
         child.deaths = 0 if stopped or steady else child.deaths + 1
+        # By TERM when all stop: it had not begun.
+        killed = status < 0 and not (self._stopping and status == -signal.SIGTERM)
+        failed = had_jobs or killed or status == Exit.ABANDONED
+        drained = self._burst and (child.drained or (stopped and child.quiet))
+        if failed and (self._stopping or drained):
+            self.code = max(self.code, Exit.ABANDONED)
         if self._stopping:
-            # By TERM: it had not begun.
-            killed = status < 0 and status != -signal.SIGTERM
-            if had_jobs or killed or status == Exit.ABANDONED:
-                log.error("%s", how)
-                self.code = max(self.code, Exit.ABANDONED)
-        elif self._burst and (child.drained or (stopped and child.quiet)):
-            log.info("%s; it is not replaced (--burst)", how)
+            log.log(logging.ERROR if failed else logging.DEBUG, "%s", how)
+        elif drained:
+            level = logging.ERROR if failed else logging.INFO
+            log.log(level, "%s; it is not replaced (--burst)", how)
             child.due = None
-            if status == Exit.ABANDONED:
-                self.code = Exit.ABANDONED
         elif self._quiet:
             log.warning("%s; quiet, so it is not replaced", how)
         elif stopped or child.finishing:
