@@ -11,7 +11,6 @@ by HUP replaces one worker after the other, so that a program that cannot begin 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -65,6 +64,7 @@ class WorkerChild(Child):
         """Whether the worker is quiet, and not because it finishes."""
         self.drained = False
         """Whether the worker ends because there is nothing left to do."""
+        self.misread = False  # so that this is logged once
         self.failed_starts = 0
         """How many workers in a row could not begin."""
 
@@ -184,7 +184,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         if isinstance(child, WorkerChild):
             child.process = child.pid
             child.known = Ready()
-            child.finishing = child.drained = False
+            child.finishing = child.drained = child.misread = False
             log.info("%s started%s", child, ", quiet as the one before" if child.quiet else "")
             if child.quiet:
                 child.send(QUIET)
@@ -208,9 +208,13 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             if not isinstance(child, WorkerChild):
                 continue  # a reporter says nothing
             if word.startswith(READY):
-                child.known = Ready(*json.loads(word[len(READY) :]))
-                log.debug("%s is ready", child)
-                self._reload_next()
+                child.known = Ready.read(word)
+                if child.known.worker_id:
+                    log.debug("%s is ready", child)
+                    self._reload_next()
+                elif not child.misread:
+                    child.misread = True
+                    log.warning("%s: the line that it is ready by cannot be read", child)
             elif word == DRAINED:
                 child.drained = True
             elif word == QUIET:
