@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Optional
 
 from .annotations import is_plain, resolve, text_of
@@ -79,6 +78,8 @@ class Arguments:
         parameter, fault = self._parameters[index], self._faults.get(index)
         if fault is not None:
             return f"The annotation {text_of(parameter.annotation)} cannot be used: {fault}."
+        from importlib.util import find_spec
+
         asked = f"Or annotate the parameter, {parameter.name}: {kind.__name__}"
         return f"{asked}." if find_spec("msgspec") else f"{asked}, and {_INSTALL}."
 
