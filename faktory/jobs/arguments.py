@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Optional
 
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from .converters import Converter
 
 _INSTALL: Final = "pip install 'faktory-worker[types]'"
+
+_MOST_LOOKS: Final = 1000
+"""How often names that are unknown are looked up: they may be there for type checkers only."""
 
 _MOST_LEVELS: Final = 20
 """How deep a refused value is searched for what JSON lacks."""
@@ -37,6 +39,7 @@ class Arguments:
         self._faults: dict[int, str] = {}
         # One attribute for both, as threads see it: the converters, and the unknown names.
         self._found: tuple[list[Converter | None], set[str]] | None = None
+        self._looks = 0
         # Such a parameter is the last one, and its annotation that of each argument behind it.
         self._is_variadic = any(p.kind is p.VAR_POSITIONAL for p in self._parameters)
 
@@ -80,6 +83,8 @@ class Arguments:
         parameter, fault = self._parameters[index], self._faults.get(index)
         if fault is not None:
             return f"The annotation {text_of(parameter.annotation)} cannot be used: {fault}."
+        from importlib.util import find_spec
+
         name = "Path" if issubclass(kind, Path) else kind.__name__
         asked = f"Or annotate the parameter, {parameter.name}: {name}"
         return f"{asked}." if find_spec("msgspec") else f"{asked}, and {_INSTALL}."
@@ -95,8 +100,13 @@ class Arguments:
     def _find(self) -> tuple[list[Converter | None], set[str]]:
         """Return a converter, or None, for each parameter, and the names that are unknown so far.
 
-        They are found when they are first needed, and again once an unknown name is defined.
+        They are found when they are first needed, and again once an unknown name is defined; one
+        that has been unknown for a long time stays so.
         """
+        if self._found is not None and self._found[1]:
+            self._looks += 1
+            if self._looks > _MOST_LOOKS:
+                self._found = self._found[0], set()
         if self._found is None or any(map(self._is_defined, self._found[1])):
             unknown: set[str] = set()
             converters = [self._make(index, unknown) for index in range(len(self._parameters))]

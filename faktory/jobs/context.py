@@ -23,7 +23,7 @@ from ..wire.log import Log, enabled
 from ..wire.payload import DEFAULT_RETRY, MAX_RESERVE
 from ..wire.validate import check_instant, clip
 from .batch import Batch
-from .validation import deferred
+from .validation import check_handler
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[[], object])
@@ -216,12 +216,7 @@ class JobContext(JobAttributes):
         It is called in a thread of its own, while the job runs, and at once, in this thread, if the
         worker stops already. It is not called after the job's end. What it raises is logged.
         """
-        if not callable(callback):
-            raise TypeError(f"{callback!r} is not callable: pass a function without arguments.")
-        if what := deferred(callback):
-            raise TypeError(
-                f"{callback!r} is {what}, and nothing awaits it: pass a plain function."
-            )
+        check_handler(callback)
         if self._callbacks is None:
             self._callbacks = []
         self._callbacks.append((copy_context(), callback))

@@ -104,10 +104,7 @@ class FunctionJob(Push[P], Generic[P, R]):
     def run(self, context: JobContext) -> object:
         """Run the function with the arguments of a job."""
         function: Callable[..., object] = self.__wrapped__
-        args = context.args
-        if self._signature.typed:
-            args = self._signature.from_wire(args)
-        return function(*args)
+        return function(*self.typed_args(context.args))
 
 
 @overload
@@ -358,10 +355,7 @@ class _ClassJob:
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()
         object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too
-        args, signature = context.args, _push_of(self._class)._signature
-        if signature.typed:
-            args = signature.from_wire(args)
-        return instance.perform(*args)
+        return instance.perform(*_push_of(self._class).typed_args(context.args))
 
 
 def _push_of(owner: type) -> Push[Any]:

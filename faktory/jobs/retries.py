@@ -54,13 +54,15 @@ class Verdict(NamedTuple):
 
     "fail": FAIL, so the server decides; "discard": ACK; "bury": it is dead at once; "again": it is
     pushed again, `delay` seconds ahead, and uses up an attempt if it is `counted`. `note` says why
-    it is not what the job asked for, for the log.
+    it is not what the job asked for, for the log; `is_fault` whether that is an error in the
+    program, and not the server's way.
     """
 
     outcome: Literal["fail", "discard", "bury", "again"]
     delay: float = 0.0
     counted: bool = True
     note: str = ""
+    is_fault: bool = False
 
 
 FAIL: Final = Verdict("fail")
@@ -82,7 +84,11 @@ def judge(task: _HasPolicy | None, job: JobContext, error: BaseException) -> Ver
     try:
         return _judge(None if task is None else task.policy, job, error)
     except BaseException as second:  # of a class with methods of its own
-        return Verdict("fail", note=f"what it raised cannot be judged: {_text(second)}")
+        return _fault(f"what it raised cannot be judged: {_text(second)}")
+
+
+def _fault(note: str) -> Verdict:
+    return Verdict("fail", note=note, is_fault=True)
 
 
 def _judge(policy: Policy | None, job: JobContext, error: BaseException) -> Verdict:
@@ -108,7 +114,7 @@ def _again(job: JobContext, policy: Policy | None, after: object, counted: bool)
             try:
                 after = policy.backoff(job.attempt)
             except BaseException as error:
-                return Verdict("fail", note=f"its backoff raised {_text(error)}{_INSTEAD}")
+                return _fault(f"its backoff raised {_text(error)}{_INSTEAD}")
         elif counted:
             return FAIL
         else:
@@ -117,7 +123,7 @@ def _again(job: JobContext, policy: Policy | None, after: object, counted: bool)
         delay = max(check_delay("the wait", after), LEAST_AHEAD)
     except ValueError as error:
         reason = failure.clean(error, 500).rstrip(".")
-        return Verdict("fail", note=f"its backoff returned no wait: {reason}{_INSTEAD}")
+        return _fault(f"its backoff returned no wait: {reason}{_INSTEAD}")
     if what := kept_by_server(job):
         return Verdict("fail", note=f"it {what}, so the server's own wait counts")
     return Verdict("again", delay, counted)

@@ -7,7 +7,6 @@ job can run at once. All times are the wall clock's, in UTC.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -166,7 +165,8 @@ def _hash_of(payload: Mapping[str, Any]) -> str:
 
     The order of the keys of objects does not count: the server sorts them, too.
     """
-    from hashlib import sha256  # takes long to load
+    import json  # both take long to load
+    from hashlib import sha256
 
     plain = load_json(dump_json(payload))  # a subclass of int, say, may look different to `json`
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))

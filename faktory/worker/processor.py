@@ -381,6 +381,7 @@ class Processor(Thread):
         again = verdict.outcome == "again"
         given_back = again and issubclass(kind, Shutdown)
         is_wanted = issubclass(kind, Retry) and (again or job.retries_remaining > 0)
+        is_wanted = is_wanted and not verdict.is_fault
         if self.running.failed is not None:
             if not (is_wanted or given_back):
                 seconds = monotonic() - self.running.since

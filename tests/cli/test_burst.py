@@ -12,6 +12,9 @@ import pytest
 from faktory import Client
 from faktory.cli.exits import Exit
 from faktory.cli.worker.main import main
+from faktory.cli.worker.processes import WorkerChild, WorkerSupervisor
+from faktory.cli.worker.supervised import Ready
+from faktory.jobs.context import reservation_clock
 from faktory.server import EmbeddedServer
 
 from .support import WORKER, Run, WaitUntil, call, pids, push, reports
@@ -41,6 +44,9 @@ def slow(path):
 @faktory.job
 def dies():
     os.kill(os.getpid(), signal.SIGKILL)
+
+if os.environ.get("DIES_AT_ITS_END"):
+    faktory.on("shutdown", lambda: os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
@@ -111,6 +117,32 @@ def test_a_worker_that_is_killed_is_replaced(server: EmbeddedServer, run: Run) -
     assert supervisor.wait() == Exit.STOPPED
     assert (server.processed, server.failures, waiting(server)) == (16, 1, 0)
     assert len(pids(supervisor)) == 2
+
+
+def test_a_worker_that_is_killed_at_its_end_is_an_error(
+    server: EmbeddedServer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIES_AT_ITS_END", "1")
+    push(server, "grow", 3)
+    flags = ["-r", "bursts", "--burst", "--processes", "1", "-c", "1"]
+    supervisor = run(WORKER, *flags, url=server.url)
+    assert supervisor.wait() == Exit.ABANDONED
+    assert (server.processed, waiting(server)) == (15, 0)
+    (line,) = [line for line in supervisor.said.splitlines() if "it is not replaced" in line]
+    assert "was killed by SIGKILL; it is not replaced (--burst)" in line
+    assert "ERROR" in line
+
+
+def test_a_worker_that_ends_with_a_job_is_an_error() -> None:
+    supervisor = WorkerSupervisor(1, 1, 25, "tcp://127.0.0.1:1", burst=True)
+    (worker,) = supervisor.children
+    assert isinstance(worker, WorkerChild)
+    worker.known, worker.drained = Ready("w1"), True
+    supervisor.on_exit(worker, Exit.STOPPED)
+    assert supervisor.code == Exit.STOPPED
+    worker.jobs.write("thread", "held-12345678", reservation_clock() + 60)
+    supervisor.on_exit(worker, Exit.STOPPED)
+    assert supervisor.code == Exit.ABANDONED
 
 
 @pytest.mark.parametrize("flags", [[], ["--processes", "1"]], ids=["alone", "supervised"])

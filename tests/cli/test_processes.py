@@ -145,6 +145,30 @@ def test_a_supervisor_that_was_started_with_its_signals_blocked_gets_them(
     assert stop(supervisor) == Exit.STOPPED
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [b'r["w1", "tcp', b"r\xff", b"r5", b"r[1]", b"r[1,2,3,4]", b"r" + b"[" * 20_000],
+    ids=["cut", "bytes", "number", "types", "long", "deep"],
+)
+def test_an_odd_word_of_a_worker_does_not_end_the_supervisor(
+    odd: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = WorkerSupervisor(1, concurrency=1, grace=25, url="tcp://127.0.0.1:1")
+    (worker,) = supervisor.children
+    assert isinstance(worker, WorkerChild)
+    worker.channel, other = pair()
+    with other:
+        other.sendall(odd + b"\n" + odd + b"\nq\n")
+        supervisor.on_channel(worker)
+        assert worker.quiet
+        assert not worker.known.worker_id
+        assert [record.levelname for record in caplog.records].count("WARNING") == 1
+        other.sendall(b'r["w1"]\n')
+        supervisor.on_channel(worker)
+        assert worker.known.worker_id == "w1"
+        worker.close_channel()
+
+
 def test_a_worker_that_reads_nothing_does_not_hold_up_the_supervisor() -> None:
     worker = WorkerChild(1, concurrency=1)
     worker.channel, other = pair()

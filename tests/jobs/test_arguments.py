@@ -21,7 +21,7 @@ from freezegun import freeze_time
 import faktory
 from faktory import testing
 from faktory.exceptions import FaktoryBulkError, FaktoryPayloadError
-from faktory.jobs import registry
+from faktory.jobs import arguments, registry
 from faktory.jobs.annotations import is_plain
 from faktory.proto import encode_push
 from faktory.testing import assert_enqueued, assert_not_enqueued
@@ -407,6 +407,16 @@ def test_a_class_may_be_defined_after_the_job_was_used(
     monkeypatch.setitem(globals(), "Later", Item)
     job.perform_async(Item("a", Decimal(1)))
     assert server.jobs[1]["args"] == [{"name": "a", "price": "1"}]
+
+
+def test_a_name_that_stays_unknown_costs_nothing_in_the_long_run(server: FakeServer) -> None:
+    def only_absent(value: Absent, other: int = 0) -> None: ...
+
+    job = faktory.job(only_absent)
+    job.perform_bulk([("a", 1)] * arguments._MOST_LOOKS)
+    assert not job._signature.typed
+    with pytest.raises(FaktoryPayloadError, match="cannot be used: name 'Absent' is not defined"):
+        job.perform_async(Item("a", Decimal(1)))
 
 
 @dataclass

@@ -134,8 +134,8 @@ def test_a_run_that_is_not_counted_is_possible_in_the_last_attempt_too() -> None
     "nonsense", [None, "soon", True, -1, nan, inf, [30], MAX_DELAY * 2, timedelta(seconds=-1)]
 )
 def test_a_backoff_that_returns_nonsense_leaves_the_job_to_the_server(nonsense: object) -> None:
-    outcome, _, _, note = judge(task(backoff=lambda _: nonsense), job(), ValueError())
-    assert outcome == "fail"
+    outcome, _, _, note, is_fault = judge(task(backoff=lambda _: nonsense), job(), ValueError())
+    assert (outcome, is_fault) == ("fail", True)
     assert note.startswith("its backoff returned no wait: the wait is ")
     assert note.endswith("; the server's own wait counts instead")
 
@@ -150,8 +150,8 @@ def test_a_backoff_that_raises_leaves_the_job_to_the_server(error: BaseException
     def wrong(_: int) -> float:
         raise error
 
-    outcome, _, _, note = judge(task(backoff=wrong), job(), ValueError())
-    assert outcome == "fail"
+    outcome, _, _, note, is_fault = judge(task(backoff=wrong), job(), ValueError())
+    assert (outcome, is_fault) == ("fail", True)
     assert note.startswith(f"its backoff raised {type(error).__name__}: ")
     assert note.endswith("; the server's own wait counts instead")
 
@@ -166,7 +166,7 @@ def test_judge_raises_for_nothing() -> None:
 
     broken = Retry("x")
     del broken.after
-    assert judge(task(), job(), broken).outcome == "fail"
+    assert judge(task(), job(), broken)[::4] == ("fail", True)
     strange = Declaration(Policy((Strange,), (), None))
     verdict = judge(strange, job(), ValueError())
     assert verdict.outcome == "fail"
@@ -202,7 +202,7 @@ def test_a_registered_task_has_no_policy() -> None:
 
 
 def test_a_verdict_is_plain() -> None:
-    assert list(Verdict("again", 60, False, "why")) == ["again", 60, False, "why"]
+    assert list(Verdict("again", 60, False, "why")) == ["again", 60, False, "why", False]
     assert Verdict(*["fail", 0.0, True, ""]) == FAIL
 
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+)
+from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
@@ -94,22 +101,29 @@ def hostile(name): task(name)
 def test_what_follows_from_an_error_in_a_pool_is_what_the_job_declares(
     server: EmbeddedServer, run_program: RunProgram, push: Push, reported: Reported
 ) -> None:
-    hows = ("Away", "Copied", "Retry", "ValueError", "KeyError")
+    hows = ("Away", "Copied", "Retry", "ValueError", "KeyError", "Cancelled", "Broken")
     jids = {how: push("policy", how, retry=3) for how in hows}
-    run_program(
+    program = run_program(
         """
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
 class Away(Exception):
     def __init__(self, one, two): super().__init__("away")  # cannot be pickled
 class Copied(Exception): pass
-@faktory.job(retry_on=(Away, Copied), discard_on=KeyError, backoff=lambda attempt: 100)
+discarded = {"KeyError": KeyError, "Cancelled": CancelledError, "Broken": BrokenProcessPool}
+kinds = {"Copied": Copied, "ValueError": ValueError, **discarded}
+@faktory.job(
+    retry_on=(Away, Copied), discard_on=(*discarded.values(),), backoff=lambda attempt: 100
+)
 def policy(how):
     if how == "Away": raise Away(1, 2)
     if how == "Retry": raise faktory.Retry("rate limited", after=60)
-    raise {"Copied": Copied, "ValueError": ValueError, "KeyError": KeyError}[how]("own")
+    raise kinds[how]("own")
 """
         + JOBS
     )
-    reported([*jids.values()], "ACK", "ACK", "ACK", "FAIL", "ACK")
+    reported([*jids.values()], "ACK", "ACK", "ACK", "FAIL", *["ACK"] * 3)
+    assert "executor is broken" not in program.log
     scheduled = {job["jid"]: job["failure"]["message"] for job in server.scheduled}
     expected = {"Away": "away", "Copied": "own", "Retry": "rate limited"}
     assert scheduled == {jids[how]: message for how, message in expected.items()}
@@ -126,6 +140,52 @@ def test_a_pool_that_breaks_fails_the_job_that_ran_in_it_and_is_replaced(
     (retry,) = server.retries
     assert retry["failure"]["errtype"] == "BrokenProcessPool"
     assert "a new one takes its place" in program.log
+
+
+@pytest.mark.parametrize("kind", [CancelledError, BrokenExecutor])
+def test_what_the_executor_raises_too_is_the_jobs_own_error_where_the_job_raises_it(
+    start: Start,
+    push: Push,
+    reported: Reported,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[Exception],
+) -> None:
+    @faktory.job(discard_on=kind)
+    def work() -> None:
+        raise kind("of an executor in the job")
+
+    jid = push("work")
+    start(executor=ThreadPoolExecutor)
+    reported(jid, "ACK")
+    assert messages(caplog, "the executor is broken") == []
+
+
+class Failing(ThreadPoolExecutor):
+    """Cancels its first call, and breaks with the second one."""
+
+    calls = 0
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        Failing.calls += 1
+        future: Future[Any] = Future()
+        if self.calls == 1:
+            future.cancel()
+        else:
+            future.set_exception(BrokenThreadPool("its initializer failed"))
+        return future
+
+
+def test_a_job_whose_executor_fails_is_not_judged_by_its_policy(
+    start: Start, push: Push, reported: Reported, caplog: pytest.LogCaptureFixture
+) -> None:
+    @faktory.job(discard_on=(CancelledError, BrokenExecutor))
+    def work() -> None: ...
+
+    Failing.calls = 0
+    jids = [push("work"), push("work")]
+    start(executor=Failing, concurrency=1)
+    reported(jids, "FAIL", "FAIL")
+    assert len(messages(caplog, "the executor is broken")) == 1
 
 
 class Seen(ThreadPoolExecutor):

@@ -262,9 +262,10 @@ def await_stop():
 
 @faktory.job
 def polls():
-    current_job().on_stopping(lambda: note("here", current_job().jid))
+    called_back = threading.Event()
+    current_job().on_stopping(lambda: [note("here", current_job().jid), called_back.set()])
     await_stop()
-    time.sleep(0.5)
+    assert called_back.wait(20)
 
 @faktory.job
 def listens():

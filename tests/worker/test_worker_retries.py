@@ -334,6 +334,44 @@ def test_a_backoff_that_raises_or_returns_nonsense_costs_no_job(
     assert messages(caplog, "its backoff r")
 
 
+class Incomplete(Retry):
+    def __init__(self) -> None: ...  # so it has neither `after` nor `count`
+
+
+@pytest.mark.parametrize("use_threads", [True, False])
+def test_a_retry_that_cannot_be_judged_is_an_error(
+    server: EmbeddedServer,
+    start: Start,
+    push: Push,
+    wait_until: WaitUntil,
+    caplog: pytest.LogCaptureFixture,
+    use_threads: bool,
+) -> None:
+    @faktory.job(backoff=lambda attempt: "soon" if use_threads else None)  # type: ignore[arg-type,return-value]
+    def waits_wrongly() -> None:
+        raise Retry("rate limited")
+
+    @faktory.job
+    def incomplete() -> None:
+        raise Incomplete
+
+    worker, called = listening(server, use_threads=use_threads)
+    jids = [push("incomplete"), push("waits_wrongly")]
+    start(worker)
+    wait_until(lambda: len(server.retries) == len(called.errors) == 2)
+    assert [reports(server, jid) for jid in jids] == [["FAIL"]] * 2
+    assert {type(error).__name__ for error in called.errors} == {"Incomplete", "Retry"}
+    for name in ("incomplete", "waits_wrongly"):
+        (record,) = [
+            each
+            for each in caplog.records
+            if f"{name} " in each.message and " fail in" in each.message
+        ]
+        assert record.exc_info
+    assert messages(caplog, "what it raised cannot be judged: AttributeError")
+    assert messages(caplog, "its backoff returned no wait")
+
+
 # Returned by a worker that stops
 
 

@@ -11,7 +11,6 @@ by HUP replaces one worker after the other, so that a program that cannot begin 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -65,6 +64,7 @@ class WorkerChild(Child):
         """Whether the worker is quiet, and not because it finishes."""
         self.drained = False
         """Whether the worker ends because there is nothing left to do."""
+        self.misread = False  # so that this is logged once
         self.failed_starts = 0
         """How many workers in a row could not begin."""
 
@@ -184,7 +184,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         if isinstance(child, WorkerChild):
             child.process = child.pid
             child.known = Ready()
-            child.finishing = child.drained = False
+            child.finishing = child.drained = child.misread = False
             log.info("%s started%s", child, ", quiet as the one before" if child.quiet else "")
             if child.quiet:
                 child.send(QUIET)
@@ -208,9 +208,13 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             if not isinstance(child, WorkerChild):
                 continue  # a reporter says nothing
             if word.startswith(READY):
-                child.known = Ready(*json.loads(word[len(READY) :]))
-                log.debug("%s is ready", child)
-                self._reload_next()
+                child.known = Ready.read(word)
+                if child.known.worker_id:
+                    log.debug("%s is ready", child)
+                    self._reload_next()
+                elif not child.misread:
+                    child.misread = True
+                    log.warning("%s: the line that it is ready by cannot be read", child)
             elif word == DRAINED:
                 child.drained = True
             elif word == QUIET:
@@ -253,7 +257,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         child.close_channel()
         if isinstance(child, Reporter):
             self.children.remove(child)
-            if status and self._stopping:
+            if status and (self._stopping or self._burst):
                 self.code = max(self.code, Exit.ABANDONED)
             return
         exit_code = next((f" ({exit.name})" for exit in Exit if exit == status), "")
@@ -265,17 +269,18 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         steady = monotonic() - child.started_at >= STEADY_AFTER
         child.failed_starts = child.failed_starts + 1 if never_began else 0
         child.deaths = 0 if stopped or steady else child.deaths + 1
+        # By TERM when all stop: it had not begun.
+        killed = status < 0 and not (self._stopping and status == -signal.SIGTERM)
+        failed = had_jobs or killed or status == Exit.ABANDONED
+        drained = self._burst and (child.drained or (stopped and child.quiet))
+        if failed and (self._stopping or drained):
+            self.code = max(self.code, Exit.ABANDONED)
         if self._stopping:
-            # By TERM: it had not begun.
-            killed = status < 0 and status != -signal.SIGTERM
-            if had_jobs or killed or status == Exit.ABANDONED:
-                log.error("%s", how)
-                self.code = max(self.code, Exit.ABANDONED)
-        elif self._burst and (child.drained or (stopped and child.quiet)):
-            log.info("%s; it is not replaced (--burst)", how)
+            log.log(logging.ERROR if failed else logging.DEBUG, "%s", how)
+        elif drained:
+            level = logging.ERROR if failed else logging.INFO
+            log.log(level, "%s; it is not replaced (--burst)", how)
             child.due = None
-            if status == Exit.ABANDONED:
-                self.code = Exit.ABANDONED
         elif self._quiet:
             log.warning("%s; quiet, so it is not replaced", how)
         elif stopped or child.finishing:

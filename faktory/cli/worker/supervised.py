@@ -53,6 +53,19 @@ class Ready(NamedTuple):
         has_context = worker._own_client.ssl_context is not None
         return cls(worker.worker_id, worker.faktory.url, has_context)
 
+    @classmethod
+    def read(cls, line: bytes) -> Ready:
+        """Return the one that a worker has sent; one without an id if it cannot be read."""
+        try:
+            ready = cls(*json.loads(line[len(READY) :]))
+        except (ValueError, TypeError, RecursionError):  # cut, or of a job that writes anywhere
+            return cls()
+        return ready if list(map(type, ready)) == [str, str, bool] else cls()
+
+    def line(self) -> bytes:
+        """Return what `read` takes, with its end."""
+        return READY + json.dumps(self).encode() + b"\n"
+
 
 _finishing: Final[WeakSet[Worker]] = WeakSet()
 """Workers that are quiet because they finish."""
@@ -66,7 +79,7 @@ def attach(worker: Worker, jobs: RunningJobs, channel: socket.socket) -> None:
         _obey(worker, channel, socket.MSG_DONTWAIT)
         Thread(target=_obey, args=(worker, channel), name="faktory-supervised", daemon=True).start()
         with suppress(OSError):  # the supervisor is gone: `_obey` sees it
-            channel.sendall(READY + json.dumps(Ready.of(worker)).encode() + b"\n")
+            channel.sendall(Ready.of(worker).line())
 
     def on_quiet() -> None:
         if not (worker.is_disconnecting or worker in _finishing):

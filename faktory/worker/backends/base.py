@@ -34,7 +34,7 @@ class Backend(Protocol):
     """Runs the jobs of one processor, one at a time."""
 
     own_errors: tuple[type[BaseException], ...]
-    """What `run` raises if the backend is at fault, and not the job."""
+    """What the last `run` raised if the backend was at fault, and not the job."""
 
     def run(self, task: Runnable, job: JobContext) -> None:
         """Run a job and wait for its end, in the processor's thread.

@@ -26,7 +26,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from random import random
 from threading import Lock
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from ...jobs.context import JobContext
 from ...jobs.middleware import worker_middleware
@@ -131,7 +131,8 @@ def backends(
 class FutureBackend:
     """Runs the jobs of one processor in the executor."""
 
-    own_errors: tuple[type[BaseException], ...] = (BrokenExecutor, CancelledError)
+    own_errors: tuple[type[BaseException], ...] = ()
+    """The job can raise the same ones, so they are the executor's where that has failed only."""
 
     def __init__(self, shared: FutureBackends) -> None:
         self._shared = shared
@@ -139,6 +140,7 @@ class FutureBackend:
 
     def run(self, task: Runnable, job: JobContext) -> None:
         """Submit a job and wait for it, the middleware around that; see `Backend`."""
+        self.own_errors = ()
         try:
             refuse_awaitable(
                 worker_middleware.run(lambda *_: self._wait(task, job), job, job.payload)
@@ -168,11 +170,19 @@ class FutureBackend:
         if not isinstance(end, Future):
             future.cancel()
             raise end
-        try:
-            return end.result()
-        except BrokenExecutor as error:
+        self._check(end, executor)
+        return end.result()
+
+    def _check(self, end: Future[object], executor: Executor) -> None:
+        """Note whether the executor has failed, and not the job."""
+        if end.cancelled():
+            self.own_errors = (CancelledError,)
+            return
+        error = end.exception()
+        # What a job raises has a traceback, or comes from another process as a RemoteError.
+        if _is_broken_executor(error) and error.__traceback__ is None:
+            self.own_errors = (BrokenExecutor,)
             self._shared.replace(executor, error)
-            raise
 
     def _submit(self, task: Runnable, job: JobContext) -> tuple[Future[object], Executor]:
         """Wait until the executor takes the job; raise what it is interrupted by meanwhile."""
@@ -257,6 +267,10 @@ def _run_declared(task: Runnable, payload: dict[str, Any]) -> None:
     in_context(job, lambda: JobRunner(middleware=False).call(task, job))
 
 
+def _is_broken_executor(error: BaseException | None) -> TypeGuard[BrokenExecutor]:
+    return issubclass(type(error), BrokenExecutor)  # isinstance asks the error for its __class__
+
+
 def _run_remotely(backtrace: int, function: Callable[..., object], *args: object) -> None:
     """Call a function in a process of a pool, which breaks by an error that pickle cannot copy."""
     try:
@@ -264,6 +278,9 @@ def _run_remotely(backtrace: int, function: Callable[..., object], *args: object
     except BaseException as error:
         try:
             copied = type(pickle.loads(pickle.dumps(error))) is type(error)
+            copied = copied and not _is_broken_executor(
+                error
+            )  # which would be taken for the pool's
             traceback.format_exception(error)
         except BaseException:
             copied = False
