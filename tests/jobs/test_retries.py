@@ -164,9 +164,18 @@ def test_judge_raises_for_nothing() -> None:
     class Strange(Exception, metaclass=Odd):
         pass
 
-    broken = Retry("x")
-    del broken.after
-    assert judge(task(), job(), broken)[::4] == ("fail", True)
+    class Broken(Retry):
+        after = property(lambda self: self.missing)
+
+        def __init__(self):
+            pass
+
+    class Short(Retry):
+        def __init__(self):
+            pass
+
+    assert judge(task(), job(), Broken())[::4] == ("fail", True)
+    assert judge(task(), job(), Short())[::4] == ("fail", False)  # as Retry()
     strange = Declaration(Policy((Strange,), (), None))
     verdict = judge(strange, job(), ValueError())
     assert verdict.outcome == "fail"

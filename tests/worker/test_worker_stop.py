@@ -93,8 +93,8 @@ def test_quiet_lets_running_jobs_go_on_and_fetches_no_more(
     assert not running.worker.is_quiet
     running.worker.quiet()
     running.worker.quiet()
+    wait_until(lambda: running.worker.is_quiet)
     wait_until(lambda: len(threads_left()) == 2)  # the busy processor and the heartbeat
-    assert running.worker.is_quiet
     push("work")
     held.release()
     reported(first, "ACK")
