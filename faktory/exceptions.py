@@ -210,6 +210,12 @@ class Retry(Exception):
     `count` is False. FaktoryPayloadError, where it is made, for any other `after`.
     """
 
+    after: float | None = None
+    """Seconds, or None."""
+
+    count: bool = True
+    """Whether it uses up an attempt."""
+
     def __init__(
         self,
         message: str = "the job asks to be run again",
@@ -229,6 +235,15 @@ class Retry(Exception):
         super().__init__(message)
         self.after = None if after is None else _delay(after)
         self.count = count
+
+    def __repr__(self) -> str:
+        """Show the message, and what else was asked for."""
+        shown = [repr(argument) for argument in self.args]
+        if self.after is not None:
+            shown.append(f"after={self.after!r}".removesuffix(".0"))
+        if not self.count:
+            shown.append("count=False")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def _delay(after: object) -> float:

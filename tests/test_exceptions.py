@@ -167,3 +167,15 @@ def test_connection_errors_have_no_errno():
     assert FaktoryConnectionError("text").errno is None
     assert FaktoryOutcomeUnknown("text", ["a"]).errno is None
     assert FaktoryOutcomeUnknown("text", ["a"]).strerror is None
+
+
+@pytest.mark.parametrize(
+    ("retry", "shown"),
+    [
+        (Retry("x"), "Retry('x')"),
+        (Retry("x", after=60, count=False), "Retry('x', after=60, count=False)"),
+        (Retry(after=timedelta(seconds=1.5)), "Retry('the job asks to be run again', after=1.5)"),
+    ],
+)
+def test_a_retry_shows_what_it_asks_for(retry: Retry, shown: str) -> None:
+    assert repr(retry) == shown

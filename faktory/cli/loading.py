@@ -1,10 +1,10 @@
 """Import what -r names: a module or a package, a file, a folder.
 
 Rules: a package brings along each module below it that is called jobs or tasks, without those in
-folders of tests. What a path names is imported under the name by which the program itself would
-import it: from the folder above its packages. A name that does not exist and a module that raises
-an error have different exit codes. The error of a module keeps its traceback, from the first line
-of the user's code on.
+folders of tests. A folder that only has packages in it (src) is meant as a path. What a path names
+is imported under the name by which the program itself would import it: from the folder above its
+packages. A name that does not exist and a module that raises an error have different exit codes.
+The error of a module keeps its traceback, from the first line of the user's code on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DISCOVERED: Final = ("jobs", "tasks")
 SKIPPED: Final = ("test", "tests")
 """Folders in which they are not."""
 
-_NONE: Final = " and no ".join(DISCOVERED)
+_NONE: Final = "there is no " + " and no ".join(f"{name}.py" for name in DISCOVERED)
 
 _INIT: Final = "__init__.py"
 
@@ -85,9 +85,12 @@ def _import(name: str) -> None:
             "there is no such file or folder" if _is_path(name) else "that is not a module's name"
         )
         raise CannotImport(name, Exit.MISSING, f"{what}{_spelling(name)}")
-    found = _import_package(importlib.import_module(module_name))
-    if name.endswith(".") and not found:
-        raise CannotImport(name, Exit.MISSING, f"there is no {_NONE} below it")
+    module = importlib.import_module(module_name)
+    found = _import_package(module)
+    is_namespace = getattr(module, "__file__", None) is None and hasattr(module, "__path__")
+    if (name.endswith(".") or is_namespace) and not found:
+        below = f"below {', '.join(map(_shown, module.__path__))}" if is_namespace else "below it"
+        raise CannotImport(name, Exit.MISSING, f"{_NONE} {below}")
 
 
 def _is_file(name: str) -> bool:
@@ -95,9 +98,21 @@ def _is_file(name: str) -> bool:
 
 
 def _is_folder(name: str) -> bool:
-    """Return whether a name is that of a folder, and cannot be that of a module."""
+    """Return whether a name is that of a folder, and cannot be that of a module, or is not meant.
+
+    A bare name is a module's; but a folder like src, which has packages in it and neither modules
+    nor an __init__.py, is not a package of the program, though Python would import it as one.
+    """
     try:
-        return (_is_path(name) or not name.replace(".", "_").isidentifier()) and os.path.isdir(name)
+        if not os.path.isdir(name):
+            return False
+        if _is_path(name) or not name.replace(".", "_").isidentifier():
+            return True
+        return (
+            name not in sys.modules
+            and any(Path(name).glob(f"*/{_INIT}"))
+            and not any(Path(name).glob("*.py"))
+        )
     except ValueError:  # a zero in it
         return False
 
@@ -113,8 +128,10 @@ def _spelling(name: str) -> str:
     parts = [part for part in relative.replace(os.sep, ".").split(".") if part]
     if not parts or not all(map(str.isidentifier, parts)):
         return ". Name a module or package, -r app, a file, -r app/jobs.py, or a folder, -r ./app"
-    meant = ".".join(parts)
-    return f". Is it -r {meant}, or -r {meant}. for all {' and '.join(DISCOVERED)} below it?"
+    path = Path(*parts)
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return f". Is it -r {'.'.join(parts)}?"
+    return f" in {os.getcwd()}" if _is_path(name) else ""
 
 
 def _package_hint(name: str, error: BaseException) -> str:
@@ -129,6 +146,8 @@ def _package_hint(name: str, error: BaseException) -> str:
         return ""
     named = all(map(str.isidentifier, path.parts))
     module = ".".join(path.parts) if named else f"package.{path.name}"
+    if path.is_dir():
+        module += "."
     return (
         f". A file is loaded without its package where that has no {_INIT}. Name it as part of "
         f"that: -r {module}"
@@ -228,9 +247,11 @@ def _import_folder(name: str) -> None:
         others = [
             path.parent for each in DISCOVERED for path in sorted(folder.glob(f"*/{each}.py"))
         ]
+        if folder.name in DISCOVERED:  # as a file, or as a package, it would be imported
+            others += sorted(folder.glob("*.py"))
         hint = f". Is it -r {os.path.relpath(others[0])}?" if others else ""
-        what = f"in this folder, nor in a package (a folder with {_INIT}) in it{hint}"
-        raise CannotImport(name, Exit.MISSING, f"there is no {_NONE} {what}")
+        what = f"in {_shown(folder)}, nor in a package (a folder with {_INIT}) in it{hint}"
+        raise CannotImport(name, Exit.MISSING, f"{_NONE} {what}")
     for file in files:
         _import_alone(name, file)
     for module in below:
@@ -238,6 +259,11 @@ def _import_folder(name: str) -> None:
         path = folder.joinpath(*parts)
         is_folder = (path / _INIT).is_file()
         _import_part(name, folder, parts, path / _INIT if is_folder else path.with_suffix(".py"))
+
+
+def _shown(folder: str | Path) -> str:
+    text = str(folder)
+    return text if text.isprintable() else repr(text)
 
 
 def _split(folder: Path) -> tuple[Path, list[str]]:

@@ -85,7 +85,7 @@ class Client:
         self._announced = False
         self._temporary = compat.TemporaryConnections()
         self._connection: Connection | compat.CompatConnection
-        self.ssl_context = ssl_context
+        self.ssl_context = settings.check_context(ssl_context)
         if connection is None:
             self.faktory = parse(faktory or using.find_url())
             if ssl_context is None and (self.faktory.tls or not faktory):

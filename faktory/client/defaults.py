@@ -65,7 +65,7 @@ def configure(
         if pool_timeout is None
         else check_timeout("pool_timeout", pool_timeout),
         "timeout": None if timeout is None else check_timeout("timeout", timeout, allow_zero=False),
-        "ssl_context": ssl_context,
+        "ssl_context": settings.check_context(ssl_context),
         "tcp_keepalive": None
         if tcp_keepalive is None
         else check_keepalive("tcp_keepalive", tcp_keepalive),

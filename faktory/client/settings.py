@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ..wire.address import find_url, switched_on
-from ..wire.validate import check_timeout
+from ..wire.address import find_url
+from ..wire.validate import brief, check_timeout
 from .sockets import MAX_KEEPALIVE, TCP_KEEPALIVE, check_keepalive
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ CONFIGURED: Final[Any] = ...
 """Stands for a timeout that is not passed; None, which elsewhere means none at all, is an error."""
 
 _KEEPALIVE: Final = "FAKTORY_TCP_KEEPALIVE"
+
+_ENTERPRISE: Final = "FAKTORY_ENTERPRISE"
+
+_ON: Final = ("1", "true", "yes", "on")
+_OFF: Final = ("0", "false", "no", "off", "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,14 +84,37 @@ class Settings:
             ) from None
 
     def knows_enterprise(self) -> bool:
-        """Return whether the server is said to know Enterprise options; else it is asked."""
+        """Return whether the server is said to know Enterprise options; else it is asked.
+
+        ValueError for a variable that is neither on nor off.
+        """
         if self.enterprise is not None:
             return self.enterprise
-        return switched_on(os.environ.get("FAKTORY_ENTERPRISE"))
+        text = os.environ.get(_ENTERPRISE, "")
+        word = text.strip().lower()
+        if word in _ON or word in _OFF:
+            return word in _ON
+        raise ValueError(
+            f"{_ENTERPRISE} is {brief(text)}: it is 1, true, yes or on if the server knows the "
+            "options of Faktory Enterprise, or else 0, false, no, off or empty."
+        )
 
 
 current: Settings = Settings()
 """The settings of this process."""
+
+
+def check_context(value: SSLContext | None) -> SSLContext | None:
+    """Return an `ssl_context`, unless it is a file's name or a number.
+
+    Its class is not asked for: that would import ssl, which takes long.
+    """
+    if isinstance(value, (str, bytes, os.PathLike, int, float)):
+        raise ValueError(
+            f"ssl_context is {brief(value)}: pass an ssl.SSLContext, like "
+            'ssl.create_default_context(cafile="ca.pem").'
+        )
+    return value
 
 
 def _variable(name: str, kind: type[N], default: N) -> N:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Optional
 
 from .annotations import is_plain, resolve, text_of
@@ -84,7 +85,8 @@ class Arguments:
             return f"The annotation {text_of(parameter.annotation)} cannot be used: {fault}."
         from importlib.util import find_spec
 
-        asked = f"Or annotate the parameter, {parameter.name}: {kind.__name__}"
+        name = "Path" if issubclass(kind, Path) else kind.__name__
+        asked = f"Or annotate the parameter, {parameter.name}: {name}"
         return f"{asked}." if find_spec("msgspec") else f"{asked}, and {_INSTALL}."
 
     def _typed(self, count: int) -> list[tuple[int, Converter]]:

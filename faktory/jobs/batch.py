@@ -84,7 +84,7 @@ class Batch:
                     f"the batch {self._bid} exists on the server and cannot be changed any more."
                 )
             if value is not None:
-                _check_setting(name, value)
+                _check_setting(name, value, self._pool)
         elif close := get_close_matches(name, _SETTINGS, 1, _TYPO):
             raise AttributeError(f"a batch has no {name}. Did you mean {close[0]}?")
         super().__setattr__(name, value)
@@ -136,21 +136,25 @@ class Batch:
         return {
             "description": self.description,
             "parent_bid": parent,
-            **{name: _callback(name, job) for name, job in callbacks.items() if job is not None},
+            **{
+                name: _callback(name, job, self._pool)
+                for name, job in callbacks.items()
+                if job is not None
+            },
         }
 
 
-def _check_setting(name: str, value: object) -> None:
+def _check_setting(name: str, value: object, pool: Pool | None) -> None:
     """Raise if a batch cannot have this setting."""
     if name in ("success", "complete"):
-        _callback(name, value)
+        _callback(name, value, pool)
     elif not isinstance(value, str) and not (name == "parent" and isinstance(value, Batch)):
         what = "text" if name == "description" else "a batch, or the bid of one"
         raise FaktoryPayloadError(f"{name} is {value!r}: it must be {what}.")
 
 
-def _callback(name: str, job: object) -> dict[str, Any]:
-    """Return the wire dict of a callback."""
+def _callback(name: str, job: object, pool: Pool | None) -> dict[str, Any]:
+    """Return the wire dict of a callback, which the server of the batch pushes."""
     if isinstance(job, str):
         job = {"jobtype": job}
     if isinstance(job, Mapping):
@@ -161,11 +165,28 @@ def _callback(name: str, job: object) -> dict[str, Any]:
             raise FaktoryPayloadError(f"{name}: {error}") from None
         return payload
     if isinstance(job, (Message, JobChain)):
-        return job.to_dict()
+        first = job.messages[0] if isinstance(job, JobChain) else job
+        _check_callback(name, first._job, pool)
+        return job.payload()
     spec = spec_of(job)
     if spec is not None:
+        _check_callback(name, spec, pool)
         return spec.payload(())
     raise FaktoryPayloadError(
         f"{name} is {job!r}: pass a declared job, a message (job.message(...)), the name of a job "
         "type, or a dict with 'jobtype'."
     )
+
+
+def _check_callback(name: str, job: Any, pool: Pool | None) -> None:
+    """Raise for a callback that only a push by this program could make what it is to be."""
+    if "debounce" in job.options:
+        raise FaktoryPayloadError(
+            f"{name}, {job.jobtype}, is debounced, and the server pushes it once when the batch is "
+            "done: set(debounce=None)."
+        )
+    if getattr(job, "pool", None) not in (None, pool):
+        raise ValueError(
+            f"{name}, {job.jobtype}, has a pool of its own, and the server of the batch pushes it: "
+            "leave set(pool=...) out, or pass that pool to the batch, Batch(pool=...)."
+        )

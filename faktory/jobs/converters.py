@@ -40,6 +40,9 @@ from .changes import (
 _ERROR: Final = re.compile(r"(.*) - at (?:`key` in )?`\$\[0\](.*)`", re.DOTALL)
 """An error of msgspec: what is wrong, and the path below the argument."""
 
+_OBJECTS: Final = re.compile(r"Expected .*\bobject\b.*, got `object`")
+"""What msgspec says of an instance of `object` where JSON has an object: nothing to go by."""
+
 _MINUTE: Final = timedelta(minutes=1)
 
 _PLAIN: Final = (str, int, float, dict, list, tuple, set, frozenset)
@@ -59,6 +62,11 @@ class Converter:
         found = inside(node)
         for each in found:
             check(each)
+        # A Decimal is text on the wire, and is read from a number, too; in a model it may be.
+        self._reads_numbers = any(
+            type_of(each) is Decimal or hasattr(getattr(each, "cls", None), "model_validate_json")
+            for each in found
+        )
         # Where a field has no type, what JSON lacks must be refused, and not become text.
         untyped = any(is_untyped(each) for each in found)
         leaves = {**_CHANGED, **_UNCHANGED} if untyped else _CHANGED
@@ -73,8 +81,17 @@ class Converter:
     def to_wire(self, value: object, index: int) -> Any:
         """Return the argument of this index as plain JSON.
 
-        FaktoryPayloadError, with the path, for a value of another type.
+        FaktoryPayloadError, with the path, for a value of another type. One that the type reads all
+        the same, as a Decimal reads a number, is sent as that value would be.
         """
+        plain = self._plain(value, index)
+        read = self.from_wire(plain, index)
+        if not self._reads_numbers:
+            return plain
+        again = self._plain(read, index)
+        return plain if _are_alike(plain, again) else again
+
+    def _plain(self, value: object, index: int) -> Any:
         try:
             plain = self._to_builtins(value)
             if self._to_wire is not None:
@@ -85,9 +102,8 @@ class Converter:
             raise FaktoryPayloadError(
                 f"args[{index}] is nested too deep, or contains itself. Send a flatter value."
             ) from None
-        except (TypeError, ValueError) as error:  # of msgspec, or of the value's own class
+        except (TypeError, ValueError, OverflowError) as error:  # of msgspec, or of the value
             raise self._error(index, str(error), "", [value]) from error
-        self.from_wire(plain, index)
         return plain
 
     def from_wire(self, plain: object, index: int) -> Any:
@@ -129,11 +145,23 @@ class Converter:
     def _error(
         self, index: int, reason: str, path: str, shown: Sequence[object] = ()
     ) -> FaktoryPayloadError:
+        if _OBJECTS.fullmatch(reason) and not any(isinstance(each, dict) for each in shown):
+            reason = "nothing here makes JSON of it"
         reason = reason.replace("`duration`", "a number of seconds").rstrip(".")
         place = f"args[{index}]{path}" + "".join(f" is {show(value)}" for value in shown)
         return FaktoryPayloadError(
             f"{place}: {reason[:1].lower()}{reason[1:]}. The parameter is {self._takes}."
         )
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    """Return whether two JSON values have the same kinds of values in the same places."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_are_alike, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_are_alike(item, other[key]) for key, item in one.items() if key in other)
+    are_numbers = isinstance(one, int | float) and isinstance(other, int | float)
+    return are_numbers or type(one) is type(other)
 
 
 class _UnknownType(Exception):
@@ -203,7 +231,11 @@ def _seconds(value: Any) -> Any:
     if not value.microseconds:
         return value.days * 86_400 + value.seconds
     seconds = value.total_seconds()
-    if timedelta(seconds=seconds) != value:
+    try:
+        is_exact = timedelta(seconds=seconds) == value
+    except OverflowError:  # of the longest of all, rounded up
+        is_exact = False
+    if not is_exact:
         raise Wrong(f"{value} has more digits than a JSON number keeps, round it to seconds")
     return seconds
 

@@ -132,7 +132,7 @@ def job(
     pushed: dict[str, object] = {**options}
     time_limit = job_options.take_time_limit(pushed)
     policy = retries.take_policy(pushed)
-    job_options.check(pushed, "@faktory.job")
+    job_options.check(pushed, "@faktory.job", job_options.OF_DECLARATION)
 
     def declare(function: Callable[P, R]) -> FunctionJob[P, R]:
         return FunctionJob(function, name, pushed, time_limit, policy)
@@ -252,7 +252,8 @@ class Job(JobAttributes):
         options.pop("name", None)
         time_limit = job_options.take_time_limit(options)
         policy = retries.take_policy(options)
-        job_options.check(options, f"{cls.__name__}.faktory_options")
+        where = f"{cls.__name__}.faktory_options"
+        job_options.check(options, where, job_options.OF_DECLARATION)
         perform: Any = getattr(cls, "perform", None)
         if perform is None or getattr(perform, "__isabstractmethod__", False):
             cls._push = None  # a base with options for other jobs

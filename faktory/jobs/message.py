@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from ..client import Pool, Producer
 from ..exceptions import FaktoryPayloadError
 from ..proto import encode_push
 from ..wire.payload import prepare
 from ..wire.validate import brief, clip
+from . import chains
 from . import options as job_options
-
-CHAIN: Final = "chain"
-"""The key of `custom` that has the wire dicts of the jobs that follow."""
 
 
 class PushedJob(Protocol):
@@ -71,14 +68,23 @@ class Message:
 
     def push(self) -> str:
         """Push the job; return its jid, as `perform_async` does."""
-        return self._job.push_payload(self.to_dict())
+        return self._job.push_payload(self.payload())
 
     def push_to(self, producer: Producer) -> Future[str]:
         """Push the job through a Producer: for `Producer.push`."""
-        return self._job.push_payload_to(producer, self.to_dict())
+        return self._job.push_payload_to(producer, self.payload())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a wire dict, as middleware gets it; another one, with another jid, each time."""
+        """Return a wire dict, for `Client.push`; another one, with another jid, each time.
+
+        `expires_in` counts from now, or from the job's `at`.
+        """
+        payload = self.payload()
+        self._job.complete(payload)
+        return payload
+
+    def payload(self) -> dict[str, Any]:
+        """Return a wire dict that is pushed later, as middleware gets it: it has `expires_in`."""
         return self._job.payload_of(job_options.copy_of(list(self.args)))
 
     def __eq__(self, other: object) -> bool:
@@ -120,12 +126,12 @@ class JobChain:
         Middleware runs for each job now. If one stops a job, nothing is pushed, and its return
         value is returned.
         """
-        payload, stopped = self._payload()
+        payload, stopped = self._made()
         return self._first.push_payload(payload) if payload else stopped  # type: ignore[return-value]
 
     def push_to(self, producer: Producer) -> Future[str]:
         """Push it through a Producer: for `Producer.push`."""
-        payload, stopped = self._payload(producer)
+        payload, stopped = self._made(producer)
         if payload:
             return self._first.push_payload_to(producer, payload)
         ended: Future[Any] = Future()
@@ -133,20 +139,29 @@ class JobChain:
         return ended
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a wire dict of the first job, with those of the others in its `custom`."""
-        first, *others = [message.to_dict() for message in self.messages]
-        return _with_following(first, [prepare(each) for each in others])
+        """Return a wire dict of the first job, with those of the others in its `custom`.
+
+        `expires_in` of the first one counts from now, that of each other from its own push.
+        """
+        return self._with_others(self.messages[0].to_dict())
+
+    def payload(self) -> dict[str, Any]:
+        """Return the same, to be pushed later: the first one has its `expires_in`, too."""
+        return self._with_others(self.messages[0].payload())
+
+    def _with_others(self, first: dict[str, Any]) -> dict[str, Any]:
+        others = [prepare(message.payload()) for message in self.messages[1:]]
+        return _with_following(first, others)
 
     @property
     def _first(self) -> PushedJob:
         return self.messages[0]._job
 
-    def _payload(self, producer: Producer | None = None) -> tuple[dict[str, Any] | None, object]:
+    def _made(self, producer: Producer | None = None) -> tuple[dict[str, Any] | None, object]:
         """Return the payload of the first job, or None and what the middleware returned."""
         following: list[dict[str, Any]] = []
 
-        def keep(message: Message, payload: dict[str, Any]) -> str:
-            message._job.complete(payload)
+        def keep(payload: dict[str, Any]) -> str:
             sent: dict[str, Any] = job_options.copy_of(prepare(payload))
             encode_push(sent)  # its error has the path in this job, not that in the chain
             following.append(sent)
@@ -155,13 +170,13 @@ class JobChain:
         pool = producer or self._first.pool
         for index, message in enumerate(self.messages[1:], 1):
             try:
-                returned = message._job.run_middleware(message.to_dict(), partial(keep, message))
+                returned = message._job.run_middleware(message.payload(), keep)
             except FaktoryPayloadError as error:
                 raise FaktoryPayloadError(f"job {index + 1} of the chain: {error}") from None
             if len(following) < index:
                 return None, returned
             message._job.check_enterprise(pool)
-        return _with_following(self.messages[0].to_dict(), following), None
+        return _with_following(self.messages[0].payload(), following), None
 
 
 def chain(*messages: Message | JobChain) -> JobChain:
@@ -182,8 +197,16 @@ def chain(*messages: Message | JobChain) -> JobChain:
             )
     if not steps:
         raise ValueError("the chain is empty: pass one message at least, like resize.message(1).")
+    numbers: dict[str, int] = {}
     for number, message in enumerate(steps, 1):
         _check_step(message, number, steps[0])
+        jid = message._job.options.get("jid")
+        if jid is not None and numbers.setdefault(jid, number) != number:
+            raise FaktoryPayloadError(
+                f"job {number} of the chain, {message.jobtype}, has the jid of job {numbers[jid]}, "
+                f"{jid!r}, and is pushed while the one before it is reserved: each needs a jid of "
+                "its own, or set(jid=None)."
+            )
     return JobChain(tuple(steps))
 
 
@@ -194,10 +217,6 @@ def _check_step(message: Message, number: int, first: Message) -> None:
         raise FaktoryPayloadError(
             f"{what} is debounced, so that it may be another chain's, too: set(debounce=None)."
         )
-    if CHAIN in (options.get("custom") or {}):
-        raise FaktoryPayloadError(
-            f"{what} has custom[{CHAIN!r}], where a chain keeps its jobs: take another name."
-        )
     if message._job.pool not in (None, first._job.pool):
         raise ValueError(
             f"{what} has a pool of its own, and the worker pushes it to the server of the job "
@@ -207,5 +226,5 @@ def _check_step(message: Message, number: int, first: Message) -> None:
 
 def _with_following(first: dict[str, Any], following: list[dict[str, Any]]) -> dict[str, Any]:
     if following:
-        first["custom"] = {**(first.get("custom") or {}), CHAIN: following}
+        first["custom"] = {**(first.get("custom") or {}), chains.KEY: following}
     return first

@@ -18,6 +18,7 @@ from ..exceptions import FaktoryPayloadError
 from ..proto import encode_push
 from ..wire.payload import prepare
 from ..wire.validate import check_duration, check_instant, check_timeout
+from . import chains
 from .backoff import Backoff
 
 
@@ -72,7 +73,10 @@ class Declared(Options, total=False):
     backoff: Backoff | None
 
 
-_POLICY: Final = frozenset({"retry_on", "discard_on", "backoff"})
+_POLICY: Final = ("retry_on", "discard_on", "backoff")
+
+OF_DECLARATION: Final = (*_POLICY, "name")
+"""What a declaration has besides the options."""
 
 
 class PushOptions(Options, total=False):
@@ -100,8 +104,11 @@ IN_CUSTOM: Final = (*ENTERPRISE, *sorted(EXPIRY))
 """Options that go into `custom`."""
 
 
-def check(options: Mapping[str, Any], where: str) -> None:
-    """Raise TypeError, with the closest name, for an option that does not exist."""
+def check(options: Mapping[str, Any], where: str, others: Iterable[str] = ()) -> None:
+    """Raise TypeError, with the closest name, for an option that does not exist.
+
+    `others` are names that `where` takes, too, and that are not among these options any more.
+    """
     for name in options:
         if name in OF_ONE_PUSH:
             raise TypeError(
@@ -113,9 +120,15 @@ def check(options: Mapping[str, Any], where: str) -> None:
                 f"{where} cannot have {name}, which is not part of a pushed job: the worker takes "
                 "it from the declaration, @faktory.job or faktory_options."
             )
+        if name == "on_exhausted":
+            raise TypeError(
+                f"{where} has no option {name!r}: it is a decorator of the declared job, for the "
+                "function to be called, @job.on_exhausted."
+            )
         if name not in NAMES:
-            close = get_close_matches(name, NAMES, 1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"There are {sorted(NAMES)}."
+            known = sorted({*NAMES, *others})
+            close = get_close_matches(name, {*known, *_POLICY}, 1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"There are {known}."
             raise TypeError(f"{where} has no option {name!r}. {hint}")
 
 
@@ -168,6 +181,12 @@ def to_wire(options: Mapping[str, Any]) -> dict[str, Any]:
         )
     if "track" in custom:
         custom["track"] = 1
+    own = fields.get("custom")
+    if isinstance(own, Mapping) and chains.KEY in own:
+        raise FaktoryPayloadError(
+            f"custom has {chains.KEY!r}, where a chain keeps its jobs: take another name, or "
+            "faktory.chain(...) for jobs that run one after another."
+        )
     if custom:
         fields["custom"] = merge(fields.get("custom") or {}, custom)
     return fields
@@ -200,7 +219,8 @@ def _given(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 def fix_expiry(payload: dict[str, Any]) -> None:
     """Make a job's `expires_in` the time at which it expires; called when the job is pushed.
 
-    It counts from the job's `at`, else from now. A value of another program's is left alone.
+    It counts from the job's `at` if that is ahead, else from now. A value of another program's is
+    left alone.
     """
     custom = payload["custom"]
     seconds = custom.get("expires_in") if isinstance(custom, dict) else None
@@ -208,7 +228,9 @@ def fix_expiry(payload: dict[str, Any]) -> None:
         return
     at = payload.get("at")
     try:
-        start = datetime.now(UTC) if at is None else datetime.fromisoformat(check_instant("at", at))
+        start = datetime.now(UTC)
+        if at is not None:
+            start = max(start, datetime.fromisoformat(check_instant("at", at)))
         end = check_instant("expires_in", start + timedelta(seconds=seconds))
     except (OverflowError, ValueError):  # after the year 9999; or the push refuses the `at`
         return

@@ -57,7 +57,7 @@ class Push(Sender, Generic[P]):
         once: dict[str, Any] = {
             name: kept.pop(name) for name in job_options.OF_ONE_PUSH if name in kept
         }
-        job_options.check(kept, f"{self._jobtype}.set()")
+        job_options.check(kept, f"{self._jobtype}.set()", job_options.OF_ONE_PUSH)
         merged = job_options.merge(self._options, kept)
         both = (self._once or OnePush()).merged(once, self._jobtype)
         pool = self._pool if pool is None else pool

@@ -29,6 +29,8 @@ looks for scheduled jobs every 5 s."""
 UNCOUNTED_DELAY: Final = 15.0
 """Seconds until a run that is not counted, where neither `after` nor a backoff says so."""
 
+_INSTEAD: Final = "; the server's own wait counts instead"
+
 _KEPT_BY_SERVER: Final = {
     "bid": "is in a batch",
     "_bid": "is the callback of a batch",
@@ -112,7 +114,7 @@ def _again(job: JobContext, policy: Policy | None, after: object, counted: bool)
             try:
                 after = policy.backoff(job.attempt)
             except BaseException as error:
-                return _fault(f"its backoff raised {_text(error)}")
+                return _fault(f"its backoff raised {_text(error)}{_INSTEAD}")
         elif counted:
             return FAIL
         else:
@@ -120,12 +122,17 @@ def _again(job: JobContext, policy: Policy | None, after: object, counted: bool)
     try:
         delay = max(check_delay("the wait", after), LEAST_AHEAD)
     except ValueError as error:
-        return _fault(f"its backoff returned no wait: {failure.clean(error, 500)}")
-    custom = job.as_fetched().get("custom") or {}
-    for name, what in _KEPT_BY_SERVER.items():
-        if custom.get(name):
-            return Verdict("fail", note=f"it {what}, so the server's own wait counts")
+        reason = failure.clean(error, 500).rstrip(".")
+        return _fault(f"its backoff returned no wait: {reason}{_INSTEAD}")
+    if what := kept_by_server(job):
+        return Verdict("fail", note=f"it {what}, so the server's own wait counts")
     return Verdict("again", delay, counted)
+
+
+def kept_by_server(job: JobContext) -> str:
+    """Return why a job cannot be pushed again, as in "is unique"; empty if it can."""
+    custom = job.as_fetched().get("custom") or {}
+    return next((what for name, what in _KEPT_BY_SERVER.items() if custom.get(name)), "")
 
 
 def again(

@@ -254,13 +254,15 @@ class Store:
         if charge is not None and not charge.extend(failure.size() - before):
             failure.backtrace = []  # a job that was accepted is kept all the same
         if failure.retry_count < job.retry:
-            count = failure.retry_count
-            seconds = _int64(count**4 + 15 + self._random.randrange(30) * (count + 1))
-            at = now + _int64(seconds * SECOND)
+            at = now + _int64(self.retry_wait(failure.retry_count) * SECOND)
             failure.next_at = go_time.write(at)
             self.retries.add(at, job.render(), job)
         else:
             self.dead.add(now + DEAD_FOR * SECOND, job.render(), job)
+
+    def retry_wait(self, count: int) -> int:
+        """Return the seconds until the next attempt of a job whose `retry_count` this is."""
+        return _int64(count**4 + 15 + self._random.randrange(30) * (count + 1))
 
     # Time.
 

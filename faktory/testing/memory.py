@@ -26,7 +26,7 @@ from typing import Any, Final, Self, TypeVar
 
 from ..client import fork
 from ..client.network import MemoryNetwork
-from ..exceptions import FaktoryError, Retry
+from ..exceptions import MAX_DELAY, FaktoryError, Retry
 from ..jobs import registry, retries
 from ..jobs.batch import open_batch
 from ..jobs.chains import ChainBroken, next_job
@@ -244,9 +244,10 @@ class MemoryServer(MemoryNetwork):
         if verdict.note:
             _log.warning("%s fail: %s", job, verdict.note)
         report = failure.describe(error, backtrace=job.payload.get("backtrace") or 0)
-        again = verdict.outcome == "again" and not self.inline
-        if again and self._push_again(job, verdict, report):
-            return False
+        if not self.inline:
+            verdict = self._kept_in_sight(job, error, verdict)
+            if verdict.outcome == "again" and self._push_again(job, verdict, report):
+                return False
         exhausted = verdict.outcome == "bury" or not job.retries_remaining
         if exhausted:
             in_context(job, lambda: self._fire_exhausted(job, error))
@@ -260,6 +261,22 @@ class MemoryServer(MemoryNetwork):
         with suppress(CommandError):  # the job cleared itself, or travelled beyond its reservation
             self._and_run(fail)
         return exhausted
+
+    def _kept_in_sight(self, job: JobContext, error: BaseException, verdict: Verdict) -> Verdict:
+        """Return how a job is tried again that the server itself would keep among its retries.
+
+        One that asks for a retry, or has a backoff, waits among `jobs` all the same, as long as
+        the server would have it wait.
+        """
+        policy = getattr(registry.find(job.jobtype), "policy", None)
+        asks = issubclass(type(error), Retry) or (policy is not None and policy.backoff is not None)
+        if not asks or verdict.outcome != "fail" or not job.retries_remaining:
+            return verdict
+        if retries.kept_by_server(job):
+            return verdict
+        with self._lock:
+            seconds = self._store.retry_wait(job.attempt - 1)
+        return Verdict("again", min(seconds, MAX_DELAY))
 
     def _fire_exhausted(self, job: JobContext, error: BaseException) -> None:
         from ..worker.events import of_process  # loads the whole worker

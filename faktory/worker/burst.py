@@ -1,10 +1,10 @@
 """`burst=True`: when a worker has nothing left to do, and ends.
 
-Rules: what is left is what the queues hold and what the jobs that run here push. A processor waits
-if it got no job for a FETCH that it sent after the last job of all had ended, or would ask only
-queues for which others got none. When all of them wait, no FETCH is under way, and each queue was
-empty while nothing ran that could push to it. The first job that a processor gets ends the waits of
-the others.
+Rules: what is left is what the queues hold and what the jobs that run here push. A queue is empty
+if a FETCH for it brought no job that was sent after the last job of all had ended. A processor
+waits when all of its queues are empty. When all processors wait, no FETCH is under way, and each
+queue was empty while nothing ran that could push to it. The first job that one gets ends the waits
+of the others.
 """
 
 from __future__ import annotations
@@ -46,32 +46,32 @@ class Burst:
                 self._empty.clear()
                 self._ended_at = monotonic()
 
-    def wait(
-        self,
-        processor: Thread,
-        asked_at: float,
-        queues: Collection[str],
-        processors: Collection[Thread],
+    def found_empty(
+        self, asked_at: float, queues: Collection[str], processors: Collection[Thread]
     ) -> None:
-        """Wait until one of the `processors` gets a job, or for `close`: these `queues` had none.
+        """Note that a FETCH for these queues, sent then (`time.monotonic`), brought no job.
 
-        Returns at once, to fetch again, while one of them has a job, and if one ended after
-        `asked_at` (`time.monotonic`), when the FETCH was sent.
+        It says nothing while one of the `processors` has a job, nor if one ended after that.
         """
         with self._changed:
-            if not (self._closed or self._runs(processors) or asked_at < self._ended_at):
+            if not self._runs(processors) and asked_at >= self._ended_at:
                 self._empty.update(queues)
-                self._wait(processor)
 
     def waited(
         self, processor: Thread, queues: Collection[str], processors: Collection[Thread]
     ) -> bool:
-        """Wait likewise if others have found all of these `queues` empty; return whether it did."""
+        """Wait until one of the `processors` gets a job, or for `close`; return whether it did.
+
+        It does if all of these queues were found empty, and nothing runs.
+        """
         with self._changed:
             knows = self._empty.issuperset(queues)
             if not knows or self._closed or self._runs(processors):
                 return False
-            self._wait(processor)
+            self._waiting.add(processor)
+            self._on_wait()
+            while processor in self._waiting and not self._closed:
+                self._changed.wait()
             return True
 
     def is_over(self, processors: Collection[Thread]) -> bool:
@@ -87,9 +87,3 @@ class Burst:
 
     def _runs(self, processors: Collection[Thread]) -> bool:
         return not self._busy.isdisjoint(processors)
-
-    def _wait(self, processor: Thread) -> None:
-        self._waiting.add(processor)
-        self._on_wait()
-        while processor in self._waiting and not self._closed:
-            self._changed.wait()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from math import inf
 from time import localtime, strftime, time
 from typing import Any, Final
 
@@ -40,6 +41,9 @@ FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0
 """Seconds ahead, doubling, for a job that is pushed once more, the outcome before being unknown:
 the copies stay few, however long connections go on breaking."""
 
+CLOCK_INTERVAL: Final = 60.0
+"""Seconds for which the time of the server counts that it told."""
+
 Mark = Callable[[bool, float | None], None]
 """Called with what this process's supervisor is to do with the job if the process dies: ACK it or
 not, and until when (`reservation_clock`); None: leave it to its reservation."""
@@ -58,7 +62,7 @@ class Delivery:
     """What follows if it cannot be delivered, for the log."""
 
     def __init__(self, *sent: Command[None]) -> None:
-        self.commands = sent
+        self.commands: tuple[Command[Any], ...] = sent
         """What is to be sent; `advance` brings it up to date."""
         self.repeated = False
         """Whether it was sent before."""
@@ -83,14 +87,37 @@ class Delivery:
         self.repeated = True
 
 
+class ServerClock:
+    """How far the server's clock is ahead of this machine's. From any thread."""
+
+    def __init__(self) -> None:
+        self.lead = 0.0
+        """Seconds; 0 if it is behind, which does no harm."""
+        self._known_until = -inf
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the server was asked a short time ago."""
+        return reservation_clock() < self._known_until
+
+    def learn(self, info: object, asked_at: float) -> None:
+        """Note the answer to an INFO that was sent then (`time.time`); None if it was refused."""
+        try:
+            now = datetime.fromisoformat(info["now"]).timestamp()  # type: ignore[index]
+            self.lead = max(0.0, now - asked_at)
+        except (KeyError, TypeError, ValueError, OverflowError):  # an older server
+            self.lead = 0.0
+        self._known_until = reservation_clock() + CLOCK_INTERVAL
+
+
 class PushAgain(Delivery):
     """PUSH of a reserved job for later, then its ACK.
 
     `verdict` says for when, `report` what its failure was; one that a stopping worker returns
-    keeps the record of its failures. `fail` is sent instead if the server refuses that, or if its
-    outcome is unknown when its time has come: at worst the job runs once more. Without retries
-    that would lose the job: then it is pushed once more and never ACKed, so that its reservation
-    runs out, and the server drops that copy.
+    keeps the record of its failures. `fail` is sent instead if the server refuses that. If the
+    outcome is unknown when its time has come, the job is left to its reservation: the server fails
+    it then, unless the pushed one has ended by that time. Without retries that would lose the job:
+    then it is pushed once more and never ACKed, and the server drops the copy that is reserved.
     """
 
     is_last = False
@@ -105,14 +132,20 @@ class PushAgain(Delivery):
         mark: Mark,
         log: Log,
         given_back: bool = False,
+        clock: ServerClock | None = None,
     ) -> None:
         self._job, self._verdict, self._report = job, verdict, report
         self._fail, self._mark, self._log = fail, mark, log
         self._given_back = given_back
+        self._clock = clock or ServerClock()
         self._delay = 0.0
         self._unknown = False  # whether the server may have queued it, for a time that has come
         self._is_acked = True
         super().__init__(self._encode(verdict.delay))
+        self._asks = clock is not None and not clock.is_known
+        self._asked_at = time()
+        if self._asks:
+            self.commands = (commands.info(),)
         mark(False, None)
 
     @property
@@ -124,6 +157,9 @@ class PushAgain(Delivery):
 
     def advance(self) -> Delivery | None:
         """Return what is to be sent now: what is too late is made again, or left."""
+        if self._asks:
+            self._asked_at = time()
+            return self
         ahead = self._at - reservation_clock()
         if ahead > (0.0 if self.is_last else REPEAT_MARGIN):
             return self
@@ -140,9 +176,12 @@ class PushAgain(Delivery):
             return None
         if self._unknown:
             if self._job.retries_remaining:
-                text = "whether %s was pushed again is unknown: it fails, so it may run once more"
+                text = (
+                    "whether %s was pushed again is unknown: it stays reserved, and runs again "
+                    "after its reservation if it was not"
+                )
                 self._log.warning(text, self._job)
-                return self._failing()
+                return None
             self._is_acked = False
             self._delay = min(2 * self._delay or FIRST_DELAY, LONGEST_DELAY)
         self.commands = (self._encode(self._delay),)
@@ -152,6 +191,11 @@ class PushAgain(Delivery):
     def on_answers(self, answers: Sequence[Answer], log: Log) -> Delivery | None:
         """Return the ACK after the PUSH, and FAIL if that was refused."""
         (answer,) = answers
+        if self._asks:
+            self._asks = False
+            self._clock.learn(answer.value, self._asked_at)
+            self.commands = (self._encode(self._verdict.delay),)
+            return self
         if self.is_last:
             _log_refusal(answer, log)
             return None
@@ -169,6 +213,8 @@ class PushAgain(Delivery):
 
     def on_error(self, error: BaseException) -> None:
         """Note that an exchange broke, perhaps after the server had queued the job."""
+        if self._asks:
+            return
         was_sent = isinstance(error, FaktoryOutcomeUnknown)
         self._unknown |= was_sent or not isinstance(error, FaktoryConnectionError)
 
@@ -188,7 +234,7 @@ class PushAgain(Delivery):
         return commands.push_in_time(job)
 
     def _lead(self) -> float:
-        """Return how far the server's clock is ahead of this machine's, as far as the job shows.
+        """Return how far the server's clock is ahead, in seconds, by what it said and by the job.
 
         By a clock that is behind, the server would find the time of the next run come at once. It
         had queued the job before it was fetched, and noted when.
@@ -196,8 +242,8 @@ class PushAgain(Delivery):
         try:
             queued = datetime.fromisoformat(self._job.payload["enqueued_at"]).timestamp()
         except (KeyError, TypeError, ValueError, OverflowError):
-            return 0.0
-        return max(0.0, queued + reservation_clock() - self._job._began - time())
+            return self._clock.lead
+        return max(self._clock.lead, queued + reservation_clock() - self._job._began - time())
 
 
 class PushNext(Delivery):
@@ -249,10 +295,12 @@ def report_of(
     *,
     is_wanted: bool = False,
     given_back: bool = False,
+    clock: ServerClock | None = None,
 ) -> Delivery:
     """Return how a job is reported that has failed, asks for a retry, or is returned.
 
-    `log` gets a line if it is tried again, with the reason where nothing has failed, or buried.
+    `log` gets a line if it is tried again, with the reason where nothing has failed, or buried. A
+    `clock` that is not known has the server asked for its time before a job is pushed again.
     """
     fail = commands.fail(job.jid, *report)
     if verdict.outcome == "bury":
@@ -262,7 +310,7 @@ def report_of(
         return Delivery(fail, kill)
     if verdict.outcome == "again":
         try:
-            delivery = PushAgain(job, verdict, report, fail, mark, log, given_back)
+            delivery = PushAgain(job, verdict, report, fail, mark, log, given_back, clock)
         except Exception as error:  # another client's job, which this one cannot send
             text = "%s cannot be pushed again, so the server's own wait counts: %s"
             log.error(text, job, error)

@@ -142,6 +142,11 @@ class RunningJob:
             if self.job is not None:
                 self.job._on_stop()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its jobs are interrupted, since the worker stops."""
+        return self._closed is not None
+
     def close(self, exception: type[BaseException]) -> bool:
         """Interrupt the running job; each job that comes later fails before it starts."""
         self._closed = exception

@@ -27,7 +27,7 @@ from ..jobs.runner import JobRunner
 from ..wire.log import Log
 from .backends.base import Backends, Report
 from .burst import Burst
-from .delivery import Delivery, deliver, give_back, report_of
+from .delivery import Delivery, ServerClock, deliver, give_back, report_of
 from .events import Events
 from .lifecycle import Lifecycle
 from .outage import Outage
@@ -86,6 +86,7 @@ class Manager:
         self.burst: Burst | None = None
         self.give_back = False
         """Whether jobs that are interrupted as the worker stops are not counted as failed."""
+        self.server_clock = ServerClock()
         self._make_client = make_client
         self._events = events
         self._post = post
@@ -137,13 +138,13 @@ class Manager:
         """Have the worker's thread look when the next job is due to be interrupted."""
         self._post(self.check_jobs)
 
-    def on_no_job(self, processor: Processor, asked_at: float, queues: Collection[str]) -> None:
-        """With `burst`, have a processor wait until another gets a job."""
+    def on_no_job(self, asked_at: float, queues: Collection[str]) -> None:
+        """Note, for `burst`, that a FETCH for these queues that was sent then brought no job."""
         if self.burst is not None:
-            self.burst.wait(processor, asked_at, queues, self.processors.copy())
+            self.burst.found_empty(asked_at, queues, self.processors.copy())
 
     def waited(self, processor: Processor, queues: Collection[str]) -> bool:
-        """With `burst`, have a processor wait likewise if these queues were found empty."""
+        """With `burst`, have a processor wait for what others push, if all of these are empty."""
         burst = self.burst
         return burst is not None and burst.waited(processor, queues, self.processors.copy())
 
@@ -291,7 +292,15 @@ class Manager:
             report: Report = ("Shutdown", message, [])
             given_back = verdict.outcome == "again"
             deliveries.append(
-                report_of(job, verdict, report, mark, self._log, given_back=given_back)
+                report_of(
+                    job,
+                    verdict,
+                    report,
+                    mark,
+                    self._log,
+                    given_back=given_back,
+                    clock=self.server_clock,
+                )
             )
         if failed:
             self._handle_failures(failed, message)

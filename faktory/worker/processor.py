@@ -45,7 +45,7 @@ from ..wire.payload import INVALID_JOB, find_fault, usable_jid
 from ..wire.validate import brief, clip
 from .backends.base import Backend, RemoteError, Report
 from .burst import Burst
-from .delivery import Delivery, PushNext, deliver, give_back, report_of
+from .delivery import Delivery, PushNext, ServerClock, deliver, give_back, report_of
 from .interrupts import RunningJob
 from .lifecycle import Lifecycle
 from .logs import JobLog
@@ -85,6 +85,7 @@ class ProcessorManager(Protocol):
     lifecycle: Lifecycle
     limits: Limits | None
     outage: Outage
+    server_clock: ServerClock
     runner: JobRunner
     timing: Timing
     log: logging.Logger
@@ -109,11 +110,11 @@ class ProcessorManager(Protocol):
     def on_failure(self, job: JobContext, error: BaseException, buried: bool = False) -> None:
         """A job raised; its failure, which may bury it at once, is not reported yet."""
 
-    def on_no_job(self, processor: Processor, asked_at: float, queues: Collection[str]) -> None:
+    def on_no_job(self, asked_at: float, queues: Collection[str]) -> None:
         """A FETCH for these queues that was sent then brought no job."""
 
     def waited(self, processor: Processor, queues: Collection[str]) -> bool:
-        """Return whether it has waited, since these queues are known to be empty."""
+        """Return whether it has waited, since nothing is left to do in these queues."""
 
     def on_exit(self, processor: Processor, error: BaseException | None) -> None:
         """A processor ends, by an error or because it has nothing left to do: its last call."""
@@ -198,15 +199,16 @@ class Processor(Thread):
         manager = self._manager
         failures = 0
         while True:
-            if self._reconnect:
-                self._reconnect = False
-                self._client.disconnect()
             delivery = self._delivery
             # What is to be sent may depend on the time when the connection is there.
             connects = delivery is not None and delivery.is_timed and not self._client.is_connected
             sent = [] if connects else self._next_commands()
             if not (sent or connects):
                 return
+            if self._reconnect:  # it may have been asked for in a pause of that
+                self._reconnect = False
+                self._client.disconnect()
+                continue
             if manager.burst is not None and sent and sent[-1].name == "FETCH":
                 manager.burst.end(self)
             asked_at = monotonic()
@@ -253,7 +255,7 @@ class Processor(Thread):
                         manager.burst.begin(self)
                     self._follow(self.run_job(job))
                 else:
-                    manager.on_no_job(self, asked_at, self._asked)
+                    manager.on_no_job(asked_at, self._asked)
 
     def _on_no_job(self, error: FaktoryError) -> None:
         """FETCH was answered with an error, or with a job that cannot be read."""
@@ -308,6 +310,7 @@ class Processor(Thread):
             self._job_log,
             is_wanted=end.is_wanted,
             given_back=end.given_back,
+            clock=self._manager.server_clock,
         )
 
     def _has_expired(self, job: JobContext) -> bool:
@@ -360,7 +363,7 @@ class Processor(Thread):
         try:
             return PushNext(job, following, partial(self._manager.mark, self, job), self._log)
         except ValueError as error:
-            raise chains.ChainBroken(f"custom.chain[0] cannot be pushed: {error}") from None
+            raise chains.ChainBroken(f"custom.{chains.KEY}[0] cannot be pushed: {error}") from None
 
     def _on_failure(self, task: Runnable | None, job: JobContext, error: BaseException) -> _End:
         """Log a failure and call the handlers of it; return how the job ended."""
@@ -392,7 +395,7 @@ class Processor(Thread):
 
     def _judge(self, task: Runnable | None, job: JobContext, error: BaseException) -> Verdict:
         kind = type(error)
-        if issubclass(kind, Shutdown) and self._manager.give_back:
+        if issubclass(kind, Shutdown) and self.running.is_closed and self._manager.give_back:
             return give_back(job)
         if issubclass(kind, RemoteError):
             return error.verdict  # type: ignore[attr-defined,no-any-return]
@@ -410,6 +413,7 @@ class Processor(Thread):
             if now is not None:
                 sent.extend(now.commands)
                 if not now.is_last:
+                    self._release_permits()
                     return sent
         if (queues := self._next_queues()) is not None:
             self._asked = tuple(queues)
@@ -431,13 +435,13 @@ class Processor(Thread):
         manager, limits = self._manager, self._manager.limits
         while self._fetches():
             queues = manager.get_queues()
-            if limits is None or not queues:
-                return queues
             if self._delivery is None and manager.burst is not None:
                 self._release_permits()
                 manager.burst.end(self)
                 if manager.waited(self, queues):
                     continue
+            if limits is None or not queues:
+                return queues
             if available := limits.acquire(self, queues):
                 return available
             if self._delivery is not None:

@@ -6,11 +6,11 @@ of one process run or may be given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import random
 from threading import Condition
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ..wire.validate import brief, check_queue
 
@@ -58,6 +58,11 @@ class Queues:
     def __init__(self, queues: Given) -> None:
         if isinstance(queues, str):
             raise ValueError(f"queues is the text {queues!r}: pass a list, [{queues!r}].")
+        if not isinstance(queues, Iterable):
+            raise ValueError(
+                f"queues is {brief(queues)}: pass a list of names, ['default'], or a mapping of "
+                "weights, or leave it out."
+            )
         self.names: list[str] = []
         self.limits: dict[str, int] = {}
         """The queues that have a limit."""
@@ -75,12 +80,21 @@ class Queues:
     def _add(self, shares: Shares) -> None:
         group = {}
         for name, share in shares.items():
+            if name == "*":
+                raise ValueError(
+                    "the queue is '*', which only the command faktory-worker has, for the queues "
+                    "that the loaded jobs declare: name the queues here."
+                )
             if check_queue("the queue", name) in self.names:
                 raise ValueError(f"the queue {name!r} is given twice: give it once.")
             if isinstance(share, Queue):
                 if share.limit is not None:
                     self.limits[name] = share.limit
                 share = share.weight
+            elif isinstance(share, Mapping):
+                raise ValueError(
+                    f"the weight of queue {name!r} is {brief(share)}: use {_as_queue(share)}."
+                )
             group[name] = _check_weight(f"the weight of queue {name!r}", share)
             self.names.append(name)
         if group:
@@ -114,6 +128,14 @@ def _draw(weights: Mapping[str, int]) -> list[str]:
     often as its weight says (Efraimidis and Spirakis, 2006).
     """
     return sorted(weights, key=lambda name: random() ** (1 / weights[name]), reverse=True)
+
+
+def _as_queue(share: Mapping[Any, Any]) -> str:
+    """Return what was meant by a mapping in the place of a `Queue`."""
+    known = share and share.keys() <= {"weight", "limit"}
+    given = share if known else {"weight": 1, "limit": 2}
+    arguments = ", ".join(f"{key}={brief(value)}" for key, value in given.items())
+    return f"faktory.Queue({arguments})"
 
 
 def _check_weight(name: str, weight: object) -> int:

@@ -103,6 +103,9 @@ class Worker:
             )
         if isinstance(labels, str):
             raise ValueError(f"labels is the text {labels!r}: pass a list, [{labels!r}].")
+        for name, switch in (("burst", burst), ("give_back", give_back)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name} is {switch!r}: it is True or False.")
         if (grace := check_duration("disconnect_wait", disconnect_wait)) < 0:
             raise ValueError(f"disconnect_wait is {disconnect_wait}: it must be 0 or more.")
         self.concurrency = concurrency

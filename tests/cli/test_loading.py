@@ -188,7 +188,8 @@ def test_a_package_that_fails_or_has_no_jobs_is_an_error(
     bare, gone, broken = (load(name) for name in ("bare.", "gone.", "app."))
     assert bare.code == Exit.MISSING
     assert bare.stderr == (
-        "faktory-worker: -r bare.: cannot be imported: there is no jobs and no tasks below it\n"
+        "faktory-worker: -r bare.: cannot be imported: "
+        "there is no jobs.py and no tasks.py below it\n"
     )
     assert gone.code == Exit.MISSING
     assert gone.stderr == "faktory-worker: -r gone.: cannot be imported: No module named 'gone'\n"
@@ -287,7 +288,7 @@ def test_a_folder_without_jobs_is_missing_and_the_message_says_where_some_may_be
     load: Load, folder: Path
 ) -> None:
     (folder / "empty" / "app").mkdir(parents=True)
-    none = "there is no jobs and no tasks in this folder, nor in a package"
+    none = f"there is no jobs.py and no tasks.py in {folder / 'empty'}, nor in a package"
     done = load("./empty")
     assert done.code == Exit.MISSING
     assert done.stderr.endswith(f"{none} (a folder with __init__.py) in it\n")
@@ -295,11 +296,58 @@ def test_a_folder_without_jobs_is_missing_and_the_message_says_where_some_may_be
     assert load("./empty").stderr.endswith(" in it. Is it -r empty/app?\n")
 
 
+def test_a_folder_called_tasks_that_is_not_a_package_has_a_hint(load: Load, folder: Path) -> None:
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "email.py").touch()
+    done = load("./tasks/")
+    assert done.code == Exit.MISSING
+    assert f"there is no jobs.py and no tasks.py in {folder / 'tasks'}, nor in a" in done.stderr
+    assert done.stderr.endswith(". Is it -r tasks/email.py?\n")
+
+
+def test_a_folder_that_is_named_as_a_module_and_has_no_jobs_is_missing(
+    load: Load, folder: Path
+) -> None:
+    (folder / "plain").mkdir()
+    (folder / "plain" / "other.py").touch()
+    done = load("plain")
+    assert done.code == Exit.MISSING
+    assert done.stderr == (
+        "faktory-worker: -r plain: cannot be imported: "
+        f"there is no jobs.py and no tasks.py below {folder / 'plain'}\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["src", "./src"])
+def test_a_folder_that_only_holds_packages_is_a_path_however_it_is_named(
+    loaded: Loaded, folder: Path, package: Path, name: str
+) -> None:
+    (folder / "src").mkdir()
+    package.rename(folder / "src" / "app")
+    assert "mail_tasks" in loaded(name)
+    assert sys.modules["app.jobs"].__file__ == str(folder / "src" / "app" / "jobs.py")
+    assert not any(name.startswith("src") for name in sys.modules)
+    with chdir(folder):
+        assert loading.place(name) == (folder / "src").resolve()
+
+
+def test_a_folder_with_modules_is_a_package_even_without_an_init(
+    loaded: Loaded, package: Path
+) -> None:
+    (package / "__init__.py").unlink()
+    (package / "mail" / "__init__.py").touch()
+    assert set(loaded("app")) == {"jobs", "mail_tasks", "deep_down_jobs", "deep_jobs"}
+    assert "app.jobs" in sys.modules
+
+
 @pytest.mark.parametrize("name", ["./gone", "gone/", "./gone.", "gone/jobs.py"])
-def test_a_path_that_does_not_exist_is_missing(load: Load, name: str) -> None:
+def test_a_path_that_does_not_exist_is_missing_and_nothing_that_is_not_there_is_suggested(
+    load: Load, name: str
+) -> None:
     done = load(name)
     assert done.code == Exit.MISSING
     assert re.search(r"there is no (such file or folder|file gone/jobs\.py)", done.stderr)
+    assert "Is it" not in done.stderr
 
 
 def test_a_file_of_a_package_is_imported_as_part_of_it(loaded: Loaded, package: Path) -> None:
@@ -367,13 +415,15 @@ def test_modules_and_files_are_loaded_in_their_order(
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("app/jobs", "Is it -r app.jobs, or -r app.jobs. for all jobs and tasks below it?"),
-        ("./app/jobs/", "Is it -r app.jobs, or -r app.jobs."),
+        ("app/jobs", "Is it -r app.jobs?"),
+        ("./app/jobs/", "Is it -r app.jobs?"),
+        ("./app/tasks/", "there is no such file or folder in /"),
         ("...", "Name a module or package, -r app, a file, -r app/jobs.py, or a folder, -r ./app"),
-        (".jobs", "Is it -r jobs, or -r jobs."),
-        ("..jobs", "Is it -r jobs, or -r jobs."),
-        ("app..jobs", "Is it -r app.jobs, or -r app.jobs."),
-        ("app..", "Is it -r app, or -r app."),
+        (".jobs", "Is it -r jobs?"),
+        ("..jobs", "Is it -r jobs?"),
+        ("app..jobs", "Is it -r app.jobs?"),
+        ("app..", "Is it -r app?"),
+        (".gone", "that is not a module's name\n"),
         ("my app/jobs", "Name a module or package, -r app"),
         ("app\0", "Name a module or package, -r app"),
         ("./app\0", "Name a module or package, -r app"),
@@ -463,7 +513,7 @@ def test_a_package_in_a_zip_without_jobs_is_missing(load: Load, folder: Path) ->
     sys.path.insert(0, str(folder / "app.zip"))
     done = load("zipped2.")
     assert done.code == Exit.MISSING
-    assert "there is no jobs and no tasks below it" in done.stderr
+    assert "there is no jobs.py and no tasks.py below it" in done.stderr
 
 
 def test_the_working_folder_is_searched_by_its_whole_name(

@@ -171,6 +171,9 @@ def test_a_name_that_no_queue_can_have_is_an_error(name: str) -> None:
         ("queue = ['a', 'api,limit=2', '*']", ["a", "api,limit=2", "*"]),
         ("queue = '*'", ["*"]),
         ("queue = []", []),
+        ("queue = ['a', { api = { limit = 2 } }]", ["a", ["api,1,limit=2"]]),
+        ("queue = [{ a = 2, b = 1 }, {}, 'c']", [["a,2", "b,1"], "c"]),
+        ("queue = ['a,2', 'b']", ["a,2", "b"]),
         ("queue = {}", []),
     ],
 )
@@ -188,6 +191,9 @@ def test_the_file_has_weights_and_limits(tmp_path: Path, text: str, expected: li
         ("queue = { api = { limits = 2 } }", "or a table like { weight = 3, limit = 2 }"),
         ("queue = { api = { weight = 0 } }", "is not a table of weights"),
         ("queue = { api = [2] }", "is not a table of weights"),
+        ("queue = ['a', { api = { limit = 0 } }]", "is not a table of weights"),
+        ("queue = ['a', {}, 3]", "is neither a string nor a list of strings and tables"),
+        ("queue = ['a', 3]", "is neither a string nor a list of strings"),
         ("queue = { 'a,limit=2' = 3 }", "has the name 'a,limit=2': no queue's name has a comma"),
     ],
 )
@@ -203,6 +209,52 @@ def test_a_table_of_queues_that_cannot_be_is_an_error(
 def test_a_table_is_by_weight_and_a_list_is_strict() -> None:
     assert queues.choose(["a,1", "b,1,limit=2"], ()) == {"a": Queue(1), "b": Queue(1, 2)}
     assert queues.choose(["a", "b,limit=2"], ()) == [{"a": Queue()}, {"b": Queue(limit=2)}]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["a", ["api,1,limit=2"]], "a, api (limit 2)"),
+        (
+            ["a", ["mail,2", "b,1"], "c,limit=2"],
+            "a; then mail (weight 2), b (weight 1); then c (limit 2)",
+        ),
+        ([["a,3", "*,1"], "z"], "a (weight 3), default (weight 1), images (weight 1), mail"),
+        (["*", ["a,1"]], "default, images, mail, with equal weights; then a"),
+    ],
+)
+def test_a_table_in_a_list_has_its_place_there(flags: list[str | list[str]], expected: str) -> None:
+    found = Queues(queues.choose(flags, ["images", "mail"]))
+    assert str(found).startswith(expected)
+    assert queues.left_out(flags, ["a"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["a,3", ["b,1"]], "a,3 has a weight, and a list with a table has a strict order"),
+        (["a", ["a,1"]], "-q a is given twice, with different weights"),
+        ([["a,1", "b,1"], ["b,1"]], "-q b is given twice: give it once"),
+        ([["a,1", "b,1"], ["b,1", "c,1"]], "-q b is given twice: give it once"),
+    ],
+)
+def test_a_table_in_a_list_that_cannot_be_is_an_error(
+    flags: list[str | list[str]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        queues.choose(flags, ())
+
+
+@pytest.mark.parametrize("flag", ["-q", "--queue"])
+def test_an_unquoted_star_has_its_remedy(flag: str) -> None:
+    files = [f"file{number}.py" for number in range(100)]
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(["-r", "jobs", flag, *files], {})
+    assert str(caught.value) == (
+        "unrecognized arguments: file1.py file2.py file3.py file4.py file5.py .... "
+        "Each queue has its own flag: -q file1.py. If it was -q *, which the shell replaces by "
+        "the names of files, quote it: -q '*'"
+    )
 
 
 def test_the_variable_has_limits_and_a_star() -> None:
@@ -230,6 +282,8 @@ def test_a_near_miss_gets_its_hint() -> None:
     text = queues.left_out(flags, DECLARED)
     assert text.endswith(". -q mial: did you mean mail? -q imagse: did you mean images?")
     assert "unheard" not in text
+    assert queues.left_out(["Q2"], ["q2"]).endswith(". -q Q2: did you mean q2?")
+    assert queues.left_out(["q2"], ["Q2"]).endswith(". -q q2: did you mean Q2?")
     assert "did you mean" not in queues.left_out(["mail", "mial"], ["mail", "other"])
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -214,6 +215,13 @@ def test_a_variable_out_of_range_is_named(monkeypatch, variable, value):
 def test_a_bad_setting_is_refused_by_configure(wrong):
     with pytest.raises(ValueError, match=r"not a Faktory|address is of type|pool's size is"):
         defaults.configure(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [3, True, "ca.pem", Path("ca.pem")])
+def test_what_cannot_be_an_ssl_context_is_refused_with_the_remedy(wrong):
+    for refuse in (defaults.configure, lambda **given: Client("tcp+tls://a", **given)):
+        with pytest.raises(ValueError, match=r"ssl_context is .*: pass an ssl\.SSLContext, like"):
+            refuse(ssl_context=wrong)
 
 
 def test_the_default_pool_is_closed_when_the_interpreter_exits():

@@ -188,12 +188,16 @@ def test_enterprise_is_a_setting_and_a_variable(monkeypatch: pytest.MonkeyPatch)
         return defaults.settings.current.knows_enterprise()
 
     assert not knows()
-    for text in ("0", "false", "False", "", " "):
+    for text in ("0", "false", "False", "no", "OFF", "", " "):
         monkeypatch.setenv("FAKTORY_ENTERPRISE", text)
         assert not knows()
-    for text in ("1", "true", "yes"):
+    for text in ("1", "true", "yes", " On "):
         monkeypatch.setenv("FAKTORY_ENTERPRISE", text)
         assert knows()
+    for text in ("nope", "2", "none", "faktory"):
+        monkeypatch.setenv("FAKTORY_ENTERPRISE", text)
+        with pytest.raises(ValueError, match=f"FAKTORY_ENTERPRISE is '{text}': it is 1, true"):
+            knows()
     faktory.configure(enterprise=False)
     assert not knows()
     faktory.configure(enterprise=True)

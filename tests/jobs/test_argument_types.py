@@ -370,6 +370,10 @@ class Unknown:
         (Span, Span(ID), r"args\[0\]\.start is '9c.*': invalid RFC3339 encoded date"),  # type: ignore[arg-type]
         (set[int], {"a"}, r"args\[0\]\[0\] is 'a': expected `int`, got `str`"),
         (timedelta, timedelta(999_999_999, 0, 1), r"has more digits than a JSON number keeps"),
+        (timedelta, timedelta.max, r"args\[0\]: 999999999 days, .* has more digits than a JSON"),
+        (list[timedelta], [timedelta.max], r"args\[0\]\[0\]: 999999999 days, .* has more digits"),
+        (Item, object(), r"args\[0\] is <object .*>.*: nothing here makes JSON of it"),
+        (Item | None, object(), r"args\[0\] is <object .*>.*: nothing here makes JSON of it"),
         (time, time(1, tzinfo=timezone(timedelta(seconds=1))), r"no fixed offset in minutes"),
         (datetime, datetime(1, 1, 1, tzinfo=timezone(timedelta(seconds=1))), r"in UTC .* outside"),
         (
@@ -385,6 +389,41 @@ def test_a_value_of_another_type_is_refused_where_it_is_pushed(
 ) -> None:
     with pytest.raises(FaktoryPayloadError, match=message):
         signature_of(hint).to_wire([value])
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "sent"),
+    [
+        (Decimal, 5, "5"),
+        (Decimal, 19.9, "19.9"),
+        (Decimal | None, 5, "5"),
+        (Decimal | int, 5, 5),
+        (list[Decimal], [Decimal(1), 2, "3.0"], ["1", "2", "3.0"]),
+        (tuple[Decimal, ...], (Decimal(1), 2), ["1", "2"]),
+        (set[Decimal], {1, Decimal(2)}, ["1", "2"]),
+        (dict[Decimal, Decimal], {1: 2}, {"1": "2"}),
+        (Item, Item("a", 5), {"name": "a", "price": "5", "sizes": []}),  # type: ignore[arg-type]
+        (Item, {"name": "a", "price": 1.5}, {"name": "a", "price": "1.5", "sizes": []}),
+        (Item, {"name": "a", "price": "1.50"}, {"name": "a", "price": "1.50"}),
+        (list[Item], [Item("a", 5)], [{"name": "a", "price": "5", "sizes": []}]),  # type: ignore[arg-type]
+        (Point, {"x": 1}, {"x": 1}),
+        (timedelta, 300.0, 300.0),
+        (
+            Model,
+            {"when": "2026-01-02T03:04:05Z", "price": 5},
+            {"when": "2026-01-02T03:04:05Z", "price": "5", "inner": []},
+        ),
+        (UUID, str(ID).upper(), str(ID).upper()),
+    ],
+)
+def test_what_a_type_only_reads_is_sent_as_that_type(
+    proto: ModuleType, hint: Any, value: Any, sent: Any
+) -> None:
+    signature = signature_of(hint)
+    (plain,) = signature.to_wire([value])
+    plain = proto.load_json(proto.dump_json(plain))
+    assert plain == sent
+    assert signature.to_wire([plain]) == [sent]
 
 
 def test_a_value_that_contains_itself_is_refused() -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
@@ -311,6 +312,8 @@ def test_a_value_without_an_annotation_is_refused_with_the_remedy(server: FakeSe
     message = r"args\[1\] is a UUID .*str\(value\)\. Or annotate the parameter, b: UUID\.$"
     with pytest.raises(FaktoryPayloadError, match=message):
         job.perform_async(1, ID)
+    with pytest.raises(FaktoryPayloadError, match=r" is a \w*Path .* the parameter, b: Path\.$"):
+        job.perform_async(1, Path("a"))
     with pytest.raises(FaktoryPayloadError, match=r"rows\[1\]\[0\] is .* the parameter, a: Item\."):
         job.perform_bulk([(1,), (Item("a", Decimal(1)),)])
     with pytest.raises(FaktoryPayloadError, match=r"args\[0\]\[1\]\[\"k\"\] .*, a: datetime\.$"):

@@ -120,6 +120,62 @@ def test_a_middleware_sees_the_seconds_and_may_change_them(
     assert server.jobs[0]["custom"] == after(61)
 
 
+def test_a_message_counts_from_its_push_and_its_dict_from_when_it_is_made(
+    server: FakeServer, clock: Clock
+) -> None:
+    message = faktory.job(name="work", expires_in=60, custom={"a": 1})(rest).message(1)
+    clock.move(10)
+    message.push()
+    with faktory.Producer() as producer:
+        producer.push(message).result(timeout=60)
+    made = message.to_dict()
+    clock.move(10)
+    with faktory.Client() as client:
+        client.push(made)
+    assert [job["custom"] for job in server.jobs] == [{"a": 1, **after(70)}] * 3
+    at = NOW + timedelta(seconds=500)
+    later = faktory.external("work").set(at=at, expires_in=60).message()
+    assert later.to_dict()["custom"] == after(560)
+    assert message.options["expires_in"] == 60
+
+
+def test_each_job_of_a_chain_expires_from_its_own_push_on(server: FakeServer, clock: Clock) -> None:
+    work = faktory.external("work").set(expires_in=60)
+    chain = faktory.chain(work.message(1), work.message(2), work.set(custom={"a": 1}).message(3))
+    chain.push()
+    with faktory.Producer() as producer:
+        producer.push(chain).result(timeout=60)
+    for job in [*server.jobs, chain.to_dict()]:
+        second, third = job["custom"]["faktory_chain"]
+        assert job["custom"]["expires_at"] == after(60)["expires_at"]
+        assert "expires_in" not in job["custom"]
+        assert second["custom"] == {"expires_in": 60}
+        assert third["custom"] == {"a": 1, "expires_in": 60}
+
+
+def test_a_time_that_is_past_when_the_job_is_pushed_does_not_count(clock: Clock) -> None:
+    for at, seconds in ((NOW - timedelta(days=1), 60), (NOW + timedelta(seconds=7), 67)):
+        job = {"at": at.isoformat(), "custom": {"expires_in": 60}}
+        options.fix_expiry(job)
+        assert job["custom"] == after(seconds)
+
+
+def test_in_fake_mode_a_job_of_a_chain_expires_from_its_own_push_on() -> None:
+    ran: list[int] = []
+
+    @faktory.job
+    def work(number: int) -> None:
+        ran.append(number)
+
+    with testing.fake() as memory:
+        faktory.chain(work.message(1), work.set(expires_in=60).message(2)).push()
+        memory.travel(1000)
+        memory.perform_one()
+        memory.travel(59)
+        assert memory.drain() == 1
+        assert ran == [1, 2]
+
+
 @pytest.mark.parametrize(
     "custom", [{"expires_in": "1h"}, {"expires_in": True}, {"expires_in": 9e12}]
 )

@@ -134,7 +134,37 @@ def test_a_chain_can_be_a_callback(server: FakeServer) -> None:
     with faktory.Batch(success=faktory.chain(crop.message(1), Crop.message(2))).jobs():
         pass
     new = next(text for text in server.other_commands if text.startswith("BATCH NEW"))
-    assert '"custom":{"chain":[{' in new
+    assert '"custom":{"faktory_chain":[{' in new
+
+
+def test_a_callback_expires_from_its_own_push_on(server: FakeServer) -> None:
+    with faktory.Batch(success=crop.set(expires_in=60).message(1)).jobs():
+        pass
+    new = next(text for text in server.other_commands if text.startswith("BATCH NEW"))
+    assert '"custom":{"expires_in":60}' in new
+
+
+def test_a_callback_is_neither_debounced_nor_of_another_pool(server: FakeServer) -> None:
+    debounced = crop.set(debounce=30)
+    for callback in (debounced, debounced.message(1)):
+        for setting in ("success", "complete"):
+            with pytest.raises(FaktoryPayloadError, match=rf"{setting}, crop, is debounced.*=None"):
+                faktory.Batch(**{setting: callback})  # type: ignore[arg-type]
+    pool = faktory.Pool("tcp://other:2")
+    elsewhere = crop.set(pool=pool)
+    for other in (
+        faktory.external("crop").set(pool=pool),
+        elsewhere.message(1),
+        faktory.chain(elsewhere.message(1), crop.message(2)),
+    ):
+        with pytest.raises(ValueError, match=r"complete, crop, has a pool of its own.*pool=\.\.\."):
+            faktory.Batch(complete=other)
+        batch = faktory.Batch(pool=pool)
+        batch.complete = other
+        with batch.jobs():
+            pass
+    assert server.opened == ["other:2"]
+    pool.close()
 
 
 def test_what_set_says_of_one_push_stays_in_the_message(server: FakeServer) -> None:
@@ -161,7 +191,7 @@ def test_default_options_count_when_the_message_is_pushed(server: FakeServer) ->
 
 
 def chained(job: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = job["custom"]["chain"]
+    found: list[dict[str, Any]] = job["custom"]["faktory_chain"]
     return found
 
 
@@ -180,7 +210,7 @@ def test_a_chain_pushes_the_first_job_with_the_others_complete_inside(server: Fa
         "args": [1],
         "queue": "images",
         "retry": 3,
-        "custom": {"a": 1, "chain": [second, third]},
+        "custom": {"a": 1, "faktory_chain": [second, third]},
     }
     assert second == {
         "jid": "order-0012",
@@ -268,15 +298,6 @@ def test_enterprise_options_of_a_later_job_are_checked_with_the_push(server: Fak
     assert server.jobs == []
 
 
-def test_the_jobs_of_a_chain_expire_counted_from_its_push(server: FakeServer) -> None:
-    later = crop.set(expires_in=60)
-    faktory.chain(crop.message(1), later.message(2), later.set(at=5e9).message(3)).push()
-    second, third = chained(server.jobs[0])
-    assert second["custom"].keys() == third["custom"].keys() == {"expires_at"}
-    assert third["custom"]["expires_at"] == "2128-06-11T08:54:20Z"
-    assert third["at"] == "2128-06-11T08:53:20Z"
-
-
 def test_the_pool_of_a_chain_is_that_of_its_first_job(server: FakeServer) -> None:
     pool = faktory.Pool("tcp://other:2")
     first = crop.set(pool=pool).message(1)
@@ -295,12 +316,15 @@ def test_the_pool_of_a_chain_is_that_of_its_first_job(server: FakeServer) -> Non
         (lambda: faktory.chain(crop), r"has messages, not .*resize\.message\(1\)"),
         (lambda: faktory.chain(crop.message(1), {"jobtype": "x"}), "has messages, not"),
         (
-            lambda: faktory.chain(crop.message(1), crop.set(debounce=9).message(2)),
-            r"job 2 of the chain, crop, is debounced.*set\(debounce=None\)",
+            lambda: faktory.chain(
+                crop.set(jid="order-0012").message(1),
+                faktory.chain(crop.message(2), Crop.set(jid="order-0012").message(3)),
+            ),
+            r"job 3 of the chain, Crop, has the jid of job 1, 'order-0012'.*a jid of its own",
         ),
         (
-            lambda: faktory.chain(crop.set(custom={"chain": []}).message(1)),
-            r"job 1 of the chain, crop, has custom\['chain'\]",
+            lambda: faktory.chain(crop.message(1), crop.set(debounce=9).message(2)),
+            r"job 2 of the chain, crop, is debounced.*set\(debounce=None\)",
         ),
     ],
 )

@@ -451,3 +451,45 @@ def test_a_wrong_time_limit_is_refused_where_it_is_given(wrong: Any) -> None:
         faktory.default_job_options["time_limit"] = wrong
     with pytest.raises(FaktoryPayloadError, match="time_limit is"):
         faktory.job(time_limit=wrong)
+
+
+def test_the_key_of_chains_is_refused_where_it_is_set() -> None:
+    work = faktory.external("Convert")
+    custom = {"faktory_chain": []}
+    remedy = r"custom has 'faktory_chain', .*: take another name, or faktory\.chain\(\.\.\.\)"
+    with pytest.raises(FaktoryPayloadError, match=remedy):
+        work.set(custom=custom)
+    with pytest.raises(FaktoryPayloadError, match=remedy):
+        faktory.external("Convert", custom=custom)
+    with pytest.raises(FaktoryPayloadError, match=remedy):
+        faktory.default_job_options = {"custom": custom}
+    work.set(custom={"chain": []})
+
+
+MISSPELT = [
+    ({"retryon": ValueError}, "'retryon'. Did you mean 'retry_on'?"),
+    ({"backof": lambda attempt: 1}, "'backof'. Did you mean 'backoff'?"),
+    ({"discardon": ValueError}, "'discardon'. Did you mean 'discard_on'?"),
+    ({"on_exhausted": print}, "'on_exhausted': it is a decorator"),
+]
+
+
+@pytest.mark.parametrize(("options", "hint"), MISSPELT)
+def test_a_misspelt_option_of_a_declaration_gets_its_name(
+    options: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(TypeError) as of_function:
+        faktory.job(**options)
+    assert f"@faktory.job has no option {hint}" in str(of_function.value)
+    with pytest.raises(TypeError) as of_class:
+        type("Work", (faktory.Job,), {"faktory_options": options, "perform": lambda self: None})
+    assert f"Work.faktory_options has no option {hint}" in str(of_class.value)
+    if "on_exhausted" in options:
+        assert "@job.on_exhausted" in str(of_function.value)
+
+
+def test_a_misspelt_option_of_a_push_gets_its_name() -> None:
+    with pytest.raises(TypeError, match=r"Convert\.set\(\) .*Did you mean 'debounce'\?"):
+        faktory.external("Convert").set(debounse=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"There are \['at', 'backtrace'"):
+        faktory.external("Convert").set(xyzzy=3)  # type: ignore[call-arg]

@@ -144,7 +144,7 @@ def test_a_chain_goes_through_the_producer_of_its_first_job(
     jid = faktory.chain(shrink.set(pool=producer).message(1), shrink.message(2)).push()
     producer.flush()
     assert server.jobs[0]["jid"] == jid
-    assert server.jobs[0]["custom"]["chain"][0]["args"] == [2]
+    assert server.jobs[0]["custom"]["faktory_chain"][0]["args"] == [2]
 
 
 def test_a_batch_cannot_be_made_through_a_producer(producer: faktory.Producer) -> None:

@@ -137,6 +137,7 @@ def test_a_backoff_that_returns_nonsense_leaves_the_job_to_the_server(nonsense: 
     outcome, _, _, note, is_fault = judge(task(backoff=lambda _: nonsense), job(), ValueError())
     assert (outcome, is_fault) == ("fail", True)
     assert note.startswith("its backoff returned no wait: the wait is ")
+    assert note.endswith("; the server's own wait counts instead")
 
 
 class Unspeakable(BaseException):
@@ -152,6 +153,7 @@ def test_a_backoff_that_raises_leaves_the_job_to_the_server(error: BaseException
     outcome, _, _, note, is_fault = judge(task(backoff=wrong), job(), ValueError())
     assert (outcome, is_fault) == ("fail", True)
     assert note.startswith(f"its backoff raised {type(error).__name__}: ")
+    assert note.endswith("; the server's own wait counts instead")
 
 
 def test_judge_raises_for_nothing() -> None:

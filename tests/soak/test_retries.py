@@ -194,7 +194,7 @@ def chain(number: int) -> dict[str, object]:
         }
         for step in range(LENGTH)
     ]
-    return {**first, "custom": {"chain": others}}
+    return {**first, "custom": {"faktory_chain": others}}
 
 
 def check_dead(dead: Sequence[FetchedJob], lines: list[list[str]]) -> None:

@@ -95,7 +95,9 @@ def test_the_jobs_of_a_chain_are_drained_in_their_order(server: EmbeddedTestServ
     following = [
         {"jid": f"step-{number:04}", "jobtype": "work", "args": [number]} for number in (2, 3)
     ]
-    work.set(custom={"chain": following}).perform_async(1)
+    with faktory.Client() as client:
+        custom = {"faktory_chain": following}
+        client.push({"jobtype": "work", "args": [1], "custom": custom})
     assert server.drain() == 3
     assert ran == [1, 2, 3]
 

@@ -41,12 +41,12 @@ def test_the_next_job_waits_when_the_one_before_has_run(step: Any, ran: list[Any
             step.message(1), step.set(queue="low").message(2), step.message(3)
         ).push()
         (first,) = memory.jobs
-        later = first["custom"]["chain"]
+        later = first["custom"]["faktory_chain"]
         assert first["jid"] == jid
         memory.perform_one()
         (second,) = memory.jobs
         assert (second["jid"], second["queue"]) == (later[0]["jid"], "low")
-        assert second["custom"] == {"chain": later[1:]}
+        assert second["custom"] == {"faktory_chain": later[1:]}
         memory.perform_one()
         (third,) = memory.jobs
         assert third["jid"] == later[1]["jid"]
@@ -105,8 +105,10 @@ def test_a_job_that_changes_what_it_got_does_not_change_the_chain(ran: list[Any]
 
 def test_a_chain_that_cannot_go_on_fails_its_job(step: Any, ran: list[Any]) -> None:
     with testing.fake() as memory:
-        step.set(custom={"chain": [{"jobtype": "step"}]}).perform_async(1)
-        with pytest.raises(ChainBroken, match="chain"):
+        custom = {"faktory_chain": [{"jobtype": "step"}]}
+        with faktory.Client() as client:
+            client.push({"jobtype": "step", "args": [1], "custom": custom})
+        with pytest.raises(ChainBroken, match="faktory_chain"):
             memory.drain()
         assert ran == []
         unique = step.set(unique_for=60)
@@ -114,6 +116,14 @@ def test_a_chain_that_cannot_go_on_fails_its_job(step: Any, ran: list[Any]) -> N
         unique.perform_async(2)
         with pytest.raises(ChainBroken, match=r"the next job of the chain is refused: .*unique"):
             memory.perform_one()
+        assert ran == [1]
+
+
+def test_a_key_named_chain_is_the_users_own(step: Any, ran: list[Any]) -> None:
+    with testing.fake() as memory:
+        step.set(custom={"chain": "brand"}).perform_async(1)
+        assert memory.jobs[0]["custom"] == {"chain": "brand"}
+        assert memory.drain() == 1
         assert ran == [1]
 
 

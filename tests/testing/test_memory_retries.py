@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_attempts_are_counted_until_a_retry_is_worn_out(
         sync.perform_one()
     assert failing.runs == [(1, 2), (2, 1), (3, 0)]
     assert failing.last == [None, "rate limited", "rate limited"]
-    assert gave_up == [(jid, "Retry('rate limited')")]
+    assert gave_up == [(jid, "Retry('rate limited', after=60)")]
     assert (sync.jobs, sizes()) == ([], {"dead": 1})
 
 
@@ -228,8 +229,60 @@ def test_a_backoff_that_raises_is_logged_and_the_servers_wait_counts(
     sync.perform_async()
     with pytest.raises(ValueError, match="no"):
         sync.drain()
-    assert "its backoff raised ZeroDivisionError" in caplog.text
-    assert sizes() == {"retries": 1}
+    assert "its backoff raised ZeroDivisionError: " in caplog.text
+    assert "the server's own wait counts instead" in caplog.text
+    assert sizes() == {"scheduled": 1}
+
+
+def nonsense(attempt: int) -> Any:
+    if attempt == 1:
+        raise RuntimeError("no such attempt")
+    return "soon"
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({}, Retry("rate limited")),
+        ({"retry_on": ValueError}, Retry("rate limited")),
+        ({"backoff": nonsense}, Retry("rate limited")),
+        ({"backoff": nonsense}, Retry("rate limited", count=False)),
+        ({"backoff": nonsense}, ValueError("rate limited")),
+    ],
+)
+def test_where_the_servers_own_wait_counts_the_job_is_in_sight(
+    fake: MemoryServer, failing: Failing, options: dict[str, Any], error: Exception
+) -> None:
+    sync = failing.declare(retry=3, **options)
+    failing.error = error
+    jid = sync.perform_async(7)
+    least, more, retry_counts = [15, 16, 31], [30, 60, 90], []
+    for attempt in range(3):
+        with suppress(ValueError):
+            assert sync.drain() == 1
+        (job,) = sync.jobs
+        assert (job["jid"], job["args"]) == (jid, [7])
+        assert least[attempt] - 1 < moment(job) <= least[attempt] + more[attempt]
+        assert job["failure"]["message"] == "rate limited"
+        retry_counts.append((job["failure"]["retry_count"], job["failure"]["remaining"]))
+        assert sizes() == {"scheduled": 1}
+    assert retry_counts == [(0, 3), (1, 2), (2, 1)]
+    with pytest.raises(type(error)):
+        sync.drain()
+    assert failing.runs[-1] == (4, 0)
+    assert sizes() == {"dead": 1}
+
+
+def test_the_wait_of_a_job_without_a_policy_is_kept_by_the_server(
+    fake: MemoryServer, failing: Failing
+) -> None:
+    for options in ({}, {"retry_on": ValueError}):
+        sync = failing.declare(**options)
+        failing.error = ValueError("no")
+        sync.perform_async()
+        with pytest.raises(ValueError, match="no"):
+            sync.drain()
+        assert sync.jobs == []
 
 
 def test_the_next_attempt_gets_the_arguments_as_they_were_pushed(

@@ -70,6 +70,20 @@ def test_a_command_may_be_sent_again_if_it_is_idempotent_or_incomplete(
     assert may_resend(unanswered, sent) is repeat
 
 
+@pytest.mark.parametrize("with_fetch", [False, True])
+def test_a_command_whose_time_counts_is_never_sent_again_by_the_connection(
+    with_fetch: bool,
+) -> None:
+    job = {"jid": "aaaaaaaa", "jobtype": "A", "args": [], "at": "2100-01-01T00:00:00Z"}
+    for command in (commands.push_in_time(job), commands.ack("aaaaaaaa", in_time=True)):
+        unanswered = [command, FETCH] if with_fetch else [command]
+        for sent in (0, 1, len(command.data)):
+            assert not may_resend(unanswered, sent)
+            assert not may_resend(unanswered, sent, at_least_once=True, now=0.0)
+    assert commands.ack("aaaaaaaa", in_time=True).data == ACK.data
+    assert commands.push_in_time(job).data == commands.push(job).data
+
+
 LATER = {"args": [], "at": "2030-01-01T00:00:10Z", "created_at": "2030-01-01T00:00:00Z"}
 DUE = datetime(2030, 1, 1, 0, 0, 10, tzinfo=UTC).timestamp()
 

@@ -80,6 +80,7 @@ def test_a_job_is_reported_as_it_was_judged_where_it_ran(
     error: BaseException, verbs: list[str]
 ) -> None:
     works = processor(succeed)
+    works._manager.server_clock.learn(None, 0.0)  # or it would be asked first
     runs = works._manager.runner.find("work")
     runs.policy = Policy((ValueError,), (), None)  # type: ignore[misc]
     works.backend = FailingBackend(error)  # type: ignore[assignment]

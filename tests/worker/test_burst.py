@@ -288,7 +288,8 @@ def burst() -> Burst:
 
 
 def waiter(burst: Burst, thread: Thread, asked_at: float, all_: list[Thread]) -> Thread:
-    other = Thread(target=burst.wait, args=(thread, asked_at, QUEUES, all_))
+    burst.found_empty(asked_at, QUEUES, all_)
+    other = Thread(target=burst.waited, args=(thread, QUEUES, all_))
     other.start()
     return other
 
@@ -313,10 +314,12 @@ def test_all_is_over_when_each_processor_waits(burst: Burst, wait_until: WaitUnt
 def test_a_fetch_that_was_sent_before_a_job_ended_does_not_count(burst: Burst) -> None:
     one, two = all_ = [Thread(), Thread()]
     burst.begin(two)
-    burst.wait(one, time.monotonic(), QUEUES, all_)  # returns: two has a job
+    burst.found_empty(time.monotonic(), QUEUES, all_)  # two has a job
+    assert not burst.waited(one, QUEUES, all_)
     asked_at = time.monotonic()
     burst.end(two)
-    burst.wait(one, asked_at, QUEUES, all_)  # returns: two may have pushed after that
+    burst.found_empty(asked_at, QUEUES, all_)  # two may have pushed after that
+    assert not burst.waited(one, QUEUES, all_)
     assert not burst.is_over([one])
 
 
@@ -395,3 +398,31 @@ def test_chains_through_queues_with_a_limit_are_run_to_their_ends(
     assert len(ran) == 150
     for chain in range(30):
         assert [number for found, number in ran if found == chain] == [0, 1, 2, 3, 4]
+
+
+def test_a_queue_whose_permit_an_overdue_job_has_is_not_taken_for_empty(
+    start: Start, server: EmbeddedServer, held: Held, wait_until: WaitUntil
+) -> None:
+    """Nobody can fetch from it until that job ends."""
+    ran: list[int] = []
+    url = server.url
+
+    def late() -> None:
+        end_reservation()
+        held.hold()
+
+    with Client(url) as client:
+        client.push({"jobtype": "held", "args": [], "queue": "api", "retry": 0})
+        queues = {"default": 1, "api": faktory.Queue(limit=1)}
+        tasks = {"held": late, "more": lambda: ran.append(1)}
+        running = start(make_worker(url, tasks, queues=queues, concurrency=2, burst=True))
+        assert held.began.wait(10)
+        for _ in range(2):
+            client.push({"jobtype": "more", "args": [], "queue": "api"})
+        wait_until(lambda: running.worker.replaced)
+        fetches = count(server, "FETCH")
+        wait_until(lambda: count(server, "FETCH") > fetches + 2)
+        assert not running.worker.is_drained
+        held.release()
+        running.join()
+    assert ran == [1, 1]

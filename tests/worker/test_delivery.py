@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +27,7 @@ from faktory.wire.commands import Command
 from faktory.wire.log import Log
 from faktory.wire.session import Answer
 from faktory.worker import delivery
-from faktory.worker.delivery import Delivery, PushNext, deliver, report_of
+from faktory.worker.delivery import Delivery, PushNext, ServerClock, deliver, report_of
 
 LOG = logging.getLogger("test.delivery")
 LOST = FaktoryConnectionError("nothing listens")
@@ -238,7 +239,7 @@ def test_a_push_is_not_sent_within_the_last_second_before_its_time(
 
 
 @pytest.mark.parametrize("counted", [True, False])
-def test_a_job_fails_if_it_is_unknown_whether_it_was_pushed_and_its_time_has_come(
+def test_a_job_stays_reserved_if_it_is_unknown_whether_it_was_pushed_and_its_time_has_come(
     clock: Clock, marks: Marks, counted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     def late() -> Outcome:
@@ -247,10 +248,9 @@ def test_a_job_fails_if_it_is_unknown_whether_it_was_pushed_and_its_time_has_com
 
     server = Server(late)
     send(server, again(marks, counted))
-    assert server.verbs == ["PUSH", "FAIL"]
-    assert server.sent[1][0][1]["errtype"] == "ValueError"
-    assert marks.all == ["leave", "FAIL"]
-    assert "whether work jid-0001 was pushed again is unknown" in caplog.text
+    assert server.verbs == ["PUSH"]
+    assert marks.all == ["leave"]
+    assert "whether work jid-0001 was pushed again is unknown: it stays reserved" in caplog.text
 
 
 @pytest.mark.parametrize("retry", [0, -1])
@@ -376,7 +376,7 @@ def test_a_job_is_buried_by_fail_and_mutate_in_one_step(
 
 def following(marks: Marks, **fields: Any) -> Delivery:
     after = {"jid": "jid-0002", "jobtype": "next", "args": []}
-    job = JobContext({**JOB, "custom": {"chain": [after]}, **fields})
+    job = JobContext({**JOB, "custom": {"faktory_chain": [after]}, **fields})
     pushed = chains.next_job(job.as_fetched())
     assert pushed is not None
     return PushNext(job, pushed, marks, Log(LOG))
@@ -405,6 +405,36 @@ def test_what_a_chained_job_has_until_it_expires_counts_from_its_own_push(marks:
     assert "expires_in" not in custom
     left = datetime.fromisoformat(custom["expires_at"]) - begun
     assert timedelta(seconds=60) <= left < timedelta(seconds=120)
+
+
+@pytest.mark.parametrize("value", [None, {}, {"now": 7}, {"now": "soon"}, []])
+def test_a_server_that_does_not_tell_its_time_has_this_machines(value: object) -> None:
+    clock = ServerClock()
+    assert not clock.is_known
+    clock.learn(value, time.time())
+    assert clock.is_known
+    assert clock.lead == 0.0
+
+
+def test_a_job_is_pushed_for_a_time_that_is_ahead_on_the_servers_clock(marks: Marks) -> None:
+    clock = ServerClock()
+    report = report_of(JobContext(JOB), Verdict("again", 3.0), REPORT, marks, Log(LOG), clock=clock)
+    asked = report.advance()
+    assert asked is report
+    (command,) = report.commands
+    assert command.data == b"INFO\r\n"
+    report.on_error(UNKNOWN)  # the INFO may be asked again
+    assert report.advance() is report
+    now = datetime.now(UTC) + timedelta(seconds=100)
+    answer = Answer(command, {"now": now.isoformat()}, None)
+    assert report.on_answers([answer], Log(LOG)) is report
+    assert report.advance() is report
+    (push,) = report.commands
+    at = datetime.fromisoformat(json.loads(push.data.removeprefix(b"PUSH "))["at"])
+    assert 102 < (at - datetime.now(UTC)).total_seconds() < 130
+    assert clock.is_known
+    second = report_of(JobContext(JOB), Verdict("again", 3.0), REPORT, marks, Log(LOG), clock=clock)
+    assert second.commands[0].name == "PUSH"
 
 
 def test_the_next_job_is_pushed_until_its_outcome_is_known(marks: Marks) -> None:

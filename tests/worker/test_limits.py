@@ -24,6 +24,7 @@ from .conftest import (
     RunProgram,
     Start,
     WaitUntil,
+    count,
     end_reservation,
     make_worker,
     reports,
@@ -173,6 +174,22 @@ def test_the_permit_of_a_job_is_free_when_its_report_is_sent(
     reported(jids, *["ACK"] * 5)
     sent = [verb for verb, _ in server.commands if verb in ("FETCH", "ACK")]
     assert sent[:11] == ["FETCH", *["ACK", "FETCH"] * 5]
+
+
+def test_the_permit_of_a_job_is_free_when_it_is_pushed_again(
+    server: EmbeddedServer, start: Start, push: Push, reported: Reported
+) -> None:
+    def retry() -> None:
+        raise faktory.Retry(after=60)
+
+    again, other = push("retry", queue="a"), push("work", queue="a")
+    server.hold("PUSH")
+    server.clear_commands()
+    start({"retry": retry, "work": succeed}, queues={"a": ONE}, concurrency=2)
+    reported(other, "ACK")  # by the other thread, while the first one waits for its answer
+    assert (count(server, "PUSH"), reports(server, again)) == (1, [])
+    server.release("PUSH")
+    reported(again, "ACK")
 
 
 def test_a_job_that_is_overdue_keeps_its_permit_until_it_ends(

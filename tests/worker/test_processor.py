@@ -57,6 +57,7 @@ class FakeClient:
         self.sent: list[list[str]] = []
         self.error_for: Callable[[str], FaktoryServerError | None] = lambda verb: None
         self.closed = 0
+        self.disconnect: Callable[[], object]
 
     def exchange(self, *sent: Command[Any]) -> list[Answer]:
         self.sent.append([_text(command) for command in sent])
@@ -256,6 +257,25 @@ def test_a_fetch_without_an_answer_keeps_no_permit_while_it_pauses(
     working.thread.stopping.set()
     working.thread.join(10)
     assert not working.thread.is_alive()
+
+
+def test_a_greeting_that_is_asked_for_during_a_pause_comes_before_the_next_fetch(
+    work: Work,
+) -> None:
+    working = work([NOTHING, NOTHING])
+    sent_before: list[int] = []
+    working.client.disconnect = lambda: sent_before.append(len(working.client.sent))
+    asked: list[int] = []
+
+    def queues() -> list[str]:  # as long as it takes, the heartbeat may ask for that
+        asked.append(1)
+        if len(asked) == 1:
+            working.thread.reconnect()
+        return ["default"]
+
+    working.queues = queues
+    assert working.run() == [["FETCH default"]] * 2
+    assert sent_before == [0]
 
 
 def test_a_refused_fetch_is_repeated(work: Work, caplog: pytest.LogCaptureFixture) -> None:

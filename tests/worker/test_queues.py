@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from dataclasses import FrozenInstanceError
@@ -57,6 +58,32 @@ def test_no_queues_are_an_error(none: Any) -> None:
 def test_a_text_is_not_a_list_of_queues() -> None:
     with pytest.raises(ValueError, match=r"pass a list, \['default'\]"):
         Queues("default")
+
+
+@pytest.mark.parametrize("given", [None, 5, True])
+def test_what_is_not_a_list_of_queues_is_an_error_with_the_remedy(given: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^queues is {given}: pass a list of names, \['default'"):
+        Queues(given)
+
+
+@pytest.mark.parametrize("given", [["*"], {"*": 1}, ["a", {"*": 2}]])
+def test_the_star_of_the_command_is_an_error_with_the_remedy(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"'\*', which only the command .*: name the queues here"):
+        Queues(given)
+
+
+@pytest.mark.parametrize(
+    ("share", "remedy"),
+    [
+        ({"limit": 2}, "faktory.Queue(limit=2)."),
+        ({"limit": 2, "weight": 3}, "faktory.Queue(limit=2, weight=3)."),
+        ({"most": 2}, "faktory.Queue(weight=1, limit=2)."),
+        ({}, "faktory.Queue(weight=1, limit=2)."),
+    ],
+)
+def test_a_mapping_in_the_place_of_a_queue_has_its_remedy(share: Any, remedy: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"'api' is {share}: use {remedy}") + "$"):
+        Queues({"api": share})
 
 
 @pytest.mark.parametrize("name", ["a b", "", "é", "a,b", 5])

@@ -187,6 +187,11 @@ def test_queues_are_fetched_in_order_or_as_a_subclass_returns_them(
         ({"disconnect_wait": float("nan")}, "disconnect_wait is nan"),
         ({"queues": []}, "queues is empty: a worker needs one queue or more"),
         ({"queues": ["a b"]}, "the queue is 'a b'"),
+        ({"queues": None}, "queues is None: pass a list of names"),
+        ({"burst": "yes"}, "burst is 'yes': it is True or False"),
+        ({"burst": None}, "burst is None"),
+        ({"give_back": 1}, "give_back is 1: it is True or False"),
+        ({"ssl_context": 3}, "ssl_context is 3: pass an ssl.SSLContext"),
         ({"faktory": "localhost"}, "not a Faktory address"),
     ],
 )

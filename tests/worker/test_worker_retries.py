@@ -541,7 +541,7 @@ def test_an_expired_job_is_not_run(
     if seconds is not None:
         expires_at = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
     after = {"jid": "after-1234", "jobtype": "after", "args": []}
-    jid = push("work", custom={"expires_at": expires_at, "chain": [after]})
+    jid = push("work", custom={"expires_at": expires_at, "faktory_chain": [after]})
     server.clear_commands()
     start({"work": lambda: ran.append(1), "after": lambda: None})
     reported(jid, "ACK")
@@ -577,7 +577,7 @@ def test_a_job_with_a_senseless_expiry_is_run(
 def chained(*jobtypes: str) -> dict[str, Any]:
     """The rest of a chain, as a job carries it."""
     return {
-        "chain": [
+        "faktory_chain": [
             {"jid": f"{name}-1234", "jobtype": name, "args": [number], "queue": "default"}
             for number, name in enumerate(jobtypes)
         ]
@@ -647,8 +647,8 @@ def test_a_job_whose_next_one_is_refused_fails_with_its_name(
         ([{"jid": "short", "jobtype": "second", "args": []}], "jid is"),
         ([{"jid": "second-1234", "jobtype": "second", "args": [], "no": 1}], "'no' is not a field"),
         (
-            [{"jid": "second-1234", "jobtype": "s", "args": [], "custom": {"chain": 5}}],
-            "custom.chain is 5",
+            [{"jid": "second-1234", "jobtype": "s", "args": [], "custom": {"faktory_chain": 5}}],
+            "custom.faktory_chain is 5",
         ),
     ],
 )
@@ -661,7 +661,7 @@ def test_a_job_with_a_malformed_chain_fails_and_is_not_run(
     fault: str,
 ) -> None:
     ran: list[int] = []
-    jids = [push("work", custom={"chain": chain}), push("work")]
+    jids = [push("work", custom={"faktory_chain": chain}), push("work")]
     start({"work": lambda: ran.append(1)})
     reported(jids, "FAIL", "ACK")
     assert ran == [1]
@@ -672,7 +672,7 @@ def test_a_job_with_a_malformed_chain_fails_and_is_not_run(
 
 @pytest.mark.parametrize("chain", [None, []])
 def test_a_chain_may_be_empty(start: Start, push: Push, reported: Reported, chain: object) -> None:
-    jid = push("work", custom={"chain": chain})
+    jid = push("work", custom={"faktory_chain": chain})
     start({"work": lambda: None})
     reported(jid, "ACK")
 

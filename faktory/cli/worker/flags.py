@@ -73,10 +73,25 @@ def _texts(value: object) -> list[str]:
     raise ValueError("is neither a string nor a list of strings")
 
 
-def _queues(value: object) -> list[str]:
-    """Return queues as -q has them; those of a table have weights."""
-    if not isinstance(value, dict):
+def _queues(value: object) -> list[str] | list[str | list[str]]:
+    """Return queues as -q has them; a table in a list is a list of them."""
+    if isinstance(value, dict):
+        return _table(value)
+    if not (isinstance(value, list) and any(isinstance(each, dict) for each in value)):
         return _texts(value)
+    found: list[str | list[str]] = []
+    for each in value:
+        if isinstance(each, str):
+            found.append(each)
+        elif not isinstance(each, dict):
+            raise ValueError("is neither a string nor a list of strings and tables")
+        elif each:
+            found.append(_table(each))
+    return found
+
+
+def _table(value: dict[str, Any]) -> list[str]:
+    """Return the queues of a table as -q has them, with weights."""
     for name, share in value.items():
         given = share if isinstance(share, dict) else {"weight": share}
         numbers = all(type(number) is int and number > 0 for number in given.values())
@@ -250,6 +265,11 @@ FLAGS: Final = (
 FILE_KEYS: Final = {flag.name: flag for flag in FLAGS if flag.group is not FILE}
 """The flags that a file may set."""
 
+_QUEUE: Final = ("-q", "--queue")
+
+MOST_SHOWN: Final = 5
+"""The most arguments that an error shows; an unquoted * may have become all files of a folder."""
+
 _FIRST: Final = [flag for flag in FLAGS if flag.group is FILE or flag.name == "log-format"]
 """The flags that decide how an error in the others is logged."""
 
@@ -349,7 +369,8 @@ def parse(argv: Sequence[str], errors: list[str]) -> dict[str, Any]:
         errors.append(str(error))
     else:
         if rest:
-            errors.append(f"unrecognized arguments: {' '.join(rest)}{_hint(rest[0])}")
+            shown = " ".join(rest[:MOST_SHOWN]) + (" ..." if len(rest) > MOST_SHOWN else "")
+            errors.append(f"unrecognized arguments: {shown}{_hint(rest[0], argv)}")
     return vars(options)
 
 
@@ -359,8 +380,13 @@ def closest(name: str, known: Sequence[str]) -> str:
     return next(iter(longer or get_close_matches(name, known, 1, cutoff=0.7)), "")
 
 
-def _hint(argument: str) -> str:
+def _hint(argument: str, argv: Sequence[str]) -> str:
     if not argument.startswith("-"):
+        if any(argv[at - 2] in _QUEUE for at in range(2, len(argv)) if argv[at] == argument):
+            return (
+                f". Each queue has its own flag: -q {argument}. If it was -q *, which the shell "
+                "replaces by the names of files, quote it: -q '*'"
+            )
         return f". Does it define the jobs? -r {argument}"
     close = closest(argument.partition("=")[0], [f"--{flag.name}" for flag in FLAGS])
     return f". Did you mean {close}?" if close else ""

@@ -1,4 +1,4 @@
-"""Queues of a worker as type checkers see them; for mypy and pyright only, never run."""
+"""A worker as type checkers see it; for mypy and pyright only, never run."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def queues(names: list[str], weights: dict[str, int], limits: dict[str, Queue]) 
     Queue(weight="3")  # type: ignore[arg-type]
     Queue(limits=3)  # type: ignore[call-arg]
     Queue().limit = 2  # type: ignore[misc]
+
+
+def give_back(on: bool) -> None:
+    Worker(give_back=on)
+    Worker(give_back="yes")  # type: ignore[arg-type]
