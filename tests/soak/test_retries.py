@@ -11,13 +11,14 @@ import re
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from faktory import Client
+from faktory.wire.types import FetchedJob
 
 from ..cli.support import WORKER, Process, pids
 from ..worker.real import RealFaktory
@@ -30,6 +31,8 @@ THREADS = 5
 JOBS, CHAINS, LENGTH = 2000, 300, 4
 FAILURES = 3
 """How often each job fails."""
+HOPELESS = 300
+"""Jobs that fail once more, and are dead then."""
 
 PROGRAM = f"""
 import os
@@ -49,6 +52,11 @@ def flaky(number):
     if attempt <= {FAILURES}:
         raise ConnectionError("away")
     note("done", number)
+
+@faktory.job(reserve_for=60, backoff=lambda attempt: 3)
+def hopeless(number):
+    note("tried", number, faktory.current_job().attempt)
+    raise ConnectionError("away")
 
 @faktory.job(reserve_for=60)
 def step(chain, number):
@@ -129,16 +137,25 @@ def test_jobs_that_are_retried_outlast_200_kills(
                 {"jobtype": "flaky", "args": [n], "reserve_for": 60}
                 for n in range(wave * JOBS // waves, (wave + 1) * JOBS // waves)
             ]
+            jobs += [
+                hopeless(n) for n in range(wave * HOPELESS // waves, (wave + 1) * HOPELESS // waves)
+            ]
             jobs += [chain(n) for n in range(wave * CHAINS // waves, (wave + 1) * CHAINS // waves)]
             assert client.push_bulk(jobs) == {}
 
         def left() -> int:
             info = client.info()["faktory"]
-            return sum(info["sets"].values()) + sum(info["queues"].values())
+            counts = {**info["sets"], **info["queues"]}
+            del counts["dead"]
+            return sum(counts.values())
 
         def is_empty() -> bool:
             client.requeue("retries")  # the server's wait would take minutes
             return left() == 0
+
+        def none_is_dead() -> bool:
+            client.requeue("dead")
+            return not client.info()["faktory"]["sets"]["dead"]
 
         try:
             for wave in range(waves):
@@ -149,12 +166,20 @@ def test_jobs_that_are_retried_outlast_200_kills(
                 if supervised:
                     client.requeue("retries")
             wait_until(is_empty, timeout=600)
-            dead = client.info()["faktory"]["sets"]["dead"]
         finally:
             fleet.stop()
+        wait_until(none_is_dead)
+        dead = [*iter(lambda: client.fetch("default"), None)]
     lines = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
     check(lines, fleet.killed)
-    assert dead == 0
+    check_dead(dead, lines)
+
+
+def hopeless(number: int) -> dict[str, object]:
+    """A job that fails each time."""
+    jid = f"hopeless-{number:04}"
+    common = {"queue": "default", "reserve_for": 60, "retry": FAILURES}
+    return {"jid": jid, "jobtype": "hopeless", "args": [number], **common}
 
 
 def chain(number: int) -> dict[str, object]:
@@ -170,6 +195,18 @@ def chain(number: int) -> dict[str, object]:
         for step in range(LENGTH)
     ]
     return {**first, "custom": {"faktory_chain": others}}
+
+
+def check_dead(dead: Sequence[FetchedJob], lines: list[list[str]]) -> None:
+    """Check that each hopeless job is dead once, after as many attempts as it has."""
+    assert Counter(job["jid"] for job in dead) == {hopeless(n)["jid"]: 1 for n in range(HOPELESS)}
+    assert {job["failure"]["retry_count"] for job in dead} == {FAILURES}
+    tried = Counter((int(words[1]), int(words[2])) for words in lines if words[0] == "tried")
+    print(f"{HOPELESS} jobs are dead after {sum(tried.values())} runs of {len(tried)} attempts")
+    assert {attempt for _, attempt in tried} <= {*range(1, FAILURES + 2)}
+    assert max(tried.values()) <= 3
+    # With each failure counted twice they would have half as many.
+    assert len(tried) > HOPELESS * (FAILURES + 1) * 0.75
 
 
 def check(lines: list[list[str]], killed: int) -> None:
