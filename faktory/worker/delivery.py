@@ -42,7 +42,7 @@ FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0
 the copies stay few, however long connections go on breaking."""
 
 CLOCK_INTERVAL: Final = 60.0
-"""Seconds for which the time of the server counts that it told."""
+"""Seconds for which the time of the server counts by its last INFO."""
 
 Mark = Callable[[bool, float | None], None]
 """Called with what this process's supervisor is to do with the job if the process dies: ACK it or

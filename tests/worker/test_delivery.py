@@ -408,7 +408,7 @@ def test_what_a_chained_job_has_until_it_expires_counts_from_its_own_push(marks:
 
 
 @pytest.mark.parametrize("value", [None, {}, {"now": 7}, {"now": "soon"}, []])
-def test_a_server_that_does_not_tell_its_time_has_this_machines(value: object) -> None:
+def test_a_server_whose_answer_has_no_time_has_this_machines(value: object) -> None:
     clock = ServerClock()
     assert not clock.is_known
     clock.learn(value, time.time())
