@@ -47,8 +47,9 @@ demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
 test: $(VENV)/core $(VENV)/test ## the tests, once for each implementation of the core
 	@$(call both,$(PARALLEL))
 
-# The tests' times differ by a factor of 10,000: a process that is idle takes over tests of another.
-PARALLEL := -n logical --dist worksteal
+# One process more than cores, since many tests wait. Their times differ by a factor of 10,000: a process
+# that is idle takes over tests of another.
+PARALLEL = -n $$($(RUN) -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal
 
 # $(call both,OPTIONS): the second run starts even if the first one fails. It skips what the first
 # one has tested for both, unless ARGS selects tests.
