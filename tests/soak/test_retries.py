@@ -31,8 +31,10 @@ THREADS = 5
 JOBS, CHAINS, LENGTH = 2000, 300, 4
 FAILURES = 3
 """How often each job fails."""
-HOPELESS = 300
-"""Jobs that fail once more, and are dead then."""
+HOPELESS = 150
+"""Jobs that always fail, and are dead then."""
+RETRY = 8
+"""Of all jobs: the server mixes up the numbers of jobs that are pushed at the same time."""
 
 PROGRAM = f"""
 import os
@@ -134,7 +136,7 @@ def test_jobs_that_are_retried_outlast_200_kills(
 
         def push(wave: int) -> None:
             jobs = [
-                {"jobtype": "flaky", "args": [n], "reserve_for": 60}
+                {"jobtype": "flaky", "args": [n], "reserve_for": 60, "retry": RETRY}
                 for n in range(wave * JOBS // waves, (wave + 1) * JOBS // waves)
             ]
             jobs += [
@@ -151,7 +153,8 @@ def test_jobs_that_are_retried_outlast_200_kills(
 
         def is_empty() -> bool:
             client.requeue("retries")  # the server's wait would take minutes
-            return left() == 0
+            # INFO counts one place after the other, and misses a job that moves meanwhile.
+            return all(left() == 0 for _ in range(5))
 
         def none_is_dead() -> bool:
             client.requeue("dead")
@@ -178,7 +181,7 @@ def test_jobs_that_are_retried_outlast_200_kills(
 def hopeless(number: int) -> dict[str, object]:
     """A job that fails each time."""
     jid = f"hopeless-{number:04}"
-    common = {"queue": "default", "reserve_for": 60, "retry": FAILURES}
+    common = {"queue": "default", "reserve_for": 60, "retry": RETRY}
     return {"jid": jid, "jobtype": "hopeless", "args": [number], **common}
 
 
@@ -191,6 +194,7 @@ def chain(number: int) -> dict[str, object]:
             "args": [number, step],
             "queue": "default",
             "reserve_for": 60,
+            "retry": RETRY,
         }
         for step in range(LENGTH)
     ]
@@ -199,14 +203,18 @@ def chain(number: int) -> dict[str, object]:
 
 def check_dead(dead: Sequence[FetchedJob], lines: list[list[str]]) -> None:
     """Check that each hopeless job is dead once, after as many attempts as it has."""
-    assert Counter(job["jid"] for job in dead) == {hopeless(n)["jid"]: 1 for n in range(HOPELESS)}
-    assert {job["failure"]["retry_count"] for job in dead} == {FAILURES}
+    buried = Counter(job["jid"] for job in dead)
+    for number in range(HOPELESS):
+        runs = [words for words in lines if words[:2] == ["tried", str(number)]]
+        assert buried.pop(str(hopeless(number)["jid"]), 0) == 1, f"{number}: {runs}"
+    assert not buried
+    assert [job for job in dead if job["failure"]["retry_count"] != RETRY] == []
     tried = Counter((int(words[1]), int(words[2])) for words in lines if words[0] == "tried")
     print(f"{HOPELESS} jobs are dead after {sum(tried.values())} runs of {len(tried)} attempts")
-    assert {attempt for _, attempt in tried} <= {*range(1, FAILURES + 2)}
+    assert {attempt for _, attempt in tried} <= {*range(1, RETRY + 2)}
     assert max(tried.values()) <= 3
     # With each failure counted twice they would have half as many.
-    assert len(tried) > HOPELESS * (FAILURES + 1) * 0.75
+    assert len(tried) > HOPELESS * (RETRY + 1) * 0.75
 
 
 def check(lines: list[list[str]], killed: int) -> None:
