@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Optional
 
 from .annotations import is_plain, resolve, text_of
@@ -84,6 +83,7 @@ class Arguments:
         if fault is not None:
             return f"The annotation {text_of(parameter.annotation)} cannot be used: {fault}."
         from importlib.util import find_spec
+        from pathlib import Path
 
         name = "Path" if issubclass(kind, Path) else kind.__name__
         asked = f"Or annotate the parameter, {parameter.name}: {name}"
