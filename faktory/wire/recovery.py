@@ -17,7 +17,7 @@ from .commands import Command
 from .session import Answer
 from .validate import clip
 
-LEAST_AHEAD: Final = 1.0
+REPEAT_MARGIN: Final = 1.0
 """Seconds that a job's time has to be ahead for its push to be sent again: once it has come, the
 server queues the job a second time. It covers the way there, and clocks that differ a little."""
 
@@ -66,7 +66,7 @@ def may_resend(
     return not any(command.send_once for command in unanswered) and all(
         command.idempotent
         or (at_least_once and command.may_duplicate)
-        or _is_ahead(command.scheduled, now + LEAST_AHEAD)
+        or _is_ahead(command.scheduled, now + REPEAT_MARGIN)
         for command in unanswered[: count_sent(unanswered, sent)]
     )
 

@@ -33,10 +33,6 @@ from ..wire.session import Answer
 from ..wire.validate import clip
 from .backends.base import Report
 
-REPEAT_MARGIN: Final = 1.0
-"""Seconds before its time in which the PUSH of a scheduled job is not sent any more: it may be
-under way for so long."""
-
 FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0
 """Seconds ahead, doubling, for a job that is pushed once more, the outcome before being unknown:
 the copies stay few, however long connections go on breaking."""
@@ -161,7 +157,7 @@ class PushAgain(Delivery):
             self._asked_at = time()
             return self
         ahead = self._at - reservation_clock()
-        if ahead > (0.0 if self.is_last else REPEAT_MARGIN):
+        if ahead > (0.0 if self.is_last else recovery.REPEAT_MARGIN):
             return self
         if self.is_last:
             text = (
