@@ -7,14 +7,16 @@ import shlex
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from faktory import Client
 from faktory.exceptions import FaktoryError
+from faktory.server import EmbeddedServer
+from faktory.server.state import Timing
 
 VARIABLE = "FAKTORY_SERVER_COMMAND"
 
@@ -105,3 +107,21 @@ class RealFaktory:
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
+
+
+Server = EmbeddedServer | RealFaktory
+
+
+@contextmanager
+def serving(kind: str, folder: Path, wait_until: Callable[..., object]) -> Iterator[Server]:
+    """Run an "embedded" server whose FETCHes are short, or a "real" one, for a `with` block."""
+    if kind == "embedded":
+        with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as embedded:
+            yield embedded
+        return
+    real = RealFaktory(folder, wait_until)
+    try:
+        real.start()
+        yield real
+    finally:
+        real.end()

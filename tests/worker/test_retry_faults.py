@@ -30,9 +30,8 @@ from faktory.worker.heartbeat import Heartbeat
 
 from ..client.proxy import Fault, Proxy, Way
 from .conftest import Start, WaitUntil, make_manager, make_worker, succeed
-from .real import RealFaktory
+from .real import RealFaktory, Server, serving
 
-Server = EmbeddedServer | RealFaktory
 LOG = logging.getLogger("test.retry_faults")
 QUICK = worker_timing.Timing(backoff=lambda attempt, random: 0.0)
 JOBS = 1500
@@ -50,16 +49,8 @@ def server(
 ) -> Iterator[Server]:
     # Bytes are counted on the connection that was opened last: the processor's is the only one.
     monkeypatch.setattr(Heartbeat, "start", lambda self: None)
-    if request.param == "embedded":
-        with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as embedded:
-            yield embedded
-        return
-    real = RealFaktory(tmp_path, wait_until)
-    try:
-        real.start()
-        yield real
-    finally:
-        real.end()
+    with serving(request.param, tmp_path, wait_until) as running:
+        yield running
 
 
 def retry_later(*_: object) -> None:

@@ -14,8 +14,6 @@ import pytest
 
 import faktory
 from faktory import Client
-from faktory.server import EmbeddedServer
-from faktory.server.state import Timing
 from faktory.wire.commands import Command
 from faktory.worker import timing as worker_timing
 from faktory.worker.heartbeat import Heartbeat
@@ -23,9 +21,7 @@ from faktory.worker.processor import Processor
 
 from ..client.proxy import Fault, Proxy, Way
 from .conftest import Start, WaitUntil, make_worker
-from .real import RealFaktory
-
-Server = EmbeddedServer | RealFaktory
+from .real import Server, serving
 
 
 @pytest.fixture(params=["embedded", "real"])
@@ -37,16 +33,8 @@ def server(
 ) -> Iterator[Server]:
     # Bytes are counted on the connection that was opened last: the processor's is the only one.
     monkeypatch.setattr(Heartbeat, "start", lambda self: None)
-    if request.param == "embedded":
-        with EmbeddedServer(timing=Timing(fetch_wait=0.1)) as embedded:
-            yield embedded
-        return
-    real = RealFaktory(tmp_path, wait_until)
-    try:
-        real.start()
-        yield real
-    finally:
-        real.end()
+    with serving(request.param, tmp_path, wait_until) as running:
+        yield running
 
 
 def cut_everywhere(server: Server, start: Start, wait_until: WaitUntil, fails: bool) -> list[str]:
