@@ -10,7 +10,7 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from ... import __version__
 from ...exceptions import (
@@ -123,8 +123,18 @@ def _show_error(tool: str, message: object, code: Exit) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with 2, as ever, also where standard error cannot be written (Python 3.11.2)."""
+        try:
+            super().error(message)
+        except OSError:
+            streams.discard(sys.stderr)
+            sys.exit(Exit.USAGE)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m faktory",
         description="Tools around the Faktory job server.",
         epilog=_EPILOG,
