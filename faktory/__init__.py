@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
     from typing import Any
 
+    from . import aio as aio
     from .client import Client, Pool, Producer
     from .client.defaults import configure, pool
     from .client.factory import connection, get_client
@@ -103,7 +104,7 @@ __all__ = [
     "worker_middleware",
 ]
 
-_ROOMS = {"client", "exceptions", "jobs", "proto", "server", "worker"}
+_ROOMS = {"aio", "client", "exceptions", "jobs", "proto", "server", "worker"}
 _MODULES = {
     "configure": "client.defaults",
     "default_job_options": "jobs.options",

@@ -34,14 +34,15 @@ BELOW = {
     "proto": "exceptions",
     "wire": "exceptions proto",
     "client": "exceptions proto wire",
-    "jobs": "exceptions proto wire client",
-    "worker": "exceptions proto wire client jobs",
+    "aio": "exceptions proto wire client",
+    "jobs": "exceptions proto wire client aio",
+    "worker": "exceptions proto wire client aio jobs",
     "server": "exceptions proto wire",
-    "testing": "exceptions proto wire client jobs worker server",
-    "cli": "exceptions proto wire client jobs worker server",
+    "testing": "exceptions proto wire client aio jobs worker server",
+    "cli": "exceptions proto wire client aio jobs worker server",
     # The two that are in no room: the package itself names everything, each name imported when
     # it is first used, and `python -m faktory` hands over to the command line.
-    "faktory": "exceptions proto wire client jobs worker server testing",
+    "faktory": "exceptions proto wire client aio jobs worker server testing",
     "faktory.__main__": "cli",
 }
 """What each room may import, itself aside."""
@@ -341,7 +342,7 @@ def test_the_walk_sees_the_whole_package():
         ("_proto.pyx", "cdef f():\n    return os.environ", "faktory._proto reads the environment"),
         ("_json.py", "import os\nos.getenv('A')", "faktory._json reads the environment"),
         ("wire/address.py", "from os import environ", "faktory.wire.address reads the environment"),
-        ("aio/__init__.py", "", "faktory.aio is in no room"),
+        ("async/__init__.py", "", "faktory.async is in no room"),
         ("connection.py", "", "faktory.connection is in no room"),
         (
             "__init__.py",

@@ -326,6 +326,11 @@ def current_job() -> JobContext:
         ) from None
 
 
+def job_of(context: Context) -> JobContext | None:
+    """Return the current job of another context, None if it has none."""
+    return context.get(_current)
+
+
 def run_in(context: JobContext, function: Callable[[], T]) -> T:
     """Call a function with `context` as the current job."""
     token = _current.set(context)

@@ -50,7 +50,10 @@ _NOT_GIVEN: Final = _NotGiven()
 
 
 class FunctionJob(Push[P], Generic[P, R]):
-    """A function declared as a job: call it as before, or push it."""
+    """A function declared as a job: call it as before, or push it.
+
+    A call of an async one gives its coroutine.
+    """
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class FunctionJob(Push[P], Generic[P, R]):
         self.__qualname__ = function.__qualname__
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
+        self.is_async = validation.is_async(function)
         self.time_limit = time_limit
         self.policy = policy
         self.exhausted_handlers: list[ExhaustedHandler] = []
@@ -102,7 +106,7 @@ class FunctionJob(Push[P], Generic[P, R]):
         return handler
 
     def run(self, context: JobContext) -> object:
-        """Run the function with the arguments of a job."""
+        """Run the function with the arguments of a job; an async one returns its coroutine."""
         function: Callable[..., object] = self.__wrapped__
         return function(*self.typed_args(context.args))
 
@@ -335,6 +339,7 @@ class _ClassJob:
         self, cls: type[Job], time_limit: float | None, policy: retries.Policy | None
     ) -> None:
         self._class = cls
+        self.is_async = validation.is_async(cls.perform)  # type: ignore[attr-defined]
         self.time_limit = time_limit
         self.policy = policy
 

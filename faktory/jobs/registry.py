@@ -27,6 +27,10 @@ class Runnable(Protocol):
         """File and qualified name, by which a second definition is known for the same."""
 
     @property
+    def is_async(self) -> bool:
+        """Whether `run` returns a coroutine, which an event loop has to run."""
+
+    @property
     def time_limit(self) -> float | None:
         """Seconds after which a run is interrupted; None for as long as it takes."""
 
@@ -43,7 +47,7 @@ class Runnable(Protocol):
         """Where its jobs go unless their push says otherwise; None if that is not declared."""
 
     def run(self, context: JobContext) -> object:
-        """Run the job with the arguments of its payload."""
+        """Run the job with the arguments of its payload, or return the coroutine that does."""
 
 
 _jobs: dict[str, Runnable] = {}

@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn, Protocol, TypeVar
 
 from ..client import fork
 from ..wire.log import Log
@@ -28,6 +28,13 @@ T = TypeVar("T")
 
 END_TIMEOUT: Final = 5.0
 """Seconds in which a process that a job has forked pushes what its Producers hold."""
+
+
+class Callee(Protocol):
+    """What `JobRunner.call` calls: a job, or something that waits for it."""
+
+    def run(self, context: JobContext, /) -> object:
+        """Run the job."""
 
 
 class JobRunner:
@@ -82,7 +89,7 @@ class JobRunner:
         """Run a job, as the current job of a context of its own."""
         in_context(job, lambda: self.call(self.find(job.jobtype), job))
 
-    def call(self, task: Runnable, job: JobContext) -> None:
+    def call(self, task: Callee, job: JobContext) -> None:
         """Run a job by `task`, in the context that is there."""
         process = os.getpid()
         try:
@@ -94,10 +101,10 @@ class JobRunner:
                 refuse_awaitable(result)
         except BaseException as error:
             if os.getpid() != process:
-                _end_process(error)
+                end_process(error)
             raise
         if os.getpid() != process:
-            _end_process(None)
+            end_process(None)
 
 
 def in_context(job: JobContext, function: Callable[[], T]) -> T:
@@ -116,12 +123,12 @@ def refuse_awaitable(result: object) -> None:
         result.close()  # or Python would warn that it was never awaited
     raise TypeError(
         f"the job returned {type(result).__name__}, which nothing awaits here. "
-        "Run it inside the job: asyncio.run(...)."
+        "Run it inside the job: asyncio.run(...), or declare the job by async def and await it."
     )
 
 
-def _end_process(error: BaseException | None) -> NoReturn:
-    """End this process as `sys.exit` would in its main thread, which this may not be."""
+def end_process(error: BaseException | None) -> NoReturn:
+    """End this process, which a job has forked, as `sys.exit` would in its main thread."""
     # Not by isinstance, which asks the error for its __class__: this must not raise.
     is_exit = issubclass(type(error), SystemExit)
     code = getattr(error, "code", 1) if is_exit else int(error is not None)

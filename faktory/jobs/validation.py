@@ -1,12 +1,14 @@
 """Checks of what is declared as a job, or put around one: errors with the remedy.
 
 Rules: they are raised where it is declared. Rejected is a function that a worker could not run, or
-would acknowledge without having run it.
+would acknowledge without having run it. An async function is a job like any other; as a handler or
+a middleware it is rejected, since nothing would await it.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Final
 
 from ..client import Pool, Producer
@@ -20,11 +22,16 @@ _DEFERRED: Final = (
 
 def deferred(function: object) -> str | None:
     """Return the kind of a callable whose call runs nothing yet; None for any other."""
-    for each in (function, getattr(type(function), "__call__", None)):  # noqa: B004  an object's
-        for is_deferred, kind in _DEFERRED:
-            if is_deferred(each):
-                return kind
-    return None
+    return next((kind for is_deferred, kind in _DEFERRED if _is(is_deferred, function)), None)
+
+
+def is_async(function: object) -> bool:
+    """Return whether a call of a function gives a coroutine."""
+    return _is(inspect.iscoroutinefunction, function)
+
+
+def _is(kind: Callable[[Any], bool], function: object) -> bool:
+    return kind(function) or kind(getattr(type(function), "__call__", None))  # noqa: B004  an object's
 
 
 def check_function(function: Any, name: str | None) -> Any:
@@ -52,26 +59,32 @@ def check_function(function: Any, name: str | None) -> Any:
         )
     if name is None and function.__name__ == "<lambda>":
         raise TypeError('a lambda has no name to be the job type: faktory.job(name="...")(lambda).')
-    check_plain(function)
+    check_no_generator(function)
     return function
 
 
-def check_plain(function: Any) -> None:
-    """Raise TypeError if a call of the function runs nothing yet."""
-    kind = deferred(function)
-    if kind is not None:
-        remedy = "calls asyncio.run(...)" if "async" in kind else "loops over it"
-        raise TypeError(
-            f"{getattr(function, '__qualname__', function)} is {kind}; a worker runs plain ones. "
-            f"Declare a plain function that {remedy}."
-        )
+def check_no_generator(function: Any) -> None:
+    """Raise TypeError if a call of the function gives a generator: nothing loops over it."""
+    for is_generator, what, loop in (
+        (inspect.isgeneratorfunction, "a generator function", "a plain function that loops"),
+        (
+            inspect.isasyncgenfunction,
+            "an async generator function",
+            "an async function that loops by async for",
+        ),
+    ):
+        if _is(is_generator, function):
+            raise TypeError(
+                f"{getattr(function, '__qualname__', function)} is {what}; a worker runs plain "
+                f"ones, and async ones that return. Declare {loop} over it."
+            )
 
 
 def check_class(cls: type, perform: object) -> None:
     """Raise TypeError if a worker could not make an instance of a job class and run it."""
     if not callable(perform):
         raise TypeError(f"{cls.__name__}.perform is {perform!r}: it must be a method.")
-    check_plain(perform)
+    check_no_generator(perform)
     init = inspect.getattr_static(cls, "__init__")
     if inspect.isfunction(init):
         for parameter in list(inspect.signature(init).parameters.values())[1:]:

@@ -20,7 +20,7 @@ from opcode import opmap
 from threading import RLock, get_ident
 from time import monotonic, sleep
 from types import FrameType
-from typing import Final
+from typing import Final, Protocol
 
 from ..exceptions import TimeLimitExceeded
 from ..jobs.context import JobContext
@@ -38,6 +38,13 @@ _ENTERS_WITH: Final = (opmap.get("LOAD_SPECIAL"), opmap["CALL"])
 """How a `with` calls `__enter__` since Python 3.14: interrupted there, it skips `__exit__`."""
 
 
+class Interrupted(Protocol):
+    """What runs a job if not its processor's thread: a `Backend`, or a coroutine's run."""
+
+    def interrupt(self, exception: type[BaseException], /) -> float | None:
+        """See `Backend.interrupt`."""
+
+
 class RunningJob:
     """The job that a processor runs, and how other threads interrupt it or take its report over.
 
@@ -47,7 +54,7 @@ class RunningJob:
 
     def __init__(self, on_time_limit: Callable[[], None], backend: Backend | None = None) -> None:
         self._on_time_limit = on_time_limit
-        self._backend = backend
+        self._backend: Interrupted | None = backend
         self._lock = RLock()  # a thread that is interrupted as it acquires this can do so again
         self._thread = 0
         self._raised = False
@@ -82,6 +89,11 @@ class RunningJob:
                 job._on_stop()
         if self._closed is not None:
             raise self._closed
+
+    def delegate(self, to: Interrupted | None) -> None:
+        """Have interrupts of the job go to what runs it from now on; None: to this thread again."""
+        with self._lock:
+            self._backend = to
 
     def set_time_limit(self, seconds: float | None) -> None:
         """Have the job interrupted after so many seconds."""

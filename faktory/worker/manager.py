@@ -24,8 +24,9 @@ from ..jobs.context import JobContext
 from ..jobs.registry import ExhaustedHandler, UnknownJob
 from ..jobs.retries import FAIL
 from ..jobs.runner import JobRunner
-from ..wire.log import Log
+from ..wire.log import Lines, Log
 from .backends.base import Backends, Report
+from .backends.loop import AsyncJobs
 from .burst import Burst
 from .delivery import Delivery, ServerClock, deliver, give_back, report_of
 from .events import Events
@@ -82,6 +83,7 @@ class Manager:
         self.log = log
         self._log = Log(log)
         self.backends: Backends | None = None
+        self.async_jobs = AsyncJobs(None, log, timing)
         self.job_table: JobTable | None = None
         self.burst: Burst | None = None
         self.give_back = False
@@ -202,6 +204,7 @@ class Manager:
         now = monotonic()
         if self._interrupts_at is not None:
             self._end_waits(self.timing.fetch_grace if now >= self._interrupts_at else inf)
+        self.async_jobs.check(now)
         for processor in self.processors.copy():
             processor.running.check(now)
             job = processor.running.current
@@ -237,7 +240,7 @@ class Manager:
         for thread in threading.enumerate():
             job = jobs.get(thread)  # type: ignore[call-overload]
             runs = f", running {job}" if job is not None else ""
-            self._log.warning("thread %s%s:\n%s", thread.name, runs, stack(thread))
+            self._log.warning("thread %s%s:\n%s", thread.name, runs, self._stack(thread, job))
 
     def stop(self) -> None:
         """End the pauses of processors that wait for the server, and the waits to connect.
@@ -362,8 +365,12 @@ class Manager:
             processor.name,
             "is killed" if killed else "goes on",
             self.replaced,
-            stack(processor),
+            self._stack(processor, job),
         )
+
+    def _stack(self, thread: threading.Thread, job: JobContext | None) -> Lines:
+        """Return where a thread stands, or the coroutine of its job."""
+        return (self.async_jobs.stack_of(job) if job is not None else None) or stack(thread)
 
     def _handle_failures(self, failed: list[JobContext], message: str) -> None:
         """Call the program's handlers of abandoned jobs; they do not delay the reports for long."""

@@ -43,7 +43,8 @@ from ..wire.commands import Command
 from ..wire.log import Log
 from ..wire.payload import INVALID_JOB, find_fault, usable_jid
 from ..wire.validate import brief, clip
-from .backends.base import Backend, RemoteError, Report
+from .backends.base import NEEDS_THREADS, Backend, RemoteError, Report
+from .backends.loop import AsyncJobs
 from .burst import Burst
 from .delivery import Delivery, PushNext, ServerClock, deliver, give_back, report_of
 from .interrupts import RunningJob
@@ -87,6 +88,7 @@ class ProcessorManager(Protocol):
     outage: Outage
     server_clock: ServerClock
     runner: JobRunner
+    async_jobs: AsyncJobs
     timing: Timing
     log: logging.Logger
     burst: Burst | None
@@ -339,7 +341,12 @@ class Processor(Thread):
                     following = self._next_of_chain(job)
                 task = runner.find(job.jobtype)
                 running.set_time_limit(runner.time_limit(task, job))
-                if self.backend is None:
+                if task.is_async:
+                    if self.backend is not None:
+                        task = None  # its policy is not for this
+                        raise TypeError(f"{job.jobtype}: {NEEDS_THREADS}")
+                    self._manager.async_jobs.run(task, job, running, runner)
+                elif self.backend is None:
                     runner.call(task, job)
                 else:
                     self.backend.run(task, job)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..jobs.context import JobContext
 from ..jobs.retries import Policy
+from ..jobs.validation import is_async
 
 
 class Task(NamedTuple):
@@ -15,6 +16,11 @@ class Task(NamedTuple):
     name: str
     func: Callable[..., object]
     bind: bool
+
+    @property
+    def is_async(self) -> bool:
+        """False: a call of the function runs it."""
+        return False
 
     @property
     def origin(self) -> str:
@@ -48,3 +54,20 @@ class Task(NamedTuple):
     def run(self, job: JobContext) -> object:
         """Call the function with a job's arguments."""
         return self.func(*self.arguments(job))
+
+
+class AsyncTask(Task):
+    """A task whose function is async: a call of it gives a coroutine."""
+
+    __slots__ = ()
+
+    @property
+    def is_async(self) -> bool:
+        """True."""
+        return True
+
+
+def make_task(name: str, func: Callable[..., object], bind: bool) -> Task:
+    """Return the task of a function, or of a declared job, either of which may be async."""
+    gives_coroutine = is_async(func) or getattr(func, "is_async", False) is True
+    return (AsyncTask if gives_coroutine else Task)(name, func, bind)

@@ -49,6 +49,13 @@ class Timing:
     """For processes of jobs, at the worker's very end, to push what their Producers hold; then
     they are killed."""
 
+    loop_hold: float = 5.0
+    """For which a job may hold the event loop of async jobs until it is named in the log."""
+
+    loop_grace: float = 3.0
+    """For the end of that loop, at the worker's very end, where no more is left of its grace
+    period: for `faktory.aio.on_shutdown` to run, and for tasks to end that are left."""
+
     backoff: Callable[[int, float], float] = recovery.backoff
     """The pause before attempt 1, 2... to reach the server, or to start a process: it is called
     with the attempt and a random number from 0 to 1."""

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..client import Client
 from ..client.settings import CONFIGURED
+from ..jobs import registry
 from ..jobs.options import check_time_limit
 from ..jobs.runner import JobRunner
 from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration
 from . import events, timing
-from .backends.base import Backends, check_can_fork
+from .backends.base import NEEDS_THREADS, Backends, check_can_fork
+from .backends.loop import AsyncJobs, LoopFactory
 from .burst import Burst
 from .events import Events
 from .handlers import HandlerCalls
@@ -36,7 +38,7 @@ from .manager import CannotStart, JobTable, Manager
 from .orders import SignalOrders
 from .queues import Limits, Queue, Queues
 from .signals import handled
-from .task import Task
+from .task import Task, make_task
 from .timing import Timing
 
 if TYPE_CHECKING:
@@ -57,6 +59,10 @@ class Worker:
     With `burst` the worker stops when its queues are empty and no job of it runs. Scheduled jobs,
     retries and paused queues do not count; for a server that cannot be reached it waits, as ever.
     `time_limit`, in seconds, is for jobs that have none, neither declared nor pushed.
+
+    Async jobs, declared by `async def`, run on one event loop in a thread of its own, which starts
+    with the first of them; `loop_factory` makes it, `asyncio.new_event_loop` by default. They count
+    for `concurrency`, as others do.
 
     Jobs run on threads; with `use_threads=False` on processes, forked when `run` begins: what is
     declared or registered until then is known there. `executor`, which wins over that, is a class
@@ -93,6 +99,7 @@ class Worker:
         burst: bool = False,
         time_limit: float | timedelta | None = None,
         give_back: bool = False,
+        loop_factory: LoopFactory | None = None,
         ssl_context: SSLContext | None = None,
         tcp_keepalive: float | timedelta | None = None,
         timing: Timing = timing.DEFAULT,
@@ -131,6 +138,12 @@ class Worker:
             self._client_options[name] = getattr(client, name)
         self.faktory = client.faktory
         self._make_backends = self._choose_backends(use_threads, executor)
+        self._runs_async = executor is None and use_threads is not False
+        if loop_factory is not None and not callable(loop_factory):
+            raise ValueError(
+                f"loop_factory is {loop_factory!r}: pass a function that makes an event loop, such "
+                "as uvloop.new_event_loop."
+            )
         self._tasks: dict[str, Task] = {}
         self._events = Events(events.of_process)
         self.on = self._events.on
@@ -152,6 +165,8 @@ class Worker:
         if burst:
             self._manager.burst = Burst(self._wake)
         self._manager.give_back = give_back
+        self._make_async_jobs = partial(AsyncJobs, loop_factory, self.log, timing)
+        self._manager.async_jobs = self._make_async_jobs()
         self._lifecycle: Lifecycle = self._manager.lifecycle
         self._orders = SignalOrders(
             self._lifecycle,
@@ -179,10 +194,16 @@ class Worker:
         return Log(self.log)
 
     def register(self, name: str, func: Callable[..., object], bind: bool = False) -> None:
-        """Let `func` run the jobs of type `name` on this worker; the last one registered wins."""
+        """Let `func` run the jobs of type `name` on this worker; the last one registered wins.
+
+        It may be async. ValueError if it is not callable, or async where jobs run on no threads.
+        """
         if not callable(func):
             raise ValueError("task func is not callable")
-        self._tasks[name] = Task(name, func, bind)
+        task = make_task(name, func, bind)
+        if task.is_async and not self._runs_async:
+            raise ValueError(f"{name}: {NEEDS_THREADS}")
+        self._tasks[name] = task
         self._log.info("Registered task: %s", name)
 
     def deregister(self, name: str) -> None:
@@ -268,7 +289,8 @@ class Worker:
     def run(self) -> None:
         """Work until stopped: by `stop`, by TERM or INT in the main thread, or by the server.
 
-        Waits for a server that cannot be reached. Raises FaktoryAuthenticationError where the
+        Waits for a server that cannot be reached. Raises ValueError where jobs run on no threads,
+        and an async one is declared for one of its queues, FaktoryAuthenticationError where the
         password is wrong, CannotStart where the system has too few threads. Returns when every
         job is reported; threads whose jobs do not end within the grace period are abandoned, and
         named in the log.
@@ -276,15 +298,26 @@ class Worker:
         if self._started:
             raise RuntimeError("a worker runs once: make a new one.")
         self._started = True
+        if not self._runs_async:
+            self._check_no_async_job()
         keep_enabled()
         backends = self._manager.backends = self._make_backends()
         try:
             self._run()
         finally:
+            left = self.grace_ends - monotonic()
+            self._manager.async_jobs.stop(max(left, self._timing.loop_grace))
             if backends is not None:
                 backends.close()
         if self._fatal is not None:
             raise self._fatal
+
+    def _check_no_async_job(self) -> None:
+        queues = registry.queues()
+        for name in registry.names():
+            task = self._tasks.get(name) or registry.find(name)
+            if task is not None and task.is_async and queues.get(name) in self._queues.names:
+                raise ValueError(f"{name}: {NEEDS_THREADS}")
 
     def _run(self) -> None:
         overridden = getattr(self.get_queues, "__func__", None) is not Worker.get_queues

@@ -70,7 +70,7 @@ def test_a_missing_module_is_reported_in_one_line(load: Load, name: str, message
         ("1 / 0", "ZeroDivisionError('division by zero')"),
         ("def", "SyntaxError("),
         ("raise SystemExit(0)", "SystemExit(0)"),
-        ("import faktory\n@faktory.job\nasync def work(): ...", "TypeError('work is an async"),
+        ("import faktory\n@faktory.job\ndef work(): yield", "TypeError('work is a generator"),
     ],
 )
 def test_an_error_of_a_module_is_shown_with_its_traceback(
@@ -84,6 +84,45 @@ def test_an_error_of_a_module_is_shown_with_its_traceback(
     assert "importlib" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert f"faktory-worker: -r {name}: cannot be imported: {message}" in last
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("uvloop", "is not MODULE:NAME, such as uvloop:new_event_loop"),
+        ("nowhere:new_event_loop", "cannot be had: No module named 'nowhere'"),
+        ("loops:missing", "cannot be had: module 'loops' has no attribute 'missing'"),
+        ("loops:five", "is 5: it must be a function that makes an event loop"),
+    ],
+)
+def test_a_loop_factory_that_cannot_be_had_is_reported_in_one_line(
+    load: Load, folder: Path, monkeypatch: pytest.MonkeyPatch, factory: str, message: str
+) -> None:
+    (folder / "loops.py").write_text("five = 5")
+    monkeypatch.setenv("FAKTORY_WORKER_LOOP_FACTORY", factory)
+    assert load("loops") == (
+        Exit.USAGE,
+        "",
+        f"faktory-worker: --loop-factory {factory} {message}\n",
+    )
+
+
+def test_the_loop_factory_makes_the_loop_of_async_jobs(
+    server: EmbeddedServer, run: Run, folder: Path, wait_until: WaitUntil
+) -> None:
+    (folder / "loops.py").write_text(
+        "import asyncio, faktory\n"
+        "class Own(asyncio.SelectorEventLoop): ...\n"
+        "@faktory.job\n"
+        "async def work():\n"
+        "    print(type(asyncio.get_running_loop()).__name__, flush=True)\n"
+    )
+    with Client(server.url) as client:
+        client.push({"jobtype": "work", "args": []})
+    worker = run(WORKER, "-r", "loops", "--loop-factory", "loops:Own", url=server.url)
+    wait_until(lambda: "Own" in worker.printed)
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == Exit.STOPPED
 
 
 def test_as_a_process_an_error_of_a_module_is_shown_alike(run: Run, folder: Path) -> None:

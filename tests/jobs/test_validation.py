@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,8 +41,8 @@ class Waits:
 # Functions that would be acknowledged without having run
 
 
-@pytest.mark.parametrize("function", [coroutine, async_generator, generator])
-def test_an_async_or_generator_function_is_not_a_job(function: Any) -> None:
+@pytest.mark.parametrize("function", [async_generator, generator])
+def test_a_generator_function_is_not_a_job(function: Any) -> None:
     with pytest.raises(TypeError, match=f"{function.__name__} is an? .*a worker runs plain ones"):
         faktory.job(function)
     with pytest.raises(TypeError, match="a worker runs plain ones"):
@@ -49,6 +50,28 @@ def test_an_async_or_generator_function_is_not_a_job(function: Any) -> None:
     with pytest.raises(TypeError, match="a worker runs plain ones"):
         type("Refused", (faktory.Job,), {"perform": function})
     assert registry.names() == []
+
+
+@pytest.mark.parametrize("function", [coroutine, functools.partial(coroutine), Waits()])
+def test_an_async_function_is_a_job_and_known_as_async(function: Any) -> None:
+    if hasattr(function, "__qualname__"):
+        assert faktory.job(function).is_async
+        assert faktory.job(name="static")(staticmethod(function)).is_async
+
+    class Works(faktory.Job):
+        perform = staticmethod(function)
+
+    found = registry.find("Works")
+    assert found is not None
+    assert found.is_async
+
+
+def test_an_async_function_called_in_the_program_returns_its_coroutine() -> None:
+    @faktory.job
+    async def double(number: int) -> int:
+        return 2 * number
+
+    assert asyncio.run(double(4)) == 8
 
 
 @pytest.mark.parametrize(

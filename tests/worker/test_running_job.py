@@ -41,6 +41,7 @@ class Runs:
     time_limit = None
     policy = None
     exhausted_handlers = ()
+    is_async = False
 
     def __init__(self, *functions: Runner) -> None:
         self.functions = list(functions)

@@ -24,6 +24,12 @@ from ...wire.log import Log
 Report = tuple[str, str, list[str]]
 """Type, message and traceback lines of a failure, as FAIL has them."""
 
+NEEDS_THREADS: Final = (
+    "async jobs run on the event loop of a worker with threads. Leave out use_threads=False and "
+    "executor=, or declare the job by def, with asyncio.run(...) in it."
+)
+"""Why a job fails, or a worker does not start."""
+
 CONTROL: Final[dict[str, type[BaseException]]] = {
     kind.__name__: kind for kind in (Discard, Retry, Shutdown, TimeLimitExceeded)
 }
