@@ -16,6 +16,7 @@ from ..jobs.context import JobContext
 from ..server import EmbeddedServer
 from ..worker import Worker
 from ..worker.delivery import deliver
+from ..worker.processor import Processor
 from .memory import DRAIN_LIMIT
 from .modes import disable
 
@@ -38,7 +39,14 @@ class DrainingWorker(Worker):
 
         Returns how many were run. Scheduled jobs and retries wait for `travel`.
         """
+        self._manager.async_jobs = self._make_async_jobs()
         processor = self._manager.make_processor("drain")
+        try:
+            return self._drain(processor)
+        finally:
+            self._manager.async_jobs.stop(self._timing.loop_grace)
+
+    def _drain(self, processor: Processor) -> int:
         done = 0
         with Client(self.faktory.url) as client:
             most = self.drain_limit + sum(_sizes(client).values())

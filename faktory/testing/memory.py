@@ -49,6 +49,7 @@ from ..wire import commands, failure
 from ..wire.commands import Command
 from ..wire.log import Log
 from ..wire.session import Answer, ClientSession, encode_bulk, encode_simple
+from . import coroutines
 
 T = TypeVar("T")
 
@@ -99,6 +100,12 @@ class MemoryServer(MemoryNetwork):
         if any(answer.command.name == "FETCH" and answer.value is None for answer in answers):
             sleep(_FETCH_WAIT)
         return answers
+
+    async def exchange_on_loop(self, sent: Sequence[Command[Any]]) -> list[Answer]:
+        """The same for a client on an event loop, on which async jobs run in inline mode."""
+        if not self.inline:
+            return self.exchange(sent)
+        return await coroutines.beside_loop(lambda: self.exchange(sent))
 
     def interrupt(self) -> None:
         """Do nothing: every answer is there at once."""
@@ -175,6 +182,10 @@ class MemoryServer(MemoryNetwork):
         would not end while a job raises Retry. If a job raises, its exception comes out and the
         others stay.
         """
+        with coroutines.job_loop():
+            return self._drain(jobtype)
+
+    def _drain(self, jobtype: str | None) -> int:
         done = 0
         again: set[str] = set()
         jobs = self._runnable(jobtype)
@@ -201,6 +212,7 @@ class MemoryServer(MemoryNetwork):
         Returns False if it no longer waits: it has expired, or was taken or cleared meanwhile.
         `again` gets its jid if it is to be tried again.
         """
+        self._check_no_loop(job.jobtype)
         with self._lock:
             payload = self._take(job)
         if payload is None:
@@ -224,6 +236,18 @@ class MemoryServer(MemoryNetwork):
                 return True
         self._and_run(lambda: self._end(context, following))
         return True
+
+    def _check_no_loop(self, jobtype: str) -> None:
+        """Raise RuntimeError for an async job in a running loop, which cannot wait for it."""
+        task = registry.find(jobtype)
+        if task is not None and task.is_async and coroutines.in_running_loop():
+            remedy = "use await job.aperform(...), which runs it on this loop"
+            if not self.inline:
+                remedy = "run the jobs in a thread, await asyncio.to_thread(testing.drain_all)"
+            raise RuntimeError(
+                f"{jobtype} is an async job, and code in a running event loop cannot wait for it: "
+                f"{remedy}."
+            )
 
     def _end(self, job: JobContext, following: dict[str, Any] | None) -> None:
         """Push the next job of a chain, then acknowledge this one, which fails without that."""
@@ -304,7 +328,8 @@ class MemoryServer(MemoryNetwork):
     def _run(self, job: JobContext) -> None:
         def run() -> None:
             open_batch.set(None)  # as on a worker
-            self._runner.call(self._runner.find(job.jobtype), job)
+            task = self._runner.find(job.jobtype)
+            self._runner.call(coroutines.AsyncCall(task) if task.is_async else task, job)
 
         in_context(job, run)
 

@@ -1,0 +1,166 @@
+"""Async jobs in test modes: without a loop they run on one that the mode makes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+import faktory
+from faktory import aio, current_job, testing
+from faktory.aio import hooks
+from faktory.client import network
+from faktory.jobs import registry
+from faktory.testing.embedded import served
+from faktory.testing.memory import MemoryServer
+from faktory.wire import commands
+
+VAR: ContextVar[str] = ContextVar("var", default="unset")
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test begin without declared jobs, and without hooks."""
+    monkeypatch.setattr(registry, "_jobs", {})
+    monkeypatch.setattr(hooks, "_startup", [])
+    monkeypatch.setattr(hooks, "_shutdown", [])
+
+
+class Work:
+    """A declared async job, and what its runs have seen."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.loops: set[asyncio.AbstractEventLoop] = set()
+
+        @faktory.job
+        async def work(number: int) -> None:
+            await asyncio.sleep(0)
+            self.loops.add(asyncio.get_running_loop())
+            self.seen.append((number, VAR.get(), threading.current_thread().name))
+            assert current_job().jobtype == "work"
+            if number < 0:
+                raise ValueError(number)
+
+        self.job = work
+
+
+@pytest.fixture
+def work() -> Work:
+    return Work()
+
+
+def test_drain_runs_them_to_their_end_on_one_loop_in_this_thread(work: Work) -> None:
+    hooked: list[str] = []
+
+    @aio.on_startup
+    async def up() -> None:
+        hooked.append("up")
+
+    @aio.on_shutdown
+    async def down() -> None:
+        hooked.append("down")
+
+    with testing.fake():
+        work.job.perform_bulk([(1,), (2,), (3,)])
+        assert work.seen == []
+        VAR.set("set")
+        assert work.job.drain() == 3
+    here = threading.current_thread().name
+    assert work.seen == [(1, "set", here), (2, "set", here), (3, "set", here)]
+    assert [loop.is_closed() for loop in work.loops] == [True]
+    assert hooked == ["up", "down"]
+
+
+def test_inline_runs_them_where_they_are_pushed_and_errors_come_out(work: Work) -> None:
+    with testing.inline():
+        work.job.perform_async(1)
+        assert len(work.seen) == 1
+        with pytest.raises(ValueError, match="-1"):
+            work.job.perform_async(-1)
+        with pytest.raises(ValueError, match="-2"):
+            work.job.perform_async(-2)
+
+
+def test_classes_chains_and_discards_work_alike() -> None:
+    ran: list[object] = []
+
+    class Class(faktory.Job):
+        async def perform(self, number: int) -> None:
+            await asyncio.sleep(0)
+            ran.append((self.jid, number))
+            if number == 2:
+                raise faktory.Discard("enough")
+
+    with testing.inline():
+        faktory.chain(Class.message(1), Class.message(2)).push()
+    assert [number for _, number in ran] == [1, 2]  # type: ignore[misc]
+
+
+def test_in_a_running_loop_inline_mode_says_what_to_use(work: Work) -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"work is an async job.*await job\.aperform\("):
+            work.job.perform_async(1)
+
+    with testing.inline():
+        asyncio.run(main())
+    assert work.seen == []
+
+
+def test_in_a_running_loop_a_drain_says_what_to_use(work: Work) -> None:
+    async def main() -> None:
+        work.job.perform_async(1)
+        with pytest.raises(RuntimeError, match=r"await asyncio\.to_thread\(testing\.drain_all\)"):
+            work.job.drain()
+        assert await asyncio.to_thread(testing.drain_all) == 1
+
+    with testing.fake():
+        asyncio.run(main())
+    assert len(work.seen) == 1
+
+
+def test_a_push_that_is_awaited_runs_them_on_the_running_loop(work: Work) -> None:
+    plain: list[int] = []
+
+    @faktory.job
+    def first(number: int) -> None:
+        plain.append(number)
+        work.job.perform_async(number)  # in a thread, which waits
+
+    async def push(jobtype: str, number: int) -> None:
+        memory = network.memory()
+        assert isinstance(memory, MemoryServer)
+        job = {"jobtype": jobtype, "args": [number], "jid": f"jid-{number:08}"}
+        (answer,) = await memory.exchange_on_loop([commands.push(job)])
+        assert answer.error is None
+
+    async def main() -> None:
+        VAR.set("set")
+        await push("work", 1)
+        await push("first", 2)
+        with pytest.raises(ValueError, match="-1"):
+            await push("work", -1)
+        assert work.loops == {asyncio.get_running_loop()}
+
+    with testing.inline():
+        asyncio.run(main())
+    assert plain == [2]
+    assert [seen[:2] for seen in work.seen] == [(1, "set"), (2, "set"), (-1, "set")]
+
+
+def test_a_worker_that_drains_runs_them_and_leaves_no_thread(
+    work: Work,
+) -> None:
+    with served() as server:
+        for number in (1, 2, -1):
+            work.job.perform_async(number)
+        assert server.drain() == 3
+        work.job.perform_async(4)
+        assert server.drain() == 1
+        assert [seen[0] for seen in work.seen] == [1, 2, -1, 4]
+        assert [str(error) for error in server.worker.errors] == ["-1"]
+        assert all(loop.is_closed() for loop in work.loops)
+        assert "faktory-loop" not in [thread.name for thread in threading.enumerate()]
