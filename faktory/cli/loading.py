@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Final
+from typing import Any, Final
 
-from .exits import Exit, ExitError
+from .exits import Exit, ExitError, UsageError
 
 DISCOVERED: Final = ("jobs", "tasks")
 """The modules that are looked for below packages and in folders."""
@@ -56,6 +56,23 @@ def load(names: Iterable[str]) -> None:
             error.__traceback__ = _from_user_code(error.__traceback__)
             hint = _package_hint(name, error)
             raise CannotImport(name, Exit.IMPORT, f"{error!r}{hint}") from error
+
+
+def find_loop_factory(name: str | None) -> Any:
+    """Return the function that --loop-factory names, None without a name."""
+    if name is None:
+        return None
+    module, _, attribute = name.partition(":")
+    where = f"--loop-factory {name}"
+    if not (module and attribute):
+        raise UsageError(f"{where} is not MODULE:NAME, such as uvloop:new_event_loop")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UsageError(f"{where} cannot be had: {error}") from None
+    if not callable(factory):
+        raise UsageError(f"{where} is {factory!r}: it must be a function that makes an event loop")
+    return factory
 
 
 def place(name: str) -> Path | None:

@@ -106,6 +106,7 @@ def test_variables_can_name_the_file_and_the_table() -> None:
         ("MAX_MEMORY", "512", 512),
         ("BURST", "1", True),
         ("TIME_LIMIT", "0.5", 0.5),
+        ("LOOP_FACTORY", "uvloop:new_event_loop", "uvloop:new_event_loop"),
         ("RELOAD", "1", True),
         ("RELOAD", "no", False),
         ("LABEL", "blue green", ["blue", "green"]),

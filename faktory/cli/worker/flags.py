@@ -221,6 +221,10 @@ FLAGS: Final = (
         "a few seconds later, and that uses up no attempt",
     ),
     Flag(
+        JOBS, "", "loop-factory", "MODULE:NAME", TEXT, None,
+        "what makes the event loop of async jobs: uvloop:new_event_loop (default: asyncio's)",
+    ),
+    Flag(
         PROCESS, "", "processes", "N", NUMBER, None,
         "start N workers, each with -c threads, under a parent that restarts one that ends; "
         "Python runs one thread at a time, so this is how to use more than one core",

@@ -17,7 +17,7 @@ from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from ... import __version__
 from ...exceptions import FaktoryAuthenticationError, FaktoryPayloadError
@@ -122,7 +122,7 @@ def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
     finally:
         early.check()  # an import may have caught what a signal raised, or made another error of it
     declared = set(registry.queues().values())
-    worker = _make_worker(options, declared)
+    worker = _make_worker(options, declared, loading.find_loop_factory(options.loop_factory))
     if not registry.names():
         raise UsageError(NO_JOBS)
     if attach is not None:
@@ -250,7 +250,7 @@ def _outcome(worker: Worker, after: str) -> Exit:
     return Exit.STOPPED
 
 
-def _make_worker(options: Namespace, declared: Collection[str]) -> Worker:
+def _make_worker(options: Namespace, declared: Collection[str], loop_factory: Any = None) -> Worker:
     try:
         return Worker(
             queues=queues.choose(options.queue, declared),
@@ -260,6 +260,7 @@ def _make_worker(options: Namespace, declared: Collection[str]) -> Worker:
             burst=options.burst,
             time_limit=options.time_limit,
             give_back=options.give_back,
+            loop_factory=loop_factory,
         )
     except (ValueError, FaktoryPayloadError) as error:
         raise UsageError(error) from None
