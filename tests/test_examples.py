@@ -83,6 +83,15 @@ def test_the_worker_runs_the_jobs_of_the_producer(url: str, worker: list[str]) -
 @pytest.mark.parametrize(
     ("example", "expected"),
     [
+        (
+            "async_jobs.py",
+            [
+                *(f"/page/{number} is fetched" for number in range(20)),
+                "/slow takes too long",
+                "closed after 20 pages",
+                "failed: TimeLimitExceeded",
+            ],
+        ),
         ("batch.py", ["pushed: today's files", *IMPORTED, "all files are imported"]),
         ("middleware.py", ["hello Ada", "bonjour Blaise", "greet took 0.", "stop took 0."]),
         ("polyglot.py", ["mail to ada@example.org: hi", "ResizeImage ['cat.png', 100]"]),
