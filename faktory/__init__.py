@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         current_job,
         external,
         job,
+        periodic,
         worker_middleware,
     )
     from .proto import implementation, implementation_info
@@ -99,6 +100,7 @@ __all__ = [
     "implementation_info",
     "job",
     "on",
+    "periodic",
     "pool",
     "worker_middleware",
 ]
@@ -125,6 +127,7 @@ _MODULES = {
             "current_job",
             "external",
             "job",
+            "periodic",
             "worker_middleware",
         ),
         "jobs",

@@ -20,6 +20,7 @@ from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
 from .spec import DeclaredJob
+from .ticks import periodic
 
 __all__ = [
     "Batch",
@@ -48,5 +49,6 @@ __all__ = [
     "current_job",
     "external",
     "job",
+    "periodic",
     "worker_middleware",
 ]

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import (
     Any,
     ClassVar,
@@ -19,6 +19,7 @@ from typing import (
     Generic,
     ParamSpec,
     Protocol,
+    Self,
     TypeVar,
     Unpack,
     overload,
@@ -33,9 +34,11 @@ from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
 from .signature import AnyArguments, Signature
+from .ticks import Arguments, periodic
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 H = TypeVar("H", bound=ExhaustedHandler)
 
 
@@ -100,6 +103,20 @@ class FunctionJob(Push[P], Generic[P, R]):
         """
         self.exhausted_handlers.append(validation.check_handler(handler))
         return handler
+
+    def every(
+        self,
+        when: str | Duration,
+        *,
+        tz: str | tzinfo | None = None,
+        args: Arguments | None = None,
+        name: str | None = None,
+    ) -> FunctionJob[P, R]:
+        """Have each worker push the job at its times: a cron expression or an interval.
+
+        Returns the job. See `faktory.periodic`.
+        """
+        return _schedule(self, when, tz, args, name)
 
     def run(self, context: JobContext) -> object:
         """Run the function with the arguments of a job."""
@@ -281,6 +298,18 @@ class Job(JobAttributes):
         return handler
 
     @classmethod
+    def every(
+        cls,
+        when: str | Duration,
+        *,
+        tz: str | tzinfo | None = None,
+        args: Arguments | None = None,
+        name: str | None = None,
+    ) -> type[Self]:
+        """Have each worker push the job at its times; see `FunctionJob.every`."""
+        return _schedule(cls, when, tz, args, name)
+
+    @classmethod
     def perform_bulk(
         cls,
         rows: Iterable[Sequence[object]],
@@ -356,6 +385,18 @@ class _ClassJob:
         instance: Any = self._class()
         object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too
         return instance.perform(*_push_of(self._class).typed_args(context.args))
+
+
+def _schedule(
+    job: T,
+    when: str | Duration,
+    tz: str | tzinfo | None,
+    args: Arguments | None,
+    name: str | None,
+) -> T:
+    if isinstance(when, str):
+        return periodic(when, job, tz=tz, args=args, name=name)
+    return periodic(every=when, job=job, tz=tz, args=args, name=name)
 
 
 def _push_of(owner: type) -> Push[Any]:
