@@ -260,6 +260,7 @@ def _make_worker(options: Namespace, declared: Collection[str]) -> Worker:
             burst=options.burst,
             time_limit=options.time_limit,
             give_back=options.give_back,
+            periodic=not options.no_periodic,
         )
     except (ValueError, FaktoryPayloadError) as error:
         raise UsageError(error) from None
