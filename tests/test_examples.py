@@ -94,3 +94,12 @@ def test_an_example_with_its_own_server_runs_to_its_end(example: str, expected: 
         output, _ = process.communicate(timeout=20)
     assert process.returncode == 0, output
     assert [text for text in expected if text not in output] == []
+
+
+def test_periodic_jobs_run_at_their_times() -> None:
+    command = [sys.executable, "periodic.py"]
+    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("swept at ") for line in lines) >= 2
+    assert any(line.startswith("the report of ") for line in lines)
