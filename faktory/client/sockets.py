@@ -70,8 +70,8 @@ def resolve(host: str, port: int) -> list[Route]:
     return [Route(*found) for found in socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM)]
 
 
-def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
-    """Open a socket to one address within `timeout` seconds; OSError if that fails.
+def create(route: Route, keepalive: float) -> socket.socket:
+    """Return a socket for one address, not connected yet.
 
     `keepalive` is the seconds without traffic after which the system asks whether the peer is
     there; it takes a peer for gone after twice that time without an answer.
@@ -84,6 +84,17 @@ def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
         for level, option, value in _liveness(keepalive):
             with suppress(OSError):
                 sock.setsockopt(level, option, value)
+        return sock
+    except BaseException:
+        with suppress(OSError):  # a job has closed all descriptors
+            sock.close()
+        raise
+
+
+def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
+    """Return a socket that is connected within `timeout` seconds, see `create`; OSError if not."""
+    sock = create(route, keepalive)
+    try:
         sock.settimeout(max(timeout, 0.001))
         sock.connect(route.address)
         return sock

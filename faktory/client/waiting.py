@@ -56,7 +56,7 @@ class TimedSocket:
         self._waits_for_more = self.kernel_waits and _can_wait_for_more(sock)
         self._unacknowledged = _unacknowledged(sock)
         self._ready = _readiness(sock)
-        self.can_read = _readability(sock)
+        self.can_read = readability(sock)
         """Whether there is something to read; much faster than reading."""
         self.timeout = 0.0
         """Seconds without progress that end a wait; infinite for a wait that only the peer ends."""
@@ -135,7 +135,7 @@ class TimedSocket:
                 raise DeadlinePassed
 
 
-def _readability(sock: socket.socket) -> Callable[[], object]:
+def readability(sock: socket.socket) -> Callable[[], object]:
     """Return a function whose value is true if a socket can be read, or is closed."""
     if not hasattr(select, "poll"):  # as on Windows, and with eventlet
         return lambda: select.select([sock], [], [], 0)[0]

@@ -282,7 +282,8 @@ class Rig:
             assert (error is None) == (fault.kind == "split"), error
             assert error is None or isinstance(error, FaktoryConnectionError), error
             assert not isinstance(error, FaktoryOutcomeUnknown), "nothing was sent yet"
-            client._connection._timeout = LONG
+            endpoint = client._connection._endpoint
+            client._connection._endpoint = replace(endpoint, timeout=LONG)
             assert client.push(job(jid + "c")) == jid + "c"
         finally:
             client.close()
