@@ -115,6 +115,12 @@ def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
     return push_bulk_line(encode_push_bulk(jobs), jids, times_of(jobs))
 
 
+def push_bulk_of(lines: Iterable[bytes], jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
+    """Queue many jobs, of each of which there is the line of a PUSH."""
+    line = b"PUSHB [" + b",".join([line[len("PUSH ") : -2] for line in lines]) + b"]\r\n"
+    return push_bulk_line(line, [job["jid"] for job in jobs], times_of(jobs))
+
+
 def times_of(jobs: Iterable[Mapping[str, Any]]) -> Sequence[str]:
     """Return the times of jobs whose push can be sent again until then; () if one's cannot.
 

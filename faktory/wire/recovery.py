@@ -127,7 +127,7 @@ def exchange_again(
     """Send what has no answer again, once, on a new connection; return the answers to all.
 
     It does nothing itself: () asks for a new connection, and commands for their answers on it.
-    Whoever drives it sends the answers in, or throws in what went wrong: ConnectionBroken, or a
+    The caller sends the answers in, or throws in what went wrong: ConnectionBroken, or a
     FaktoryConnectionError without a connection. It raises the error of the exchange where nothing
     may be sent again, or that was `given_up`. `clock` returns seconds since the epoch.
     """
