@@ -26,7 +26,7 @@ from ..wire.trace import CommandLog
 from ..wire.types import FetchedJob
 from ..wire.validate import clip
 from .opening import open_transport
-from .transport import Exchange, Transport
+from .transport import Transport
 
 _of_parents: list[object] = []
 """Transports of the parent, in a forked child: whose end would touch the parent's loop."""
@@ -74,17 +74,22 @@ class Connection:
         """
         if (using := network.current).in_process:
             to = self._endpoint
-            transport = using.connect(
-                to.address, to.hello(), to.timeout, to.ssl_context, to.keepalive
-            )
-            return transport.exchange(sent)
+            memory = using.connect(to.address, to.hello(), to.timeout, to.ssl_context, to.keepalive)
+            return memory.exchange(sent)
         if asyncio.get_running_loop() is not self._loop:
             self._check_loop()
         logged = self._log.isEnabledFor(logging.DEBUG)
         if logged:
             self._log.sent(sent)
+        transport = self._transport
+        if (
+            transport is None
+            or transport.cause is not None
+            or (transport.is_idle and not sent[-1].skip_check and transport.can_read())
+        ):
+            transport = await self._usable(transport)
         try:
-            answers = await self._send(sent)
+            answers = await self._send(transport, sent)
         except recovery.ConnectionBroken as broken:
             answers = await self._exchange_again(sent, broken)
         if logged:
@@ -144,15 +149,16 @@ class Connection:
         if transport is not None:
             transport.release()
 
-    async def _send(self, sent: Sequence[Command[Any]]) -> list[Answer]:
-        transport = self._transport
-        if transport is None or transport.cause is not None:
-            transport = await self._open()
-        elif transport.is_idle and not sent[-1].skip_check and transport.can_read():
+    async def _usable(self, transport: Transport | None) -> Transport:
+        """Return the connection once it is known to be open, or a new one."""
+        if transport is not None and transport.cause is None:
             await transport.look()
             transport = self._transport
-            if transport is None or transport.cause is not None:
-                transport = await self._open()
+        if transport is None or transport.cause is not None:
+            transport = await self._open()
+        return transport
+
+    async def _send(self, transport: Transport, sent: Sequence[Command[Any]]) -> list[Answer]:
         exchange = transport.adopt(sent) if transport.abandoned else None
         if exchange is None:
             exchange = transport.exchange(sent)
@@ -163,12 +169,12 @@ class Connection:
         except BaseException:  # cancelled
             transport.abandon(exchange)
             if exchange.written:
-                self._warn(exchange)
+                self._warn(sent)
             raise
 
-    def _warn(self, exchange: Exchange) -> None:
+    def _warn(self, sent: Sequence[Command[Any]]) -> None:
         """Say which jobs were pushed for a task that was cancelled."""
-        for command in exchange.sent:
+        for command in sent:
             if command.name in ("PUSH", "PUSHB"):
                 first = clip(command.jids[0])
                 more = f" and {len(command.jids) - 1} more" if len(command.jids) > 1 else ""
@@ -186,10 +192,15 @@ class Connection:
         steps = recovery.exchange_again(sent, broken, time, self._at_least_once)
         asked = next(steps)
         self._log.debug("once more, over a new connection: %s", broken.cause)
+        answers: list[Answer] = []
+        opened: Transport | None = None
         try:
             while True:
                 try:
-                    answers = await self._send(asked) if asked else await self._reopen()
+                    if opened is None:
+                        opened = await self._reopened(sent, broken)
+                    else:
+                        answers = await self._send(opened, asked)
                 except (recovery.ConnectionBroken, FaktoryConnectionError) as error:
                     asked = steps.throw(error)
                 else:
@@ -197,11 +208,19 @@ class Connection:
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
-    async def _reopen(self) -> list[Answer]:
-        """See to it that there is a connection, which another task may have opened already."""
-        if self._transport is None or self._transport.cause is not None:
-            await self._open()
-        return []
+    async def _reopened(
+        self, sent: Sequence[Command[Any]], broken: recovery.ConnectionBroken
+    ) -> Transport:
+        """Return the new connection, which another task may have opened already."""
+        transport = self._transport
+        if transport is not None and transport.cause is None:
+            return transport
+        try:
+            return await self._open()
+        except asyncio.CancelledError:
+            rest = sent[len(broken.answers) :]
+            self._warn(rest[: recovery.count_sent(rest, broken.sent)])
+            raise
 
     async def _open(self) -> Transport:
         """Wait for the connection that one task opens for all."""
