@@ -166,7 +166,8 @@ class Transport(asyncio.BufferedProtocol):
                 self._unsent.remove(exchange)
                 self._check_drained()
         elif exchange.future.cancelled():
-            if exchange.is_fetch and self.cause is None:
+            # Its answer may have come since.
+            if exchange.is_fetch and not exchange.answers and self.cause is None:
                 self.abandoned.append(exchange)
         elif exchange.future.exception() is None:  # it came in this same turn of the loop
             self._keep_jobs(exchange)

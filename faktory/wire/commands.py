@@ -121,6 +121,16 @@ def push_bulk_of(lines: Iterable[bytes], jobs: Sequence[dict[str, Any]]) -> Comm
     return push_bulk_line(line, [job["jid"] for job in jobs], times_of(jobs))
 
 
+def join_bulk(parts: Sequence[Command[dict[str, str]]]) -> Command[dict[str, str]]:
+    """Queue the jobs of many PUSHBs with one."""
+    pieces = [part.data[len("PUSHB [") : -len("]\r\n")] for part in parts if part.jids]
+    jids = [jid for part in parts for jid in part.jids]
+    scheduled = [at for part in parts for at in part.scheduled]
+    if not all(part.scheduled for part in parts):
+        scheduled.clear()
+    return push_bulk_line(b"PUSHB [" + b",".join(pieces) + b"]\r\n", jids, scheduled)
+
+
 def times_of(jobs: Iterable[Mapping[str, Any]]) -> Sequence[str]:
     """Return the times of jobs whose push can be sent again until then; () if one's cannot.
 

@@ -1,4 +1,4 @@
-"""The fault proxy of the blocking client, with an async one behind an adapter, on each kind of loop.
+"""The fault proxy of the blocking client, over an async one, on each kind of loop.
 
 Signal handlers are not among its faults: a loop calls them between two callbacks.
 """
