@@ -92,9 +92,11 @@ class AsyncClient:
 
     async def connect(self) -> bool:
         """Connect now, if not yet connected; return True."""
-        if not self.is_connected:
+        connected = self.is_connected
+        if not connected:
             self._log.info("Connecting to %s:%s", self.faktory.host, self.faktory.port)
-            await self._connection.open()
+        await self._connection.open()
+        if not connected:
             self._log.debug("Connected to Faktory")
         return True
 

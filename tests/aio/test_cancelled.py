@@ -56,6 +56,7 @@ def test_a_push_that_is_cancelled_before_it_is_sent_has_not_happened(kind, scrip
         await client.aclose()
 
     run_in(kind, main())
+    assert server.ended[0].wait(20)
     assert server.verbs(0) == ["HELLO", "INFO", "END"]
     assert not [record for record in caplog.records if record.name.startswith("faktory")]
 
@@ -394,7 +395,7 @@ def test_3000_tasks_that_fetch_are_cancelled_and_each_job_is_accounted_for(
                 exchange, adopt = transport.exchange, transport.adopt
 
                 def note(found):
-                    if found is not None:
+                    if found is not None and found.is_fetch:
                         owners[found] = asyncio.current_task()
                     return found
 
