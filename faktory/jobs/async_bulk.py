@@ -79,7 +79,7 @@ class _Template:
         for start in range(0, len(rows), _SLICE):
             try:
                 parts.append(self._encode(rows[start : start + _SLICE], first + start))
-            except FaktoryPayloadError:
+            except (FaktoryPayloadError, TypeError):
                 self._encode(rows, first)  # its error counts the rows of the whole chunk
                 raise
             if self._turns.is_due:

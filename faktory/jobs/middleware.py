@@ -134,8 +134,6 @@ ClientMiddleware = Callable[[dict[str, Any], Next], object]
 AsyncMiddleware = Callable[[dict[str, Any], Callable[[], Awaitable[Any]]], Awaitable[object]]
 """The twin of a client middleware, on an event loop: it awaits what `call_next()` gives."""
 
-C = TypeVar("C", bound=ClientMiddleware)
-
 WorkerMiddleware = Callable[[JobContext, dict[str, Any], Next], object]
 """Called with the job, its payload and `call_next`."""
 
@@ -152,7 +150,9 @@ class ClientChain(Chain[ClientMiddleware]):
         self._twins: dict[ClientMiddleware, AsyncMiddleware] = {}
         super().__init__(built_in)
 
-    def add(self, middleware: C, *, aio: AsyncMiddleware | None = None) -> C:
+    def add(
+        self, middleware: ClientMiddleware, *, aio: AsyncMiddleware | None = None
+    ) -> ClientMiddleware:
         """Add a middleware at the end, and `aio`, what runs in its place on an event loop."""
         if aio is not None and not callable(aio):
             raise TypeError(f"aio is {aio!r}: pass an async function that awaits call_next().")
@@ -160,7 +160,7 @@ class ClientChain(Chain[ClientMiddleware]):
         if aio is not None:
             self._twins[middleware] = aio
         try:
-            return super().add(middleware)  # type: ignore[return-value]
+            return super().add(middleware)
         except BaseException:
             self._twins.pop(middleware, None)
             if before is not None:
