@@ -1,4 +1,4 @@
-"""What only an async client does: loops, forks, backpressure, timeouts of what stands in line."""
+"""What only an async client does: loops, forks, backpressure, timeouts of what waits for others."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_every_method_is_called_below():
 def test_a_call_sends_the_bytes_of_the_blocking_client(recorded, name):
     for given in CALLS[name]:
         args, kwargs = (given, {}) if isinstance(given, tuple) else ((), given)
-        if args and not hasattr(args[0], "__len__"):  # an iterator, for each client anew
+        if args and not hasattr(args[0], "__len__"):  # an iterator for each client
             jobs = list(args[0])
             given_to = [(iter(jobs), *args[1:]), (iter(jobs), *args[1:])]
         else:
