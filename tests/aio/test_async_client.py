@@ -319,7 +319,7 @@ def test_a_test_mode_takes_the_servers_place(kind):
 
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, sys, time
 import faktory
 from faktory.server import EmbeddedServer
 
@@ -342,8 +342,9 @@ with EmbeddedServer() as server:
     else:
         import uvloop
         uvloop.run(main(server.url), debug=True)
-    ends = [verb for verb, _ in server.commands].count("END")
-    print(ends, sum(map(len, server.queues.values())))
+    while [verb for verb, _ in server.commands].count("END") < 2:
+        time.sleep(0.01)
+    print(sum(map(len, server.queues.values())))
 """
 
 
@@ -351,4 +352,4 @@ def test_a_program_in_development_mode_sees_no_warning(kind):
     new_loop(kind).close()  # or skip
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM, kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("2 23\n", "")
+    assert (done.stdout, done.stderr) == ("23\n", "")
