@@ -292,7 +292,7 @@ def test_rows_with_middleware_give_other_tasks_turns(monkeypatch):
 
     async def main():
         other = asyncio.create_task(tick())
-        monkeypatch.setattr(bulk, "TURN", 0)  # instead of 3 ms
+        monkeypatch.setattr(bulk, "TURN", 0)  # instead of 2 ms
         await resize.aperform_bulk([(number,) for number in range(20)])
         other.cancel()
 

@@ -236,7 +236,7 @@ def test_other_tasks_have_turns_while_many_jobs_are_pushed(kind, scripted, monke
     async def main():
         async with AsyncClient(server.url) as client:
             other = asyncio.create_task(tick())
-            monkeypatch.setattr(bulk, "TURN", 0)  # instead of 3 ms
+            monkeypatch.setattr(bulk, "TURN", 0)  # instead of 2 ms
             assert await client.push_bulk(jobs()) == {}
             other.cancel()
 

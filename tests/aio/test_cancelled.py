@@ -301,10 +301,12 @@ def test_all_that_was_written_counts_as_sent_when_the_connection_breaks(kind, sc
 
 
 def test_an_end_of_file_that_came_while_the_loop_was_blocked_is_seen_before_a_push(kind, scripted):
-    server = scripted([":greet"], [":greet", "PUSH", OK, "END"])
+    close = threading.Event()
+    server = scripted([":greet", lambda: close.wait(20)], [":greet", "PUSH", OK, "END"])
 
     async def main():
         async with AsyncClient(server.url) as client:
+            close.set()
             assert server.ended[0].wait(20)  # blocks the loop
             assert await client.push(job(1)) == "job-0001"
 
