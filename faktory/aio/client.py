@@ -118,7 +118,7 @@ class AsyncClient:
     async def push(self, job: AnyJob) -> str:
         """Queue a job; return its jid. See `Client.push`."""
         sent = prepare(job)
-        await self.call(commands.push(sent))
+        await self.call(commands.push_exactly(sent))
         return sent["jid"]  # type: ignore[no-any-return]
 
     async def push_bulk(

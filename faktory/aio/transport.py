@@ -25,7 +25,8 @@ from ..exceptions import FaktoryError, FaktoryProtocolError
 from ..proto import NEED_DATA
 from ..wire import commands, recovery
 from ..wire.commands import Command
-from ..wire.session import Answer, ClientSession
+from ..wire.session import ClientSession
+from .exchange import Exchange
 
 HIGH_WATER: Final = 65536
 """Bytes that the loop holds at most before commands wait their turn to be written."""
@@ -36,31 +37,6 @@ FETCH_WAIT: Final = 2.0
 _READ_FIRST: Final = 0.02
 """Seconds that the loop has to read what has arrived, before an answer counts as late."""
 
-_TURNS: Final = 2
-"""Turns of the loop after which it has read an end of file, at the latest."""
-
-
-class Exchange:
-    """Commands that were written in one piece, and their answers so far."""
-
-    __slots__ = ("answers", "future", "sent", "written")
-
-    def __init__(self, sent: Sequence[Command[Any]], future: asyncio.Future[list[Answer]]) -> None:
-        self.sent = sent
-        self.future = future
-        self.answers: list[Answer] = []
-        self.written = False
-
-    @property
-    def is_fetch(self) -> bool:
-        """Whether this is a FETCH alone."""
-        return len(self.sent) == 1 and self.sent[0].name == "FETCH"
-
-    def fail(self, sent: int, cause: FaktoryError) -> None:
-        """End the wait for it: the connection broke."""
-        if not self.future.done():
-            self.future.set_exception(recovery.ConnectionBroken(self.answers, sent, cause))
-
 
 class Transport(asyncio.BufferedProtocol):
     """A connection, from the moment that it is made.
@@ -69,11 +45,7 @@ class Transport(asyncio.BufferedProtocol):
     """
 
     def __init__(
-        self,
-        place: str,
-        timeout: float,
-        sock: socket.socket,
-        on_job: Callable[[Any], object],
+        self, place: str, timeout: float, sock: socket.socket, on_job: Callable[[Any], object]
     ) -> None:
         self.session = ClientSession()
         self.cause: FaktoryError | None = None
@@ -97,8 +69,8 @@ class Transport(asyncio.BufferedProtocol):
         self._flushing: asyncio.Handle | None = None
         self._paused = False
         self._alarm: asyncio.TimerHandle | None = None
-        self._since = 0.0  # when the oldest exchange became the oldest
-        self._moved = 0.0  # when something of it moved
+        # When the oldest exchange became the oldest, and when something of it moved.
+        self._since = self._moved = 0.0
         self._left: float = inf
         self._arrived: asyncio.Future[None] | None = None  # for the handshake
         self._draining: list[asyncio.Future[None]] = []
@@ -133,7 +105,7 @@ class Transport(asyncio.BufferedProtocol):
 
     async def look(self) -> None:
         """Let the loop see an end of file that came while it was blocked; see `cause` then."""
-        for _ in range(_TURNS):
+        for _ in range(2):  # one was not enough
             await asyncio.sleep(0)
             if not self.is_idle:
                 return
@@ -265,10 +237,9 @@ class Transport(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
-        cause = sockets.closed(self._place)
         if error is not None:
-            cause = sockets.explain(error, self._place, self._timeout)  # type: ignore[assignment]
-        self._end(cause)
+            self._end(sockets.explain(error, self._place, self._timeout))
+        self._end(sockets.closed(self._place))
         self._wake(self._lost)
 
     def pause_writing(self) -> None:
@@ -287,8 +258,8 @@ class Transport(asyncio.BufferedProtocol):
         """Wait until nothing is unanswered, for as long as that may take at most."""
         if self.is_idle or self.cause is not None:
             return
-        exchanges = [*self._written, *self._unsent]
-        fetches = sum(exchange.sent[-1].name == "FETCH" for exchange in exchanges)
+        unanswered = (*self._written, *self._unsent)
+        fetches = sum(exchange.sent[-1].name == "FETCH" for exchange in unanswered)
         drained = self._loop.create_future()
         self._draining.append(drained)
         try:
@@ -299,22 +270,18 @@ class Transport(asyncio.BufferedProtocol):
 
     async def close(self) -> None:
         """Send END, and close; without END where something is unanswered."""
-        if self.cause is None:
-            cause = sockets.closed(self._place)
-            if not self.is_idle:
-                self._end(cause)
-            else:
-                self.cause = cause
-                self._stop_clock()
-                if self._resets:
-                    sockets.reset_on_close(self._socket, False)
-                self._transport.write(commands.end())
-                self._transport.close()
+        cause = sockets.closed(self._place)
+        if not self.is_idle:
+            self._end(cause)
+        elif self.cause is None:
+            self.cause = cause
+            self._stop_clock()
+            if self._resets:
+                sockets.reset_on_close(self._socket, False)
+            self._transport.write(commands.end())
+            self._transport.close()
         try:
-            async with asyncio.timeout(self._timeout):
-                await asyncio.shield(self._lost)
-        except TimeoutError:
-            pass
+            await asyncio.wait([self._lost], timeout=self._timeout)
         finally:
             self.abort()
 

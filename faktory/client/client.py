@@ -177,7 +177,7 @@ class Client:
         """Push a job of `queue`; return why it is not queued, or None if it is."""
         if job["retry"] is None:
             job["retry"] = DEFAULT_RETRY  # the server's meaning of None, which it does not keep to
-        command = commands.push(job)  # raises before anything connects
+        command = commands.push(job)  # as 1.0.0 had it; raises before anything connects
         if (reason := compat.why_lost(job)) is not None:
             return reason
         with self._temporary.connected(self):
@@ -196,7 +196,7 @@ class Client:
         the server refuses it, FaktoryOutcomeUnknown if it may or may not be queued.
         """
         sent = prepare(job)
-        self.call(commands.push(sent))
+        self.call(commands.push_exactly(sent))
         return sent["jid"]  # type: ignore[no-any-return]
 
     def push_bulk(self, jobs: Iterable[AnyJob], batch_size: int = 1000) -> dict[str, str]:

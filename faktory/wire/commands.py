@@ -11,10 +11,10 @@ from datetime import datetime
 from math import inf
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from ..exceptions import FaktoryPayloadError, FaktoryProtocolError
+from ..exceptions import FaktoryPayloadError, FaktoryProtocolError, FaktoryServerError
 from ..proto import encode_command, encode_push, encode_push_bulk
 from .failure import describe
-from .payload import prepare
+from .payload import DEFAULT_RETRY, prepare
 from .types import BatchStatus, FetchedJob, JobProgress, ServerInfo
 from .validate import brief, check_instant, check_queue, show
 
@@ -90,7 +90,7 @@ class Command(Generic[T]):
 
 
 def push(job: dict[str, Any]) -> Command[None]:
-    """Queue one job, or schedule it.
+    """Queue one job, or schedule it, by PUSH.
 
     Not idempotent: the server does not notice a jid that it has already. But see `times_of`.
     """
@@ -101,12 +101,38 @@ def push(job: dict[str, Any]) -> Command[None]:
     return command
 
 
+def push_exactly(job: dict[str, Any]) -> Command[None]:
+    """Queue one job, or schedule it, with its own `retry` whatever others push at that moment.
+
+    By PUSH the server reads all clients' jobs into one variable for that number, also at the same
+    moment (`server/commands.go: push`), so that one job may be kept with another's. PUSHB has a
+    variable for each job. So only jobs with the default go out by PUSH: there the number is right
+    whichever of them it was read for.
+    """
+    if job.get("retry") == DEFAULT_RETRY:
+        return push(job)
+    line = _alone(encode_push(job))
+    command = Command("PUSHB", line, _expect_queued, False, True, (job["jid"],), True)
+    if "at" in job:
+        command.scheduled = times_of((job,))
+    return command
+
+
 def push_in_time(job: dict[str, Any]) -> Command[None]:
     """Queue one job for later. Until its time, its caller may send the same line again.
 
-    The scheduled job is the same entry each time (`storage/sorted_redis.go: AddElement`).
+    The scheduled job is the same entry each time (`storage/sorted_redis.go: AddElement`), so it has
+    to be kept as it is: by PUSHB, see `push`.
     """
-    return Command("PUSH", encode_push(job), expect_ok, False, jids=(job["jid"],), send_once=True)
+    line = _alone(encode_push(job))
+    return Command(
+        "PUSHB", line, _expect_queued, False, jids=(job["jid"],), json=True, send_once=True
+    )
+
+
+def _alone(line: bytes) -> bytes:
+    """Return the PUSHB of a single job, of its PUSH."""
+    return b"PUSHB [%b]\r\n" % line[5:-2]
 
 
 def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
@@ -448,6 +474,13 @@ def expect_ok(reply: object) -> None:
     """Read a reply that must be OK."""
     if reply != "OK":
         raise _unexpected(reply, "OK")
+
+
+def _expect_queued(reply: object) -> None:
+    """Read the reply to the PUSHB of a single job; raise the server's error if it was refused."""
+    for reason in expect_dict(reply).values():
+        error = FaktoryServerError.of(str(reason))
+        raise FaktoryServerError.of(f"ERR {reason}") if error.message == str(reason) else error
 
 
 def expect_text(reply: object) -> str:

@@ -11,7 +11,8 @@ from collections import Counter
 import pytest
 
 from faktory import AsyncClient
-from faktory.aio.transport import Exchange, Transport
+from faktory.aio.exchange import Exchange
+from faktory.aio.transport import Transport
 from faktory.client import Client
 from faktory.exceptions import FaktoryConnectionError, FaktoryOutcomeUnknown
 from faktory.server import EmbeddedServer

@@ -64,7 +64,7 @@ BULK = [{"jobtype": "Resize", "args": [number, "<&>"]} for number in range(2005)
 CALLS = {
     "connect": [()],
     "disconnect": [()],
-    "push": [(JOB,), ({"jobtype": "a", "args": ()},)],
+    "push": [(JOB,), ({"jobtype": "a", "args": ()},), ({**JOB, "retry": 3},)],
     "push_bulk": [(BULK,), (iter([{"args": 1}, JOB, {**JOB, "args": [{1}]}] * 3), 2), ([],)],
     "fetch": [("a", "b")],
     "ack": [("12345678",)],
