@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
     from typing import Any
 
+    from .aio import AsyncClient
     from .client import Client, Pool, Producer
     from .client.defaults import configure, pool
     from .client.factory import connection, get_client
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "Batch",
     "Client",
     "Discard",
@@ -105,8 +107,9 @@ __all__ = [
     "worker_middleware",
 ]
 
-_ROOMS = {"client", "exceptions", "jobs", "proto", "server", "worker"}
+_ROOMS = {"aio", "client", "exceptions", "jobs", "proto", "server", "worker"}
 _MODULES = {
+    "AsyncClient": "aio",
     "configure": "client.defaults",
     "default_job_options": "jobs.options",
     "pool": "client.defaults",

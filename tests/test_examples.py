@@ -83,6 +83,8 @@ def test_the_worker_runs_the_jobs_of_the_producer(url: str, worker: list[str]) -
 @pytest.mark.parametrize(
     ("example", "expected"),
     [
+        ("asyncio_push.py", ["by tasks: 3", "refused: 0", "in the queue: 2003"]),
+        ("asyncio_cancel.py", ["no job within 0.1 s", "fetched: work [1]"]),
         ("batch.py", ["pushed: today's files", *IMPORTED, "all files are imported"]),
         ("middleware.py", ["hello Ada", "bonjour Blaise", "greet took 0.", "stop took 0."]),
         ("polyglot.py", ["mail to ada@example.org: hi", "ResizeImage ['cat.png', 100]"]),

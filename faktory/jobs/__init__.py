@@ -9,7 +9,9 @@ from .context import JobContext, LastError, current_job
 from .definition import FunctionJob, Job, external, job
 from .message import JobChain, Message, chain
 from .middleware import (
+    AsyncMiddleware,
     Chain,
+    ClientChain,
     ClientMiddleware,
     Next,
     WorkerMiddleware,
@@ -23,9 +25,11 @@ from .spec import DeclaredJob
 from .ticks import periodic
 
 __all__ = [
+    "AsyncMiddleware",
     "Batch",
     "Callback",
     "Chain",
+    "ClientChain",
     "ClientMiddleware",
     "Declared",
     "DeclaredJob",

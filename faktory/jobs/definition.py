@@ -9,7 +9,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import (
     Any,
@@ -216,6 +216,27 @@ class _PerformAt:
         return _push_of(owner).perform_at
 
 
+class _APerform:
+    def __get__(
+        self, _: object, owner: type[_Performs[P]]
+    ) -> Callable[P, Coroutine[Any, Any, str]]:
+        return _push_of(owner).aperform
+
+
+class _APerformIn:
+    def __get__(
+        self, _: object, owner: type[_Performs[P]]
+    ) -> Callable[Concatenate[Duration, P], Coroutine[Any, Any, str]]:
+        return _push_of(owner).aperform_in
+
+
+class _APerformAt:
+    def __get__(
+        self, _: object, owner: type[_Performs[P]]
+    ) -> Callable[Concatenate[Instant, P], Coroutine[Any, Any, str]]:
+        return _push_of(owner).aperform_at
+
+
 class _MessageOf:
     def __get__(self, _: object, owner: type[_Performs[P]]) -> Callable[P, Message]:
         return _push_of(owner).message
@@ -252,6 +273,9 @@ class Job(JobAttributes):
     perform_async = _PerformAsync()
     perform_in = _PerformIn()
     perform_at = _PerformAt()
+    aperform = _APerform()
+    aperform_in = _APerformIn()
+    aperform_at = _APerformAt()
     message = _MessageOf()
     set = _Set()
     jobs = _Jobs()
@@ -318,6 +342,16 @@ class Job(JobAttributes):
     ) -> list[str]:
         """Push a job for each row of arguments; see `Push.perform_bulk`."""
         return _push_of(cls).perform_bulk(rows, at, over)
+
+    @classmethod
+    async def aperform_bulk(
+        cls,
+        rows: Iterable[Sequence[object]],
+        at: Instant | None = None,
+        over: Duration | None = None,
+    ) -> list[str]:
+        """Push a job for each row of arguments, on an event loop; see `Push.aperform_bulk`."""
+        return await _push_of(cls).aperform_bulk(rows, at, over)
 
     @classmethod
     def clear(cls) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from ..exceptions import FaktoryPayloadError, FaktoryProtocolError, FaktoryServerError
 from ..proto import encode_command, encode_push, encode_push_bulk
+from .failure import describe
 from .payload import DEFAULT_RETRY, prepare
 from .types import BatchStatus, FetchedJob, JobProgress, ServerInfo
 from .validate import brief, check_instant, check_queue, show
@@ -140,6 +141,22 @@ def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
     return push_bulk_line(encode_push_bulk(jobs), jids, times_of(jobs))
 
 
+def push_bulk_of(lines: Iterable[bytes], jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
+    """Queue many jobs, of each of which there is the line of a PUSH."""
+    line = b"PUSHB [" + b",".join([line[len("PUSH ") : -2] for line in lines]) + b"]\r\n"
+    return push_bulk_line(line, [job["jid"] for job in jobs], times_of(jobs))
+
+
+def join_bulk(parts: Sequence[Command[dict[str, str]]]) -> Command[dict[str, str]]:
+    """Queue the jobs of many PUSHBs with one."""
+    pieces = [part.data[len("PUSHB [") : -len("]\r\n")] for part in parts if part.jids]
+    jids = [jid for part in parts for jid in part.jids]
+    scheduled = [at for part in parts for at in part.scheduled]
+    if not all(part.scheduled for part in parts):
+        scheduled.clear()
+    return push_bulk_line(b"PUSHB [" + b",".join(pieces) + b"]\r\n", jids, scheduled)
+
+
 def times_of(jobs: Iterable[Mapping[str, Any]]) -> Sequence[str]:
     """Return the times of jobs whose push can be sent again until then; () if one's cannot.
 
@@ -229,6 +246,21 @@ def fail(jid: str, errtype: str, message: str, backtrace: Sequence[str] | None) 
     )
 
 
+def fail_with(
+    jid: str,
+    error: BaseException | None,
+    errtype: str | None,
+    message: str | None,
+    backtrace: int | Sequence[str] | None,
+) -> Command[None]:
+    """Report a job as failed by an exception, or in words of the caller's; see `failure`."""
+    if backtrace is not None and not isinstance(backtrace, (int, Sequence)):
+        raise ValueError(
+            f"backtrace is {backtrace!r}: pass lines of text, or how many of them to send."
+        )
+    return fail(jid, *describe(error, errtype, message, backtrace))
+
+
 def _check_jid(jid: str) -> str:
     """Return the id of an existing job, which may be of any length."""
     if not isinstance(jid, str) or not jid:
@@ -241,11 +273,15 @@ def _check_jid(jid: str) -> str:
 WorkerState = Literal["quiet", "terminate"]
 
 
-def beat(wid: str, current_state: str | None, rss_kb: int | None) -> Command[WorkerState | None]:
+def beat(
+    wid: str | None, current_state: str | None, rss_kb: int | None
+) -> Command[WorkerState | None]:
     """Report a worker as alive; the value is the state that the server wants it in, or None.
 
     Without `rss_kb` the server's pages show 0.
     """
+    if wid is None:
+        raise ValueError("only a worker beats: make the client with worker_id=.")
     if current_state not in (None, "quiet", "terminate"):
         raise ValueError(f"the state is {current_state!r}: it must be 'quiet' or 'terminate'.")
     fields: dict[str, object] = {"wid": wid}
