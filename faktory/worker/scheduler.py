@@ -66,7 +66,7 @@ class _Ahead:
         self.waiting: deque[datetime] = deque()
         self.tried: set[datetime] = set()  # perhaps pushed: their outcome is unknown
         self._ticks: Iterator[datetime] = self.schedule.ticks(after)
-        self._next = next(self._ticks, None)
+        self.next = next(self._ticks, None)
 
     def advance(self, now: datetime) -> _Missed | None:
         """Let the ticks that are near enough wait to be pushed; return those that are too near."""
@@ -74,15 +74,15 @@ class _Ahead:
         nearest, farthest = now + LEAST_AHEAD, now + AHEAD
         while self.waiting and self.waiting[0] < nearest:
             missed = self._miss(missed, self.waiting.popleft())
-        while self._next is not None and self._next <= farthest:
-            if self._next >= nearest:
-                self.waiting.append(self._next)
+        while self.next is not None and self.next <= farthest:
+            if self.next >= nearest:
+                self.waiting.append(self.next)
             else:
-                missed = self._miss(missed, self._next)
+                missed = self._miss(missed, self.next)
                 if missed is not None and missed.count >= MOST_MISSED:
                     self.begin(nearest)
                     continue
-            self._next = next(self._ticks, None)
+            self.next = next(self._ticks, None)
         return missed
 
     def _miss(self, missed: _Missed | None, tick: datetime) -> _Missed | None:
@@ -170,7 +170,7 @@ class Scheduler(Thread):
     def _advance(self, now: datetime) -> list[tuple[Schedule, _Missed]]:
         if not self._ahead:
             self._ahead = [_Ahead(each, now + LEAST_AHEAD) for each in self._schedules]
-            self._log_start(now)
+            self._log_start()
         elif self._now is not None and now < self._now - _JUMP:
             self._log.warning("the server's clock went back to %s: periodic jobs follow it", now)
             for ahead in self._ahead:
@@ -223,17 +223,12 @@ class Scheduler(Thread):
             self._log.exception(text, exc_info=error)
             return None
 
-    def _log_start(self, now: datetime) -> None:
-        first = min(
-            (
-                (tick, each.name)
-                for each in self._schedules
-                for tick in each.ticks(now, now + AHEAD)
-            ),
-            key=lambda each: each[0].astimezone(UTC),
-            default=None,
-        )
-        what = "none within 90 s" if first is None else f"{first[1]} at {first[0]}"
+    def _log_start(self) -> None:
+        ticks = [(each.next, each.schedule.name) for each in self._ahead if each.next is not None]
+        what = "none"
+        if ticks:
+            tick, name = min(ticks, key=lambda each: each[0].timestamp())
+            what = f"{name} at {tick}"
         self._log.info("Periodic: %d schedules, next: %s", len(self._schedules), what)
 
     def _log_missed(self, late: list[tuple[Schedule, _Missed]]) -> None:
