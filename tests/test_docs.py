@@ -36,6 +36,7 @@ import pytest
 import faktory
 import faktory.testing
 from faktory import Client
+from faktory.cli.tools import main as tools
 from faktory.cli.worker import config
 from faktory.server import EmbeddedServer
 from faktory.server.state import Timing
@@ -396,6 +397,9 @@ def test_the_commands_of_unit_files_and_images_exist(page: Path, folder: Path) -
                 assert config.load(words, {}).require
             else:
                 assert name == "python"
+                if words[:2] == ["-m", "faktory"]:
+                    assert tools._parser().parse_args(words[2:]).tool == words[2]
+                    continue
                 assert (folder / words[0]).exists(), f"line {block.line}: no {words[0]}"
 
 
