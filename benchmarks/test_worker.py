@@ -59,6 +59,20 @@ def empty() -> None:
 logging.getLogger("faktory").setLevel("{level}")
 """
 
+SCHEDULES = """
+import faktory
+
+@faktory.job
+def empty() -> None:
+    pass
+
+for number in range(200):
+    faktory.periodic("* * * * *", empty, tz="Europe/Berlin", name=f"schedule-{number}")
+"""
+
+MINUTE = 60.0
+"""Seconds for which a scheduler is measured: two of its rounds, and a tick of each schedule."""
+
 TICK = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.0
 
 
@@ -179,3 +193,39 @@ def test_empty_jobs(contest, servers, peers, tmp_path, server, concurrency):
         sleep(WARM_UP)
         turns = {name: worker.work for name, worker in workers.items()}
         contest(f"Empty jobs, {concurrency} at a time, {server} server", turns, ROUNDS)
+
+
+def scheduling(pid: int) -> float:
+    """Return the share of a core that a process takes for a minute, in percent."""
+
+    def taken() -> int:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)  # ns
+
+    before = taken()
+    sleep(MINUTE)
+    return (taken() - before) / 1e9 / MINUTE * 100
+
+
+def test_200_schedules(contest, servers, tmp_path):
+    program = tmp_path / "schedules.py"
+    program.write_text(SCHEDULES)
+    address = servers.get("real") or next(iter(servers.values()))
+    command = [sys.executable, "-m", "faktory", "periodic", "-r", str(program), "--run"]
+    with ExitStack() as stack:
+        turns = {}
+        for name in IMPLEMENTATIONS:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, "FAKTORY_URL": address.url, "FAKTORY_IMPL": name},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            turns[name] = lambda pid=process.pid: {"% of a core": scheduling(pid)}
+        sleep(WARM_UP)
+        contest("A scheduler with 200 schedules, one tick a minute each", turns, 2)
+    with Client(address.url) as client:
+        client.clear("scheduled")
+        client.remove_queues("default")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from . import aio as aio
+    from .aio import AsyncClient
     from .client import Client, Pool, Producer
     from .client.defaults import configure, pool
     from .client.factory import connection, get_client
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         current_job,
         external,
         job,
+        periodic,
         worker_middleware,
     )
     from .proto import implementation, implementation_info
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "Batch",
     "Client",
     "Discard",
@@ -100,12 +103,14 @@ __all__ = [
     "implementation_info",
     "job",
     "on",
+    "periodic",
     "pool",
     "worker_middleware",
 ]
 
 _ROOMS = {"aio", "client", "exceptions", "jobs", "proto", "server", "worker"}
 _MODULES = {
+    "AsyncClient": "aio",
     "configure": "client.defaults",
     "default_job_options": "jobs.options",
     "pool": "client.defaults",
@@ -126,6 +131,7 @@ _MODULES = {
             "current_job",
             "external",
             "job",
+            "periodic",
             "worker_middleware",
         ),
         "jobs",

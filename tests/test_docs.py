@@ -36,6 +36,7 @@ import pytest
 import faktory
 import faktory.testing
 from faktory import Client
+from faktory.cli.tools import main as tools
 from faktory.cli.worker import config
 from faktory.server import EmbeddedServer
 from faktory.server.state import Timing
@@ -145,7 +146,7 @@ def folder(tmp_path: Path, page: Path) -> Path:
     for block in blocks_of(page):
         if found := FILE.match(block.code):
             (folder / found[1]).write_text(block.code, encoding="utf-8")
-        for needed in re.findall(r"^(?:import|from) (flask|fastapi)\b", block.code, re.M):
+        for needed in re.findall(r"^(?:import|from) (flask|fastapi|aiohttp)\b", block.code, re.M):
             pytest.importorskip(needed, reason=f"a recipe of this page needs {needed} (extra docs)")
     return folder
 
@@ -396,6 +397,9 @@ def test_the_commands_of_unit_files_and_images_exist(page: Path, folder: Path) -
                 assert config.load(words, {}).require
             else:
                 assert name == "python"
+                if words[:2] == ["-m", "faktory"]:
+                    assert tools._parser().parse_args(words[2:]).tool == words[2]
+                    continue
                 assert (folder / words[0]).exists(), f"line {block.line}: no {words[0]}"
 
 

@@ -92,6 +92,8 @@ def test_the_worker_runs_the_jobs_of_the_producer(url: str, worker: list[str]) -
                 "failed: TimeLimitExceeded",
             ],
         ),
+        ("asyncio_push.py", ["by tasks: 3", "refused: 0", "in the queue: 2003"]),
+        ("asyncio_cancel.py", ["no job within 0.1 s", "fetched: work [1]"]),
         ("batch.py", ["pushed: today's files", *IMPORTED, "all files are imported"]),
         ("middleware.py", ["hello Ada", "bonjour Blaise", "greet took 0.", "stop took 0."]),
         ("polyglot.py", ["mail to ada@example.org: hi", "ResizeImage ['cat.png', 100]"]),
@@ -103,3 +105,12 @@ def test_an_example_with_its_own_server_runs_to_its_end(example: str, expected: 
         output, _ = process.communicate(timeout=20)
     assert process.returncode == 0, output
     assert [text for text in expected if text not in output] == []
+
+
+def test_periodic_jobs_run_at_their_times() -> None:
+    command = [sys.executable, "periodic.py"]
+    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("swept at ") for line in lines) >= 2
+    assert any(line.startswith("the report of ") for line in lines)

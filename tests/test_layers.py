@@ -47,6 +47,18 @@ BELOW = {
 }
 """What each room may import, itself aside."""
 
+WITHOUT_A_SOCKET = {
+    "faktory.client.bulk",
+    "faktory.client.fork",
+    "faktory.client.network",
+    "faktory.client.settings",
+    "faktory.client.sockets",
+    "faktory.client.tls",
+    "faktory.client.waiting",
+}
+"""What `aio` may import of `client`: modules that hold no connection and block nowhere, but for
+`tls.explain`, which it calls in a thread."""
+
 MAY_IMPORT_THE_PACKAGE = {"testing", "cli"}
 """Rooms that may say `from faktory import ...`: they see all, so it hides nothing."""
 
@@ -183,6 +195,8 @@ def _judge(module: str, target: str) -> Iterator[str]:
             yield f"{module} imports from the package itself, which names everything"
     elif there != here and there not in BELOW[here].split():
         yield f"{module} imports {target}, which is above it"
+    elif (here, there) == ("aio", "client") and target not in WITHOUT_A_SOCKET:
+        yield f"{module} imports {target}, which blocks"
 
 
 def _reads_environment(tree: ast.Module) -> bool:
@@ -343,6 +357,16 @@ def test_the_walk_sees_the_whole_package():
         ("_json.py", "import os\nos.getenv('A')", "faktory._json reads the environment"),
         ("wire/address.py", "from os import environ", "faktory.wire.address reads the environment"),
         ("async/__init__.py", "", "faktory.async is in no room"),
+        (
+            "client/pool.py",
+            "from ..aio import client",
+            "faktory.client.pool imports faktory.aio.client, which is above it",
+        ),
+        (
+            "aio/client.py",
+            "from ..client.pool import Pool",
+            "faktory.aio.client imports faktory.client.pool, which blocks",
+        ),
         ("connection.py", "", "faktory.connection is in no room"),
         (
             "__init__.py",
@@ -426,6 +450,8 @@ def _innocent_package(folder: Path) -> Path:
         "client/pool.py": "import os, time\nfrom ..wire.address import Address\nos.environ\n",
         "client/connections.py": "from .pool import Pool\n",
         "client/defaults.py": "from .connections import Connection\n",
+        "aio/client.py": "import asyncio\nfrom ..client import settings\n",
+        "client/settings.py": "import os\n",
         "jobs/__init__.py": "from ..client.pool import Client\n",
         "worker/__init__.py": "import threading\nfrom ..jobs import job\n",
         "server/__init__.py": "from ..wire import address\n",

@@ -6,11 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .client import AsyncClient
     from .hooks import on_shutdown, on_startup
 
-__all__ = ["on_shutdown", "on_startup"]
+__all__ = ["AsyncClient", "on_shutdown", "on_startup"]
 
-_MODULES = {"on_shutdown": "hooks", "on_startup": "hooks"}
+_MODULES = {"AsyncClient": "client", "on_shutdown": "hooks", "on_startup": "hooks"}
 
 if not TYPE_CHECKING:
 

@@ -38,12 +38,7 @@ def push_all(
     call: Callable[[Bulk], dict[str, str]], jobs: Iterable[Mapping[str, object]], size: int
 ) -> dict[str, str]:
     """Push jobs in chunks of `size` by `call`; return those refused, jid to reason."""
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"batch_size is {size!r}: it must be a whole number of 1 or more.")
-    if isinstance(jobs, (dict, str, bytes)) or not hasattr(type(jobs), "__iter__"):
-        raise FaktoryPayloadError(
-            f"push_bulk takes many jobs, not a {type(jobs).__name__}. For a single one: [job]."
-        )
+    check_bulk(jobs, size, "__iter__")
     refused: dict[str, str] = {}
     chunks = _chunks(jobs, size, refused)
     thread: _Thread | None = None
@@ -56,12 +51,7 @@ def push_all(
                 _settle(in_flight, error.jids, refused)
                 if in_flight is None and not refused:
                     raise error.cause from None
-                raise FaktoryBulkError(
-                    f"{len(error.jids)} jobs were not sent, nor any after them, as their source "
-                    f"raised {error.cause!r}",
-                    refused=refused,
-                    unsent=error.jids,
-                ) from error.cause
+                raise source_failed(error.cause, error.jids, refused) from error.cause
             _settle(in_flight, () if chunk is None else chunk.jids, refused)
             if chunk is None:
                 return refused
@@ -74,6 +64,34 @@ def push_all(
     finally:
         if thread is not None:
             thread.end()
+
+
+def check_bulk(jobs: object, size: object, *kinds: str) -> None:
+    """Raise unless these are jobs that can be iterated over, by one of these methods."""
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size is {size!r}: it must be a whole number of 1 or more.")
+    if isinstance(jobs, (dict, str, bytes)) or not any(hasattr(type(jobs), kind) for kind in kinds):
+        raise FaktoryPayloadError(
+            f"push_bulk takes many jobs, not a {type(jobs).__name__}. For a single one: [job]."
+        )
+
+
+def refuse(job: object, index: int, error: FaktoryPayloadError, refused: dict[str, str]) -> None:
+    """Put a job that cannot be sent among those refused, under its jid or a new one."""
+    jid = job.get("jid") if isinstance(job, dict) else None
+    if isinstance(jid, str) and jid:
+        refused[jid] = str(error)
+    else:  # it has no jid of its own
+        refused[new_jid()] = f"jobs[{index}]: {error}"
+
+
+def source_failed(error: Exception, unsent: list[str], refused: dict[str, str]) -> FaktoryBulkError:
+    """Return the error for jobs whose source has raised after some were sent."""
+    return FaktoryBulkError(
+        f"{len(unsent)} jobs were not sent, nor any after them, as their source raised {error!r}",
+        refused=refused,
+        unsent=unsent,
+    )
 
 
 _Call = tuple[Callable[[], Any], Future[Any]]
@@ -147,20 +165,23 @@ def push_chunk(call: Callable[[Bulk], dict[str, str]], chunk: Bulk) -> dict[str,
     """
     try:
         return call(chunk)
-    except FaktoryServerError as error:
-        if error._raised_by_job:
-            raise
-        return dict.fromkeys(chunk.jids, str(error))
     except FaktoryError as error:
-        if error._raised_by_job:
-            raise
-        unknown = isinstance(error, (FaktoryOutcomeUnknown, FaktoryJSONError))
-        outcome = "may or may not be queued" if unknown else "were not queued"
-        raise FaktoryBulkError(
-            f"{len(chunk.jids)} jobs {outcome}: {error}",
-            unknown=chunk.jids if unknown else (),
-            unsent=() if unknown else chunk.jids,
-        ) from error
+        return refused_of(chunk, error)
+
+
+def refused_of(chunk: Bulk, error: FaktoryError) -> dict[str, str]:
+    """Return the jobs of a chunk that an error refuses; raise it, or FaktoryBulkError, else."""
+    if error._raised_by_job:
+        raise error
+    if isinstance(error, FaktoryServerError):
+        return dict.fromkeys(chunk.jids, str(error))
+    unknown = isinstance(error, (FaktoryOutcomeUnknown, FaktoryJSONError))
+    outcome = "may or may not be queued" if unknown else "were not queued"
+    raise FaktoryBulkError(
+        f"{len(chunk.jids)} jobs {outcome}: {error}",
+        unknown=chunk.jids if unknown else (),
+        unsent=() if unknown else chunk.jids,
+    ) from error
 
 
 def _chunks(
@@ -185,11 +206,7 @@ def _chunks(
                 try:
                     ready.append(prepare(job))
                 except FaktoryPayloadError as error:
-                    jid = job.get("jid") if isinstance(job, dict) else None
-                    if isinstance(jid, str) and jid:
-                        refused[jid] = str(error)
-                    else:  # it has no jid of its own
-                        refused[new_jid()] = f"jobs[{index}]: {error}"
+                    refuse(job, index, error, refused)
         except Exception as error:
             raise _SourceError(error, [job["jid"] for job in ready]) from None
         try:

@@ -14,14 +14,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..exceptions import FaktoryServerError
-from ..wire import commands, failure
-from ..wire.address import Address, parse
+from ..wire import commands
+from ..wire.address import Address
 from ..wire.commands import Command, Target, WorkerState
 from ..wire.log import Log
 from ..wire.payload import DEFAULT_RETRY, prepare
 from ..wire.session import Answer
 from ..wire.types import AnyJob, BatchStatus, FetchedJob, JobProgress, ServerInfo
-from ..wire.validate import check_labels, check_printable, clip
+from ..wire.validate import clip
 from . import bulk, compat, settings
 from .connections import Connection
 
@@ -73,39 +73,25 @@ class Client:
         self.log = log or logging.getLogger("faktory.connection")
         self._log = Log(self.log)
         self._settings = using = settings.current
-        self.timeout = using.find_timeout(timeout)
-        self.tcp_keepalive = using.find_tcp_keepalive(tcp_keepalive)
-        identity: dict[str, object] = {"labels": [] if labels is None else check_labels(labels)}
-        if worker_id is not None:
-            if not isinstance(worker_id, str) or not worker_id:
-                raise ValueError(f"worker_id is {worker_id!r}: it must be text, and not empty.")
-            check_printable("the worker_id", worker_id)
-            identity["wid"] = worker_id
+        identity = settings.check_identity(labels, worker_id)
         self._wid = worker_id
         self._announced = False
         self._temporary = compat.TemporaryConnections()
         self._connection: Connection | compat.CompatConnection
-        self.ssl_context = settings.check_context(ssl_context)
         if connection is None:
-            self.faktory = parse(faktory or using.find_url())
-            if ssl_context is None and (self.faktory.tls or not faktory):
-                self.ssl_context = ssl_context = using.ssl_context
-            if ssl_context is not None and not self.faktory.tls:
-                raise ValueError(
-                    f"there is an ssl_context, but {self.faktory} is an address without TLS: "
-                    "one with TLS begins with tcp+tls://."
-                )
+            found = settings.find_endpoint(
+                using, faktory, timeout, tcp_keepalive, ssl_context, identity
+            )
+            self.faktory = found.address
+            self.timeout, self.tcp_keepalive = found.timeout, found.keepalive
+            self.ssl_context = found.ssl_context
             self._connection = Connection(
-                self.faktory,
-                identity,
-                self.timeout,
-                ssl_context,
-                keepalive=self.tcp_keepalive,
-                at_least_once=at_least_once,
-                log=self.log,
-                log_payloads=log_payloads,
+                found, at_least_once=at_least_once, log=self.log, log_payloads=log_payloads
             )
         else:
+            self.timeout = using.find_timeout(timeout)
+            self.tcp_keepalive = using.find_tcp_keepalive(tcp_keepalive)
+            self.ssl_context = settings.check_context(ssl_context)
             self.faktory = connection  # type: ignore[assignment]  # as in 1.0.0
             self._connection = compat.CompatConnection(connection)
 
@@ -191,7 +177,7 @@ class Client:
         """Push a job of `queue`; return why it is not queued, or None if it is."""
         if job["retry"] is None:
             job["retry"] = DEFAULT_RETRY  # the server's meaning of None, which it does not keep to
-        command = commands.push(job)  # raises before anything connects
+        command = commands.push(job)  # as 1.0.0 had it; raises before anything connects
         if (reason := compat.why_lost(job)) is not None:
             return reason
         with self._temporary.connected(self):
@@ -210,7 +196,7 @@ class Client:
         the server refuses it, FaktoryOutcomeUnknown if it may or may not be queued.
         """
         sent = prepare(job)
-        self.call(commands.push(sent))
+        self.call(commands.push_exactly(sent))
         return sent["jid"]  # type: ignore[no-any-return]
 
     def push_bulk(self, jobs: Iterable[AnyJob], batch_size: int = 1000) -> dict[str, str]:
@@ -248,12 +234,7 @@ class Client:
         `backtrace` is lines of text, or how many lines of the traceback to send (by default none).
         FaktoryServerError for a jid that the server does not know.
         """
-        if backtrace is not None and not isinstance(backtrace, (int, Sequence)):
-            raise ValueError(
-                f"backtrace is {backtrace!r}: pass lines of text, or how many of them to send."
-            )
-        report = failure.describe(error, errtype, message, backtrace)
-        self.call(commands.fail(jid, *report))
+        self.call(commands.fail_with(jid, error, errtype, message, backtrace))
 
     def beat(
         self, current_state: str | None = None, rss_kb: int | None = None
@@ -263,8 +244,6 @@ class Client:
         The server drops a worker after 60 seconds without a beat. `rss_kb` is the worker's memory
         in KiB, for the server's pages.
         """
-        if self._wid is None:
-            raise ValueError("only a worker beats: make the client with worker_id=.")
         return self.call(commands.beat(self._wid, current_state, rss_kb))
 
     def info(self) -> ServerInfo:

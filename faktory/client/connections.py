@@ -8,26 +8,18 @@ an error. A forked child drops the parent's connection, sends nothing on it and 
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..exceptions import FaktoryConnectionError, FaktoryTimeout
 from ..wire import recovery
-from ..wire.address import Address
 from ..wire.commands import Command
-from ..wire.log import Log
 from ..wire.session import Answer
-from ..wire.validate import clip, fit
-from . import fork, network
-from .sockets import TCP_KEEPALIVE
+from ..wire.trace import CommandLog
+from . import fork, network, settings
 from .transport import Transport
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
 
 
 class Connection:
@@ -37,30 +29,21 @@ class Connection:
 
     def __init__(
         self,
-        address: Address,
-        identity: Mapping[str, object],
-        timeout: float,
-        ssl_context: SSLContext | None = None,
+        endpoint: settings.Endpoint,
         *,
-        keepalive: float = TCP_KEEPALIVE,
         at_least_once: bool = False,
         log: logging.Logger,
         log_payloads: bool = False,
     ) -> None:
-        self._address = address
-        self._identity = identity
-        self._timeout = timeout
-        self._ssl_context = ssl_context
-        self._keepalive = keepalive
+        self._endpoint = endpoint
         self._at_least_once = at_least_once
-        self._log = Log(log)
-        self._log_payloads = log_payloads
+        self._log = CommandLog(log, log_payloads)
         self._network: network.Network = network.SOCKETS
         self._transport: Transport | None = None  # opened by this network
         self._busy = False  # in an exchange
         self._interrupted = False
         fork.register(self)
-        fork.preload(tls=False, password=address.password is not None)
+        fork.preload(tls=False, password=endpoint.address.password is not None)
 
     @property
     def is_open(self) -> bool:
@@ -108,15 +91,11 @@ class Connection:
         using = network.current  # read once: another thread may end a test mode meanwhile
         if using is not self._network:
             if using.in_process:
-                transport = using.connect(
-                    self._address, self._identity, self._timeout, self._ssl_context, self._keepalive
-                )
-                return transport.exchange(sent)
+                return self._connect(using).exchange(sent)
             self._switch(using)
         logged = self._log.isEnabledFor(logging.DEBUG)
         if logged:
-            for command in sent:
-                self._log.debug("> %s", self._show(command))
+            self._log.sent(sent)
         with self._lock:
             if self._busy:
                 self._check_not_busy()
@@ -132,29 +111,8 @@ class Connection:
             finally:
                 self._busy = False
         if logged:
-            self._log_answers(answers)
+            self._log.answered(answers)
         return answers
-
-    def _log_answers(self, answers: Sequence[Answer]) -> None:
-        """Log answers, with the contents of jobs only if that was asked for."""
-        for answer in answers:
-            text: object = answer.value
-            if answer.error is not None:
-                text = str(answer.error)
-                if not self._log_payloads:  # the server repeats a job that it refuses
-                    text = clip(text.partition("{")[0], 1000)
-            elif text is None:
-                text = "OK or nothing"
-            elif not self._log_payloads:
-                text = f"a {type(text).__name__}"
-            self._log.debug("< %s", text)
-
-    def _show(self, command: Command[Any]) -> str:
-        if self._log_payloads:
-            return command.data.decode().rstrip()
-        about = f" of {', '.join(map(clip, command.jids[:3]))}" if command.jids else ""
-        more = f" and {len(command.jids) - 3} more" if len(command.jids) > 3 else ""
-        return f"{command.name}{about}{more} ({len(command.data)} bytes)"
 
     def reset_after_fork(self) -> None:
         """Drop the connection, which is the parent's: for `fork`, in the child."""
@@ -165,41 +123,27 @@ class Connection:
     def _exchange_again(
         self, sent: Sequence[Command[Any]], broken: recovery.ConnectionBroken
     ) -> list[Answer]:
-        rest = sent[len(broken.answers) :]
-        if self._interrupted or not self._may_resend(rest, broken):
+        given_up = self._interrupted
+        if given_up:
             self._interrupted = False
-            error = recovery.error_for(rest, broken.sent, broken.cause)
-            raise error from error.__cause__
+        steps = recovery.exchange_again(sent, broken, time, self._at_least_once, given_up)
+        asked = next(steps)
         self._log.debug("once more, over a new connection: %s", broken.cause)
-        resent = recovery.count_sent(rest, broken.sent)  # the server may have run so many
         try:
-            transport = self._opened()
-            late = not self._may_resend(rest, broken)  # connecting took a while
-            answers = [] if late else transport.exchange(rest)
-        except recovery.ConnectionBroken as again:
-            self._drop()
-            left = rest[len(again.answers) :]
-            before = sum(len(command.data) for command in rest[len(again.answers) : resent])
-            error = recovery.error_for(left, max(before, again.sent), again.cause)
-            raise error from error.__cause__
-        except FaktoryConnectionError as failed:  # there is no new connection
-            self._drop()
-            error = recovery.error_for(rest, broken.sent, failed)
-            raise error from error.__cause__
+            while True:
+                try:
+                    transport = self._opened()
+                    answers = transport.exchange(asked) if asked else []
+                except (recovery.ConnectionBroken, FaktoryConnectionError) as error:
+                    self._drop()
+                    asked = steps.throw(error)
+                else:
+                    asked = steps.send(answers)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
         except BaseException:
             self._drop()
             raise
-        if late:
-            error = recovery.error_for(rest, broken.sent, broken.cause)
-            raise error from error.__cause__
-        return [
-            *broken.answers,
-            *map(recovery.resolve_resent, answers[:resent]),
-            *answers[resent:],
-        ]
-
-    def _may_resend(self, rest: Sequence[Command[Any]], broken: recovery.ConnectionBroken) -> bool:
-        return recovery.may_resend(rest, broken.sent, self._at_least_once, time())
 
     def _check_not_busy(self) -> None:
         """Raise in a signal handler that interrupted an exchange, which it would wait for."""
@@ -218,18 +162,19 @@ class Connection:
 
     def _opened(self) -> Transport:
         if self._transport is None:
-            identity = {"hostname": fit(socket.gethostname()), "pid": os.getpid(), **self._identity}
-            if self._address.tls:
+            if self._endpoint.address.tls:
                 fork.preload(tls=True, password=False)
-            transport = self._network.connect(
-                self._address, identity, self._timeout, self._ssl_context, self._keepalive
-            )
+            transport = self._connect(self._network)
             if self._interrupted:
                 self._interrupted = False
                 transport.abort()
-                raise FaktoryTimeout(f"connecting to {self._address.place} was given up")
+                raise FaktoryTimeout(f"connecting to {self._endpoint.address.place} was given up")
             self._transport = transport
         return self._transport
+
+    def _connect(self, using: network.Network) -> Transport:
+        to = self._endpoint
+        return using.connect(to.address, to.hello(), to.timeout, to.ssl_context, to.keepalive)
 
     def _drop(self) -> None:
         transport, self._transport = self._transport, None

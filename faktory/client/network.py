@@ -8,7 +8,7 @@ and is used again when the network that opened it is back.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..wire.address import Address
@@ -16,6 +16,9 @@ from .transport import SocketTransport, Transport
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+    from ..wire.commands import Command
+    from ..wire.session import Answer
 
 
 class Network(Protocol):
@@ -68,6 +71,10 @@ class MemoryNetwork(ABC):
         keepalive: float,
     ) -> Transport:
         """Return the server in memory, whatever the address."""
+
+    @abstractmethod
+    async def exchange_on_loop(self, sent: Sequence[Command[Any]]) -> list[Answer]:
+        """Answer commands of a client on an event loop, on which async jobs run in inline mode."""
 
     @property
     @abstractmethod

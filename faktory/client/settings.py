@@ -8,12 +8,14 @@ reads it once has settings that belong together.
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ..wire.address import find_url
-from ..wire.validate import brief, check_timeout
+from ..wire.address import Address, find_url, parse
+from ..wire.validate import brief, check_labels, check_printable, check_timeout, fit
 from .sockets import MAX_KEEPALIVE, TCP_KEEPALIVE, check_keepalive
 
 if TYPE_CHECKING:
@@ -102,6 +104,60 @@ class Settings:
 
 current: Settings = Settings()
 """The settings of this process."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Endpoint:
+    """A server, and how a client connects to it."""
+
+    address: Address
+    timeout: float
+    keepalive: float
+    ssl_context: SSLContext | None
+    identity: dict[str, object]
+    """What the client says of itself with HELLO, beside its process."""
+
+    @property
+    def worker_id(self) -> str | None:
+        """The worker's id; None for a client that is not a worker's."""
+        return self.identity.get("wid")  # type: ignore[return-value]
+
+    def hello(self) -> dict[str, object]:
+        """Return what a connection of this process sends with HELLO."""
+        return {"hostname": fit(socket.gethostname()), "pid": os.getpid(), **self.identity}
+
+
+def check_identity(labels: Sequence[str] | None, worker_id: str | None) -> dict[str, object]:
+    """Return what a client says of itself; ValueError for what the server's pages cannot show."""
+    identity: dict[str, object] = {"labels": [] if labels is None else check_labels(labels)}
+    if worker_id is not None:
+        if not isinstance(worker_id, str) or not worker_id:
+            raise ValueError(f"worker_id is {worker_id!r}: it must be text, and not empty.")
+        check_printable("the worker_id", worker_id)
+        identity["wid"] = worker_id
+    return identity
+
+
+def find_endpoint(
+    using: Settings,
+    url: str | None,
+    timeout: float | timedelta,
+    keepalive: float | timedelta | None,
+    ssl_context: SSLContext | None,
+    identity: dict[str, object],
+) -> Endpoint:
+    """Return what a client's arguments say, and these settings where they say nothing."""
+    seconds, idle = using.find_timeout(timeout), using.find_tcp_keepalive(keepalive)
+    check_context(ssl_context)
+    address = parse(url or using.find_url())
+    if ssl_context is None and (address.tls or not url):
+        ssl_context = using.ssl_context
+    if ssl_context is not None and not address.tls:
+        raise ValueError(
+            f"there is an ssl_context, but {address} is an address without TLS: "
+            "one with TLS begins with tcp+tls://."
+        )
+    return Endpoint(address, seconds, idle, ssl_context, identity)
 
 
 def check_context(value: SSLContext | None) -> SSLContext | None:

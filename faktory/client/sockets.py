@@ -20,6 +20,8 @@ from ..exceptions import (
     FaktoryConnectionError,
     FaktoryConnectionResetError,
     FaktoryError,
+    FaktoryHandshakeError,
+    FaktoryProtocolError,
     FaktoryTimeout,
 )
 from ..wire.validate import check_timeout
@@ -70,8 +72,8 @@ def resolve(host: str, port: int) -> list[Route]:
     return [Route(*found) for found in socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM)]
 
 
-def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
-    """Open a socket to one address within `timeout` seconds; OSError if that fails.
+def create(route: Route, keepalive: float) -> socket.socket:
+    """Return a socket for one address, not connected yet.
 
     `keepalive` is the seconds without traffic after which the system asks whether the peer is
     there; it takes a peer for gone after twice that time without an answer.
@@ -84,6 +86,17 @@ def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
         for level, option, value in _liveness(keepalive):
             with suppress(OSError):
                 sock.setsockopt(level, option, value)
+        return sock
+    except BaseException:
+        with suppress(OSError):  # a job has closed all descriptors
+            sock.close()
+        raise
+
+
+def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
+    """Return a socket that is connected within `timeout` seconds, see `create`; OSError if not."""
+    sock = create(route, keepalive)
+    try:
         sock.settimeout(max(timeout, 0.001))
         sock.connect(route.address)
         return sock
@@ -155,3 +168,45 @@ def explain(error: Exception, place: str, timeout: float) -> FaktoryError:
     reset = isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError))
     kind = FaktoryConnectionResetError if reset else FaktoryConnectionError
     return kind(f"the connection to {place} broke: {error}")
+
+
+def closed(place: str) -> FaktoryConnectionResetError:
+    """Return the error for a connection that the peer has closed."""
+    return FaktoryConnectionResetError(f"{place} closed the connection")
+
+
+def closing(place: str, reply: object) -> FaktoryConnectionResetError:
+    """Return the error for a server that is about to close the connection."""
+    return FaktoryConnectionResetError(f"{place} closes the connection: {reply}")
+
+
+def unsolicited(place: str, reply: object) -> FaktoryProtocolError:
+    """Return the error for data that nobody has asked for."""
+    return FaktoryProtocolError(f"{place} sent unsolicited data ({reply!r:.100})")
+
+
+def late(place: str, seconds: float) -> FaktoryTimeout:
+    """Return the error for an answer that does not come."""
+    return FaktoryTimeout(
+        f"no answer from {place}, or no more of it, within {seconds:g} s; the connection is dropped"
+    )
+
+
+def trickled(place: str, seconds: float) -> FaktoryTimeout:
+    """Return the error for an answer that comes, but does not end."""
+    return FaktoryTimeout(
+        f"no whole answer from {place} within {seconds:g} s, "
+        "though some of it came; the connection is dropped"
+    )
+
+
+def no_handshake(
+    error: Exception, cause: FaktoryError, place: str, tls: bool, greeted: bool
+) -> FaktoryError:
+    """Return the error, with the remedy, for a handshake that `error` has ended."""
+    kind = FaktoryHandshakeError if isinstance(error, FaktoryProtocolError) else type(cause)
+    plain = not greeted and not tls
+    hint = " Does the server use TLS? Then use tcp+tls://." if plain else ""
+    if plain and isinstance(cause, FaktoryTimeout):
+        hint = f" Does the server stand still?{hint}"
+    return kind(f"the handshake with {place} failed: {cause}.{hint}")

@@ -42,20 +42,35 @@ def secure(
     """
     peer = sock.getpeername()
     try:
-        return (context or _make_context(address)).wrap_socket(sock, server_hostname=address.host)
-    except ssl.SSLCertVerificationError as error:
-        reason = _explain(error, sock.family, peer, address.host, deadline)
-        raise FaktoryConnectionError(
-            f"the certificate of {address.place} cannot be trusted: {reason}"
-        ) from error
+        return (context or make_context(address)).wrap_socket(sock, server_hostname=address.host)
     except (ssl.SSLError, ConnectionResetError) as error:
-        raise FaktoryHandshakeError(
-            f"no TLS with {address.place} ({error}). Does the server use TLS? "
-            "If not, the address begins with tcp:// instead of tcp+tls://."
-        ) from error
+        raise explain(error, address, sock.family, peer, deadline) from error
 
 
-def _make_context(address: Address) -> ssl.SSLContext:
+def explain(
+    error: ssl.SSLError | ConnectionResetError,
+    address: Address,
+    family: int,
+    peer: Any,
+    deadline: float,
+) -> FaktoryConnectionError:
+    """Return the error, with the remedy, of a handshake that failed.
+
+    Where the certificate has expired this connects once more, to read it, until `deadline`.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = _why_not_trusted(error, family, peer, address.host, deadline)
+        return FaktoryConnectionError(
+            f"the certificate of {address.place} cannot be trusted: {reason}"
+        )
+    return FaktoryHandshakeError(
+        f"no TLS with {address.place} ({error}). Does the server use TLS? "
+        "If not, the address begins with tcp:// instead of tcp+tls://."
+    )
+
+
+def make_context(address: Address) -> ssl.SSLContext:
+    """Return the context of a client that was given none."""
     context = ssl.create_default_context()
     if switched_on(os.environ.get("FAKTORY_DISABLE_HOSTNAME_VERIFICATION")):
         _log.warning(
@@ -72,7 +87,7 @@ def _trust_all(context: ssl.SSLContext) -> None:
     context.verify_mode = ssl.CERT_NONE
 
 
-def _explain(
+def _why_not_trusted(
     error: ssl.SSLCertVerificationError, family: int, peer: Any, host: str, deadline: float
 ) -> str:
     reason = error.verify_message.rstrip(".")

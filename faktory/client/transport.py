@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ..exceptions import (
     FaktoryAuthenticationError,
     FaktoryConnectionError,
-    FaktoryConnectionResetError,
     FaktoryError,
     FaktoryHandshakeError,
     FaktoryProtocolError,
@@ -143,7 +142,7 @@ class SocketTransport:
                     answer = session.next_answer()
                 if answer.error is not None and recovery.is_closing(answer.error):
                     left = 0
-                    raise self._closing(answer.error)
+                    raise sockets.closing(self._place, answer.error)
                 answers.append(answer)
             return answers
         except (OSError, FaktoryProtocolError) as error:
@@ -292,12 +291,9 @@ class SocketTransport:
             if not _is_own(error):
                 raise
             cause = self._explain(error)
-            kind = FaktoryHandshakeError if isinstance(error, FaktoryProtocolError) else type(cause)
-            plain = hi is None and not address.tls
-            hint = " Does the server use TLS? Then use tcp+tls://." if plain else ""
-            if plain and isinstance(cause, FaktoryTimeout):
-                hint = f" Does the server stand still?{hint}"
-            raise kind(f"the handshake with {self._place} failed: {cause}.{hint}") from error
+            raise sockets.no_handshake(
+                error, cause, self._place, address.tls, hi is not None
+            ) from error
 
     def _send_hello(self, hello: bytes, deadline: float) -> int:
         self._start_step(deadline)
@@ -308,7 +304,7 @@ class SocketTransport:
         late = False
         while (reply := self._session.parser.next()) is NEED_DATA:
             if late:  # it trickles, or this process stood still
-                raise self._late(self._timeout)
+                raise sockets.late(self._place, self._timeout)
             self._start_step(deadline)
             self._receive()
             late = monotonic() > deadline
@@ -339,11 +335,8 @@ class SocketTransport:
         except DeadlinePassed:
             seconds = timed.timeout or self._timeout
             if timed.is_at_limit:
-                raise FaktoryTimeout(
-                    f"no whole answer from {self._place} within {MAX_TIMEOUTS * seconds:g} s, "
-                    "though some of it came; the connection is dropped"
-                ) from None
-            raise self._late(seconds) from None
+                raise sockets.trickled(self._place, MAX_TIMEOUTS * seconds) from None
+            raise sockets.late(self._place, seconds) from None
         if received:
             parser.buffer_updated(received)
             if timed.timeout:
@@ -366,22 +359,13 @@ class SocketTransport:
             parser.buffer_updated(received)
             reply = parser.next()
         if recovery.is_closing(reply):
-            raise self._closing(reply)
-        raise FaktoryProtocolError(f"{self._place} sent unsolicited data ({reply!r:.100})")
+            raise sockets.closing(self._place, reply)
+        raise sockets.unsolicited(self._place, reply)
 
     def _closed(self) -> FaktoryConnectionError:
         if self._interrupted:
             return FaktoryTimeout(f"the wait for an answer from {self._place} was given up")
-        return FaktoryConnectionResetError(f"{self._place} closed the connection")
-
-    def _closing(self, reply: object) -> FaktoryConnectionResetError:
-        return FaktoryConnectionResetError(f"{self._place} closes the connection: {reply}")
-
-    def _late(self, seconds: float) -> FaktoryTimeout:
-        return FaktoryTimeout(
-            f"no answer from {self._place}, or no more of it, within {seconds:g} s; "
-            "the connection is dropped"
-        )
+        return sockets.closed(self._place)
 
     def _stalled(self, left: int, size: int) -> FaktoryTimeout:
         return FaktoryTimeout(

@@ -54,9 +54,9 @@ class TimedSocket:
         if not self.kernel_waits:
             sock.settimeout(0)
         self._waits_for_more = self.kernel_waits and _can_wait_for_more(sock)
-        self._unacknowledged = _unacknowledged(sock)
+        self._unacknowledged = unacknowledged(sock)
         self._ready = _readiness(sock)
-        self.can_read = _readability(sock)
+        self.can_read = readability(sock)
         """Whether there is something to read; much faster than reading."""
         self.timeout = 0.0
         """Seconds without progress that end a wait; infinite for a wait that only the peer ends."""
@@ -135,7 +135,7 @@ class TimedSocket:
                 raise DeadlinePassed
 
 
-def _readability(sock: socket.socket) -> Callable[[], object]:
+def readability(sock: socket.socket) -> Callable[[], object]:
     """Return a function whose value is true if a socket can be read, or is closed."""
     if not hasattr(select, "poll"):  # as on Windows, and with eventlet
         return lambda: select.select([sock], [], [], 0)[0]
@@ -163,7 +163,7 @@ def _readiness(sock: socket.socket) -> Callable[[bool, float], object]:
     return poll if hasattr(select, "poll") else choose
 
 
-def _unacknowledged(sock: socket.socket) -> Callable[[], int]:
+def unacknowledged(sock: socket.socket) -> Callable[[], int]:
     """Return a function that counts the bytes that the peer's system has not acknowledged.
 
     Only Linux is known to count: elsewhere it returns 0, and what the system has taken counts as

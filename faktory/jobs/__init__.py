@@ -9,7 +9,9 @@ from .context import JobContext, LastError, current_job
 from .definition import FunctionJob, Job, external, job
 from .message import JobChain, Message, chain
 from .middleware import (
+    AsyncMiddleware,
     Chain,
+    ClientChain,
     ClientMiddleware,
     Next,
     WorkerMiddleware,
@@ -20,11 +22,14 @@ from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
 from .spec import DeclaredJob
+from .ticks import periodic
 
 __all__ = [
+    "AsyncMiddleware",
     "Batch",
     "Callback",
     "Chain",
+    "ClientChain",
     "ClientMiddleware",
     "Declared",
     "DeclaredJob",
@@ -48,5 +53,6 @@ __all__ = [
     "current_job",
     "external",
     "job",
+    "periodic",
     "worker_middleware",
 ]

@@ -35,6 +35,13 @@ LEAST_RESERVE: Final = 60
 """Seconds; the server makes a shorter reservation as long."""
 
 
+TICK: Final = "faktory_tick"
+"""Where in `custom` the job of a schedule has its tick: ISO 8601 with the offset of its zone."""
+
+SCHEDULE: Final = "faktory_schedule"
+"""And where the name of the schedule."""
+
+
 def _choose_clock() -> Callable[[], float]:
     for name in {"linux": ["CLOCK_BOOTTIME"], "darwin": ["CLOCK_MONOTONIC"]}.get(sys.platform, ()):
         try:
@@ -89,6 +96,18 @@ class JobAttributes:
     def parent_bid(self) -> str | None:
         """The id of the batch around the job's batch."""
         return self._id_in_custom("_pbid")
+
+    @property
+    def tick(self) -> datetime | None:
+        """When the job of a schedule was due, aware; None in an ordinary job.
+
+        It stays the same when the job is tried again.
+        """
+        try:
+            tick = datetime.fromisoformat((self._payload.get("custom") or {})[TICK])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return None if tick.utcoffset() is None else tick
 
     @property
     def batch(self) -> Batch | None:

@@ -9,8 +9,8 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime, tzinfo
 from typing import (
     Any,
     ClassVar,
@@ -19,6 +19,7 @@ from typing import (
     Generic,
     ParamSpec,
     Protocol,
+    Self,
     TypeVar,
     Unpack,
     overload,
@@ -33,9 +34,11 @@ from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
 from .signature import AnyArguments, Signature
+from .ticks import Arguments, periodic
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 H = TypeVar("H", bound=ExhaustedHandler)
 
 
@@ -104,6 +107,20 @@ class FunctionJob(Push[P], Generic[P, R]):
         """
         self.exhausted_handlers.append(validation.check_handler(handler))
         return handler
+
+    def every(
+        self,
+        when: str | Duration,
+        *,
+        tz: str | tzinfo | None = None,
+        args: Arguments | None = None,
+        name: str | None = None,
+    ) -> FunctionJob[P, R]:
+        """Have each worker push the job at its times: a cron expression or an interval.
+
+        Returns the job. See `faktory.periodic`.
+        """
+        return _schedule(self, when, tz, args, name)
 
     def run(self, context: JobContext) -> object:
         """Run the function with the arguments of a job; an async one returns its coroutine."""
@@ -203,6 +220,27 @@ class _PerformAt:
         return _push_of(owner).perform_at
 
 
+class _APerform:
+    def __get__(
+        self, _: object, owner: type[_Performs[P]]
+    ) -> Callable[P, Coroutine[Any, Any, str]]:
+        return _push_of(owner).aperform
+
+
+class _APerformIn:
+    def __get__(
+        self, _: object, owner: type[_Performs[P]]
+    ) -> Callable[Concatenate[Duration, P], Coroutine[Any, Any, str]]:
+        return _push_of(owner).aperform_in
+
+
+class _APerformAt:
+    def __get__(
+        self, _: object, owner: type[_Performs[P]]
+    ) -> Callable[Concatenate[Instant, P], Coroutine[Any, Any, str]]:
+        return _push_of(owner).aperform_at
+
+
 class _MessageOf:
     def __get__(self, _: object, owner: type[_Performs[P]]) -> Callable[P, Message]:
         return _push_of(owner).message
@@ -239,6 +277,9 @@ class Job(JobAttributes):
     perform_async = _PerformAsync()
     perform_in = _PerformIn()
     perform_at = _PerformAt()
+    aperform = _APerform()
+    aperform_in = _APerformIn()
+    aperform_at = _APerformAt()
     message = _MessageOf()
     set = _Set()
     jobs = _Jobs()
@@ -285,6 +326,18 @@ class Job(JobAttributes):
         return handler
 
     @classmethod
+    def every(
+        cls,
+        when: str | Duration,
+        *,
+        tz: str | tzinfo | None = None,
+        args: Arguments | None = None,
+        name: str | None = None,
+    ) -> type[Self]:
+        """Have each worker push the job at its times; see `FunctionJob.every`."""
+        return _schedule(cls, when, tz, args, name)
+
+    @classmethod
     def perform_bulk(
         cls,
         rows: Iterable[Sequence[object]],
@@ -293,6 +346,16 @@ class Job(JobAttributes):
     ) -> list[str]:
         """Push a job for each row of arguments; see `Push.perform_bulk`."""
         return _push_of(cls).perform_bulk(rows, at, over)
+
+    @classmethod
+    async def aperform_bulk(
+        cls,
+        rows: Iterable[Sequence[object]],
+        at: Instant | None = None,
+        over: Duration | None = None,
+    ) -> list[str]:
+        """Push a job for each row of arguments, on an event loop; see `Push.aperform_bulk`."""
+        return await _push_of(cls).aperform_bulk(rows, at, over)
 
     @classmethod
     def clear(cls) -> None:
@@ -361,6 +424,18 @@ class _ClassJob:
         instance: Any = self._class()
         object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too
         return instance.perform(*_push_of(self._class).typed_args(context.args))
+
+
+def _schedule(
+    job: T,
+    when: str | Duration,
+    tz: str | tzinfo | None,
+    args: Arguments | None,
+    name: str | None,
+) -> T:
+    if isinstance(when, str):
+        return periodic(when, job, tz=tz, args=args, name=name)
+    return periodic(every=when, job=job, tz=tz, args=args, name=name)
 
 
 def _push_of(owner: type) -> Push[Any]:

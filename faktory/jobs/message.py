@@ -38,6 +38,8 @@ class PushedJob(Protocol):
 
     def push_payload(self, payload: dict[str, Any]) -> str: ...
 
+    async def apush_payload(self, payload: dict[str, Any]) -> str: ...
+
     def push_payload_to(self, producer: Producer, payload: dict[str, Any]) -> Future[str]: ...
 
     def run_middleware(self, payload: dict[str, Any], keep: Callable[..., object]) -> object: ...
@@ -69,6 +71,10 @@ class Message:
     def push(self) -> str:
         """Push the job; return its jid, as `perform_async` does."""
         return self._job.push_payload(self.payload())
+
+    async def apush(self) -> str:
+        """Push the job on the running event loop; return its jid, as `aperform` does."""
+        return await self._job.apush_payload(self.payload())
 
     def push_to(self, producer: Producer) -> Future[str]:
         """Push the job through a Producer: for `Producer.push`."""

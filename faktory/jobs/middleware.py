@@ -9,7 +9,7 @@ Rules: a chain is composed when it changes, not when it runs. A run under way do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar
 
@@ -131,8 +131,95 @@ def _name_of(middleware: Callable[..., object]) -> str:
 ClientMiddleware = Callable[[dict[str, Any], Next], object]
 """Called with the payload and `call_next`."""
 
+AsyncMiddleware = Callable[[dict[str, Any], Callable[[], Awaitable[Any]]], Awaitable[object]]
+"""The twin of a client middleware, on an event loop: it awaits what `call_next()` gives."""
+
 WorkerMiddleware = Callable[[JobContext, dict[str, Any], Next], object]
 """Called with the job, its payload and `call_next`."""
+
+
+class ClientChain(Chain[ClientMiddleware]):
+    """Middleware around pushes, of which some have a twin for pushes on an event loop.
+
+    There, `call_next()` gives an awaitable. A middleware that only looks at the payload returns it
+    untouched, so it runs as it is. One that has to see the end of the push needs a twin, an async
+    function that awaits it: `client_middleware.add(timed, aio=timed_async)`.
+    """
+
+    def __init__(self, built_in: Iterable[ClientMiddleware] = ()) -> None:
+        self._twins: dict[ClientMiddleware, AsyncMiddleware] = {}
+        super().__init__(built_in)
+
+    def add(
+        self, middleware: ClientMiddleware, *, aio: AsyncMiddleware | None = None
+    ) -> ClientMiddleware:
+        """Add a middleware at the end, and `aio`, what runs in its place on an event loop."""
+        if aio is not None and not callable(aio):
+            raise TypeError(f"aio is {aio!r}: pass an async function that awaits call_next().")
+        before = self._twins.pop(middleware, None) if callable(middleware) else None
+        if aio is not None:
+            self._twins[middleware] = aio
+        try:
+            return super().add(middleware)
+        except BaseException:
+            self._twins.pop(middleware, None)
+            if before is not None:
+                self._twins[middleware] = before
+            raise
+
+    async def arun(self, innermost: Callable[..., Awaitable[Any]], payload: dict[str, Any]) -> Any:
+        """Call the middleware on an event loop, `innermost` in the middle of it."""
+        return await self._acomposed(innermost, payload)
+
+    def _set(self, entries: list[ClientMiddleware]) -> None:
+        composed = _ainnermost
+        for entry in reversed(entries):
+            composed = _aaround(self._twins.get(entry, entry), composed)
+        self._acomposed = composed
+        super()._set(entries)
+
+
+class _Rest:
+    """What `call_next` gives on an event loop: an awaitable that runs the rest of the chain."""
+
+    __slots__ = ("_run", "awaited")
+
+    def __init__(self, run: Callable[[], Awaitable[Any]]) -> None:
+        self._run = run
+        self.awaited = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        self.awaited = True
+        return self._run().__await__()
+
+
+async def _ainnermost(innermost: Callable[..., Awaitable[Any]], payload: dict[str, Any]) -> Any:
+    return await innermost(payload)
+
+
+def _aaround(
+    middleware: Callable[..., object], inner: Callable[..., Awaitable[Any]]
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    async def layer(innermost: Callable[..., Awaitable[Any]], payload: dict[str, Any]) -> Any:
+        given: list[_Rest] = []
+
+        def call_next() -> _Rest:
+            given.append(_Rest(lambda: inner(innermost, payload)))
+            return given[-1]
+
+        result: Any = middleware(payload, call_next)
+        if hasattr(type(result), "__await__"):
+            result = await result
+        if not all(rest.awaited for rest in given):
+            raise RuntimeError(
+                f"the middleware {_name_of(middleware)} has called call_next() and does not return "
+                "what that gives, which is an awaitable on an event loop: nothing is pushed. "
+                f"Return it untouched, or register a twin that awaits it: "
+                f"client_middleware.add({_name_of(middleware)}, aio=...)."
+            )
+        return result
+
+    return layer
 
 
 def join_batch(payload: dict[str, Any], call_next: Next) -> object:
@@ -143,8 +230,9 @@ def join_batch(payload: dict[str, Any], call_next: Next) -> object:
     return call_next()
 
 
-client_middleware: Final[Chain[ClientMiddleware]] = Chain([join_batch])
-"""Around each push by `perform_async` and its like: `middleware(payload, call_next)`."""
+client_middleware: Final = ClientChain([join_batch])
+"""Around each push by `perform_async`, `aperform` and their like: `middleware(payload, call_next)`.
+"""
 
 worker_middleware: Final[Chain[WorkerMiddleware]] = Chain()
 """Around each run of a job on a worker of this process: `middleware(job, payload, call_next)`."""

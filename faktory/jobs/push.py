@@ -15,7 +15,6 @@ from ..client import Pool, Producer, defaults, network
 from ..client.bulk import push_chunk
 from ..exceptions import (
     FaktoryBulkError,
-    FaktoryError,
     FaktoryPayloadError,
 )
 from ..proto import JobTemplate
@@ -25,6 +24,7 @@ from ..wire.payload import prepare
 from ..wire.validate import check_instant
 from . import options as job_options
 from . import schedule
+from .bulk import BULK_CHUNK, Encode, bulk_steps
 from .message import Message
 from .middleware import client_middleware
 from .options import PushOptions
@@ -38,12 +38,6 @@ Instant = datetime | str | float
 
 Duration = float | timedelta
 """Seconds, or a timedelta."""
-
-BULK_CHUNK = 1000
-"""Jobs in one PUSHB: the round trip hardly counts, and the server's 5 s for it are far."""
-
-_Encode = Callable[[Sequence[Sequence[object]], int], Command[dict[str, str]]]
-"""Makes a PUSHB of rows, the first of which has this number."""
 
 
 class Push(Sender, Generic[P]):
@@ -109,68 +103,65 @@ class Push(Sender, Generic[P]):
         middleware stops are left out. In a middleware `call_next` returns the jid before the push.
         Through a Producer this returns before the jobs are sent; what goes wrong then is logged.
         """
-        start = self._start_of_bulk(at, over)
-        spread = None
-        if over is not None:
-            rows = rows if isinstance(rows, Sized) else list(rows)
-            spread = Spread(start, over, len(rows))
+        rows, start, spread = self._spread(rows, at, over)
         pool = self._pool or defaults.default_pool()
         if isinstance(pool, Producer):
             return self._bulk_through(pool, rows, start, spread)
-        pushed: list[str] = []
-        refused: dict[str, str] = {}
-        debounced = self._once is not None and self._once.window is not None
-        make = self._template if client_middleware.is_plain and not debounced else self._each
+        make = self._template if self._has_template else self._each
         encode = make(start, spread)
-        source = iter(rows)
-        taken = 0
-        while True:
-            try:
-                chunk = list(islice(source, BULK_CHUNK))
-                command = encode(chunk, taken)
-                jids = command.jids
-            except Exception as error:  # of a wrong row, or raised by `rows` itself
-                sent = len(pushed) + len(refused)
-                if not sent:
-                    raise
-                raise FaktoryBulkError(
-                    f"{sent} jobs were sent before an error in the rows, "
-                    f"here counted from row {taken} on: {error}",
-                    jids=pushed,
-                    refused=refused,
-                ) from error
-            if not chunk:
-                break
-            taken += len(chunk)
-            if not jids:
-                continue
-            try:
-                with pool.client() as client:
-                    self._check_enterprise(client, pool)
-                    rejected = push_chunk(client.call, command)
-            except FaktoryBulkError as broken:
-                broken.jids, broken.refused = pushed, refused
-                raise
-            except FaktoryError as error:  # no client in time, or a server without Enterprise
-                if (not pushed and not refused) or error._raised_by_job:
-                    raise
-                raise FaktoryBulkError(
-                    f"{len(jids)} jobs were not queued: {error}",
-                    jids=pushed,
-                    refused=refused,
-                    unsent=jids,
-                ) from error
-            refused.update(rejected)
-            pushed.extend([jid for jid in jids if jid not in rejected] if rejected else jids)
-        if refused:
-            jid, reason = next(iter(refused.items()))
-            raise FaktoryBulkError(
-                f"the server refused {len(refused)} of {len(pushed) + len(refused)} jobs, "
-                f"{jid} for example: {reason}",
-                jids=pushed,
-                refused=refused,
-            )
-        return pushed
+        steps = bulk_steps(rows)
+        asked = next(steps)
+        try:
+            while True:
+                try:
+                    if isinstance(asked, Command):
+                        with pool.client() as client:
+                            self._check_enterprise(client, pool)
+                            done: Any = push_chunk(client.call, asked)
+                    else:
+                        done = encode(*asked)
+                except Exception as error:
+                    asked = steps.throw(error)
+                else:
+                    asked = steps.send(done)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    async def aperform(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Push the job with these arguments on the running event loop; return its jid.
+
+        All tasks of a loop share one AsyncClient, of the settings of `faktory.configure`, which is
+        made when it is first needed and closes with the loop. For the rest see `perform_async`.
+        """
+        return await self._apush(args, kwargs, None)
+
+    async def aperform_in(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Push the job to be run after `delay`; see `aperform` and `perform_in`."""
+        if self._once is not None:
+            self._once.require_no_time(f"{self._jobtype}.aperform_in")
+        return await self._apush(args, kwargs, schedule.after(delay))
+
+    async def aperform_at(self, when: Instant, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Push the job to be run at a point in time; see `aperform` and `perform_at`."""
+        if self._once is not None:
+            self._once.require_no_time(f"{self._jobtype}.aperform_at")
+        when = check_instant("when", when)
+        return await self._apush(args, kwargs, schedule.if_ahead(when))
+
+    async def aperform_bulk(
+        self,
+        rows: Iterable[Sequence[object]],
+        at: Instant | None = None,
+        over: Duration | None = None,
+    ) -> list[str]:
+        """Push a job for each row of arguments; see `aperform` and `perform_bulk`.
+
+        Other tasks have a turn at least every 5 ms.
+        """
+        from .async_bulk import push_rows  # imports asyncio, which takes long
+
+        self._check_no_pool()
+        return await push_rows(self, *self._spread(rows, at, over))
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
@@ -195,6 +186,30 @@ class Push(Sender, Generic[P]):
             schedule.put_time(payload, at)
         return self.push_payload(payload)
 
+    async def _apush(
+        self, args: Sequence[object], kwargs: Mapping[str, object], at: str | None
+    ) -> str:
+        payload = self.payload(args, kwargs)
+        if at is not None:
+            schedule.put_time(payload, at)
+        return await self.apush_payload(payload)
+
+    @property
+    def _has_template(self) -> bool:
+        """Whether all rows can be rendered from one template."""
+        debounced = self._once is not None and self._once.window is not None
+        return client_middleware.is_plain and not debounced
+
+    def _spread(
+        self, rows: Iterable[Sequence[object]], at: Instant | None, over: Duration | None
+    ) -> tuple[Iterable[Sequence[object]], str | None, Spread | None]:
+        """Return the rows, when the first job is to run, and how the others are spread."""
+        start = self._start_of_bulk(at, over)
+        if over is None:
+            return rows, start, None
+        rows = rows if isinstance(rows, Sized) else list(rows)
+        return rows, start, Spread(start, over, len(rows))
+
     def _start_of_bulk(self, at: Instant | None, over: Duration | None) -> str | None:
         """Return when the first job of many is to run; None for now."""
         if self._once is not None:
@@ -210,7 +225,7 @@ class Push(Sender, Generic[P]):
         checked = check_instant("at", at)
         return checked if over is not None else schedule.if_ahead(checked)
 
-    def _template(self, at: str | None, spread: Spread | None) -> _Encode:
+    def _template(self, at: str | None, spread: Spread | None) -> Encode:
         """Return what renders rows at once, all with the same fields."""
         fields = client_middleware.run(lambda fields: fields, dict(self._fields()))
         place = None
@@ -248,7 +263,7 @@ class Push(Sender, Generic[P]):
 
         return encode
 
-    def _each(self, at: str | None, spread: Spread | None) -> _Encode:
+    def _each(self, at: str | None, spread: Spread | None) -> Encode:
         """Return what runs the middleware for each job; it makes a PUSHB of those not stopped."""
 
         def encode(rows: Sequence[Sequence[object]], first: int) -> Command[dict[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..wire.validate import brief
 from .context import JobContext
@@ -52,6 +52,9 @@ class Runnable(Protocol):
 
 _jobs: dict[str, Runnable] = {}
 
+schedules: dict[str, Any] = {}
+"""The schedules of periodic jobs, by name, see `ticks.py`."""
+
 external: set[str] = set()
 """Job types that another program runs, as `faktory.external` declared them."""
 
@@ -59,9 +62,10 @@ external: set[str] = set()
 @contextmanager
 def isolated() -> Iterator[None]:
     """Begin with an empty registry, and restore this one at the end of the block: for tests."""
-    jobs, others = dict(_jobs), set(external)
+    jobs, others, periodic = dict(_jobs), set(external), dict(schedules)
     _jobs.clear()
     external.clear()
+    schedules.clear()
     try:
         yield
     finally:
@@ -69,6 +73,8 @@ def isolated() -> Iterator[None]:
         _jobs.update(jobs)
         external.clear()
         external.update(others)
+        schedules.clear()
+        schedules.update(periodic)
 
 
 class UnknownJob(LookupError):

@@ -11,13 +11,14 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from ..client import Client, Pool, Producer, defaults, network, settings
 from ..exceptions import FaktoryEnterpriseRequired, FaktoryPayloadError
 from ..proto import new_jid
 from ..wire.log import Log
+from ..wire.types import ServerInfo
 from . import options as job_options
 from . import schedule
 from .middleware import client_middleware
@@ -26,7 +27,10 @@ from .signature import Signature
 from .spec import JobSpec
 from .validation import check_pool
 
-_enterprise: WeakSet[Pool | Producer] = WeakSet()
+if TYPE_CHECKING:
+    from ..aio import AsyncClient
+
+_enterprise: WeakSet[Pool | Producer | AsyncClient] = WeakSet()
 """Those whose server is known to be a Faktory Enterprise."""
 
 _log: Final = Log(logging.getLogger("faktory.producer"))
@@ -109,6 +113,37 @@ class Sender(JobSpec):
             self._check_enterprise(client, pool)
             return client.push(payload)
 
+    async def apush_payload(self, payload: dict[str, Any]) -> str:
+        """Push a wire dict of this job on the running event loop; return as `aperform`."""
+        self._check_no_pool()
+        try:
+            return await client_middleware.arun(self._asend, payload)  # type: ignore[no-any-return]
+        except FaktoryPayloadError as error:
+            explained = self._signature.explain(error, payload.get("args"))
+            if explained is None or error._raised_by_job:
+                raise
+            raise explained from None
+
+    async def acheck_enterprise(self, client: AsyncClient) -> None:
+        """Raise FaktoryEnterpriseRequired if the server would ignore options of the job."""
+        if self._has_to_ask(client):
+            self._judge_server(await client.info(), client)
+
+    async def _asend(self, payload: dict[str, Any]) -> str:
+        client = await async_client()
+        if self._once is not None or "custom" in payload:
+            self.complete(payload)
+        await self.acheck_enterprise(client)
+        return await client.push(payload)
+
+    def _check_no_pool(self) -> None:
+        if self._pool is not None:
+            raise TypeError(
+                f"{self._jobtype} has a pool of its own, whose clients block the event loop: push "
+                "with perform_async, or by an AsyncClient of the same server: "
+                "await client.push(job.message(...).to_dict())."
+            )
+
     def _push_through(self, producer: Producer, payload: dict[str, Any]) -> str:
         """Push through a producer; return the jid before the job is sent."""
         future = self._hand_over(producer, payload)
@@ -137,13 +172,19 @@ class Sender(JobSpec):
 
     def _check_enterprise(self, client: Client, pool: Pool | Producer) -> None:
         """Raise FaktoryEnterpriseRequired if the job needs it and the server would ignore that."""
-        needed = self._checked[2]
+        if self._has_to_ask(pool):
+            self._judge_server(client.info(), pool)
+
+    def _has_to_ask(self, pool: Pool | Producer | AsyncClient) -> bool:
+        """Return whether it is unknown if the server knows the options of the job."""
         # The answer of a test mode must not be remembered as that of the pool's server.
-        if not needed or pool in _enterprise or network.current.in_process:
-            return
-        if settings.current.knows_enterprise():
-            return
-        server: object = client.info().get("server")
+        if not self._checked[2] or pool in _enterprise or network.current.in_process:
+            return False
+        return not settings.current.knows_enterprise()
+
+    def _judge_server(self, info: ServerInfo, pool: Pool | Producer | AsyncClient) -> None:
+        needed = self._checked[2]
+        server: object = info.get("server")
         description = server.get("description") if isinstance(server, dict) else None
         if "enterprise" not in str(description).lower():
             raise FaktoryEnterpriseRequired(
@@ -153,6 +194,13 @@ class Sender(JobSpec):
                 "faktory.configure(enterprise=True), or FAKTORY_ENTERPRISE=1."
             )
         _enterprise.add(pool)
+
+
+async def async_client() -> AsyncClient:
+    """Return the client of the running event loop."""
+    from ..aio.defaults import default_client  # imports asyncio, which takes long
+
+    return await default_client()
 
 
 def fix_expiry(payload: dict[str, Any]) -> None:

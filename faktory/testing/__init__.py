@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .asserts import assert_enqueued, assert_not_enqueued
     from .memory import EmptyQueueError, MemoryServer
     from .modes import clear_all, disable, drain_all, fake, inline
+    from .periodic import Tick, ticks
     from .unittest import FakeMixin, InlineMixin, ServerMixin
 
     jobs: list[dict[str, Any]]
@@ -25,6 +26,7 @@ _HOMES = {
     **dict.fromkeys(("FakeMixin", "InlineMixin", "ServerMixin"), "unittest"),
     **dict.fromkeys(("clear_all", "disable", "drain_all", "fake", "inline"), "modes"),
     **dict.fromkeys(("EmptyQueueError", "MemoryServer"), "memory"),
+    **dict.fromkeys(("Tick", "ticks"), "periodic"),
 }
 _LIVE = ("jobs", "mode", "queues")
 
@@ -34,6 +36,7 @@ __all__ = [
     "InlineMixin",
     "MemoryServer",
     "ServerMixin",
+    "Tick",
     "assert_enqueued",
     "assert_not_enqueued",
     "clear_all",
@@ -41,6 +44,7 @@ __all__ = [
     "drain_all",
     "fake",
     "inline",
+    "ticks",
 ]
 
 if not TYPE_CHECKING:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from ..client import Client, defaults
+from ..jobs import registry
 from ..jobs.context import JobContext
 from ..server import EmbeddedServer
 from ..worker import Worker
@@ -19,6 +21,7 @@ from ..worker.delivery import deliver
 from ..worker.processor import Processor
 from .memory import DRAIN_LIMIT
 from .modes import disable
+from .periodic import jobs_between
 
 
 class DrainingWorker(Worker):
@@ -81,9 +84,21 @@ class EmbeddedTestServer:
         """Run the waiting jobs; see `DrainingWorker.drain`."""
         return self.worker.drain()
 
-    def travel(self, seconds: float) -> None:
-        """Move the server's clock forward."""
-        self.server.travel(seconds)
+    def travel(self, seconds: float, *, periodic: bool = True) -> None:
+        """Move the server's clock forward; ticks of periodic jobs on the way are pushed.
+
+        At most 10,000 of them, or ValueError; none with `periodic=False`.
+        """
+        travel(self.server, seconds, periodic)
+
+
+def travel(server: EmbeddedServer, seconds: float, periodic: bool = True) -> None:
+    """Move a server's clock forward, see `EmbeddedTestServer.travel`."""
+    if periodic and registry.schedules and seconds > 0:
+        with Client(server.url) as client:
+            now = datetime.fromisoformat(client.info()["now"])
+            client.push_bulk(jobs_between(now, seconds))
+    server.travel(seconds)
 
 
 def _sizes(client: Client) -> dict[str, int]:

@@ -50,6 +50,7 @@ from ..wire.commands import Command
 from ..wire.log import Log
 from ..wire.session import Answer, ClientSession, encode_bulk, encode_simple
 from . import coroutines
+from .periodic import jobs_between
 
 T = TypeVar("T")
 
@@ -102,7 +103,7 @@ class MemoryServer(MemoryNetwork):
         return answers
 
     async def exchange_on_loop(self, sent: Sequence[Command[Any]]) -> list[Answer]:
-        """The same for a client on an event loop, on which async jobs run in inline mode."""
+        """Answer commands of a client on an event loop, on which async jobs run in inline mode."""
         if not self.inline:
             return self.exchange(sent)
         return await coroutines.beside_loop(lambda: self.exchange(sent))
@@ -150,12 +151,23 @@ class MemoryServer(MemoryNetwork):
                 self._remove(job)
                 self._store.locks.release(job)
 
-    def travel(self, seconds: float) -> None:
-        """Move the clock forward and queue the jobs that became due; inline mode runs them."""
+    def travel(self, seconds: float, *, periodic: bool = True) -> None:
+        """Move the clock forward and queue the jobs that became due; inline mode runs them.
+
+        Ticks of periodic jobs on the way are pushed: at most 10,000 of them, or ValueError; none
+        with `periodic=False`.
+        """
         if seconds < 0:
             raise ValueError("time goes forward only.")
+        ticks: list[dict[str, Any]] = []
+        if periodic and registry.schedules:
+            now = datetime.fromtimestamp(self._state.clock() / SECOND, UTC)
+            ticks = jobs_between(now, seconds)
 
         def arrive() -> None:
+            if ticks:
+                self._answer(commands.push_bulk(ticks))
+                self._store.take_fresh()  # they run when they are due
             self._state.offset += round(seconds * SECOND)
             self._store.sweep()
 

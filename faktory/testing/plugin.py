@@ -7,7 +7,7 @@ nothing. Each process of pytest-xdist has its own server.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -79,17 +79,22 @@ def faktory_clock(request: pytest.FixtureRequest) -> Clock:
     return Clock([request.getfixturevalue(name) for name in sorted(names or {"faktory_server"})])
 
 
-class _HasClock(Protocol):
-    def travel(self, seconds: float) -> None: ...
-
-
 class Clock:
     """Moves the clocks of all servers of a test."""
 
-    def __init__(self, servers: list[_HasClock]) -> None:
+    def __init__(self, servers: list[EmbeddedServer | MemoryServer]) -> None:
         self._servers = servers
 
-    def travel(self, seconds: float) -> None:
-        """Move time forward; jobs that became due by then are in their queues when this returns."""
+    def travel(self, seconds: float, *, periodic: bool = True) -> None:
+        """Move time forward; jobs that became due by then are in their queues when this returns.
+
+        So are those of the ticks of periodic jobs, 10,000 at most; none with `periodic=False`.
+        """
+        from .embedded import travel
+        from .memory import MemoryServer
+
         for server in self._servers:
-            server.travel(seconds)
+            if isinstance(server, MemoryServer):
+                server.travel(seconds, periodic=periodic)
+            else:
+                travel(server, seconds, periodic)

@@ -11,9 +11,10 @@ from datetime import datetime
 from math import inf
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from ..exceptions import FaktoryPayloadError, FaktoryProtocolError
+from ..exceptions import FaktoryPayloadError, FaktoryProtocolError, FaktoryServerError
 from ..proto import encode_command, encode_push, encode_push_bulk
-from .payload import prepare
+from .failure import describe
+from .payload import DEFAULT_RETRY, prepare
 from .types import BatchStatus, FetchedJob, JobProgress, ServerInfo
 from .validate import brief, check_instant, check_queue, show
 
@@ -89,7 +90,7 @@ class Command(Generic[T]):
 
 
 def push(job: dict[str, Any]) -> Command[None]:
-    """Queue one job, or schedule it.
+    """Queue one job, or schedule it, by PUSH.
 
     Not idempotent: the server does not notice a jid that it has already. But see `times_of`.
     """
@@ -100,18 +101,60 @@ def push(job: dict[str, Any]) -> Command[None]:
     return command
 
 
+def push_exactly(job: dict[str, Any]) -> Command[None]:
+    """Queue one job, or schedule it, with its own `retry` whatever others push at that moment.
+
+    By PUSH the server reads all clients' jobs into one variable for that number, also at the same
+    moment (`server/commands.go: push`), so that one job may be kept with another's. PUSHB has a
+    variable for each job. So only jobs with the default go out by PUSH: there the number is right
+    whichever of them it was read for.
+    """
+    if job.get("retry") == DEFAULT_RETRY:
+        return push(job)
+    line = _alone(encode_push(job))
+    command = Command("PUSHB", line, _expect_queued, False, True, (job["jid"],), True)
+    if "at" in job:
+        command.scheduled = times_of((job,))
+    return command
+
+
 def push_in_time(job: dict[str, Any]) -> Command[None]:
     """Queue one job for later. Until its time, its caller may send the same line again.
 
-    The scheduled job is the same entry each time (`storage/sorted_redis.go: AddElement`).
+    The scheduled job is the same entry each time (`storage/sorted_redis.go: AddElement`), so it has
+    to be kept as it is: by PUSHB, see `push`.
     """
-    return Command("PUSH", encode_push(job), expect_ok, False, jids=(job["jid"],), send_once=True)
+    line = _alone(encode_push(job))
+    return Command(
+        "PUSHB", line, _expect_queued, False, jids=(job["jid"],), json=True, send_once=True
+    )
+
+
+def _alone(line: bytes) -> bytes:
+    """Return the PUSHB of a single job, of its PUSH."""
+    return b"PUSHB [%b]\r\n" % line[5:-2]
 
 
 def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
     """Queue many jobs; the value maps the jids of those refused to the reason."""
     jids = [job["jid"] for job in jobs]
     return push_bulk_line(encode_push_bulk(jobs), jids, times_of(jobs))
+
+
+def push_bulk_of(lines: Iterable[bytes], jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
+    """Queue many jobs, of each of which there is the line of a PUSH."""
+    line = b"PUSHB [" + b",".join([line[len("PUSH ") : -2] for line in lines]) + b"]\r\n"
+    return push_bulk_line(line, [job["jid"] for job in jobs], times_of(jobs))
+
+
+def join_bulk(parts: Sequence[Command[dict[str, str]]]) -> Command[dict[str, str]]:
+    """Queue the jobs of many PUSHBs with one."""
+    pieces = [part.data[len("PUSHB [") : -len("]\r\n")] for part in parts if part.jids]
+    jids = [jid for part in parts for jid in part.jids]
+    scheduled = [at for part in parts for at in part.scheduled]
+    if not all(part.scheduled for part in parts):
+        scheduled.clear()
+    return push_bulk_line(b"PUSHB [" + b",".join(pieces) + b"]\r\n", jids, scheduled)
 
 
 def times_of(jobs: Iterable[Mapping[str, Any]]) -> Sequence[str]:
@@ -203,6 +246,21 @@ def fail(jid: str, errtype: str, message: str, backtrace: Sequence[str] | None) 
     )
 
 
+def fail_with(
+    jid: str,
+    error: BaseException | None,
+    errtype: str | None,
+    message: str | None,
+    backtrace: int | Sequence[str] | None,
+) -> Command[None]:
+    """Report a job as failed by an exception, or in words of the caller's; see `failure`."""
+    if backtrace is not None and not isinstance(backtrace, (int, Sequence)):
+        raise ValueError(
+            f"backtrace is {backtrace!r}: pass lines of text, or how many of them to send."
+        )
+    return fail(jid, *describe(error, errtype, message, backtrace))
+
+
 def _check_jid(jid: str) -> str:
     """Return the id of an existing job, which may be of any length."""
     if not isinstance(jid, str) or not jid:
@@ -215,11 +273,15 @@ def _check_jid(jid: str) -> str:
 WorkerState = Literal["quiet", "terminate"]
 
 
-def beat(wid: str, current_state: str | None, rss_kb: int | None) -> Command[WorkerState | None]:
+def beat(
+    wid: str | None, current_state: str | None, rss_kb: int | None
+) -> Command[WorkerState | None]:
     """Report a worker as alive; the value is the state that the server wants it in, or None.
 
     Without `rss_kb` the server's pages show 0.
     """
+    if wid is None:
+        raise ValueError("only a worker beats: make the client with worker_id=.")
     if current_state not in (None, "quiet", "terminate"):
         raise ValueError(f"the state is {current_state!r}: it must be 'quiet' or 'terminate'.")
     fields: dict[str, object] = {"wid": wid}
@@ -412,6 +474,13 @@ def expect_ok(reply: object) -> None:
     """Read a reply that must be OK."""
     if reply != "OK":
         raise _unexpected(reply, "OK")
+
+
+def _expect_queued(reply: object) -> None:
+    """Read the reply to the PUSHB of a single job; raise the server's error if it was refused."""
+    for reason in expect_dict(reply).values():
+        error = FaktoryServerError.of(str(reason))
+        raise FaktoryServerError.of(f"ERR {reason}") if error.message == str(reason) else error
 
 
 def expect_text(reply: object) -> str:

@@ -7,12 +7,17 @@ yet, or if a part of it was never sent, as the server acts on complete lines onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from ..exceptions import FaktoryError, FaktoryOutcomeUnknown, FaktoryServerError
+from ..exceptions import (
+    FaktoryConnectionError,
+    FaktoryError,
+    FaktoryOutcomeUnknown,
+    FaktoryServerError,
+)
 from .commands import Command
 from .session import Answer
 from .validate import clip
@@ -106,6 +111,48 @@ def resolve_resent(answer: Answer) -> Answer:
     ):
         return Answer(answer.command, None, None)
     return answer
+
+
+Steps = Generator[Sequence[Command[Any]], Sequence[Answer], list[Answer]]
+"""What `exchange_again` asks for, one thing after the other, and what it returns."""
+
+
+def exchange_again(
+    sent: Sequence[Command[Any]],
+    broken: ConnectionBroken,
+    clock: Callable[[], float],
+    at_least_once: bool = False,
+    given_up: bool = False,
+) -> Steps:
+    """Send what has no answer again, once, on a new connection; return the answers to all.
+
+    It does nothing itself: () asks for a new connection, and commands for their answers on it.
+    The caller sends the answers in, or throws in what went wrong: ConnectionBroken, or a
+    FaktoryConnectionError without a connection. It raises the error of the exchange where nothing
+    may be sent again, or that was `given_up`. `clock` returns seconds since the epoch.
+    """
+    rest = sent[len(broken.answers) :]
+    error: FaktoryError | None = None
+    if given_up or not may_resend(rest, broken.sent, at_least_once, clock()):
+        error = error_for(rest, broken.sent, broken.cause)
+        raise error from error.__cause__
+    resent = count_sent(rest, broken.sent)  # the server may have run so many
+    try:
+        yield ()
+        answers: Sequence[Answer] = ()
+        if may_resend(rest, broken.sent, at_least_once, clock()):
+            answers = yield rest
+        else:  # connecting took a while
+            error = error_for(rest, broken.sent, broken.cause)
+    except ConnectionBroken as again:
+        left = rest[len(again.answers) :]
+        before = sum(len(command.data) for command in rest[len(again.answers) : resent])
+        error = error_for(left, max(before, again.sent), again.cause)
+    except FaktoryConnectionError as failed:  # there is no new connection
+        error = error_for(rest, broken.sent, failed)
+    if error is not None:
+        raise error from error.__cause__
+    return [*broken.answers, *map(resolve_resent, answers[:resent]), *answers[resent:]]
 
 
 class Backoff(NamedTuple):

@@ -148,7 +148,7 @@ class ClientSession:
                 if command.json and isinstance(reply, str) and reply.startswith("{"):
                     reply = load_json(reply.encode())  # as the protocol's document shows it
                 value = command.read(reply)
-        except FaktoryJSONError as exception:
+        except (FaktoryJSONError, FaktoryServerError) as exception:
             error = exception
         self._waiting.popleft()
         return Answer(command, value, error)

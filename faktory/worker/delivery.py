@@ -252,7 +252,7 @@ class PushNext(Delivery):
     is_last = False
 
     def __init__(self, job: JobContext, following: dict[str, Any], mark: Mark, log: Log) -> None:
-        super().__init__(commands.push(following))
+        super().__init__(commands.push_exactly(following))
         self._job, self._next, self._mark, self._log = job, following, mark, log
 
     def advance(self) -> Delivery | None:
@@ -260,7 +260,7 @@ class PushNext(Delivery):
         if self._job.time_remaining() >= 0:
             if "expires_in" in (self._next.get("custom") or {}):  # from its own push on
                 fix_expiry(self._next)
-                self.commands = (commands.push(self._next),)
+                self.commands = (commands.push_exactly(self._next),)
             return self
         text = "the next job of the chain of %s was not pushed in its reservation: it runs again"
         self._log.warning(text, self._job)

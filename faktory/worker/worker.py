@@ -24,6 +24,7 @@ from ..client.settings import CONFIGURED
 from ..jobs import registry
 from ..jobs.options import check_time_limit
 from ..jobs.runner import JobRunner
+from ..jobs.ticks import schedules
 from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration
 from . import events, timing
@@ -37,6 +38,7 @@ from .lifecycle import Lifecycle, State
 from .manager import CannotStart, JobTable, Manager
 from .orders import SignalOrders
 from .queues import Limits, Queue, Queues
+from .scheduler import Scheduler
 from .signals import handled
 from .task import Task, make_task
 from .timing import Timing
@@ -73,6 +75,9 @@ class Worker:
     again a few seconds later, and use up no attempt. Those of batches, and unique or tracked ones,
     fail all the same.
 
+    With `periodic` it pushes the jobs of the schedules that `faktory.periodic` has declared, until
+    it stops, also while it is quiet; a worker of `burst` does not.
+
     `timeout`, `ssl_context` and `tcp_keepalive` are those of its clients: see `Client`.
     `buffer_size` is accepted, as in faktory 1.0.0, and has no effect. `timing` is for tests.
     """
@@ -100,6 +105,7 @@ class Worker:
         time_limit: float | timedelta | None = None,
         give_back: bool = False,
         loop_factory: LoopFactory | None = None,
+        periodic: bool = False,
         ssl_context: SSLContext | None = None,
         tcp_keepalive: float | timedelta | None = None,
         timing: Timing = timing.DEFAULT,
@@ -110,7 +116,11 @@ class Worker:
             )
         if isinstance(labels, str):
             raise ValueError(f"labels is the text {labels!r}: pass a list, [{labels!r}].")
-        for name, switch in (("burst", burst), ("give_back", give_back)):
+        for name, switch in (
+            ("burst", burst),
+            ("give_back", give_back),
+            ("periodic", periodic),
+        ):
             if not isinstance(switch, bool):
                 raise ValueError(f"{name} is {switch!r}: it is True or False.")
         if (grace := check_duration("disconnect_wait", disconnect_wait)) < 0:
@@ -167,6 +177,8 @@ class Worker:
         self._manager.give_back = give_back
         self._make_async_jobs = partial(AsyncJobs, loop_factory, self.log, timing)
         self._manager.async_jobs = self._make_async_jobs()
+        self._periodic = periodic and not burst
+        self._scheduler: Scheduler | None = None
         self._lifecycle: Lifecycle = self._manager.lifecycle
         self._orders = SignalOrders(
             self._lifecycle,
@@ -337,6 +349,8 @@ class Worker:
             finally:
                 self._lifecycle.advance(State.TERMINATE)  # if by an error: nobody fetches more
                 self._manager.stop()
+                if self._scheduler is not None:
+                    self._scheduler.stop()
                 heartbeat.stop()
                 self._own_client.close()
 
@@ -352,6 +366,14 @@ class Worker:
             except RuntimeError as error:  # the system gives no more threads
                 started = len(self._manager.processors)
                 self._give_up(CannotStart(started, self.concurrency, error))
+                return
+        if self._periodic and (declared := schedules()):
+            self._scheduler = Scheduler(self._make_client(), declared, self.log)
+            try:
+                self._scheduler.start()
+            except RuntimeError as error:
+                self._scheduler = None
+                self._log.error("no thread for periodic jobs, so they are not pushed: %s", error)
 
     def _manage(self, until: Callable[[], bool]) -> None:
         """Do what is in the inbox until that is true, or the grace period is over."""

@@ -101,6 +101,7 @@ def test_variables_can_name_the_file_and_the_table() -> None:
         ("CONCURRENCY", "4", 4),
         ("TIMEOUT", "0.5", 0.5),
         ("GIVE_BACK", "1", True),
+        ("NO_PERIODIC", "1", True),
         ("PROCESSES", "2", 2),
         ("MAX_JOBS", "9", 9),
         ("MAX_MEMORY", "512", 512),

@@ -69,7 +69,7 @@ def test_a_worker_works_for_the_server_of_its_program(
     jid = push(server, "again")
     worker = run(WORKER, "-r", "program", "-c", "1")
     wait_until(lambda: reports(server, jid) == ["ACK"])
-    pushes = [text for verb, text in server.commands if verb == "PUSH"]
+    pushes = [text for verb, text in server.commands if verb in ("PUSH", "PUSHB")]
     assert sum("nowhere/at/all" in text or "other" in text for text in pushes) == 2
     worker.send(signal.SIGTERM)
     assert worker.wait() == Exit.STOPPED

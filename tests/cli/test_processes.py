@@ -421,7 +421,7 @@ def test_a_job_whose_reservation_is_over_is_left_alone_when_its_worker_dies(
     assert [verb for verb, _ in server.commands if verb in ("ACK", "FAIL")] == ["FAIL", "ACK"]
 
 
-@pytest.mark.parametrize(("held", "reported"), [("PUSH", []), ("ACK", ["ACK"])])
+@pytest.mark.parametrize(("held", "reported"), [("PUSHB", []), ("ACK", ["ACK"])])
 def test_a_worker_that_dies_between_push_and_ack_does_not_double_its_job(
     server: EmbeddedServer,
     supervise: Supervise,

@@ -86,7 +86,7 @@ def test_configured_values_come_before_the_variables(monkeypatch):
     assert (pool.size, pool.timeout) == (4, 1)
     assert acquired().faktory.url == "tcp+tls://c:3"
     assert acquired().timeout == 60
-    assert acquired()._connection._ssl_context is context
+    assert acquired()._connection._endpoint.ssl_context is context
 
 
 def test_an_empty_variable_is_ignored(monkeypatch):

@@ -12,11 +12,8 @@ import pytest
 import faktory
 from faktory import aio, current_job, testing
 from faktory.aio import hooks
-from faktory.client import network
 from faktory.jobs import registry
 from faktory.testing.embedded import served
-from faktory.testing.memory import MemoryServer
-from faktory.wire import commands
 
 VAR: ContextVar[str] = ContextVar("var", default="unset")
 
@@ -130,19 +127,12 @@ def test_a_push_that_is_awaited_runs_them_on_the_running_loop(work: Work) -> Non
         plain.append(number)
         work.job.perform_async(number)  # in a thread, which waits
 
-    async def push(jobtype: str, number: int) -> None:
-        memory = network.memory()
-        assert isinstance(memory, MemoryServer)
-        job = {"jobtype": jobtype, "args": [number], "jid": f"jid-{number:08}"}
-        (answer,) = await memory.exchange_on_loop([commands.push(job)])
-        assert answer.error is None
-
     async def main() -> None:
         VAR.set("set")
-        await push("work", 1)
-        await push("first", 2)
+        await work.job.aperform(1)
+        await first.aperform(2)
         with pytest.raises(ValueError, match="-1"):
-            await push("work", -1)
+            await work.job.aperform(-1)
         assert work.loops == {asyncio.get_running_loop()}
 
     with testing.inline():

@@ -20,7 +20,7 @@ def name_of(block: str, number: int = 0) -> str:
 def test_each_pattern_of_the_page_is_a_file_that_runs(
     tmp_path: Path, run_pytest: RunPytest
 ) -> None:
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
     before = ""
     for number, block in enumerate(BLOCKS):
         folder = tmp_path / str(number)

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from faktory.exceptions import FaktoryPayloadError, FaktoryProtocolError
+from faktory.exceptions import (
+    FaktoryNotUnique,
+    FaktoryPayloadError,
+    FaktoryProtocolError,
+    FaktoryServerError,
+)
 from faktory.wire import commands
 from faktory.wire.commands import Command
 
@@ -271,3 +276,32 @@ def test_a_bid_that_would_split_the_line_is_refused(bid):
 def test_a_bid_comes_as_a_line_or_as_a_bulk(reply):
     assert commands.batch_new(JOB).read(reply) == "b-1"
     assert commands.batch_open("b-1").read(reply) == "b-1"
+
+
+# One job with its own `retry`
+
+
+def test_only_a_job_with_the_default_retries_goes_out_by_push() -> None:
+    job = {"jid": "aaaaaaaa", "jobtype": "A", "args": ["{}"], "retry": 25}
+    assert commands.push_exactly(job).data == commands.push(job).data
+    for retry in (-1, 0, 1, 24):
+        command = commands.push_exactly({**job, "retry": retry})
+        assert command.name == "PUSHB"
+        assert command.data == commands.push_bulk([{**job, "retry": retry}]).data
+        assert list(command.jids) == ["aaaaaaaa"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "text"),
+    [
+        ("jobs must have a jobtype parameter", FaktoryServerError, "ERR jobs must have a jobtype"),
+        ("NOTUNIQUE Job not unique", FaktoryNotUnique, "NOTUNIQUE Job not unique"),
+    ],
+)
+def test_what_the_server_refuses_in_a_bulk_of_one_is_the_error_of_its_push(
+    reason: str, kind: type[FaktoryServerError], text: str
+) -> None:
+    command = commands.push_exactly({"jid": "aaaaaaaa", "jobtype": "A", "args": [], "retry": 3})
+    assert command.read({}) is None
+    with pytest.raises(kind, match=f"^{text}"):
+        command.read({"aaaaaaaa": reason})

@@ -81,7 +81,7 @@ def test_a_command_whose_time_counts_is_never_sent_again_by_the_connection(
             assert not may_resend(unanswered, sent)
             assert not may_resend(unanswered, sent, at_least_once=True, now=0.0)
     assert commands.ack("aaaaaaaa", in_time=True).data == ACK.data
-    assert commands.push_in_time(job).data == commands.push(job).data
+    assert commands.push_in_time(job).data == commands.push_bulk([job]).data
 
 
 LATER = {"args": [], "at": "2030-01-01T00:00:10Z", "created_at": "2030-01-01T00:00:00Z"}

@@ -70,7 +70,7 @@ def test_a_remote_error_has_the_verdict_that_was_made_where_it_was_raised() -> N
     [
         (make_remote_error(("KeyError", "", []), None, ""), ["FAIL"]),
         (make_remote_error(("KeyError", "", []), None, "", BURY), ["FAIL", "MUTATE"]),
-        (make_remote_error(("KeyError", "", []), None, "", Verdict("again", 60.0)), ["PUSH"]),
+        (make_remote_error(("KeyError", "", []), None, "", Verdict("again", 60.0)), ["PUSHB"]),
         (make_remote_error(("KeyError", "", []), None, "", DISCARD), ["ACK"]),
         (BrokenExecutor("a process died"), ["FAIL"]),
         (KeyError("a copy of the error"), ["FAIL", "MUTATE"]),

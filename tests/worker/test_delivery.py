@@ -112,12 +112,13 @@ class Server:
 
     def jobs(self) -> list[dict[str, Any]]:
         """The jobs that were pushed, each PUSH as often as it was sent."""
-        return [job for step in self.sent for verb, job in step if verb == "PUSH"]
+        return [job for step in self.sent for verb, job in step if verb in ("PUSH", "PUSHB")]
 
 
 def _parsed(command: Command[Any]) -> tuple[str, dict[str, Any]]:
     verb, _, text = command.data.decode().partition(" ")
-    return verb, json.loads(text)
+    value = json.loads(text)
+    return verb, value[0] if verb == "PUSHB" else value
 
 
 class Marks:
@@ -163,7 +164,7 @@ def send(server: Server, report: Delivery, rounds: int = 20) -> Delivery | None:
 def test_a_job_is_pushed_again_and_acknowledged_after_the_answer(marks: Marks) -> None:
     server = Server()
     assert send(server, again(marks, delay=60)) is None
-    assert server.verbs == ["PUSH", "ACK"]
+    assert server.verbs == ["PUSHB", "ACK"]
     (job,) = server.jobs()
     assert (job["jid"], job["created_at"], job["args"]) == ("jid-0001", JOB["created_at"], [1])
     ahead = (datetime.fromisoformat(job["at"]) - datetime.now(UTC)).total_seconds()
@@ -186,7 +187,7 @@ def test_no_fetch_goes_with_the_push_since_an_ack_follows(marks: Marks) -> None:
 def test_a_push_whose_outcome_is_unknown_is_repeated_with_the_same_bytes(marks: Marks) -> None:
     server = Server(UNKNOWN, UNKNOWN, LOST)
     send(server, again(marks))
-    assert server.verbs == ["PUSH"] * 4 + ["ACK"]
+    assert server.verbs == ["PUSHB"] * 4 + ["ACK"]
     assert len(set(server.lines[:4])) == 1
 
 
@@ -207,7 +208,7 @@ def test_a_push_that_the_server_did_not_get_is_made_again_when_its_time_has_come
 
     server = Server(late)
     send(server, again(marks))
-    assert server.verbs == ["PUSH", "PUSH", "ACK"]
+    assert server.verbs == ["PUSHB", "PUSHB", "ACK"]
     first, second = (datetime.fromisoformat(job["at"]) for job in server.jobs())
     assert 29 < (second - first).total_seconds() < 32
 
@@ -223,7 +224,7 @@ def test_the_time_is_ahead_on_the_clock_of_the_server_as_far_as_the_job_shows_it
     for nonsense in ("yesterday", None, 5, "9999-12-31T23:59:59-23:00"):
         server = Server()
         send(server, again(marks, delay=60, enqueued_at=nonsense))
-        assert server.verbs in (["PUSH", "ACK"], ["FAIL"])
+        assert server.verbs in (["PUSHB", "ACK"], ["FAIL"])
 
 
 def test_a_push_is_not_sent_within_the_last_second_before_its_time(
@@ -248,7 +249,7 @@ def test_a_job_stays_reserved_if_it_is_unknown_whether_it_was_pushed_and_its_tim
 
     server = Server(late)
     send(server, again(marks, counted))
-    assert server.verbs == ["PUSH"]
+    assert server.verbs == ["PUSHB"]
     assert marks.all == ["leave"]
     assert "whether work jid-0001 was pushed again is unknown: it stays reserved" in caplog.text
 
@@ -263,7 +264,7 @@ def test_a_job_without_retries_is_pushed_once_more_then_and_its_reservation_runs
 
     server = Server(late, late)
     send(server, again(marks, counted=False, retry=retry, reserve_for=1800))
-    assert server.verbs == ["PUSH"] * 3  # a FAIL would lose it, an ACK end another's reservation
+    assert server.verbs == ["PUSHB"] * 3  # a FAIL would lose it, an ACK end another's reservation
     ats = [datetime.fromisoformat(job["at"]).timestamp() for job in server.jobs()]
     waits = [at - start for at, start in zip(ats, (0, ats[0], ats[1]), strict=True)][1:]
     assert waits[1] > waits[0]  # so that the copies stay few
@@ -284,7 +285,7 @@ def test_a_job_is_not_pushed_again_after_its_reservation(
 def test_an_ack_is_repeated_until_the_time_of_the_next_run(clock: Clock, marks: Marks) -> None:
     server = Server(None, UNKNOWN, LOST)
     send(server, again(marks))
-    assert server.verbs == ["PUSH", "ACK", "ACK", "ACK"]
+    assert server.verbs == ["PUSHB", "ACK", "ACK", "ACK"]
 
 
 @pytest.mark.parametrize("outcome", [UNKNOWN, LOST])
@@ -297,7 +298,7 @@ def test_an_ack_is_not_sent_once_the_next_run_may_have_begun(
 
     server = Server(None, late)
     assert send(server, again(marks)) is None
-    assert server.verbs == ["PUSH", "ACK"]
+    assert server.verbs == ["PUSHB", "ACK"]
     (message,) = [message for message in caplog.messages if "jid-0001" in message]
     assert "this reservation runs out, so the job may run once more" in message
 
@@ -307,7 +308,7 @@ def test_a_push_that_is_answered_after_its_time_is_not_followed_by_an_ack(
 ) -> None:
     server = Server(lambda: clock.pass_time(5))
     assert send(server, again(marks)) is None
-    assert server.verbs == ["PUSH"]
+    assert server.verbs == ["PUSHB"]
 
 
 def test_a_job_that_the_server_does_not_queue_again_fails_with_its_own_failure(
@@ -315,7 +316,7 @@ def test_a_job_that_the_server_does_not_queue_again_fails_with_its_own_failure(
 ) -> None:
     server = Server(REFUSED)
     send(server, again(marks))
-    assert server.verbs == ["PUSH", "FAIL"]
+    assert server.verbs == ["PUSHB", "FAIL"]
     assert server.sent[1][0][1] == {
         "jid": "jid-0001",
         "errtype": "ValueError",
@@ -401,7 +402,7 @@ def test_what_a_chained_job_has_until_it_expires_counts_from_its_own_push(marks:
     begun = datetime.now(UTC)
     assert pushed.advance() is pushed
     (command,) = pushed.commands
-    custom = json.loads(command.data.removeprefix(b"PUSH "))["custom"]
+    custom = json.loads(command.data.removeprefix(b"PUSHB "))[0]["custom"]
     assert "expires_in" not in custom
     left = datetime.fromisoformat(custom["expires_at"]) - begun
     assert timedelta(seconds=60) <= left < timedelta(seconds=120)
@@ -430,11 +431,11 @@ def test_a_job_is_pushed_for_a_time_that_is_ahead_on_the_servers_clock(marks: Ma
     assert report.on_answers([answer], Log(LOG)) is report
     assert report.advance() is report
     (push,) = report.commands
-    at = datetime.fromisoformat(json.loads(push.data.removeprefix(b"PUSH "))["at"])
+    at = datetime.fromisoformat(json.loads(push.data.removeprefix(b"PUSHB "))[0]["at"])
     assert 102 < (at - datetime.now(UTC)).total_seconds() < 130
     assert clock.is_known
     second = report_of(JobContext(JOB), Verdict("again", 3.0), REPORT, marks, Log(LOG), clock=clock)
-    assert second.commands[0].name == "PUSH"
+    assert second.commands[0].name == "PUSHB"
 
 
 def test_the_next_job_is_pushed_until_its_outcome_is_known(marks: Marks) -> None:
@@ -476,13 +477,13 @@ def test_each_step_of_all_reports_goes_out_in_one_write(marks: Marks) -> None:
     server = Server()
     reports = [again(marks), plain("jid-0002"), again(marks, jid="jid-0003")]
     assert deliver(server, reports, Log(LOG)) == [None] * 3  # type: ignore[arg-type]
-    assert server.verbs == ["PUSH FAIL PUSH", "ACK ACK"]
+    assert server.verbs == ["PUSHB FAIL PUSHB", "ACK ACK"]
 
 
 def test_reports_are_sent_once_more_after_a_break_and_then_given_up(marks: Marks) -> None:
     server = Server(UNKNOWN)
     assert deliver(server, [again(marks), plain("jid-0002")], Log(LOG)) == [None] * 2  # type: ignore[arg-type]
-    assert server.verbs == ["PUSH FAIL", "PUSH FAIL", "ACK"]
+    assert server.verbs == ["PUSHB FAIL", "PUSHB FAIL", "ACK"]
     server = Server(None, UNKNOWN, LOST)
     left = deliver(server, [again(marks), plain("jid-0002")], Log(LOG))  # type: ignore[arg-type]
     assert left[1] is None

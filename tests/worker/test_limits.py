@@ -183,12 +183,12 @@ def test_the_permit_of_a_job_is_free_when_it_is_pushed_again(
         raise faktory.Retry(after=60)
 
     again, other = push("retry", queue="a"), push("work", queue="a")
-    server.hold("PUSH")
+    server.hold("PUSHB")
     server.clear_commands()
     start({"retry": retry, "work": succeed}, queues={"a": ONE}, concurrency=2)
     reported(other, "ACK")  # by the other thread, while the first one waits for its answer
-    assert (count(server, "PUSH"), reports(server, again)) == (1, [])
-    server.release("PUSH")
+    assert (count(server, "PUSHB"), reports(server, again)) == (1, [])
+    server.release("PUSHB")
     reported(again, "ACK")
 
 

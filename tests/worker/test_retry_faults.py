@@ -239,7 +239,9 @@ class Doomed:
                 total += len(data)
                 if after >= len(data):
                     sock.sendall(data)
-                    assert stream.readline() == b"+OK\r\n"
+                    answer = b"$2\r\n" if data.startswith(b"PUSHB") else b"+OK\r\n"
+                    assert stream.readline() == answer
+                    assert answer != b"$2\r\n" or stream.readline() == b"{}\r\n"
                     after -= len(data)
                     steps += 1
                 elif after >= 0:

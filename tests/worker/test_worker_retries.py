@@ -192,7 +192,7 @@ def test_a_job_that_the_server_does_not_queue_again_fails_with_its_own_failure(
         raise ConnectionError("away")
 
     jid = push("work")
-    server.answer_error("PUSH", "no memory for this job")
+    server.answer_error("PUSHB", "no memory for this job")
     start()
     wait_until(lambda: server.retries)
     assert reports(server, jid) == ["FAIL"]
@@ -211,8 +211,8 @@ def test_no_fetch_goes_with_the_push_and_one_goes_with_the_ack(
     server.clear_commands()
     start({"work": work})
     reported([first, second], "ACK", "ACK")
-    verbs = sent(server, "FETCH", "PUSH", "ACK")
-    assert verbs[:5] == ["FETCH", "PUSH", "ACK", "FETCH", "ACK"]
+    verbs = sent(server, "FETCH", "PUSHB", "ACK")
+    assert verbs[:5] == ["FETCH", "PUSHB", "ACK", "FETCH", "ACK"]
 
 
 def test_the_next_run_is_ahead_on_the_clock_of_a_server_that_is_ahead(
@@ -265,7 +265,7 @@ def test_a_job_is_buried_at_once_by_an_error_that_its_policy_does_not_name(
     assert server.dead[0]["jid"] == jid
     assert server.dead[0]["failure"]["errtype"] == "ValueError"
     assert [job["jid"] for job in server.retries] == [other]
-    assert sent(server, "FAIL", "MUTATE", "PUSH") == ["FAIL", "MUTATE"]
+    assert sent(server, "FAIL", "MUTATE", "PUSHB") == ["FAIL", "MUTATE"]
     assert given_up == [f"{jid} ValueError('wrong')"]
     assert [found for found, _ in called.exhausted] == [jid]
     assert len(called.errors) == 1
@@ -406,7 +406,7 @@ def test_a_job_that_is_interrupted_is_given_back_and_not_counted(
     wait_until(lambda: began)
     server.clear_commands()
     running.stop()
-    assert sent(server, "PUSH", "ACK", "FAIL") == ["PUSH", "ACK"]
+    assert sent(server, "PUSHB", "ACK", "FAIL") == ["PUSHB", "ACK"]
     (job,) = server.scheduled
     assert 0 < ahead(job) < 10
     message = job.get("failure", {}).get("message")
@@ -431,7 +431,7 @@ def test_a_job_that_does_not_end_is_given_back_by_the_worker(
     assert {job["jid"] for job in server.scheduled} == jids
     assert all("failure" not in job for job in server.scheduled)
     assert [job["jid"] for job in server.retries] == [member]
-    assert sorted(sent(server, "PUSH", "ACK", "FAIL")) == ["ACK", "ACK", "FAIL", "PUSH", "PUSH"]
+    assert sorted(sent(server, "PUSHB", "ACK", "FAIL")) == ["ACK", "ACK", "FAIL", "PUSHB", "PUSHB"]
     assert len(running.worker.abandoned) == 3
     assert [type(error) for error in called.errors] == [faktory.Shutdown]
 
@@ -467,17 +467,17 @@ def test_a_push_that_is_not_answered_when_the_worker_stops_is_logged(
         raise Retry(after=60)
 
     jid = push("work")
-    server.hold("PUSH")
+    server.hold("PUSHB")
     server.clear_commands()
     timing = Timing(fetch_grace=0.1, report_grace=0.1, shutdown_grace=0.1)
     running = start(make_worker(server.url, {"work": work}, disconnect_wait=0.1, timing=timing))
-    wait_until(lambda: count(server, "PUSH"))
+    wait_until(lambda: count(server, "PUSHB"))
     running.stop()
     assert len(running.worker.abandoned) == 1
     (line,) = messages(caplog, "could not be delivered")
-    assert line.startswith(f"PUSH of {jid} could not be delivered: ")
+    assert line.startswith(f"PUSHB of {jid} could not be delivered: ")
     assert line.endswith("; its job runs again after its reservation")
-    server.release("PUSH")  # the thread goes on as long as the process does
+    server.release("PUSHB")  # the thread goes on as long as the process does
     wait_until(lambda: reports(server, jid) == ["ACK"])
     assert [job["jid"] for job in server.scheduled] == [jid]
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...exceptions import FaktoryAuthenticationError, FaktoryError
@@ -110,6 +110,25 @@ def program(modules: Sequence[str]) -> Iterator[Result]:
     queues = shorten(sorted(set(declared.values())))
     text = f"job types: {shorten(declared)}; a worker without -q fetches their queues: {queues}"
     yield Result("ok", "program", text)
+    yield from periodic()
+
+
+def periodic() -> Iterator[Result]:
+    """Say how many schedules the program declares, and which tick comes next."""
+    from ...jobs.ticks import schedules  # the core may be missing
+
+    declared = schedules()
+    if not declared:
+        return
+    now = datetime.now(UTC)
+    ticks = [(next(each.ticks(now), None), each.name) for each in declared]
+    ahead = [(tick.astimezone(UTC), tick, name) for tick, name in ticks if tick is not None]
+    what = output.counted(len(declared), "schedule")
+    if not ahead:
+        yield Result("warning", "periodic", f"{what}, and none has a tick ahead", "Remove them.")
+        return
+    _, tick, name = min(ahead)
+    yield Result("ok", "periodic", f"{what}; the next tick: {clip(name)} at {tick.isoformat()}")
 
 
 def declared_queues() -> dict[str, str]:

@@ -22,7 +22,7 @@ from ...exceptions import (
 )
 from .. import loading, streams
 from ..exits import Exit, ExitError
-from . import admin, doctor, output, push, server
+from . import admin, doctor, output, periodic, push, server
 
 _EPILOG = """
 the server:
@@ -173,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
     server.add_tools(tools)
     _add_reading(tool)
+    _add_periodic(tool)
     _add_changing(tool)
     return parser
 
@@ -205,6 +206,38 @@ def _add_reading(tool: Callable[..., Any]) -> None:
     )
     add("names", metavar="QUEUE", nargs="*", help="only these queues (default: all)")
     _add_json(add, "a list of objects with name, size and latency, in seconds")
+
+
+def _add_periodic(tool: Callable[..., Any]) -> None:
+    add = tool(
+        "periodic",
+        periodic.run,
+        "show when periodic jobs are due, or push them",
+        "Without --run it needs no server, and goes by this machine's clock.",
+        " -r app.jobs --next 3",
+    )
+    add("--list", action="store_true", help="each schedule and its next tick (the default)")
+    add("--next", metavar="N", type=_count, help="the next N ticks of each schedule")
+    add(
+        "--run",
+        dest="run_alone",
+        action="store_true",
+        help="push the ticks, as each faktory-worker does, and run no jobs; until TERM or Ctrl-C",
+    )
+    add(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="of --run: text, or json, every line an object (default: text)",
+    )
+    add("-v", "--verbose", action="store_true", help="of --run: log debug messages, too")
+    _add_json(add, "a list of objects with name, jobtype and at, ISO 8601 with the offset")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100000")
+    return int(text)
 
 
 def _add_changing(tool: Callable[..., Any]) -> None:

@@ -216,6 +216,10 @@ FLAGS: Final = (
         "a retry do not count: for cron and CI",
     ),
     Flag(
+        JOBS, "", "no-periodic", "", SWITCH, False,
+        "do not push the periodic jobs that the program declares; without this each worker does",
+    ),
+    Flag(
         JOBS, "", "give-back", "", SWITCH, False,
         "jobs that are interrupted because the worker stops do not fail by that: they run again "
         "a few seconds later, and that uses up no attempt",

@@ -261,6 +261,7 @@ def _make_worker(options: Namespace, declared: Collection[str], loop_factory: An
             time_limit=options.time_limit,
             give_back=options.give_back,
             loop_factory=loop_factory,
+            periodic=not options.no_periodic,
         )
     except (ValueError, FaktoryPayloadError) as error:
         raise UsageError(error) from None

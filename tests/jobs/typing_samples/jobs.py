@@ -5,7 +5,7 @@ A line with `# type: ignore[...]` must be an error: both complain about an ignor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -14,7 +14,7 @@ from typing import Any, assert_type
 from uuid import UUID
 
 import faktory
-from faktory import Client, JobContext, Pool, Producer, testing
+from faktory import AsyncClient, Client, JobContext, Pool, Producer, testing
 from faktory.client import BatchStatus, FetchedJob, JobPayload, JobProgress, ServerInfo
 from faktory.jobs import (
     Callback,
@@ -79,6 +79,43 @@ def typed_arguments(item: Item, to: UUID) -> None:
     ship.perform_async({"name": "a", "price": "1"})  # type: ignore[arg-type]
     ship.perform_async(item, str(to))  # type: ignore[arg-type]
     Ship.perform_async(item)  # type: ignore[arg-type]
+
+
+async def on_an_event_loop(client: AsyncClient, item: Item, to: UUID) -> None:
+    assert_type(await bare.aperform(1, size="full"), str)
+    assert_type(await bare.aperform_in(60, 1, "full"), str)
+    assert_type(await bare.aperform_at(datetime.now(UTC), image=1), str)
+    assert_type(await bare.aperform_bulk([(1, "full"), [2]], over=60), list[str])
+    assert_type(await bare.set(queue="low").aperform(1), str)
+    assert_type(await bare.message(1).apush(), str)
+    assert_type(await Ship.aperform([item], after=timedelta(minutes=1)), str)
+    assert_type(await Ship.aperform_in(1.5, [item]), str)
+    assert_type(await Ship.aperform_at("2030-01-01T00:00:00Z", [item]), str)
+    assert_type(await Ship.aperform_bulk([([item],)]), list[str])
+    assert_type(await faktory.external("Ship", ship).aperform(item, to), str)
+    await bare.aperform("1")  # type: ignore[arg-type]
+    await bare.aperform_in("60", 1)  # type: ignore[arg-type]
+    await Ship.aperform(item)  # type: ignore[arg-type]
+    async with client as same:
+        assert_type(same, AsyncClient)
+        assert_type(await same.push({"jobtype": "T", "args": []}), str)
+        assert_type(await same.push_bulk(wire_dicts()), dict[str, str])
+        assert_type(await same.fetch("default"), FetchedJob | None)
+        assert_type(await same.info(), ServerInfo)
+        await same.push_bulk(5)  # type: ignore[arg-type]
+
+
+async def wire_dicts() -> AsyncIterator[dict[str, Any]]:
+    yield {"jobtype": "T", "args": []}
+
+
+async def timed(payload: dict[str, Any], call_next: Callable[[], Awaitable[Any]]) -> object:
+    return await call_next()
+
+
+def twins(middleware: ClientMiddleware) -> None:
+    assert_type(faktory.client_middleware.add(middleware, aio=timed), ClientMiddleware)
+    faktory.client_middleware.add(middleware, aio=5)  # type: ignore[arg-type]
 
 
 def functions(pool: Pool) -> None:

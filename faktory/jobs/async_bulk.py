@@ -1,0 +1,121 @@
+"""Many jobs of one type, pushed on an event loop: the steps of `bulk.py`.
+
+Rules: other tasks have a turn every few milliseconds, however many rows there are and whatever
+middleware does with each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
+
+from ..aio import AsyncClient
+from ..aio.bulk import Turns, push_chunk
+from ..exceptions import FaktoryPayloadError
+from ..wire import commands
+from ..wire.commands import Command
+from ..wire.payload import prepare
+from . import options as job_options
+from . import schedule
+from .bulk import Encode, bulk_steps
+from .middleware import client_middleware
+from .schedule import Spread
+from .sending import async_client
+
+_SLICE: Final = 50
+"""Rows that are encoded at a time."""
+
+
+class Rows(Protocol):
+    """The job whose rows are pushed, see `push.py`."""
+
+    @property
+    def _has_template(self) -> bool: ...
+
+    def _template(self, at: str | None, spread: Spread | None) -> Encode: ...
+
+    def _check_rows(self, rows: Sequence[Sequence[object]]) -> None: ...
+
+    def payload(self, args: Sequence[object]) -> dict[str, Any]: ...
+
+    def complete(self, payload: dict[str, Any]) -> None: ...
+
+    async def acheck_enterprise(self, client: AsyncClient) -> None: ...
+
+
+async def push_rows(
+    push: Rows, rows: Iterable[Sequence[object]], at: str | None, spread: Spread | None
+) -> list[str]:
+    """Push a job for each row; return the jids."""
+    encode = (_Template if push._has_template else _Each)(push, at, spread).encode
+    steps = bulk_steps(rows)
+    asked = next(steps)
+    try:
+        while True:
+            try:
+                if isinstance(asked, Command):
+                    client = await async_client()
+                    await push.acheck_enterprise(client)
+                    done: Any = await push_chunk(client.call, asked)
+                else:
+                    done = await encode(*asked)
+            except Exception as error:
+                asked = steps.throw(error)
+            else:
+                asked = steps.send(done)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+class _Template:
+    """Renders rows from one template, some at a time."""
+
+    def __init__(self, push: Rows, at: str | None, spread: Spread | None) -> None:
+        self._encode = push._template(at, spread)
+        self._turns = Turns()
+
+    async def encode(self, rows: list[Sequence[object]], first: int) -> Command[dict[str, str]]:
+        parts: list[Command[dict[str, str]]] = []
+        for start in range(0, len(rows), _SLICE):
+            try:
+                parts.append(self._encode(rows[start : start + _SLICE], first + start))
+            except (FaktoryPayloadError, TypeError):
+                self._encode(rows, first)  # its error counts the rows of the whole chunk
+                raise
+            if self._turns.is_due:
+                await self._turns.give()
+        return commands.join_bulk(parts)
+
+
+class _Each:
+    """Runs the middleware for each row."""
+
+    def __init__(self, push: Rows, at: str | None, spread: Spread | None) -> None:
+        self._push = push
+        self._at = at
+        self._spread = spread
+        self._turns = Turns()
+
+    async def encode(self, rows: list[Sequence[object]], first: int) -> Command[dict[str, str]]:
+        """Return a PUSHB of the jobs that no middleware has stopped."""
+        push, spread = self._push, self._spread
+        jobs: list[dict[str, Any]] = []
+
+        async def keep(payload: dict[str, Any]) -> str:
+            push.complete(payload)
+            # A copy: a change after `call_next` comes too late, as it does for a single job.
+            jobs.append(job_options.copy_of(prepare(payload)))
+            return jobs[-1]["jid"]  # type: ignore[no-any-return]
+
+        push._check_rows(rows)
+        times = None if spread is None else spread.times(first, len(rows))
+        for index, row in enumerate(rows):
+            try:
+                payload = push.payload(row)
+                schedule.put_time(payload, self._at if times is None else times[index])
+                await client_middleware.arun(keep, payload)
+            except FaktoryPayloadError as error:
+                raise FaktoryPayloadError(f"rows[{index}]: {error}") from None
+            if self._turns.is_due:
+                await self._turns.give()
+        return commands.push_bulk(jobs)

@@ -1,0 +1,88 @@
+"""Periodic jobs in tests: time passes, and their ticks are pushed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+import faktory
+from faktory import testing
+from faktory.jobs import registry
+from faktory.testing.embedded import served
+
+BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
+ran: list[datetime | None] = []
+
+
+@pytest.fixture(autouse=True)
+def sweep() -> Iterator[Any]:
+    ran.clear()
+    with registry.isolated():
+
+        @faktory.periodic(every=600)
+        @faktory.job
+        def sweep() -> None:
+            ran.append(faktory.current_job().tick)
+
+        yield sweep
+
+
+def is_in_order() -> bool:
+    ticks = [tick for tick in ran if tick is not None]
+    return len(ticks) == len(ran) and all(
+        later - earlier == timedelta(minutes=10) for earlier, later in pairwise(ticks)
+    )
+
+
+def test_ticks_are_listed_in_order(sweep: Any) -> None:
+    sweep.every(1800, name="rare", tz="Europe/Berlin")
+    found = testing.ticks(BEGIN, BEGIN + timedelta(hours=1))
+    assert [(each.name, each.at.minute) for each in found] == [
+        ("sweep", 10),
+        ("sweep", 20),
+        ("sweep", 30),
+        ("rare", 30),
+        ("sweep", 40),
+        ("sweep", 50),
+        ("sweep", 0),
+        ("rare", 0),
+    ]
+    assert found[3].at.utcoffset() == timedelta(hours=1)
+    assert found[0].job["jobtype"] == "sweep"
+    with pytest.raises(ValueError, match="naive"):
+        testing.ticks(BEGIN.replace(tzinfo=None), BEGIN)
+
+
+def test_fake_mode_pushes_the_ticks_of_the_time_that_passes(sweep: Any) -> None:
+    with testing.fake() as server:
+        server.travel(3600)
+        assert len(sweep.jobs) == 6
+        assert testing.drain_all() == 6
+        assert is_in_order()
+        server.travel(3600, periodic=False)
+        assert server.jobs == []
+
+
+def test_inline_mode_runs_them(sweep: Any) -> None:
+    with testing.inline() as server:
+        server.travel(3600)
+        assert len(ran) == 6
+        assert is_in_order()
+
+
+def test_the_embedded_server_has_them_run_by_its_worker(sweep: Any) -> None:
+    with served() as server:
+        server.travel(3600)
+        assert server.drain() == 6
+        assert is_in_order()
+        server.travel(3600, periodic=False)
+        assert server.drain() == 0
+
+
+def test_more_ticks_than_a_test_can_mean_are_an_error(sweep: Any) -> None:
+    with testing.fake() as server, pytest.raises(ValueError, match=r"more than 10,000 ticks"):
+        server.travel(100_000_000)
