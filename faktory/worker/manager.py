@@ -24,7 +24,7 @@ from ..jobs.context import JobContext
 from ..jobs.registry import ExhaustedHandler, UnknownJob
 from ..jobs.retries import FAIL
 from ..jobs.runner import JobRunner
-from ..wire.log import Lines, Log
+from ..wire.log import Log
 from .backends.base import Backends, Report
 from .backends.loop import AsyncJobs
 from .burst import Burst
@@ -240,7 +240,8 @@ class Manager:
         for thread in threading.enumerate():
             job = jobs.get(thread)  # type: ignore[call-overload]
             runs = f", running {job}" if job is not None else ""
-            self._log.warning("thread %s%s:\n%s", thread.name, runs, self._stack(thread, job))
+            where = self.async_jobs.stack_of(job) or stack(thread)
+            self._log.warning("thread %s%s:\n%s", thread.name, runs, where)
 
     def stop(self) -> None:
         """End the pauses of processors that wait for the server, and the waits to connect.
@@ -365,12 +366,8 @@ class Manager:
             processor.name,
             "is killed" if killed else "goes on",
             self.replaced,
-            self._stack(processor, job),
+            self.async_jobs.stack_of(job) or stack(processor),
         )
-
-    def _stack(self, thread: threading.Thread, job: JobContext | None) -> Lines:
-        """Return where a thread stands, or the coroutine of its job."""
-        return (self.async_jobs.stack_of(job) if job is not None else None) or stack(thread)
 
     def _handle_failures(self, failed: list[JobContext], message: str) -> None:
         """Call the program's handlers of abandoned jobs; they do not delay the reports for long."""

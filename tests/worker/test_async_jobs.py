@@ -792,6 +792,27 @@ def test_heartbeats_go_on_while_a_job_holds_the_loop(
     held.release()
 
 
+def test_a_job_pushes_by_aperform_on_the_same_loop(
+    server: EmbeddedServer,
+    start: Start,
+    push: Push,
+    factory: Factory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAKTORY_URL", server.url)
+    ran: list[int] = []
+
+    @faktory.job
+    async def work(number: int) -> None:
+        ran.append(number)
+        if number:
+            await work.aperform(number - 1)
+
+    push("work", 9)
+    start(burst=True, concurrency=2, loop_factory=factory).join()
+    assert ran == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+
+
 def test_a_burst_ends_after_its_async_jobs(
     server: EmbeddedServer, start: Start, push: Push, factory: Factory
 ) -> None:

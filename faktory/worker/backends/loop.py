@@ -180,9 +180,10 @@ class AsyncJobs:
         """Run an async job, the middleware around it, and wait for its end."""
         runner.call(CoroutineRun(self, task, running), job)
 
-    def stack_of(self, job: JobContext) -> Lines | None:
+    def stack_of(self, job: JobContext | None) -> Lines | None:
         """Return where the coroutine of a job stands, None if it has none."""
-        return next((run.stack() for run in self.runs.copy() if run.job is job), None)
+        runs = () if job is None else self.runs.copy()
+        return next((run.stack() for run in runs if run.job is job), None)
 
     def submit(self, run: CoroutineRun) -> None:
         """Have a run begin on the loop, which starts if it is the first."""
