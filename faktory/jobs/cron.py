@@ -46,7 +46,7 @@ _FIELDS: Final[tuple[tuple[str, int, int, dict[str, int]], ...]] = (
     ("day of the week", 0, 7, {name: number for number, name in enumerate(_WEEKDAYS)}),
 )
 
-_TERM: Final = re.compile(r"(?:\*|([0-9]+|[a-z]+)(?:-([0-9]+|[a-z]+))?)(?:/([0-9]+))?", re.ASCII)
+_TERM: Final = re.compile(r"(?:\*|([0-9]{1,9}|[a-z]+)(?:-([0-9]{1,9}|[a-z]+))?)(?:/([0-9]{1,9}))?")
 
 _SECOND: Final = timedelta(seconds=1)
 _DAY: Final = timedelta(days=1)

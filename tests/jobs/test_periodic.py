@@ -206,6 +206,8 @@ def test_an_ordinary_job_has_no_tick(custom: object) -> None:
         ("@midnight", "@midnight"),
         ("0 0 30 2 *", "never occurs"),
         ("0 0 31 4,6 *", "never occurs"),
+        pytest.param(f"{'9' * 5000} * * * *", "minute '999", id="long-number"),
+        pytest.param(f"*/{'9' * 5000} * * * *", "minute '*/999", id="long-step"),
     ],
 )
 def test_a_wrong_expression_names_its_field(sweep: Any, expression: str, field: str) -> None:
