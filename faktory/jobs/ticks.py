@@ -264,7 +264,7 @@ def _checked_job(job: object) -> Sender:
             f"{spec.jobtype} has a pool of its own, and a schedule is pushed to the worker's "
             "server: leave out set(pool=...)."
         )
-    given = spec.options
+    given = job_options.merge(job_options.default_job_options, spec.options)
     for option in (*job_options.OF_ONE_PUSH, *job_options.enterprise(given)):
         if given.get(option) is not None:
             raise ValueError(

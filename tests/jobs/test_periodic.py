@@ -332,6 +332,16 @@ def test_what_is_for_one_push_cannot_be_scheduled(sweep: Any, options: Any) -> N
         faktory.periodic("@daily", sweep.set(**options))
 
 
+def test_default_options_for_one_push_cannot_be_scheduled(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faktory, "default_job_options", {"unique_for": 60})
+    with pytest.raises(ValueError, match=r"set\(unique_for=None\)"):
+        faktory.periodic("@daily", sweep)
+    faktory.periodic("@daily", sweep.set(unique_for=None))
+    assert "unique_for" not in last().payload(last().next(NOW))["custom"]
+
+
 def test_a_pool_of_its_own_cannot_be_scheduled(sweep: Any) -> None:
     elsewhere = sweep.set(pool=faktory.Pool("tcp://localhost:1"))
     with pytest.raises(ValueError, match=r"leave out set\(pool=...\)"):
