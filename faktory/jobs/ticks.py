@@ -113,7 +113,8 @@ class Schedule:
         made = self._job.payload(args)
         custom = dict(made.get("custom") or {})
         if (seconds := custom.pop("expires_in", None)) is not None:  # from the tick on
-            custom["expires_at"] = check_instant("expires_in", tick + timedelta(seconds=seconds))
+            end = tick.astimezone(UTC) + timedelta(seconds=seconds)
+            custom["expires_at"] = check_instant("expires_in", end)
         custom[SCHEDULE], custom[TICK] = self._name, tick.isoformat()
         made.update(jid=_jid(self._name, at), created_at=at, at=at, custom=custom)
         commands.push(made)  # raises for what JSON cannot hold

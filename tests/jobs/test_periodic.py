@@ -137,6 +137,40 @@ def test_what_a_job_has_until_it_expires_counts_from_the_tick(sweep: Any) -> Non
     assert "expires_in" not in custom
 
 
+def test_what_a_job_has_until_it_expires_is_real_time_where_clocks_change(sweep: Any) -> None:
+    faktory.periodic("30 2 * * *", sweep.set(expires_in=3600), tz="Europe/Berlin")
+    tick = last().next(datetime(2026, 10, 24, 12, tzinfo=UTC))
+    assert tick.isoformat() == "2026-10-25T02:30:00+02:00"
+    assert last().payload(tick)["custom"]["expires_at"] == "2026-10-25T01:30:00Z"
+
+
+def test_both_passes_of_an_hour_have_jobs_of_their_own(sweep: Any) -> None:
+    faktory.periodic("*/30 * * * *", sweep, tz="Europe/Berlin")
+    begin = datetime(2026, 10, 24, 23, 59, tzinfo=UTC)
+    jobs = [last().payload(tick) for tick in last().ticks(begin, begin + timedelta(hours=2))]
+    assert [job["custom"]["faktory_tick"] for job in jobs] == [
+        "2026-10-25T02:00:00+02:00",
+        "2026-10-25T02:30:00+02:00",
+        "2026-10-25T02:00:00+01:00",
+        "2026-10-25T02:30:00+01:00",
+    ]
+    assert len({job["jid"] for job in jobs}) == 4
+    for job in jobs:
+        tick = JobContext(job).tick
+        assert tick is not None
+        assert tick.isoformat() == job["custom"]["faktory_tick"]
+
+
+def test_default_options_count_as_they_are_at_the_tick(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faktory.periodic("@daily", sweep)
+    before = last().payload(last().next(NOW))
+    monkeypatch.setattr(faktory, "default_job_options", {"queue": "low", "retry": 3})
+    after = last().payload(last().next(NOW))
+    assert after == {**before, "queue": "low", "retry": 3}
+
+
 def test_arguments_of_other_types_are_sent_as_a_push_sends_them() -> None:
     @faktory.job
     def on(day: date) -> None: ...
