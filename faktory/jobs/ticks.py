@@ -288,6 +288,7 @@ def _checked_interval(every: object) -> timedelta:
 
 
 def _checked_zone(tz: object) -> tzinfo:
+    tz = getattr(tz, "zone", None) or tz  # of pytz, whose zones are for localize() only
     if tz is None or tz == "UTC":
         return UTC
     if isinstance(tz, tzinfo):

@@ -300,6 +300,20 @@ def test_a_zone_may_be_an_object(sweep: Any) -> None:
     assert last().next(NOW).isoformat() == "2026-03-02T02:00:00+05:45"
 
 
+class LikePytz(tzinfo):
+    """As pytz has them: by `replace` they have the offset of local mean time."""
+
+    zone = "Europe/Berlin"
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        return timedelta(minutes=53)
+
+
+def test_a_zone_of_pytz_counts_by_its_name(sweep: Any) -> None:
+    faktory.periodic("0 2 * * *", sweep, tz=LikePytz())
+    assert last().next(NOW).isoformat() == "2026-03-01T02:00:00+01:00"
+
+
 @pytest.mark.parametrize("every", [0, 9.9, -60, timedelta(seconds=9), 1e300, timedelta.max])
 def test_an_interval_is_10_seconds_at_least(sweep: Any, every: Any) -> None:
     with pytest.raises(ValueError, match=r"every is .*10 seconds or more"):
