@@ -22,6 +22,7 @@ from . import registry
 from .context import SCHEDULE, TICK
 from .cron import Expression
 from .sending import Sender
+from .signature import ANNOTATIONS
 from .spec import spec_of
 from .validation import deferred
 
@@ -325,7 +326,7 @@ def _checked_args(spec: Sender, args: object) -> Arguments | None:
     if kind := deferred(args):
         raise TypeError(f"args is {kind}, and nothing awaits it: pass a plain function.")
     try:
-        parameters = list(inspect.signature(args).parameters.values())
+        parameters = list(inspect.signature(args, **ANNOTATIONS).parameters.values())
     except (TypeError, ValueError):  # written in C
         return args
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
