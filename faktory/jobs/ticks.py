@@ -23,10 +23,10 @@ from .context import SCHEDULE, TICK
 from .cron import Expression
 from .sending import Sender
 from .signature import ANNOTATIONS
-from .spec import spec_of
+from .spec import DeclaredJob, spec_of
 from .validation import deferred
 
-J = TypeVar("J")
+J = TypeVar("J", bound=DeclaredJob)
 
 Arguments = Callable[[datetime], Sequence[object]]
 """Makes the arguments of a tick's job."""
@@ -221,6 +221,19 @@ def periodic(
         return job
 
     return declare if job is None else declare(job)
+
+
+def schedule_job(
+    job: J,
+    when: str | float | timedelta,
+    tz: str | tzinfo | None,
+    args: Arguments | None,
+    name: str | None,
+) -> J:
+    """Declare as `periodic` does: by an expression, or by an interval."""
+    if isinstance(when, str):
+        return periodic(when, job, tz=tz, args=args, name=name)
+    return periodic(every=when, job=job, tz=tz, args=args, name=name)
 
 
 def _declare(

@@ -93,6 +93,14 @@ def test_the_method_takes_an_expression_or_an_interval(report: Any) -> None:
     ]
 
 
+def test_the_method_returns_what_it_is_called_on(sweep: Any) -> None:
+    low = sweep.set(queue="low")
+    assert low.every("@hourly", name="low") is low
+    resize = faktory.external("Resize", queue="images")
+    assert resize.every(30, args=lambda _: (1,)) is resize
+    assert [last().payload(NOW)["queue"], schedules()[0].payload(NOW)["queue"]] == ["images", "low"]
+
+
 def test_a_class_other_options_and_anothers_job_can_be_scheduled(sweep: Any) -> None:
     class Clean(faktory.Job):
         def perform(self) -> None: ...
