@@ -34,6 +34,7 @@ Arguments = Callable[[datetime], Sequence[object]]
 LEAST_INTERVAL: Final = timedelta(seconds=10)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_PROMPT: Final = "the prompt"
 _HERE: Final = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -122,7 +123,12 @@ class Schedule:
         return made
 
     def is_as(self, other: Schedule) -> bool:
-        """Return whether another one, of the same name, is the same declaration."""
+        """Return whether another one, of the same name, is the same declaration.
+
+        At a prompt any is: who defines a name again means the new one.
+        """
+        if self._place == other._place == _PROMPT:
+            return True
         return (self._place, self.jobtype, self._when, str(self._tz)) == (
             other._place,
             other.jobtype,
@@ -362,8 +368,14 @@ def _jid(name: str, at: str) -> str:
 
 
 def _place() -> str:
-    """Return the file and the line outside of this room that a schedule is declared at."""
+    """Return the file and the line outside of this room that a schedule is declared at.
+
+    At a prompt, and in a notebook, all are declared at the same place.
+    """
     frame = sys._getframe(1)
     while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == _HERE:
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    if frame.f_globals.get("__name__") == "__main__" and hasattr(sys, "ps1"):
+        return _PROMPT
+    # A module that is loaded twice, as the program and by its name, has two names of its file.
+    return f"{os.path.realpath(frame.f_code.co_filename)}:{frame.f_lineno}"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import partial
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -435,6 +439,66 @@ def test_the_same_declaration_again_replaces_the_first(sweep: Any) -> None:
         except ValueError:
             taken += 1
     assert taken == 1
+
+
+APP = """
+import faktory
+
+@faktory.periodic("@daily")
+@faktory.job
+def sweep() -> None: ...
+
+if __name__ == "__main__":
+    import app
+    from faktory.jobs.ticks import schedules
+    assert app.sweep is not sweep
+    print(len(schedules()))
+"""
+
+
+@pytest.mark.parametrize("command", [["app.py"], ["./app.py"], ["linked.py"], ["-m", "app"]])
+def test_a_program_that_imports_itself_declares_its_schedules_once(
+    tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "linked.py").symlink_to(tmp_path / "app.py")
+    paths = [str(tmp_path), *sys.path]
+    code = f"import sys; sys.path = {paths!r}; import runpy; "
+    if command[0] == "-m":
+        code += "runpy.run_module('app', run_name='__main__', alter_sys=True)"
+    else:
+        code += f"runpy.run_path({command[0]!r}, run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_a_module_that_is_reloaded_declares_its_schedules_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "periodic_app.py").write_text(APP)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        app = importlib.import_module("periodic_app")
+        first = last()
+        importlib.reload(app)
+    finally:
+        sys.modules.pop("periodic_app", None)
+    assert len(schedules()) == 1
+    assert last() is not first
+
+
+def test_at_a_prompt_a_schedule_is_declared_again_as_a_function_is() -> None:
+    lines = """
+import faktory
+from faktory.jobs.ticks import schedules
+faktory.job(lambda: None, name="a").every("@daily")
+faktory.job(lambda: None, name="a").every("@hourly")
+print([each.when for each in schedules()])
+"""
+    done = subprocess.run([sys.executable, "-i", "-q"], input=lines, capture_output=True, text=True)
+    assert "['@hourly']" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name", ["", 7, "two\nlines"])
