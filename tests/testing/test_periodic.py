@@ -122,6 +122,24 @@ def test_a_tick_stays_the_same_when_its_job_is_tried_again() -> None:
     assert ran[0].utcoffset() == timedelta(hours=5, minutes=45)
 
 
+def test_a_tick_stays_the_same_when_its_job_fails_and_the_server_tries_it_again() -> None:
+    @faktory.job
+    def broken() -> None:
+        ran.append(faktory.current_job().tick)
+        if len(ran) == 1:
+            raise ValueError("broken")
+
+    registry.schedules.clear()
+    broken.every(600, tz="Asia/Kathmandu")
+    with served() as server:
+        server.travel(600)
+        server.drain()
+        server.travel(300, periodic=False)
+        assert server.drain() == 1
+    assert len(ran) == 2
+    assert ran[0] == ran[1] is not None
+
+
 def test_the_embedded_server_has_them_run_by_its_worker(sweep: Any) -> None:
     with served() as server:
         server.travel(3600)
