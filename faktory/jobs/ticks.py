@@ -75,11 +75,6 @@ class Schedule:
         return self._when
 
     @property
-    def tz(self) -> tzinfo:
-        """The zone of its ticks."""
-        return self._tz
-
-    @property
     def place(self) -> str:
         """The file and the line of the declaration."""
         return self._place
