@@ -207,6 +207,7 @@ def scheduling(pid: int) -> float:
     return (taken() - before) / 1e9 / MINUTE * 100
 
 
+@pytest.mark.timeout(600)
 def test_200_schedules(contest, servers, tmp_path):
     program = tmp_path / "schedules.py"
     program.write_text(SCHEDULES)

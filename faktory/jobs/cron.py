@@ -1,8 +1,8 @@
 """Cron expressions: five fields, read and checked here, searched by cronsim (extra `cron`).
 
 Rules: an expression means what it means to Debian's cron. What only cronsim takes is an error. The
-ticks of a day do not depend on where the search begins: it begins a day earlier at least, so that
-it passes each change of the zone's clock from the same side.
+ticks of a day do not depend on where the search begins: after a change of the zone's clock it
+begins before that, so that it passes each change from the same side.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FIELDS: Final[tuple[tuple[str, int, int, dict[str, int]], ...]] = (
     ("day of the week", 0, 7, {name: number for number, name in enumerate(_WEEKDAYS)}),
 )
 
-_TERM: Final = re.compile(r"(?:\*|([0-9]+|[a-z]+)(?:-([0-9]+|[a-z]+))?)(?:/([0-9]+))?", re.ASCII)
+_TERM: Final = re.compile(r"(?:\*|([0-9]{1,9}|[a-z]+)(?:-([0-9]{1,9}|[a-z]+))?)(?:/([0-9]{1,9}))?")
 
 _SECOND: Final = timedelta(seconds=1)
 _DAY: Final = timedelta(days=1)
@@ -67,9 +67,7 @@ class Expression:
         """Yield the ticks after an aware moment, in order, in the zone of the expression."""
         last = after
         try:
-            day = after.astimezone(self._tz).date() - _DAY
-            start = datetime.combine(day, time(), self._tz).astimezone(UTC).astimezone(self._tz)
-            for found in self._search(self._fields, start - _SECOND):
+            for found in self._search(self._fields, self._start(after)):
                 tick = found.astimezone(UTC)  # a time that a zone does not have becomes one it has
                 if tick > last:
                     last = tick
@@ -78,6 +76,14 @@ class Expression:
             return
         except Exception as error:  # CronSimError, of a day that no month has
             raise _never(self._text) from error
+
+    def _start(self, after: datetime) -> datetime:
+        """Return a moment before which the zone's clock did not change for a day, up to `after`."""
+        local = after.astimezone(self._tz)
+        if local.utcoffset() == (after - 2 * _DAY).astimezone(self._tz).utcoffset():
+            return local
+        midnight = datetime.combine(local.date() - _DAY, time(), self._tz)
+        return (midnight.astimezone(UTC) - _SECOND).astimezone(self._tz)  # which may be skipped
 
 
 def _never(text: str) -> ValueError:

@@ -34,11 +34,10 @@ from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
 from .signature import AnyArguments, Signature
-from .ticks import Arguments, periodic
+from .ticks import Arguments, schedule_job
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 H = TypeVar("H", bound=ExhaustedHandler)
 
 
@@ -107,20 +106,6 @@ class FunctionJob(Push[P], Generic[P, R]):
         """
         self.exhausted_handlers.append(validation.check_handler(handler))
         return handler
-
-    def every(
-        self,
-        when: str | Duration,
-        *,
-        tz: str | tzinfo | None = None,
-        args: Arguments | None = None,
-        name: str | None = None,
-    ) -> FunctionJob[P, R]:
-        """Have each worker push the job at its times: a cron expression or an interval.
-
-        Returns the job. See `faktory.periodic`.
-        """
-        return _schedule(self, when, tz, args, name)
 
     def run(self, context: JobContext) -> object:
         """Run the function with the arguments of a job; an async one returns its coroutine."""
@@ -334,8 +319,8 @@ class Job(JobAttributes):
         args: Arguments | None = None,
         name: str | None = None,
     ) -> type[Self]:
-        """Have each worker push the job at its times; see `FunctionJob.every`."""
-        return _schedule(cls, when, tz, args, name)
+        """Have each worker push the job at its times; see `Push.every`."""
+        return schedule_job(cls, when, tz, args, name)
 
     @classmethod
     def perform_bulk(
@@ -424,18 +409,6 @@ class _ClassJob:
         instance: Any = self._class()
         object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too
         return instance.perform(*_push_of(self._class).typed_args(context.args))
-
-
-def _schedule(
-    job: T,
-    when: str | Duration,
-    tz: str | tzinfo | None,
-    args: Arguments | None,
-    name: str | None,
-) -> T:
-    if isinstance(when, str):
-        return periodic(when, job, tz=tz, args=args, name=name)
-    return periodic(every=when, job=job, tz=tz, args=args, name=name)
 
 
 def _push_of(owner: type) -> Push[Any]:

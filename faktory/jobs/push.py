@@ -7,9 +7,9 @@ are rendered from one template while that chain has only built-in middleware.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from itertools import islice
-from typing import Any, Generic, ParamSpec, Unpack
+from typing import Any, Generic, ParamSpec, Self, Unpack
 
 from ..client import Pool, Producer, defaults, network
 from ..client.bulk import push_chunk
@@ -30,6 +30,7 @@ from .middleware import client_middleware
 from .options import PushOptions
 from .schedule import OnePush, Spread
 from .sending import Sender, fix_expiry
+from .ticks import Arguments, schedule_job
 
 P = ParamSpec("P")
 
@@ -56,6 +57,20 @@ class Push(Sender, Generic[P]):
         both = (self._once or OnePush()).merged(once, self._jobtype)
         pool = self._pool if pool is None else pool
         return Push(self._jobtype, self._signature, merged, pool, both if any(both) else None)
+
+    def every(
+        self,
+        when: str | Duration,
+        *,
+        tz: str | tzinfo | None = None,
+        args: Arguments | None = None,
+        name: str | None = None,
+    ) -> Self:
+        """Have each worker push the job at its times: a cron expression or an interval.
+
+        Returns the job. See `faktory.periodic`.
+        """
+        return schedule_job(self, when, tz, args, name)
 
     def message(self, /, *args: P.args, **kwargs: P.kwargs) -> Message:
         """Return the job with these arguments, to be pushed later: `message.push()`."""

@@ -18,10 +18,10 @@ from .arguments import Arguments, kind_of_leaf
 if sys.version_info >= (3, 14):
     from annotationlib import Format
 
-    # A name in an annotation may be defined later, or only for type checkers.
-    _ANNOTATIONS = {"annotation_format": Format.FORWARDREF}
+    ANNOTATIONS = {"annotation_format": Format.FORWARDREF}
 else:
-    _ANNOTATIONS: dict[str, Any] = {}
+    ANNOTATIONS: dict[str, Any] = {}
+"""For `inspect.signature`: a name may be defined later, or only for type checkers."""
 
 
 class Signature:
@@ -38,7 +38,7 @@ class Signature:
 
         TypeError for a parameter that has no position.
         """
-        self._signature = inspect.signature(function, **_ANNOTATIONS)
+        self._signature = inspect.signature(function, **ANNOTATIONS)
         parameters = list(self._signature.parameters.values())
         if method and not parameters:
             raise TypeError(f"{function.__qualname__} takes no self, so no instance can run it.")

@@ -22,10 +22,11 @@ from . import registry
 from .context import SCHEDULE, TICK
 from .cron import Expression
 from .sending import Sender
-from .spec import spec_of
+from .signature import ANNOTATIONS
+from .spec import DeclaredJob, spec_of
 from .validation import deferred
 
-J = TypeVar("J")
+J = TypeVar("J", bound=DeclaredJob)
 
 Arguments = Callable[[datetime], Sequence[object]]
 """Makes the arguments of a tick's job."""
@@ -33,6 +34,7 @@ Arguments = Callable[[datetime], Sequence[object]]
 LEAST_INTERVAL: Final = timedelta(seconds=10)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_PROMPT: Final = "the prompt"
 _HERE: Final = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -73,11 +75,6 @@ class Schedule:
         return self._when
 
     @property
-    def tz(self) -> tzinfo:
-        """The zone of its ticks."""
-        return self._tz
-
-    @property
     def place(self) -> str:
         """The file and the line of the declaration."""
         return self._place
@@ -113,14 +110,20 @@ class Schedule:
         made = self._job.payload(args)
         custom = dict(made.get("custom") or {})
         if (seconds := custom.pop("expires_in", None)) is not None:  # from the tick on
-            custom["expires_at"] = check_instant("expires_in", tick + timedelta(seconds=seconds))
+            end = tick.astimezone(UTC) + timedelta(seconds=seconds)
+            custom["expires_at"] = check_instant("expires_in", end)
         custom[SCHEDULE], custom[TICK] = self._name, tick.isoformat()
         made.update(jid=_jid(self._name, at), created_at=at, at=at, custom=custom)
         commands.push(made)  # raises for what JSON cannot hold
         return made
 
     def is_as(self, other: Schedule) -> bool:
-        """Return whether another one, of the same name, is the same declaration."""
+        """Return whether another one, of the same name, is the same declaration.
+
+        At a prompt any is: who defines a name again means the new one.
+        """
+        if self._place == other._place == _PROMPT:
+            return True
         return (self._place, self.jobtype, self._when, str(self._tz)) == (
             other._place,
             other.jobtype,
@@ -221,6 +224,19 @@ def periodic(
     return declare if job is None else declare(job)
 
 
+def schedule_job(
+    job: J,
+    when: str | float | timedelta,
+    tz: str | tzinfo | None,
+    args: Arguments | None,
+    name: str | None,
+) -> J:
+    """Declare as `periodic` does: by an expression, or by an interval."""
+    if isinstance(when, str):
+        return periodic(when, job, tz=tz, args=args, name=name)
+    return periodic(every=when, job=job, tz=tz, args=args, name=name)
+
+
 def _declare(
     job: object,
     expression: str | None,
@@ -264,7 +280,7 @@ def _checked_job(job: object) -> Sender:
             f"{spec.jobtype} has a pool of its own, and a schedule is pushed to the worker's "
             "server: leave out set(pool=...)."
         )
-    given = spec.options
+    given = job_options.merge(job_options.default_job_options, spec.options)
     for option in (*job_options.OF_ONE_PUSH, *job_options.enterprise(given)):
         if given.get(option) is not None:
             raise ValueError(
@@ -287,6 +303,7 @@ def _checked_interval(every: object) -> timedelta:
 
 
 def _checked_zone(tz: object) -> tzinfo:
+    tz = getattr(tz, "zone", None) or tz  # of pytz, whose zones are for localize() only
     if tz is None or tz == "UTC":
         return UTC
     if isinstance(tz, tzinfo):
@@ -323,7 +340,7 @@ def _checked_args(spec: Sender, args: object) -> Arguments | None:
     if kind := deferred(args):
         raise TypeError(f"args is {kind}, and nothing awaits it: pass a plain function.")
     try:
-        parameters = list(inspect.signature(args).parameters.values())
+        parameters = list(inspect.signature(args, **ANNOTATIONS).parameters.values())
     except (TypeError, ValueError):  # written in C
         return args
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -346,8 +363,14 @@ def _jid(name: str, at: str) -> str:
 
 
 def _place() -> str:
-    """Return the file and the line outside of this room that a schedule is declared at."""
+    """Return the file and the line outside of this room that a schedule is declared at.
+
+    At a prompt, and in a notebook, all are declared at the same place.
+    """
     frame = sys._getframe(1)
     while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == _HERE:
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    if frame.f_globals.get("__name__") == "__main__" and hasattr(sys, "ps1"):
+        return _PROMPT
+    # A module that is loaded twice, as the program and by its name, has two names of its file.
+    return f"{os.path.realpath(frame.f_code.co_filename)}:{frame.f_lineno}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from ..client import Client, defaults
@@ -21,7 +21,7 @@ from ..worker.delivery import deliver
 from ..worker.processor import Processor
 from .memory import DRAIN_LIMIT
 from .modes import disable
-from .periodic import jobs_between
+from .periodic import ticks
 
 
 class DrainingWorker(Worker):
@@ -97,7 +97,8 @@ def travel(server: EmbeddedServer, seconds: float, periodic: bool = True) -> Non
     if periodic and registry.schedules and seconds > 0:
         with Client(server.url) as client:
             now = datetime.fromisoformat(client.info()["now"])
-            client.push_bulk(jobs_between(now, seconds))
+            found = ticks(now, now + timedelta(seconds=seconds))
+            client.push_bulk([tick.job for tick in found])
     server.travel(seconds)
 
 

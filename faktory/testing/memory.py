@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from itertools import count
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count, pairwise
 from threading import RLock
 from time import sleep
 from typing import Any, Final, Self, TypeVar
@@ -50,7 +51,7 @@ from ..wire.commands import Command
 from ..wire.log import Log
 from ..wire.session import Answer, ClientSession, encode_bulk, encode_simple
 from . import coroutines
-from .periodic import jobs_between
+from .periodic import ticks
 
 T = TypeVar("T")
 
@@ -154,24 +155,31 @@ class MemoryServer(MemoryNetwork):
     def travel(self, seconds: float, *, periodic: bool = True) -> None:
         """Move the clock forward and queue the jobs that became due; inline mode runs them.
 
-        Ticks of periodic jobs on the way are pushed: at most 10,000 of them, or ValueError; none
-        with `periodic=False`.
+        Ticks of periodic jobs on the way are pushed, and inline mode stops at each to run it: at
+        most 10,000 of them, or ValueError; none with `periodic=False`.
         """
         if seconds < 0:
             raise ValueError("time goes forward only.")
-        ticks: list[dict[str, Any]] = []
-        if periodic and registry.schedules:
-            now = datetime.fromtimestamp(self._state.clock() / SECOND, UTC)
-            ticks = jobs_between(now, seconds)
+        stops = self._push_ticks(seconds) if periodic and registry.schedules else []
 
-        def arrive() -> None:
-            if ticks:
-                self._answer(commands.push_bulk(ticks))
-                self._store.take_fresh()  # they run when they are due
-            self._state.offset += round(seconds * SECOND)
+        def advance(by: int) -> None:
+            self._state.offset += by
             self._store.sweep()
 
-        self._and_run(arrive)
+        for earlier, stop in pairwise((0, *stops, seconds)):
+            self._and_run(partial(advance, round(stop * SECOND) - round(earlier * SECOND)))
+
+    def _push_ticks(self, seconds: float) -> Iterable[float]:
+        """Push the ticks of so many seconds; return after which of them inline mode stops."""
+        now = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=self._state.clock() // 1000)
+        found = ticks(now, now + timedelta(seconds=seconds))
+        if found:
+            with self._lock:
+                self._answer(commands.push_bulk([tick.job for tick in found]))
+                self._store.take_fresh()  # they run when they are due
+        if not self.inline:
+            return ()
+        return dict.fromkeys((tick.at.astimezone(UTC) - now).total_seconds() for tick in found)
 
     # Running them.
 

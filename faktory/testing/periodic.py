@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -41,8 +41,3 @@ def ticks(after: datetime, until: datetime) -> list[Tick]:
         found += [(tick, schedule.name, schedule) for tick in some]
     found.sort(key=lambda each: each[0].timestamp())
     return [Tick(tick, name, schedule.payload(tick)) for tick, name, schedule in found]
-
-
-def jobs_between(now: datetime, seconds: float) -> list[dict[str, Any]]:
-    """Return the jobs of the ticks in so many seconds from now on."""
-    return [tick.job for tick in ticks(now, now + timedelta(seconds=seconds))]

@@ -111,7 +111,7 @@ def push_exactly(job: dict[str, Any]) -> Command[None]:
     """
     if job.get("retry") == DEFAULT_RETRY:
         return push(job)
-    line = _alone(encode_push(job))
+    line = _bulk_line([encode_push(job)])
     command = Command("PUSHB", line, _expect_queued, False, True, (job["jid"],), True)
     if "at" in job:
         command.scheduled = times_of((job,))
@@ -122,17 +122,18 @@ def push_in_time(job: dict[str, Any]) -> Command[None]:
     """Queue one job for later. Until its time, its caller may send the same line again.
 
     The scheduled job is the same entry each time (`storage/sorted_redis.go: AddElement`), so it has
-    to be kept as it is: by PUSHB, see `push`.
+    to be kept as it is: by PUSHB, see `push_exactly`.
     """
-    line = _alone(encode_push(job))
+    line = _bulk_line([encode_push(job)])
     return Command(
         "PUSHB", line, _expect_queued, False, jids=(job["jid"],), json=True, send_once=True
     )
 
 
-def _alone(line: bytes) -> bytes:
-    """Return the PUSHB of a single job, of its PUSH."""
-    return b"PUSHB [%b]\r\n" % line[5:-2]
+def _bulk_line(lines: Iterable[bytes]) -> bytes:
+    """Return the PUSHB of jobs, of the PUSH of each."""
+    jobs = [line[len("PUSH ") : -len("\r\n")] for line in lines]
+    return b"PUSHB [" + b",".join(jobs) + b"]\r\n"
 
 
 def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
@@ -143,8 +144,7 @@ def push_bulk(jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
 
 def push_bulk_of(lines: Iterable[bytes], jobs: Sequence[dict[str, Any]]) -> Command[dict[str, str]]:
     """Queue many jobs, of each of which there is the line of a PUSH."""
-    line = b"PUSHB [" + b",".join([line[len("PUSH ") : -2] for line in lines]) + b"]\r\n"
-    return push_bulk_line(line, [job["jid"] for job in jobs], times_of(jobs))
+    return push_bulk_line(_bulk_line(lines), [job["jid"] for job in jobs], times_of(jobs))
 
 
 def join_bulk(parts: Sequence[Command[dict[str, str]]]) -> Command[dict[str, str]]:

@@ -259,7 +259,7 @@ def test_it_logs_its_threads_on_ttin_and_gets_quiet_on_tstp(
     wait_until((folder / "began").exists)
     worker.send(signal.SIGTTIN)
     wait_until(lambda: f", running spin {jid}:" in worker.said)
-    assert "in spin" in worker.said
+    wait_until(lambda: "in spin" in worker.said)  # the stack is many lines
     worker.send(signal.SIGTSTP)
     wait_until(lambda: "quiet: no more jobs are fetched" in worker.said)
     worker.send(signal.SIGTERM)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import partial
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -93,6 +97,14 @@ def test_the_method_takes_an_expression_or_an_interval(report: Any) -> None:
     ]
 
 
+def test_the_method_returns_what_it_is_called_on(sweep: Any) -> None:
+    low = sweep.set(queue="low")
+    assert low.every("@hourly", name="low") is low
+    resize = faktory.external("Resize", queue="images")
+    assert resize.every(30, args=lambda _: (1,)) is resize
+    assert [last().payload(NOW)["queue"], schedules()[0].payload(NOW)["queue"]] == ["images", "low"]
+
+
 def test_a_class_other_options_and_anothers_job_can_be_scheduled(sweep: Any) -> None:
     class Clean(faktory.Job):
         def perform(self) -> None: ...
@@ -135,6 +147,40 @@ def test_what_a_job_has_until_it_expires_counts_from_the_tick(sweep: Any) -> Non
     custom = last().payload(last().next(NOW))["custom"]
     assert custom["expires_at"] == "2026-03-01T01:01:00Z"
     assert "expires_in" not in custom
+
+
+def test_what_a_job_has_until_it_expires_is_real_time_where_clocks_change(sweep: Any) -> None:
+    faktory.periodic("30 2 * * *", sweep.set(expires_in=3600), tz="Europe/Berlin")
+    tick = last().next(datetime(2026, 10, 24, 12, tzinfo=UTC))
+    assert tick.isoformat() == "2026-10-25T02:30:00+02:00"
+    assert last().payload(tick)["custom"]["expires_at"] == "2026-10-25T01:30:00Z"
+
+
+def test_both_passes_of_an_hour_have_jobs_of_their_own(sweep: Any) -> None:
+    faktory.periodic("*/30 * * * *", sweep, tz="Europe/Berlin")
+    begin = datetime(2026, 10, 24, 23, 59, tzinfo=UTC)
+    jobs = [last().payload(tick) for tick in last().ticks(begin, begin + timedelta(hours=2))]
+    assert [job["custom"]["faktory_tick"] for job in jobs] == [
+        "2026-10-25T02:00:00+02:00",
+        "2026-10-25T02:30:00+02:00",
+        "2026-10-25T02:00:00+01:00",
+        "2026-10-25T02:30:00+01:00",
+    ]
+    assert len({job["jid"] for job in jobs}) == 4
+    for job in jobs:
+        tick = JobContext(job).tick
+        assert tick is not None
+        assert tick.isoformat() == job["custom"]["faktory_tick"]
+
+
+def test_default_options_count_as_they_are_at_the_tick(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faktory.periodic("@daily", sweep)
+    before = last().payload(last().next(NOW))
+    monkeypatch.setattr(faktory, "default_job_options", {"queue": "low", "retry": 3})
+    after = last().payload(last().next(NOW))
+    assert after == {**before, "queue": "low", "retry": 3}
 
 
 def test_arguments_of_other_types_are_sent_as_a_push_sends_them() -> None:
@@ -206,6 +252,8 @@ def test_an_ordinary_job_has_no_tick(custom: object) -> None:
         ("@midnight", "@midnight"),
         ("0 0 30 2 *", "never occurs"),
         ("0 0 31 4,6 *", "never occurs"),
+        pytest.param(f"{'9' * 5000} * * * *", "minute '999", id="long-number"),
+        pytest.param(f"*/{'9' * 5000} * * * *", "minute '*/999", id="long-step"),
     ],
 )
 def test_a_wrong_expression_names_its_field(sweep: Any, expression: str, field: str) -> None:
@@ -262,6 +310,20 @@ def test_a_wrong_zone(sweep: Any, tz: Any, kind: type[Exception], text: str) -> 
 def test_a_zone_may_be_an_object(sweep: Any) -> None:
     faktory.periodic("0 2 * * *", sweep, tz=ZoneInfo("Asia/Kathmandu"))
     assert last().next(NOW).isoformat() == "2026-03-02T02:00:00+05:45"
+
+
+class LikePytz(tzinfo):
+    """As pytz has them: by `replace` they have the offset of local mean time."""
+
+    zone = "Europe/Berlin"
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        return timedelta(minutes=53)
+
+
+def test_a_zone_of_pytz_counts_by_its_name(sweep: Any) -> None:
+    faktory.periodic("0 2 * * *", sweep, tz=LikePytz())
+    assert last().next(NOW).isoformat() == "2026-03-01T02:00:00+01:00"
 
 
 @pytest.mark.parametrize("every", [0, 9.9, -60, timedelta(seconds=9), 1e300, timedelta.max])
@@ -330,6 +392,16 @@ def test_what_is_for_one_push_cannot_be_scheduled(sweep: Any, options: Any) -> N
         faktory.periodic("@daily", sweep.set(**options))
 
 
+def test_default_options_for_one_push_cannot_be_scheduled(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faktory, "default_job_options", {"unique_for": 60})
+    with pytest.raises(ValueError, match=r"set\(unique_for=None\)"):
+        faktory.periodic("@daily", sweep)
+    faktory.periodic("@daily", sweep.set(unique_for=None))
+    assert "unique_for" not in last().payload(last().next(NOW))["custom"]
+
+
 def test_a_pool_of_its_own_cannot_be_scheduled(sweep: Any) -> None:
     elsewhere = sweep.set(pool=faktory.Pool("tcp://localhost:1"))
     with pytest.raises(ValueError, match=r"leave out set\(pool=...\)"):
@@ -367,6 +439,66 @@ def test_the_same_declaration_again_replaces_the_first(sweep: Any) -> None:
         except ValueError:
             taken += 1
     assert taken == 1
+
+
+APP = """
+import faktory
+
+@faktory.periodic("@daily")
+@faktory.job
+def sweep() -> None: ...
+
+if __name__ == "__main__":
+    import app
+    from faktory.jobs.ticks import schedules
+    assert app.sweep is not sweep
+    print(len(schedules()))
+"""
+
+
+@pytest.mark.parametrize("command", [["app.py"], ["./app.py"], ["linked.py"], ["-m", "app"]])
+def test_a_program_that_imports_itself_declares_its_schedules_once(
+    tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "linked.py").symlink_to(tmp_path / "app.py")
+    paths = [str(tmp_path), *sys.path]
+    code = f"import sys; sys.path = {paths!r}; import runpy; "
+    if command[0] == "-m":
+        code += "runpy.run_module('app', run_name='__main__', alter_sys=True)"
+    else:
+        code += f"runpy.run_path({command[0]!r}, run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_a_module_that_is_reloaded_declares_its_schedules_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "periodic_app.py").write_text(APP)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        app = importlib.import_module("periodic_app")
+        first = last()
+        importlib.reload(app)
+    finally:
+        sys.modules.pop("periodic_app", None)
+    assert len(schedules()) == 1
+    assert last() is not first
+
+
+def test_at_a_prompt_a_schedule_is_declared_again_as_a_function_is() -> None:
+    lines = """
+import faktory
+from faktory.jobs.ticks import schedules
+faktory.job(lambda: None, name="a").every("@daily")
+faktory.job(lambda: None, name="a").every("@hourly")
+print([each.when for each in schedules()])
+"""
+    done = subprocess.run([sys.executable, "-i", "-q"], input=lines, capture_output=True, text=True)
+    assert "['@hourly']" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name", ["", 7, "two\nlines"])

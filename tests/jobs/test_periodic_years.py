@@ -316,6 +316,31 @@ def test_the_day_that_samoa_skipped() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("zone", "begin"),
+    [
+        ("Pacific/Apia", "2011-12-29T00:00-10:00"),  # without a 30th
+        ("Pacific/Kwajalein", "1993-08-20T00:00-12:00"),  # without a 21st
+        ("America/Havana", "2026-03-06T00:00-05:00"),
+        ("Australia/Lord_Howe", "2026-04-04T00:00+11:00"),
+        ("Antarctica/Troll", "2026-10-24T00:00+02:00"),
+    ],
+)
+@pytest.mark.parametrize(
+    "expression", ["*/7 */5 * * *", "40 * * * *", "*/20 0-2 * * *", "9 1 * * *"]
+)
+def test_ticks_do_not_depend_on_where_the_search_begins(
+    expression: str, zone: str, begin: str
+) -> None:
+    read = schedule(expression, zone)
+    since = datetime.fromisoformat(begin).astimezone(UTC)
+    end = since + timedelta(days=4)
+    whole = list(read.ticks(since, end))
+    for minutes in range(0, 3 * 24 * 60, 37):
+        after = since + timedelta(minutes=minutes, seconds=11)
+        assert list(read.ticks(after, end)) == [tick for tick in whole if tick > after], after
+
+
 def test_an_interval_counts_from_the_epoch_whatever_clocks_do() -> None:
     hourly = declare(every=timedelta(hours=1), tz="Europe/Berlin")
     begin = datetime(2026, 10, 24, 23, 59, 59, tzinfo=UTC)

@@ -74,6 +74,72 @@ def test_inline_mode_runs_them(sweep: Any) -> None:
         assert is_in_order()
 
 
+def test_inline_mode_runs_each_at_its_time(sweep: Any) -> None:
+    sweep.set(expires_in=60).every(600, name="brief")
+    with testing.inline() as server:
+        server.travel(3600)
+        assert len(ran) == 12
+        server.travel(0)
+        assert len(ran) == 12
+
+
+def test_a_tick_that_raises_in_inline_mode_leaves_the_later_ones_for_the_next_travel() -> None:
+    @faktory.job(retry=0)
+    def fail() -> None:
+        tick = faktory.current_job().tick
+        failed.append(tick)
+        if len(failed) == 2:
+            raise ValueError(tick)
+
+    failed: list[datetime | None] = []
+    registry.schedules.clear()
+    fail.every(600)
+    with testing.inline() as server:
+        with pytest.raises(ValueError, match=r"\+00:00"):
+            server.travel(3600)
+        assert len(failed) == 2
+        server.travel(2400)
+        assert len(failed) == len({*failed}) == 6
+
+
+def test_a_tick_stays_the_same_when_its_job_is_tried_again() -> None:
+    @faktory.job
+    def flaky() -> None:
+        ran.append(faktory.current_job().tick)
+        if len(ran) == 1:
+            raise faktory.Retry(after=5)
+
+    registry.schedules.clear()
+    flaky.every(600, tz="Asia/Kathmandu")
+    with testing.fake() as server:
+        server.travel(600)
+        testing.drain_all()
+        server.travel(10, periodic=False)
+        testing.drain_all()
+    assert len(ran) == 2
+    assert ran[0] == ran[1]
+    assert ran[0] is not None
+    assert ran[0].utcoffset() == timedelta(hours=5, minutes=45)
+
+
+def test_a_tick_stays_the_same_when_its_job_fails_and_the_server_tries_it_again() -> None:
+    @faktory.job
+    def broken() -> None:
+        ran.append(faktory.current_job().tick)
+        if len(ran) == 1:
+            raise ValueError("broken")
+
+    registry.schedules.clear()
+    broken.every(600, tz="Asia/Kathmandu")
+    with served() as server:
+        server.travel(600)
+        server.drain()
+        server.travel(300, periodic=False)
+        assert server.drain() == 1
+    assert len(ran) == 2
+    assert ran[0] == ran[1] is not None
+
+
 def test_the_embedded_server_has_them_run_by_its_worker(sweep: Any) -> None:
     with served() as server:
         server.travel(3600)

@@ -483,3 +483,40 @@ def settings() -> None:
     Client(timeout=5, tcp_keepalive=30)
     Client(timeout=None)  # type: ignore[arg-type]
     faktory.Worker(timeout=None)
+
+
+@faktory.periodic("*/5 * * * *")
+@faktory.job
+def sweep() -> None: ...
+
+
+@faktory.job
+def report(day: str) -> None: ...
+
+
+class Clean(faktory.Job):
+    def perform(self) -> None: ...
+
+
+def arguments(tick: datetime) -> tuple[str]:
+    return (tick.date().isoformat(),)
+
+
+def periodic_jobs() -> None:
+    assert_type(sweep, FunctionJob[[], None])
+    made = faktory.periodic("0 2 * * *", report, tz="Europe/Berlin", args=arguments)
+    assert_type(made("2026-01-01"), None)
+    made.perform_async(7)  # type: ignore[arg-type]
+    faktory.periodic(every=timedelta(hours=1), job=sweep, name="sweep-hourly")
+    faktory.periodic("@daily", job=report, args=lambda tick: [tick.date().isoformat()])
+    assert_type(faktory.periodic("@weekly", Clean), type[Clean])
+    assert_type(report.every("0 6 * * *", args=arguments, name="early")("2026-01-01"), None)
+    low = report.set(queue="low").every(60, args=arguments)
+    low.perform_async(7)  # type: ignore[arg-type]
+    assert_type(Clean.every(timedelta(minutes=1)), type[Clean])
+    assert_type(faktory.current_job().tick, datetime | None)
+    assert_type(Clean().tick, datetime | None)
+    faktory.periodic("@daily", arguments)  # type: ignore[call-overload]
+    faktory.periodic("@daily", sweep, every=60)  # type: ignore[call-overload]
+    faktory.periodic("@daily", report, args=("today",))  # type: ignore[call-overload]
+    report.every("@daily", zone="UTC")  # type: ignore[call-arg]
