@@ -16,13 +16,12 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from ..wire import commands
-from ..wire.validate import check_duration, check_instant, show
+from ..wire.validate import check_duration, check_instant, show, signature_of
 from . import options as job_options
 from . import registry
 from .context import SCHEDULE, TICK
 from .cron import Expression
 from .sending import Sender
-from .signature import ANNOTATIONS
 from .spec import DeclaredJob, spec_of
 from .validation import deferred
 
@@ -361,7 +360,7 @@ def _checked_args(spec: Sender, args: object) -> Arguments | None:
     if kind := deferred(args):
         raise TypeError(f"args is {kind}, and nothing awaits it: pass a plain function.")
     try:
-        parameters = list(inspect.signature(args, **ANNOTATIONS).parameters.values())
+        parameters = list(signature_of(args).parameters.values())
     except (TypeError, ValueError):  # written in C
         return args
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
