@@ -35,6 +35,7 @@ ONCE = [
     "server",
     "soak/test_asyncio.py",
     "soak/test_durability.py",
+    "aio/test_contract_again.py",
     "aio/test_faults_again.py",
     "aio/test_parity.py",
     "cli/test_any_moment.py",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
-from ..aio import AsyncClient
 from ..aio.bulk import Turns, push_chunk
 from ..exceptions import FaktoryPayloadError
 from ..wire import commands
@@ -40,7 +39,7 @@ class Rows(Protocol):
 
     def complete(self, payload: dict[str, Any]) -> None: ...
 
-    async def acheck_enterprise(self, client: AsyncClient) -> None: ...
+    async def acheck_enterprise(self) -> None: ...
 
 
 async def push_rows(
@@ -55,7 +54,7 @@ async def push_rows(
             try:
                 if isinstance(asked, Command):
                     client = await async_client()
-                    await push.acheck_enterprise(client)
+                    await push.acheck_enterprise()
                     done: Any = await push_chunk(client.call, asked)
                 else:
                     done = await encode(*asked)

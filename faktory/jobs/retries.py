@@ -7,7 +7,6 @@ jid, and carries the record of its failures on, from which the server goes on co
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -15,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from ..exceptions import Discard, Retry, Shutdown
 from ..wire import failure
 from ..wire.payload import DEFAULT_RETRY
-from ..wire.validate import brief, check_instant, show
+from ..wire.validate import brief, check_instant, show, signature_of
 from . import backoff
 from .backoff import Backoff, check_delay
 from .context import JobContext
@@ -227,7 +226,7 @@ def _check_backoff(value: object) -> None:
     if what := deferred(value):
         raise TypeError(f"backoff is {what}, and nothing awaits it: pass a plain function.")
     try:
-        signature = inspect.signature(value)
+        signature = signature_of(value)
     except ValueError:  # of some that are written in C
         return
     try:

@@ -88,6 +88,7 @@ async def on_an_event_loop(client: AsyncClient, item: Item, to: UUID) -> None:
     assert_type(await bare.aperform_bulk([(1, "full"), [2]], over=60), list[str])
     assert_type(await bare.set(queue="low").aperform(1), str)
     assert_type(await bare.message(1).apush(), str)
+    assert_type(await faktory.chain(bare.message(1)).apush(), str)
     assert_type(await Ship.aperform([item], after=timedelta(minutes=1)), str)
     assert_type(await Ship.aperform_in(1.5, [item]), str)
     assert_type(await Ship.aperform_at("2030-01-01T00:00:00Z", [item]), str)
