@@ -10,6 +10,7 @@ from .definition import FunctionJob, Job, external, job
 from .message import JobChain, Message, chain
 from .middleware import (
     AsyncMiddleware,
+    BulkMiddleware,
     Chain,
     ClientChain,
     ClientMiddleware,
@@ -27,6 +28,7 @@ from .ticks import periodic
 __all__ = [
     "AsyncMiddleware",
     "Batch",
+    "BulkMiddleware",
     "Callback",
     "Chain",
     "ClientChain",

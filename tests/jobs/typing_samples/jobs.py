@@ -114,9 +114,16 @@ async def timed(payload: dict[str, Any], call_next: Callable[[], Awaitable[Any]]
     return await call_next()
 
 
+def tag_many(fields: dict[str, Any], count: int, call_next: Callable[[], Any]) -> object:
+    fields["queue"] = str(count)
+    return call_next()
+
+
 def twins(middleware: ClientMiddleware) -> None:
     assert_type(faktory.client_middleware.add(middleware, aio=timed), ClientMiddleware)
     faktory.client_middleware.add(middleware, aio=5)  # type: ignore[arg-type]
+    assert_type(faktory.client_middleware.add(middleware, bulk=tag_many), ClientMiddleware)
+    faktory.client_middleware.add(middleware, bulk=middleware)  # type: ignore[arg-type]
 
 
 def functions(pool: Pool) -> None:
