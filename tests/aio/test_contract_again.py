@@ -42,7 +42,7 @@ NOT_THE_ASYNC_CLIENTS = {
     "test_hello_needs_no_field": "the handshake as bytes",
     "test_an_invalid_hello_is_answered_with_a_close": "the handshake as bytes",
     "test_a_client_without_a_hello_is_disconnected_after_two_seconds": "the handshake as bytes",
-    "test_fetch_waits_two_seconds_and_returns_nil": "the server's time, whoever asks",
+    "test_fetch_waits_two_seconds_and_returns_nil": "the server's time, as for any client",
     "test_end_closes_without_a_reply": "nobody answers END",
     "test_an_unknown_command_is_named_by_its_bytes": "its errors are text",
     "test_a_bare_newline_ends_a_command_and_a_raw_one_inside_splits_it": "more answers than lines",
