@@ -39,6 +39,7 @@ BELOW = {
     "worker": "exceptions proto wire client aio jobs",
     "server": "exceptions proto wire",
     "testing": "exceptions proto wire client aio jobs worker server",
+    "contrib": "exceptions jobs",
     "cli": "exceptions proto wire client aio jobs worker server",
     # The two that are in no room: the package itself names everything, each name imported when
     # it is first used, and `python -m faktory` hands over to the command line.
@@ -59,7 +60,7 @@ WITHOUT_A_SOCKET = {
 """What `aio` may import of `client`: modules that hold no connection and block nowhere, but for
 `tls.explain`, which it calls in a thread."""
 
-MAY_IMPORT_THE_PACKAGE = {"testing", "cli"}
+MAY_IMPORT_THE_PACKAGE = {"testing", "contrib", "cli"}
 """Rooms that may say `from faktory import ...`: they see all, so it hides nothing."""
 
 PRIVATE = {

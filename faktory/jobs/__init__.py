@@ -22,6 +22,7 @@ from .middleware import (
 from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
+from .retries import Outcome, outcome_of
 from .spec import DeclaredJob
 from .ticks import periodic
 
@@ -46,6 +47,7 @@ __all__ = [
     "Message",
     "Next",
     "Options",
+    "Outcome",
     "Push",
     "PushOptions",
     "WorkerMiddleware",
@@ -55,6 +57,7 @@ __all__ = [
     "current_job",
     "external",
     "job",
+    "outcome_of",
     "periodic",
     "worker_middleware",
 ]

@@ -128,6 +128,43 @@ def _again(job: JobContext, policy: Policy | None, after: object, counted: bool)
     return Verdict("again", delay, counted)
 
 
+Outcome = Literal["failed", "retried", "discarded", "exhausted"]
+
+
+def outcome_of(job: JobContext, error: BaseException) -> Outcome:
+    """Return what follows from what a job raised: for a worker middleware that sees the error.
+
+    "failed" and "retried": another attempt, which the job has asked for by `Retry` if it is
+    "retried". "discarded": nothing, the job counts as done. "exhausted": nothing, the job is dead.
+    A worker that gives the jobs back which it interrupts by `Shutdown` does so also with those that
+    are "exhausted". Never raises.
+    """
+    kind = type(error)
+    policy = job._policy
+    asked = issubclass(kind, Retry)
+    if issubclass(kind, Discard):
+        return "discarded"
+    verdict = getattr(error, "verdict", None)  # of an error from another process
+    if isinstance(verdict, Verdict):
+        if verdict.outcome == "discard":
+            return "discarded"
+        goes_on = verdict.outcome == "again"
+        goes_on |= verdict.outcome == "fail" and job.retries_remaining > 0
+    elif asked:
+        goes_on = job.retries_remaining > 0
+        goes_on |= not error.count and not kept_by_server(job)  # type: ignore[attr-defined]
+    else:
+        if policy is not None and not issubclass(kind, Shutdown):
+            if issubclass(kind, policy.discard_on):
+                return "discarded"
+            if policy.retry_on is not None and not issubclass(kind, policy.retry_on):
+                return "exhausted"
+        goes_on = job.retries_remaining > 0
+    if not goes_on:
+        return "exhausted"
+    return "retried" if asked else "failed"
+
+
 def kept_by_server(job: JobContext) -> str:
     """Return why a job cannot be pushed again, as in "is unique"; empty if it can."""
     custom = job.as_fetched().get("custom") or {}

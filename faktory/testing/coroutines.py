@@ -30,6 +30,7 @@ class AsyncCall:
 
     def __init__(self, task: Runnable) -> None:
         self._task = task
+        self.policy = task.policy
 
     def run(self, job: JobContext) -> object:
         """Run the job; return its result."""

@@ -46,6 +46,7 @@ class CoroutineRun:
     def __init__(self, jobs: AsyncJobs, task: Runnable, running: RunningJob) -> None:
         self._jobs = jobs
         self._runnable = task
+        self.policy = task.policy
         self._running = running
         self._gate = Lock()
         self._gate.acquire()
