@@ -273,13 +273,13 @@ class Tally:
             slot[_RUNNING] = 0.0
             if self._is_shared:
                 slot[_JOB] = 0.0
-        elif self._at and delivery.commands[0].name == "FAIL":
+        elif delivery.commands[0].name == "FAIL":
             self.lose()
 
     def lose(self) -> None:
-        """Note that the run fails in any case: the server counts it so."""
-        if (at := self._first + self._failing()) != self._at and self._job is not None:
-            self._expect(at)
+        """Note that the run has failed after all: the server counts it so."""
+        if self._at - self._first not in (FAILED, EXHAUSTED) and self._job is not None:
+            self._expect(self._first + self._failing())
 
     def settle(self, outcome: str) -> None:
         """Count the run of a thread whose job was taken from it."""

@@ -324,6 +324,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(as_json(code, {"reason": "wrong request", "text": message or ""}))
 
     def _send(self, page: Answer, **headers: str) -> None:
+        self.request_version = "HTTP/1.0"  # also where none could be read
         self.send_response(page.status)
         headers = {"Content-Type": page.content_type, "Cache-Control": "no-store", **headers}
         for name, value in (*headers.items(), ("Content-Length", str(len(page.body)))):

@@ -123,6 +123,6 @@ def _ask(host: str, port: int, path: str, timeout: float) -> tuple[int, bytes]:
 def _reason(status: int, body: bytes) -> str:
     try:
         found = loads(body)
-        return ": ".join(str(found[name]) for name in ("reason", "text") if name in found)
+        return ": ".join([found["reason"], *([found["text"]] if "text" in found else ())])
     except (ValueError, TypeError, KeyError, RecursionError):
         return f"HTTP {status}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Final
@@ -47,7 +48,8 @@ def _listen(options: Namespace, probes: Probes, own_log: bool = False) -> Health
         server = HealthServer((host, port), probes, metrics, log)
     except OSError as error:
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        why = error.strerror or error
+        number = error.errno or 0
+        why = os.strerror(number) if number > 0 else error.strerror
         text = f"--health: it cannot listen on {place}: {why}. --health 0 takes a free port"
         raise ExitError(Exit.CANNOT_START, text) from None
     log.info("health: %s has /livez, /readyz and /metrics", server.url)
