@@ -105,9 +105,9 @@ class Page:
                 yield index, queue, jobtype
 
     def count_dead(self, jids: Collection[str]) -> dict[str, Held]:
-        """Note that the process is gone; return what is known of these jobs, which it had.
+        """Note that the process is gone; return what is known of those jobs that are reported now.
 
-        Others that it had are the server's to fail, and are counted so now.
+        Others that it had wait out their reservations, and are not counted.
         """
         by_hash = {_hash(jid): jid for jid in jids}
         held = dict.fromkeys(jids, Held(_PAIRS + FAILED, None))
@@ -120,8 +120,6 @@ class Page:
                     found = Held(died, reported or None)
                 if (jid := by_hash.get(int(job))) is not None:
                     held[jid] = found
-                elif found.if_failed is not None:
-                    self.add(found.if_failed)
             slot[_JOB] = slot[_RUNNING] = 0.0
         for cell in (PROCESS, CLOCK, REASON, STUCK, BEAT_DUE, BEAT_AT):
             self.head[cell] = 0.0

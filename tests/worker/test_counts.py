@@ -357,12 +357,12 @@ def test_a_process_that_died_just_after_it_counted_is_not_counted_again(
     assert of(page) == {"done": 1}
 
 
-def test_a_job_that_is_not_to_be_reported_fails_by_the_server(
+def test_a_job_that_waits_out_its_reservation_is_not_counted(
     page: Page, tally: counts.Tally
 ) -> None:
     tally.begin(job())
     assert page.count_dead([]) == {}
-    assert of(page) == {"failed": 1}
+    assert of(page) == {}
 
 
 def test_a_job_of_which_nothing_was_noted_is_another(page: Page) -> None:

@@ -30,6 +30,9 @@ REPORT_TIMEOUT: Final = 30.0
 log = Log(logging.getLogger("faktory.parent"))  # the name that programs configure
 
 
+_IS_FAILED, _WAS_REPORTED = 1, 2
+
+
 class Unanswered:
     """What is counted of the jobs that a worker had, by the answers to their reports.
 
@@ -44,14 +47,16 @@ class Unanswered:
 
     def note(self, jid: str, is_failed: bool) -> None:
         """Note whether the server has failed a job by our report."""
-        self._answers[self._jids.index(jid)] = 1 if is_failed else 2
+        self._answers[self._jids.index(jid)] = _IS_FAILED if is_failed else _WAS_REPORTED
 
     def count(self) -> None:
-        """Count each job, by what the worker has reported if the server had that."""
-        for number, jid in enumerate(self._jids):
+        """Count each that has an answer, by what the worker has reported if the server had that."""
+        for jid, answer in zip(self._jids, self._answers[:], strict=False):
             held = self._held[jid]
-            was_reported = self._answers[number] == 2 and held.if_reported is not None
-            self._page.add(held.if_reported if was_reported else held.if_failed)
+            if answer == _WAS_REPORTED and held.if_reported is not None:
+                self._page.add(held.if_reported)
+            elif answer:
+                self._page.add(held.if_failed)
 
 
 class Reporter(Child):
