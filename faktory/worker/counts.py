@@ -61,8 +61,9 @@ _HEAD: Final = 16
 # Those of a thread: whether it runs a job, and what its supervisor has to know of that if it dies;
 # two histograms, each with a bucket without an upper bound and a sum; then pairs, by outcome.
 _RUNNING, _JOB, _IF_DIED, _IF_REPORTED, _BEFORE, _SECONDS = range(6)
-_WAIT: Final = _SECONDS + len(BUCKETS) + 2
-_PAIRS: Final = _WAIT + len(BUCKETS) + 2
+_SUM: Final = len(BUCKETS) + 1
+_WAIT: Final = _SECONDS + _SUM + 1
+_PAIRS: Final = _WAIT + _SUM + 1
 _SLOT: Final = _PAIRS + MAX_SERIES * len(OUTCOMES)
 
 SPARE_SLOTS: Final = 2
@@ -244,7 +245,8 @@ class Tally:
             queued = datetime.fromisoformat(payload["enqueued_at"]).timestamp()
         except (KeyError, TypeError, ValueError, OverflowError):  # of another kind of server
             return
-        _observe(slot, _WAIT, max(0.0, time() - queued))
+        seconds = time() - queued
+        _observe(slot, _WAIT, seconds if seconds > 0 else 0.0)
 
     def end(self, outcome: str, seconds: float | None) -> None:
         """Note how a run ended, and after how long; it is counted when its report is answered."""
@@ -354,12 +356,12 @@ def _histogram(slots: Sequence[memoryview[float]], at: int) -> Histogram:
     for bucket in range(len(BUCKETS) + 1):
         total += sum(slot[at + bucket] for slot in slots)
         up_to.append(total)
-    return Histogram(up_to[:-1], total, sum(slot[at + len(BUCKETS) + 1] for slot in slots))
+    return Histogram(up_to[:-1], total, sum(slot[at + _SUM] for slot in slots))
 
 
 def _observe(slot: memoryview[float], at: int, seconds: float) -> None:
     slot[at + bisect_left(BUCKETS, seconds)] += 1
-    slot[at + len(BUCKETS) + 1] += seconds
+    slot[at + _SUM] += seconds
 
 
 def _label(text: str) -> str:

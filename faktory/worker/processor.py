@@ -309,9 +309,12 @@ class Processor(Thread):
         if not self.running.report():
             self._log_job(logging.WARNING, "%s ended, too late to be reported", job)
             return None
+        is_late = job.time_remaining() < 0
         if self.tally is not None:
-            self._count(self.tally, job, end.outcome)
-        if job.time_remaining() < 0:
+            since = self.running.since
+            ended_at = self._failed_at if self._failed_at > since else monotonic()
+            self.tally.end("fail" if is_late else end.outcome, ended_at - since)
+        if is_late:
             self._log_late(job, end.outcome, end.report)
             return None
         if end.outcome in ("done", "discarded"):
@@ -329,11 +332,6 @@ class Processor(Thread):
             given_back=end.given_back,
             clock=self._manager.server_clock,
         )
-
-    def _count(self, tally: Tally, job: JobContext, outcome: str) -> None:
-        since = self.running.since
-        ended_at = self._failed_at if self._failed_at > since else monotonic()
-        tally.end("fail" if job.time_remaining() < 0 else outcome, ended_at - since)
 
     def _has_expired(self, job: JobContext) -> bool:
         try:
