@@ -38,9 +38,9 @@ BELOW = {
     "jobs": "exceptions proto wire client aio",
     "worker": "exceptions proto wire client aio jobs",
     "server": "exceptions proto wire",
+    "contrib": "exceptions proto wire client aio jobs worker",
     "testing": "exceptions proto wire client aio jobs worker server",
-    "contrib": "exceptions jobs",
-    "cli": "exceptions proto wire client aio jobs worker server",
+    "cli": "exceptions proto wire client aio jobs worker server contrib",
     # The two that are in no room: the package itself names everything, each name imported when
     # it is first used, and `python -m faktory` hands over to the command line.
     "faktory": "exceptions proto wire client aio jobs worker server testing",
@@ -52,6 +52,7 @@ WITHOUT_A_SOCKET = {
     "faktory.client.bulk",
     "faktory.client.fork",
     "faktory.client.network",
+    "faktory.client.pushes",
     "faktory.client.settings",
     "faktory.client.sockets",
     "faktory.client.tls",

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..client import settings
-from ..exceptions import FaktoryServerError
+from ..client import pushes, settings
+from ..exceptions import FaktoryError, FaktoryServerError
 from ..wire import commands
 from ..wire.commands import Command, Target, WorkerState
 from ..wire.log import Log
@@ -281,7 +281,13 @@ class AsyncClient:
 
     async def call(self, command: Command[T]) -> T:
         """Send a command of `wire.commands`; return the answer's value or raise its error."""
-        answer = (await self._connection.exchange(command))[0]
+        try:
+            answer = (await self._connection.exchange(command))[0]
+        except FaktoryError as error:
+            pushes.note(command, error)
+            raise
+        if pushes.current is not None:
+            pushes.note(command, answer.error or answer.value)
         if answer.error is not None:
             raise answer.error
         value: T = answer.value

@@ -17,7 +17,8 @@ class Exit(IntEnum):
     IMPORT = 3  # a module of -r exists and cannot be imported
     REFUSED = 4  # the server refuses the password
     ABANDONED = 5  # stopped, with jobs that did not end in time, or reports not delivered
-    CANNOT_START = 6  # the system gives too few threads or open files for -c
+    CANNOT_START = 6  # the system gives too few threads or open files for -c, or not the port of
+    # --health
     MISSING = 7  # -r names a module, a file or a folder that does not exist
     GAVE_UP = 8  # --processes: a worker ended five times running before it was ready
     UNREACHABLE = 9  # no connection to the server, or it broke; a worker waits for it

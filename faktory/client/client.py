@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..exceptions import FaktoryServerError
+from ..exceptions import FaktoryError, FaktoryServerError
 from ..wire import commands
 from ..wire.address import Address
 from ..wire.commands import Command, Target, WorkerState
@@ -22,7 +22,7 @@ from ..wire.payload import DEFAULT_RETRY, prepare
 from ..wire.session import Answer
 from ..wire.types import AnyJob, BatchStatus, FetchedJob, JobProgress, ServerInfo
 from ..wire.validate import clip
-from . import bulk, compat, settings
+from . import bulk, compat, pushes, settings
 from .connections import Connection
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ class Client:
         with self._temporary.connected(self):
             # A rejection is an answer; an exception may be the job's own, in inline mode.
             error = self.exchange(command)[0].error
+        pushes.note(command, error)
         if error is not None and not isinstance(error, FaktoryServerError):
             raise error
         return None if error is None else str(error)
@@ -385,7 +386,13 @@ class Client:
 
     def call(self, command: Command[T]) -> T:
         """Send a command of `wire.commands`; return the answer's value or raise its error."""
-        answer = self._connection.exchange(command)[0]
+        try:
+            answer = self._connection.exchange(command)[0]
+        except FaktoryError as error:
+            pushes.note(command, error)
+            raise
+        if pushes.current is not None:
+            pushes.note(command, answer.error or answer.value)
         if answer.error is not None:
             raise answer.error
         value: T = answer.value

@@ -1,1 +1,1 @@
-"""For other libraries: tracing, reports of errors. Each module needs an extra of its own."""
+"""Integrations with other libraries, each in a module of its own."""

@@ -54,15 +54,18 @@ class Heartbeat(Thread):
         self._grace = timing.beat_grace
         self._log = Log(manager.log)
         self._stopped = Event()
+        self.due: float | None = None
+        """When the next beat is due (`time.monotonic`), None while one is under way."""
 
     def run(self) -> None:
         """Beat until `stop` is called."""
         try:
             due = monotonic()
             while self._beat_once(due):
-                due = monotonic() + self._interval
+                self.due = due = monotonic() + self._interval
                 if self._stopped.wait(self._interval):
                     return
+                self.due = None
         finally:
             self._client.close()
 

@@ -28,6 +28,7 @@ from ..wire.log import Log
 from .backends.base import Backends, Report
 from .backends.loop import AsyncJobs
 from .burst import Burst
+from .counts import BEAT_AT, REPLACED, Counts
 from .delivery import Delivery, ServerClock, deliver, give_back, report_of
 from .events import Events
 from .lifecycle import Lifecycle
@@ -85,6 +86,8 @@ class Manager:
         self.backends: Backends | None = None
         self.async_jobs = AsyncJobs(None, log, timing)
         self.job_table: JobTable | None = None
+        self.counts: Counts | None = None
+        """The counters of this process, if something reads them."""
         self.burst: Burst | None = None
         self.give_back = False
         """Whether jobs that are interrupted as the worker stops are not counted as failed."""
@@ -95,7 +98,7 @@ class Manager:
         self._on_server_state = on_server_state
         self._on_error = on_error
         self._numbers = itertools.count(1)
-        self._missing = 0
+        self.missing = 0
         self._dump_from = 0.0
         self.processors: list[Processor] = []
         self.overdue: list[Processor] = []
@@ -162,6 +165,8 @@ class Manager:
     def on_beat(self, asked_at: float, state: str | None) -> None:
         """The server answered a heartbeat; have the worker get into the state that it wants."""
         self.outage.ends(asked_at)
+        if self.counts is not None:
+            self.counts.page.head[BEAT_AT] = monotonic()
         if state is not None:
             self._post(partial(self._on_server_state, state))
 
@@ -181,7 +186,10 @@ class Manager:
     def make_processor(self, name: str) -> Processor:
         """Make a processor with a connection, and where there are backends one of those."""
         backend = None if self.backends is None else self.backends.make()
-        return Processor(name, self, self._make_client(), backend)
+        processor = Processor(name, self, self._make_client(), backend)
+        if self.counts is not None:
+            processor.tally = self.counts.tally()
+        return processor
 
     def start_processor(self) -> None:
         """Start a processor; RuntimeError if the system gives no more threads."""
@@ -210,13 +218,13 @@ class Manager:
             job = processor.running.current
             if job is not None and job.time_remaining() < 0 and processor.running.disown(job):
                 self._set_aside(processor, job)
-        while self.lifecycle.fetches and self._missing:
+        while self.lifecycle.fetches and self.missing:
             try:
                 self.start_processor()
             except RuntimeError as error:
                 self._log.error("no thread in place of one that hangs, trying again: %s", error)
                 return
-            self._missing -= 1
+            self.missing -= 1
 
     def is_drained(self) -> bool:
         """Return whether nothing is left to do, with `burst`: no job waits, and none runs."""
@@ -290,6 +298,7 @@ class Manager:
                 processor.name,
                 "returned" if verdict.outcome == "again" else "reported as failed",
             )
+            self._settle(processor, verdict.outcome)
             if verdict.outcome == "fail" and not has_failed:
                 failed.append(job)
             mark = partial(self.mark, processor, job)
@@ -343,6 +352,8 @@ class Manager:
         for processors in (self.processors, self.overdue):
             if processor in processors:
                 processors.remove(processor)
+        if self.counts is not None and (tally := processor.tally) is not None:
+            self.counts.release(tally)
         if error is not None:
             self._on_error(error)
 
@@ -351,10 +362,13 @@ class Manager:
             self.record(processor, job)
 
     def _set_aside(self, processor: Processor, job: JobContext) -> None:
-        self._missing += 1
+        self.missing += 1
         self.replaced += 1
         self.processors.remove(processor)
         self.overdue.append(processor)
+        self._settle(processor, "fail")
+        if self.counts is not None:
+            self.counts.page.head[REPLACED] += 1
         if self.job_table is not None:
             self.job_table.write(processor.name, None)
         killed = processor.backend is not None and processor.backend.kill()
@@ -368,6 +382,13 @@ class Manager:
             self.replaced,
             self.async_jobs.stack_of(job) or stack(processor),
         )
+
+    def _settle(self, processor: Processor, outcome: str) -> None:
+        """Count the run whose report was taken from its processor, which counts no more."""
+        tally, processor.tally = processor.tally, None
+        if self.counts is not None and tally is not None:
+            tally.settle(outcome)
+            self.counts.release(tally)
 
     def _handle_failures(self, failed: list[JobContext], message: str) -> None:
         """Call the program's handlers of abandoned jobs; they do not delay the reports for long."""

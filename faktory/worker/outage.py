@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from math import inf
 from threading import Lock
 from time import monotonic
 from typing import Final
@@ -23,6 +25,20 @@ class Outage:
         self._since: float | None = None
         self._answered = 0.0  # when the last command was sent that was answered
         self._refusal = ("", 0.0)
+        self._refused_at = -inf
+        self.on_change: Callable[[], object] = lambda: None
+        """Called when `state` has changed."""
+
+    def state(self, refused_within: float) -> str:
+        """Return "outage", "starting" before the first answer, "refused", or "" if all is well.
+
+        "refused" if FETCH was refused within so many seconds.
+        """
+        if self._since is not None:
+            return "outage"
+        if not self._answered:
+            return "starting"
+        return "refused" if monotonic() - self._refused_at < refused_within else ""
 
     def begins(self, error: BaseException, asked_at: float) -> None:
         """Note that a command from `asked_at` (`time.monotonic`) failed; log it the first time.
@@ -33,6 +49,7 @@ class Outage:
             if self._since is not None or self._answered > asked_at:
                 return
             self._since = monotonic()
+        self.on_change()
         self._log.warning("lost the server, trying until it is back: %s", error)
 
     def ends(self, asked_at: float) -> None:
@@ -49,11 +66,13 @@ class Outage:
             if since is None or asked_at < since:
                 return
             self._since = None
+        self.on_change()
         self._log.info("the server is back after %.1f s", monotonic() - since)
 
     def refused(self, error: BaseException) -> None:
         """Log that the server refused FETCH, when the reason is a new one, or once a minute."""
         text, now = clip(str(error), 1000), monotonic()
+        self._refused_at = now
         with self._lock:
             before, at = self._refusal
             if text == before and now - at < REFUSAL_INTERVAL:

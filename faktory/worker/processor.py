@@ -18,6 +18,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from math import inf
 from random import random
 from threading import Event, Thread
 from time import monotonic
@@ -46,6 +47,7 @@ from ..wire.validate import brief, clip
 from .backends.base import NEEDS_THREADS, Backend, RemoteError, Report
 from .backends.loop import AsyncJobs
 from .burst import Burst
+from .counts import Tally
 from .delivery import Delivery, PushNext, ServerClock, deliver, give_back, report_of
 from .interrupts import RunningJob
 from .lifecycle import Lifecycle
@@ -145,6 +147,11 @@ class Processor(Thread):
         """When its wait for the server was ended (`time.monotonic`)."""
         self.waits_since: float | None = None
         """Since when it waits for the server: to connect, or for an answer (`time.monotonic`)."""
+        self.due = monotonic()
+        """By when it goes on, unless it runs a job or waits for the server (`time.monotonic`)."""
+        self.tally: Tally | None = None
+        """Its counters, where something reads them."""
+        self._failed_at = 0.0
         self.held: JobContext | None = None
         """The job that it was given and whose report the server has not answered."""
         self._manager = manager
@@ -213,7 +220,7 @@ class Processor(Thread):
                 continue
             if manager.burst is not None and sent and sent[-1].name == "FETCH":
                 manager.burst.end(self)
-            asked_at = monotonic()
+            self.due = asked_at = monotonic()
             try:
                 self.waits_since = asked_at
                 try:
@@ -253,6 +260,8 @@ class Processor(Thread):
                         continue
                     self.held = job = JobContext(fetched.value, self._client)
                     manager.record(self, job)
+                    if self.tally is not None:
+                        self.tally.begin(job)
                     if manager.burst is not None:
                         manager.burst.begin(self)
                     self._follow(self.run_job(job))
@@ -270,6 +279,8 @@ class Processor(Thread):
     def _refuse(self, fault: str, jid: str | None, excerpt: str) -> None:
         """Fail a job that cannot be run; without a jid to name it by, skip it."""
         if jid is not None:
+            if self.tally is not None:
+                self.tally.refuse()
             self._log.error("the job %s fails, since it cannot be run: %s", clip(jid), fault)
             report = failure.describe(None, INVALID_JOB, fault)
             self._delivery = Delivery(commands.fail(jid, *report))
@@ -284,6 +295,8 @@ class Processor(Thread):
 
     def _run_job(self, job: JobContext) -> Delivery | None:
         if job.payload.get("custom") and self._has_expired(job):
+            if self.tally is not None:
+                self.tally.end("discarded", None)
             return Delivery(commands.ack(job.jid))
         self._log_job(logging.INFO, "%s start", job)
         try:
@@ -296,7 +309,12 @@ class Processor(Thread):
         if not self.running.report():
             self._log_job(logging.WARNING, "%s ended, too late to be reported", job)
             return None
-        if job.time_remaining() < 0:
+        is_late = job.time_remaining() < 0
+        if self.tally is not None:
+            since = self.running.since
+            ended_at = self._failed_at if self._failed_at > since else monotonic()
+            self.tally.end("fail" if is_late else end.outcome, ended_at - since)
+        if is_late:
             self._log_late(job, end.outcome, end.report)
             return None
         if end.outcome in ("done", "discarded"):
@@ -374,6 +392,7 @@ class Processor(Thread):
 
     def _on_failure(self, task: Runnable | None, job: JobContext, error: BaseException) -> _End:
         """Log a failure and call the handlers of it; return how the job ended."""
+        self._failed_at = monotonic()
         kind = type(error)  # not by isinstance, which asks the error for its __class__
         verdict = self._judge(task, job, error)
         if verdict.outcome == "discard":
@@ -416,6 +435,8 @@ class Processor(Thread):
         sent: list[Command[Any]] = []
         if (delivery := self._delivery) is not None:
             if (now := delivery.advance()) is not delivery:
+                if now is None and self.tally is not None:
+                    self.tally.lose()
                 self._follow(now)
             if now is not None:
                 sent.extend(now.commands)
@@ -430,6 +451,8 @@ class Processor(Thread):
     def _follow(self, delivery: Delivery | None) -> None:
         """Go on with what is to be reported now; None: the job is not this processor's any more."""
         self._delivery = delivery
+        if self.tally is not None:
+            self.tally.follow(delivery)
         if delivery is None:
             self.held = None
             self._manager.record(self, None)
@@ -445,6 +468,7 @@ class Processor(Thread):
             if self._delivery is None and manager.burst is not None:
                 self._release_permits()
                 manager.burst.end(self)
+                self.due = inf
                 if manager.waited(self, queues):
                     continue
             if limits is None or not queues:
@@ -453,6 +477,7 @@ class Processor(Thread):
                 return available
             if self._delivery is not None:
                 return None
+            self.due = monotonic() + manager.timing.check_interval
             limits.wait(queues, manager.timing.check_interval)
         self._release_permits()
         return None
@@ -470,6 +495,7 @@ class Processor(Thread):
         if self.backend is not None and (pause := self.backend.pause()):
             if self._delivery is not None:
                 return False
+            self.due = monotonic() + pause
             self.stopping.wait(pause)
         return self._manager.lifecycle.fetches and not self.running.disowned
 
@@ -481,6 +507,7 @@ class Processor(Thread):
         timing = self._manager.timing
         self._manager.outage.begins(error, asked_at)
         seconds = timing.backoff(failures - 1, random())
+        self.due = monotonic() + seconds
         if not self.stopping.is_set():
             self.stopping.wait(seconds)
         elif self._delivery is not None:

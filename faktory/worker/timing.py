@@ -32,6 +32,9 @@ class Timing:
     late_beat: float = 2.0
     """After this delay a heartbeat is logged as late."""
 
+    stuck_after: float = 15.0
+    """For which a thread may be late until the worker does not count as alive."""
+
     refused_fetch_interval: float = 1.0
     """Before FETCH is sent again after the server refused it."""
 

@@ -27,7 +27,7 @@ from ..jobs.runner import JobRunner
 from ..jobs.ticks import schedules
 from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration
-from . import events, timing
+from . import counts, events, timing
 from .backends.base import NEEDS_THREADS, Backends, check_can_fork
 from .backends.loop import AsyncJobs, LoopFactory
 from .burst import Burst
@@ -40,6 +40,7 @@ from .orders import SignalOrders
 from .queues import Limits, Queue, Queues
 from .scheduler import Scheduler
 from .signals import handled
+from .status import Status
 from .task import Task, make_task
 from .timing import Timing
 
@@ -179,6 +180,7 @@ class Worker:
         self._manager.async_jobs = self._make_async_jobs()
         self._periodic = periodic and not burst
         self._scheduler: Scheduler | None = None
+        self._status: Status | None = None
         self._lifecycle: Lifecycle = self._manager.lifecycle
         self._orders = SignalOrders(
             self._lifecycle,
@@ -314,9 +316,15 @@ class Worker:
             self._check_no_async_job()
         keep_enabled()
         backends = self._manager.backends = self._make_backends()
+        if counts.current is not None:
+            self._status = Status(counts.current, self._manager)
+            self._manager.outage.on_change = self._wake
+            counts.current.declare(self._tasks, self._queues.names)
         try:
             self._run()
         finally:
+            if self._status is not None:
+                self._status.end()
             left = self.grace_ends - monotonic()
             self._manager.async_jobs.stop(max(left, self._timing.loop_grace))
             if backends is not None:
@@ -355,6 +363,8 @@ class Worker:
                 self._own_client.close()
 
     def _start_threads(self, heartbeat: Heartbeat) -> None:
+        if self._status is not None:
+            self._status.heartbeat = heartbeat
         starts = [heartbeat.start, *[self._manager.start_processor] * self.concurrency]
         for start in starts:
             while not (self.is_disconnecting or self._inbox.empty()):
@@ -381,6 +391,8 @@ class Worker:
             self._step(self._next_check())
             self._manager.check_jobs()
             self._end_burst()
+            if self._status is not None:
+                self._status.publish()
             if self._deadline is not None and monotonic() >= self._deadline and not self._ended:
                 self._calls.end()
                 self._end_jobs()

@@ -110,6 +110,7 @@ def test_variables_can_name_the_file_and_the_table() -> None:
         ("LOOP_FACTORY", "uvloop:new_event_loop", "uvloop:new_event_loop"),
         ("RELOAD", "1", True),
         ("RELOAD", "no", False),
+        ("HEALTH", "0.0.0.0:7431", ("0.0.0.0", 7431)),
         ("LABEL", "blue green", ["blue", "green"]),
         ("TAG", "shop", "shop"),
         ("LOG_FORMAT", "json", "json"),

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any, Final, NamedTuple, NoReturn
 
 from ... import __version__
+from .. import health_address
 
 PREFIX: Final = "FAKTORY_WORKER_"
 """The beginning of every variable's name."""
@@ -112,6 +113,12 @@ def _settings(share: int | dict[str, int]) -> str:
     return f"{share.get('weight', 1)}{limit}"
 
 
+def _health(value: object) -> tuple[str, int]:
+    if isinstance(value, str) or type(value) is int:
+        return health_address.parse(str(value))
+    raise ValueError("is neither a port nor an address")
+
+
 def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -160,6 +167,7 @@ TEXTS: Final = ValueType(_texts, _parse_texts)
 QUEUES: Final = ValueType(_queues, _parse_texts)
 SWITCH: Final = ValueType(_switch, _parse_switch)
 FORMAT: Final = ValueType(_format)
+HEALTH: Final = ValueType(_health)
 
 
 class Flag(NamedTuple):
@@ -248,6 +256,11 @@ FLAGS: Final = (
         "finish first (needs: pip install 'faktory-worker[reload]')",
     ),
     Flag(
+        PROCESS, "", "health", "ADDRESS", HEALTH, None,
+        "answer /livez, /readyz and /metrics by HTTP on this port of 127.0.0.1, or on host:port; "
+        "with --processes for all workers; 0 takes a free port, which the log names",
+    ),
+    Flag(
         FILE, "-C", "config", "FILE", TEXT, None,
         "read the options that are not given here from this TOML file; its keys are the long flags",
     ),
@@ -291,6 +304,7 @@ examples:
   faktory-worker -r app.jobs --burst                  what waits now, and then end: for cron
   faktory-worker -r app --reload                      while you write app/*/jobs.py
   faktory-worker -r app.jobs --processes 4 -c 5       4 processes, 20 jobs at a time
+  faktory-worker -r app.jobs --health 7431            http://127.0.0.1:7431/readyz
   faktory-worker -C worker.toml -e production         from a file:
       require = ["app.jobs"]
       queue = { critical = 3, bulk = 1, api = { weight = 1, limit = 2 } }
@@ -319,7 +333,7 @@ exit codes:
   3 IMPORT        a module of -r raised an error when it was imported
   4 REFUSED       the server refuses the password
   5 ABANDONED     stopped, some jobs left running or unreported
-  6 CANNOT_START  the system gives too few threads or open files for -c
+  6 CANNOT_START  the system gives too few threads or open files for -c, or not the port of --health
   7 MISSING       -r names a module, a file or a folder that does not exist
   8 GAVE_UP       with --processes: a worker ended five times running before it was ready
   130 INTERRUPTED by Ctrl-C, before there was a worker to stop

@@ -351,13 +351,22 @@ def run_in_background() -> None:
 
     Until then a process that was forked waits for each line, since it may end at once.
     """
-    for descriptor in (1, 2) if _json else (2,):
+    for descriptor in _used():
         writer_of(descriptor).run_in_background()
+
+
+def dropped() -> int:
+    """Return how many lines of this process could not be written."""
+    return sum(writer.dropped for writer in {writer_of(each) for each in _used()})
+
+
+def _used() -> tuple[int, ...]:
+    return (1, 2) if _json else (2,)
 
 
 def close() -> bool:
     """Write what is left, for a second at most; return False if a reader does not take it."""
-    for descriptor in (1, 2) if _json else (2,):
+    for descriptor in _used():
         writer_of(descriptor).close()
     return streams.flush(sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 

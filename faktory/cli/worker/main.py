@@ -59,21 +59,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None:
             unblock()
         given = sys.argv[1:] if argv is None else argv
-        code, until = early.run(lambda: _run_command(given, early))
+        served = ExitStack()
+        code, until = early.run(lambda: _run_command(given, early, served))
         if argv is None:
             return end(code, until)
+        served.close()
         logs.close()
         return code
 
 
-def _run_command(argv: Sequence[str], early: EarlySignals) -> tuple[int, float]:
+def _run_command(argv: Sequence[str], early: EarlySignals, served: ExitStack) -> tuple[int, float]:
     """Return the exit code, and until when the process waits for what is left.
 
+    `served` gets what goes on until the process ends.
     A KeyboardInterrupt or a signal before there is a worker passes through.
     """
     streams.open_missing()
     try:
-        return _run(argv, early)
+        return _run(argv, early, served)
     except ExitError as error:
         show_error(error, error.__cause__)
         code = error.code
@@ -88,7 +91,7 @@ def _run_command(argv: Sequence[str], early: EarlySignals) -> tuple[int, float]:
     return code, 0.0
 
 
-def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
+def _run(argv: Sequence[str], early: EarlySignals, served: ExitStack) -> tuple[Exit, float]:
     try:
         options = config.load(argv, os.environ)
     except config.ConfigError as error:
@@ -114,6 +117,10 @@ def _run(argv: Sequence[str], early: EarlySignals) -> tuple[Exit, float]:
         logs.run_in_background()
     else:
         _check_files("-c", options.concurrency)
+        if options.health is not None:
+            from . import health
+
+            served.callback(health.start(options).close)
 
     try:
         with (
@@ -180,6 +187,12 @@ def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Work
         changes = None
         if options.reload:
             changes = stack.enter_context(reload.watched(options.require))
+        server = None
+        if options.health is not None:
+            from . import health
+
+            server = health.listen(options, count)
+            stack.callback(server.close)
         title.show_supervisor(options.tag, count)
         supervisor = WorkerSupervisor(
             count,
@@ -189,6 +202,7 @@ def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Work
             changes,
             load=partial(loading.load, options.require),
             burst=options.burst,
+            health=server,
         )
         early.is_over = lambda: supervisor.has_begun
         if early.quiet:

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ...jobs.context import reservation_clock
 from ...wire import recovery
 from ...wire.log import Log
-from ...worker import Worker
+from ...worker import Worker, counts
 from ...worker.backends.supervisor import (
     Child,
     RunningJobs,
@@ -32,10 +32,15 @@ from ...worker.backends.supervisor import (
     describe_death,
     describe_exit,
 )
+from ...worker.counts import PROCESS, Page
 from ...worker.signals import GROUP_SIGNALS
 from ..exits import NEVER_BEGAN, Exit
-from .reports import Reporter
+from . import logs
+from .reports import Reporter, Unanswered
 from .supervised import DRAINED, FINISH, QUIET, QUIT, READY, STOP, STOP_NOW, Ready, attach
+
+if TYPE_CHECKING:
+    from ...worker.health import HealthServer
 
 MAX_FAILED_STARTS: Final = 5
 """How many workers in a row may fail to begin."""
@@ -52,8 +57,10 @@ log = Log(logging.getLogger("faktory.parent"))  # the name that programs configu
 class WorkerChild(Child):
     """One of the N workers."""
 
-    def __init__(self, number: int, concurrency: int) -> None:
+    def __init__(self, number: int, concurrency: int, page: Page | None = None) -> None:
         super().__init__(number)
+        self.page = page
+        """What it counts (`--health`)."""
         self.jobs = RunningJobs(concurrency)
         self.known = Ready()
         """Without a worker's id until it is ready."""
@@ -98,7 +105,8 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
     `faktory.configure`; `load` imports the program, where the report needs its ssl_context.
     `changes` is a descriptor that can be read when the program has changed (`--reload`); then a
     worker that cannot begin waits for that. With `burst` a worker that has
-    nothing left to do is not replaced, and all is over when the last one has ended.
+    nothing left to do is not replaced, and all is over when the last one has ended. `health` has a
+    page for each worker, and is served here.
     """
 
     signals: tuple[int, ...] = (*GROUP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
@@ -113,10 +121,12 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         *,
         load: Callable[[], None] = lambda: None,
         burst: bool = False,
+        health: HealthServer | None = None,
         stop_grace: float = STOP_GRACE,
         backoff: Callable[[int, float], float] = recovery.backoff,
     ) -> None:
-        self._workers = [WorkerChild(number + 1, concurrency) for number in range(count)]
+        pages = [None] * count if health is None else health.probes.pages
+        self._workers = [WorkerChild(number, concurrency, p) for number, p in enumerate(pages, 1)]
         super().__init__([*self._workers], backoff)
         self._grace = grace
         self._stop_grace = stop_grace
@@ -124,6 +134,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         self._load = load
         self._changes = changes
         self._burst = burst
+        self._health = health
         self._quiet = False
         self._reloading: list[WorkerChild] = []
         """Those that are to be replaced, one after the other."""
@@ -145,6 +156,8 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         child, channel = born
         if isinstance(child, Reporter):
             child.run(self._url, self._load, self._backoff)
+        if child.page is not None:
+            counts.enable(child.page).dropped = logs.dropped
         return partial(attach, jobs=child.jobs, channel=channel)
 
     # The policy
@@ -165,8 +178,15 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         return isinstance(child, Reporter) or not (self._quiet or self._stopping)
 
     def sources(self) -> dict[int, Callable[[], None]]:
-        """Wait for changes of the program, too."""
-        return {} if self._changes is None else {self._changes: self._on_change}
+        """Wait for changes of the program, too, and for probes."""
+        found = {} if self._changes is None else {self._changes: self._on_change}
+        if self._health is not None:
+            found[self._health.fileno()] = self._health.serve
+        return found
+
+    def next_due(self) -> float | None:
+        """Return when a probe takes too long."""
+        return None if self._health is None else self._health.due()
 
     @property
     def _stopping(self) -> bool:
@@ -183,6 +203,8 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         """Await that a worker is ready."""
         if isinstance(child, WorkerChild):
             child.process = child.pid
+            if child.page is not None:
+                child.page.head[PROCESS] = child.pid
             child.known = Ready()
             child.finishing = child.drained = child.misread = False
             log.info("%s started%s", child, ", quiet as the one before" if child.quiet else "")
@@ -241,6 +263,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             return
         if number == signal.SIGTSTP and not self._quiet:
             self._quiet = True
+            self._be_absent("quiet")
             log.warning(
                 "quiet: no more jobs are fetched, and no worker is replaced; running jobs go on, "
                 "and all stay until TERM or Ctrl-C"
@@ -257,6 +280,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         child.close_channel()
         if isinstance(child, Reporter):
             self.children.remove(child)
+            child.count_answers()
             if status and (self._stopping or self._burst):
                 self.code = max(self.code, Exit.ABANDONED)
             return
@@ -317,10 +341,16 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
                 worker.send(STOP_NOW)
             return
         self.deadline = monotonic() + self._grace + self._stop_grace
+        self._be_absent("stopping")
         if running:
             log.info("stopping %d workers", len(running))
         for worker in running:
             worker.end(STOP)
+
+    def _be_absent(self, reason: str) -> None:
+        """Have probes say why a worker is not there that has no process."""
+        if self._health is not None:
+            self._health.probes.absent = reason
 
     def _on_change(self) -> None:
         assert self._changes is not None
@@ -385,6 +415,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         had = worker.jobs.take()
         ends = {jid: job._replace(until=job.until - ahead) for jid, job in had.items()}
         jobs = {jid: job for jid, job in ends.items() if job.until > now}
+        counted = None if worker.page is None else Unanswered(worker.page, list(jobs))
         if not jobs:
             return False
         how = describe_exit(status)
@@ -392,7 +423,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             text = "%s %s with jobs that it had not reported, which fail by that: %s"
             log.error(text, worker, how, ", ".join(failing))
         message = describe_death("the worker's process", status)
-        self.children.append(Reporter(worker.number, worker.known, jobs, message))
+        self.children.append(Reporter(worker.number, worker.known, jobs, message, counted))
         if self.deadline is not None:  # it gets the time that workers have
             self.deadline = max(self.deadline, now + self._stop_grace)
         return True

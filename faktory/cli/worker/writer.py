@@ -26,6 +26,7 @@ from time import monotonic, sleep
 from typing import Final
 
 from ...client.descriptors import copy_high
+from ...client.pushes import value_of
 
 if sys.platform != "win32":
     import fcntl
@@ -67,6 +68,11 @@ class Writer:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._reset_after_fork)
         atexit.register(self.close)
+
+    @property
+    def dropped(self) -> int:
+        """How many lines of this process could not be written."""
+        return value_of(self._drops)
 
     def put(self, line: str, wait: bool = False) -> None:
         """Have a line written; with `wait`, return when that is done."""
@@ -131,7 +137,7 @@ class Writer:
         self._rest = b""
         self._drops = itertools.count()  # counts without a lock
         self._dropped = False
-        self._looks = self._reported = 0
+        self._reported = 0
         self._report_at = 0.0
 
     def _reset_after_fork(self) -> None:
@@ -204,8 +210,7 @@ class Writer:
     def _report_dropped(self) -> None:
         self._dropped = False
         self._report_at = 0.0
-        total = next(self._drops) - self._looks
-        self._looks += 1
+        total = self.dropped
         count, self._reported = total - self._reported, total
         why = "they were not read in time"
         if self._error is not None:

@@ -166,6 +166,10 @@ class Supervisor(Generic[C]):
         """Return more descriptors to wait for, and what to call when one can be read."""
         return {}
 
+    def next_due(self) -> float | None:
+        """When to go on in any case (`time.monotonic`); None if nothing but a signal matters."""
+        return None
+
     def become_child(self, child: C) -> None:
         """Release what a child must not have; called in it, right after the fork."""
 
@@ -282,7 +286,7 @@ class Supervisor(Generic[C]):
         for child in self.children:
             if child.channel is not None:
                 handlers[child.channel.fileno()] = partial(self.on_channel, child)
-        times = [self.deadline, *(child.due for child in self._waiting())]
+        times = [self.deadline, self.next_due(), *(child.due for child in self._waiting())]
         due = min((at for at in times if at is not None), default=monotonic() + MAX_WAIT)
         poll = select.poll()
         for descriptor in (awake, *handlers):
