@@ -146,7 +146,8 @@ def folder(tmp_path: Path, page: Path) -> Path:
     for block in blocks_of(page):
         if found := FILE.match(block.code):
             (folder / found[1]).write_text(block.code, encoding="utf-8")
-        for needed in re.findall(r"^(?:import|from) (flask|fastapi|aiohttp)\b", block.code, re.M):
+        extras = "flask|fastapi|aiohttp|prometheus_client"
+        for needed in re.findall(rf"^(?:import|from) ({extras})\b", block.code, re.M):
             pytest.importorskip(needed, reason=f"a recipe of this page needs {needed} (extra docs)")
     return folder
 

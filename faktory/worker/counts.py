@@ -1,9 +1,9 @@
 """What workers have done, in numbers: counted per thread, added up when they are read.
 
 Rules: each number has one writer, so that counting needs no lock, and waits for nothing whatever
-user code does meanwhile. Numbers are 8 bytes of memory each; a supervisor shares that memory with
-its workers, so what one has counted outlives it. A run is counted once, when the server has
-answered its report. Before a report goes out, its outcome is noted: if the process dies before it
+user code does meanwhile. A supervisor shares the memory of the numbers with its workers, so that
+what one has counted is there after its end. A run is counted once, when the server has answered its
+report. Before a report goes out, its outcome is noted: if the process dies before it
 has read the answer, its supervisor counts that run, by the answer that it gets (`count_dead`). A
 reader sees numbers of slightly different moments.
 """
@@ -64,9 +64,9 @@ _RUNNING, _JOB, _IF_DIED, _IF_REPORTED, _BEFORE, _SECONDS = range(6)
 _SUM: Final = len(BUCKETS) + 1
 _WAIT: Final = _SECONDS + _SUM + 1
 _PAIRS: Final = _WAIT + _SUM + 1
-_SLOT: Final = _PAIRS + MAX_SERIES * len(OUTCOMES)
+_ROW: Final = _PAIRS + MAX_SERIES * len(OUTCOMES)
 
-SPARE_SLOTS: Final = 2
+SPARE_ROWS: Final = 2
 """Threads beside those of jobs: one for the supervisor, one that an overdue job may still hold."""
 
 
@@ -74,21 +74,21 @@ class Page:
     """The numbers of a process, with those of `threads` threads; in shared memory, or grows."""
 
     def __init__(self, threads: int | None = None) -> None:
-        slots = 0 if threads is None else threads + SPARE_SLOTS
+        rows = 0 if threads is None else threads + SPARE_ROWS
         names = MAX_SERIES * _NAMES
-        size = 8 * _HEAD + names + slots * 8 * _SLOT
+        size = 8 * _HEAD + names + rows * 8 * _ROW
         memory = bytearray(size) if threads is None else mmap.mmap(-1, size)
         view = memoryview(memory)
         self.head = view[: 8 * _HEAD].cast("d")
         self.names = view[8 * _HEAD : 8 * _HEAD + names]
         rest = view[8 * _HEAD + names :].cast("d")
-        self.slots = [rest[at * _SLOT : (at + 1) * _SLOT] for at in range(slots)]
+        self.rows = [rest[at * _ROW : (at + 1) * _ROW] for at in range(rows)]
         self.is_shared = threads is not None
 
-    def add_slot(self) -> memoryview[float]:
+    def add_row(self) -> memoryview[float]:
         """Return the numbers of one more thread, which only this process sees."""
-        self.slots.append(memoryview(bytearray(8 * _SLOT)).cast("d"))
-        return self.slots[-1]
+        self.rows.append(memoryview(bytearray(8 * _ROW)).cast("d"))
+        return self.rows[-1]
 
     def name(self, index: int, queue: str, jobtype: str) -> None:
         """Note of which queue and job type the numbers at an index are."""
@@ -112,24 +112,24 @@ class Page:
         """
         by_hash = {_hash(jid): jid for jid in jids}
         held = dict.fromkeys(jids, Held(_PAIRS + FAILED, None))
-        for slot in self.slots:
-            if job := slot[_JOB]:
-                died, reported = int(slot[_IF_DIED]), int(slot[_IF_REPORTED])
-                if reported and slot[reported] != slot[_BEFORE]:  # it died just after this
+        for row in self.rows:
+            if job := row[_JOB]:
+                died, reported = int(row[_IF_DIED]), int(row[_IF_REPORTED])
+                if reported and row[reported] != row[_BEFORE]:  # it died just after this
                     found = Held(None, None)
                 else:
                     found = Held(died, reported or None)
                 if (jid := by_hash.get(int(job))) is not None:
                     held[jid] = found
-            slot[_JOB] = slot[_RUNNING] = 0.0
+            row[_JOB] = row[_RUNNING] = 0.0
         for cell in (PROCESS, CLOCK, REASON, STUCK, BEAT_DUE, BEAT_AT):
             self.head[cell] = 0.0
         return held
 
     def add(self, at: int | None) -> None:
-        """Count a run for a process that is gone: only its supervisor does that, in its slot."""
+        """Count a run for a process that is gone: only its supervisor does that, in its row."""
         if at is not None:
-            self.slots[0][at] += 1
+            self.rows[0][at] += 1
 
 
 class Held(NamedTuple):
@@ -155,7 +155,7 @@ class Counts:
 
     def _begin(self) -> None:
         head = self.page.head
-        self._free = self.page.slots[1:]
+        self._free = self.page.rows[1:]
         self._dropped_before = head[DROPPED]
         self.pushes = pushes.Pushes(head[PUSHES : PUSHES + len(pushes.OUTCOMES)])
         found = {(queue, jobtype): index for index, queue, jobtype in self.page.pairs()}
@@ -199,14 +199,14 @@ class Counts:
     def tally(self) -> Tally:
         """Return the counters of one more thread, or of one that has ended."""
         try:
-            slot = self._free.pop()
+            row = self._free.pop()
         except IndexError:
-            slot = self.page.add_slot()
-        return Tally(self, slot, self.page.is_shared)
+            row = self.page.add_row()
+        return Tally(self, row, self.page.is_shared)
 
     def release(self, tally: Tally) -> None:
         """Have the next thread go on with the counters of one that has ended."""
-        self._free.append(tally.slot)
+        self._free.append(tally.row)
 
     def publish(self, reason: int, stuck: int, beat_due: float, now: float) -> None:
         """Note the state of the worker: for the thread that manages it."""
@@ -219,8 +219,8 @@ class Counts:
 class Tally:
     """The counters of one thread that runs jobs, and the run that it is at."""
 
-    def __init__(self, counts: Counts, slot: memoryview[float], is_shared: bool) -> None:
-        self.slot = slot
+    def __init__(self, counts: Counts, row: memoryview[float], is_shared: bool) -> None:
+        self.row = row
         self._counts = counts
         self._firsts = counts.firsts
         self._is_shared = is_shared
@@ -231,29 +231,29 @@ class Tally:
 
     def begin(self, job: JobContext) -> None:
         """A job was fetched, and is about to run."""
-        slot, payload = self.slot, job.payload
+        row, payload = self.row, job.payload
         pair = (payload.get("queue", "default"), payload["jobtype"])
         self._first = first = self._firsts.get(pair) or self._counts.first(*pair)
         self._job = job
         self._at = 0
-        slot[_RUNNING] = 1.0
+        row[_RUNNING] = 1.0
         if self._is_shared:
-            slot[_IF_DIED] = first + self._failing()
-            slot[_IF_REPORTED] = 0.0
-            slot[_JOB] = _hash(job.jid)
+            row[_IF_DIED] = first + self._failing()
+            row[_IF_REPORTED] = 0.0
+            row[_JOB] = _hash(job.jid)
         try:
             queued = datetime.fromisoformat(payload["enqueued_at"]).timestamp()
         except (KeyError, TypeError, ValueError, OverflowError):  # of another kind of server
             return
         seconds = time() - queued
-        _observe(slot, _WAIT, seconds if seconds > 0 else 0.0)
+        _observe(row, _WAIT, seconds if seconds > 0 else 0.0)
 
     def end(self, outcome: str, seconds: float | None) -> None:
         """Note how a run ended, and after how long; it is counted when its report is answered."""
-        slot = self.slot
-        slot[_RUNNING] = 0.0
+        row = self.row
+        row[_RUNNING] = 0.0
         if seconds is not None:
-            _observe(slot, _SECONDS, seconds)
+            _observe(row, _SECONDS, seconds)
         found = OF_END.get(outcome)
         self._expect(self._first + (self._failing() if found is None else found))
 
@@ -264,15 +264,15 @@ class Tally:
 
     def follow(self, delivery: Delivery | None) -> None:
         """Note what is sent next about a run; None: it is delivered, or not to be."""
-        slot = self.slot
+        row = self.row
         if delivery is None:
             if self._at:
-                slot[self._at] += 1
+                row[self._at] += 1
             self._at = 0
             self._job = None
-            slot[_RUNNING] = 0.0
+            row[_RUNNING] = 0.0
             if self._is_shared:
-                slot[_JOB] = 0.0
+                row[_JOB] = 0.0
         elif delivery.commands[0].name == "FAIL":
             self.lose()
 
@@ -295,10 +295,10 @@ class Tally:
             return
         self._at = at
         if self._is_shared:
-            slot = self.slot
-            slot[_IF_REPORTED] = 0.0
-            slot[_BEFORE] = slot[at]
-            slot[_IF_REPORTED] = at
+            row = self.row
+            row[_IF_REPORTED] = 0.0
+            row[_BEFORE] = row[at]
+            row[_IF_REPORTED] = at
 
 
 class Histogram(NamedTuple):
@@ -328,18 +328,18 @@ class Numbers(NamedTuple):
 def read(pages: Sequence[Page], dropped: int = 0) -> Numbers:
     """Add up the numbers of processes; `dropped` are lines of the log of this one."""
     jobs: dict[tuple[str, str, str], float] = {}
-    slots = [slot for page in pages for slot in page.slots]
+    rows = [row for page in pages for row in page.rows]
     for page in pages:
         for index, queue, jobtype in page.pairs():
             for number, outcome in enumerate(OUTCOMES, _first(index)):
                 key = (queue, jobtype, outcome)
-                jobs[key] = jobs.get(key, 0.0) + sum(slot[number] for slot in page.slots)
+                jobs[key] = jobs.get(key, 0.0) + sum(row[number] for row in page.rows)
     heads = [page.head for page in pages]
     return Numbers(
         jobs,
-        _histogram(slots, _SECONDS),
-        _histogram(slots, _WAIT),
-        sum(slot[_RUNNING] for slot in slots),
+        _histogram(rows, _SECONDS),
+        _histogram(rows, _WAIT),
+        sum(row[_RUNNING] for row in rows),
         {
             outcome: sum(head[PUSHES + number] for head in heads)
             for number, outcome in enumerate(pushes.OUTCOMES)
@@ -350,18 +350,18 @@ def read(pages: Sequence[Page], dropped: int = 0) -> Numbers:
     )
 
 
-def _histogram(slots: Sequence[memoryview[float]], at: int) -> Histogram:
+def _histogram(rows: Sequence[memoryview[float]], at: int) -> Histogram:
     up_to: list[float] = []
     total = 0.0
     for bucket in range(len(BUCKETS) + 1):
-        total += sum(slot[at + bucket] for slot in slots)
+        total += sum(row[at + bucket] for row in rows)
         up_to.append(total)
-    return Histogram(up_to[:-1], total, sum(slot[at + _SUM] for slot in slots))
+    return Histogram(up_to[:-1], total, sum(row[at + _SUM] for row in rows))
 
 
-def _observe(slot: memoryview[float], at: int, seconds: float) -> None:
-    slot[at + bisect_left(BUCKETS, seconds)] += 1
-    slot[at + _SUM] += seconds
+def _observe(row: memoryview[float], at: int, seconds: float) -> None:
+    row[at + bisect_left(BUCKETS, seconds)] += 1
+    row[at + _SUM] += seconds
 
 
 def _label(text: str) -> str:

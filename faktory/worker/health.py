@@ -287,7 +287,7 @@ def _of_probe(probe: Probe) -> Answer:
 
 
 def _answer(request: bytes, find: Callable[[str, str], Answer]) -> bytes:
-    """Return the bytes that answer a request, whatever it is."""
+    """Return the bytes that answer any request."""
     if len(request) > MAX_REQUEST:
         request = b"GET / HTTP/1.0\r\n\r\n"
         page = as_json(431, {"reason": "too long", "text": f"at most {MAX_REQUEST} bytes"})

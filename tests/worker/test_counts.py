@@ -1,4 +1,4 @@
-"""What workers count: each run once, by its outcome, whoever reports it."""
+"""What workers count: each run once, by its outcome."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_an_overdue_job_fails_and_the_counters_of_its_thread_go_on(
     numbers = read([counted.page])
     assert numbers.replaced == 1
     assert numbers.running == 0
-    assert len(counted.page.slots) == 1  # that of the first thread
+    assert len(counted.page.rows) == 1  # that of the first thread
     held.release()
     wait_until(lambda: not [t for t in threading.enumerate() if t.name == "faktory-1"])
     assert outcomes() == {"done": 2, "failed": 1}
@@ -231,7 +231,7 @@ def test_what_is_not_declared_makes_no_series_and_there_are_so_many_at_most(
     assert (0, "other", "other") in found
 
 
-def test_a_long_name_is_cut_and_a_line_break_is_none(counted: Counts) -> None:
+def test_a_long_name_is_cut_and_is_one_line(counted: Counts) -> None:
     name = "ä" * 500 + "\n"
     counted.declare({name: 1, "a\nb": 1}, ["q"])
     counted.first("q", name)
@@ -351,7 +351,7 @@ def test_a_process_that_died_just_after_it_counted_is_not_counted_again(
 ) -> None:
     tally.begin(job())
     tally.end("done", 0.1)
-    tally.slot[tally._at] += 1  # the first step of `follow(None)`
+    tally.row[tally._at] += 1  # the first step of `follow(None)`
     held = page.count_dead(["11111111"])["11111111"]
     assert held == counts.Held(None, None)
     assert of(page) == {"done": 1}

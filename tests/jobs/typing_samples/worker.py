@@ -6,6 +6,7 @@ from typing import assert_type
 
 import faktory
 from faktory import Queue, Worker
+from faktory.contrib.prometheus import Collector
 
 
 def queues(names: list[str], weights: dict[str, int], limits: dict[str, Queue]) -> None:
@@ -27,3 +28,8 @@ def queues(names: list[str], weights: dict[str, int], limits: dict[str, Queue]) 
 def give_back(on: bool) -> None:
     Worker(give_back=on)
     Worker(give_back="yes")  # type: ignore[arg-type]
+
+
+def metrics() -> None:
+    assert_type(Collector(), Collector)
+    Collector("jobs")  # type: ignore[arg-type]
