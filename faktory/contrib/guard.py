@@ -15,7 +15,7 @@ _log: Final = logging.getLogger("faktory.contrib")
 class Guard:
     """Calls functions; the first exception that one raises is logged, the others are not.
 
-    Interrupts of a job (Shutdown, TimeLimitExceeded) are no Exception and pass through.
+    Interrupts of a job (Shutdown, TimeLimitExceeded) pass through: their base is BaseException.
     """
 
     def __init__(self, what: str) -> None:

@@ -286,7 +286,7 @@ def test_baggage_comes_along(server: EmbeddedTestServer, links: bool) -> None:
         {"x": None},
     ],
 )
-def test_values_of_other_programs_are_no_headers(
+def test_values_of_other_programs_are_not_headers(
     server: EmbeddedTestServer,
     spans: Spans,
     caplog: pytest.LogCaptureFixture,

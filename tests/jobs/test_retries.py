@@ -305,7 +305,7 @@ def test_attempts_and_retries_remaining_hold_over_any_number_of_pushes(
             assert record["remaining"] == retry - record["retry_count"]
 
 
-# What a middleware is told
+# What a middleware asks
 
 
 @pytest.mark.parametrize(
