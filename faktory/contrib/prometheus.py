@@ -6,12 +6,12 @@ asked for. The labels have a bounded number of values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Final
 
 from ..worker import counts
-from ..worker.counts import BUCKETS, Histogram, Numbers
+from ..worker.counts import BUCKETS, Histogram, Numbers, Page
 
 try:
     from prometheus_client import CollectorRegistry
@@ -35,19 +35,14 @@ class Collector:
     """The metrics of the workers and pushes of this process, for a registry of a program.
 
     `prometheus_client.REGISTRY.register(Collector())`. Pushes are counted from the first Collector
-    of the process on, jobs of workers whose `run` begins after it. `read` is for numbers of other
-    processes.
+    of the process on, jobs of workers whose `run` begins after it.
     """
 
-    def __init__(self, read: Callable[[], Numbers] | None = None) -> None:
-        self._counts = counts.enable() if read is None else None
-        self._given = read
+    def __init__(self) -> None:
+        self._counts = counts.enable()
 
     def _numbers(self) -> Numbers:
-        if self._counts is not None:
-            return counts.read([self._counts.page])
-        assert self._given is not None
-        return self._given()
+        return counts.read([self._counts.page])
 
     def describe(self) -> Iterable[Metric]:
         """Return the metrics without numbers, so that a registry knows their names."""
@@ -120,12 +115,24 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return [*bounds, ("+Inf", histogram.number)]
 
 
-def render(collector: Collector, accept: str) -> tuple[str, bytes]:
-    """Return content type and text of a collector's metrics, in the format that `accept` asks for.
+class _OfPages(Collector):
+    """The same of other processes, by their pages; `dropped` are lines of the log of this one."""
 
-    `accept` is the header of the request: OpenMetrics, or the text format of Prometheus.
+    def __init__(self, pages: Sequence[Page], dropped: int) -> None:
+        self._pages = pages
+        self._dropped = dropped
+
+    def _numbers(self) -> Numbers:
+        return counts.read(self._pages, self._dropped)
+
+
+def render(pages: Sequence[Page], dropped: int, accept: str) -> tuple[str, bytes]:
+    """Return content type and text of what is in pages, in the format that `accept` asks for.
+
+    `accept` is the header of the request: OpenMetrics, or the text format of Prometheus. `dropped`
+    are lines of the log of this process, beside those of the pages.
     """
     registry = CollectorRegistry()
-    registry.register(collector)
+    registry.register(_OfPages(pages, dropped))
     encode, content_type = choose_encoder(accept)
     return content_type, encode(registry)

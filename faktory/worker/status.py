@@ -8,7 +8,7 @@ late. One that stops is alive, since its stop has limits of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -94,8 +94,8 @@ class Probes:
         stuck_after: float = timing.DEFAULT.stuck_after,
     ) -> None:
         self.pages = pages
-        self.absent = "starting"
-        """The reason of a worker whose process has ended, or did not start yet."""
+        self.absent: Callable[[], str] = lambda: "starting"
+        """Returns the reason of a worker whose process has ended, or did not start yet."""
         self._supervised = supervised
         self._stuck_after = stuck_after
 
@@ -115,7 +115,7 @@ class Probes:
     def readyz(self) -> Probe:
         """Return whether the worker fetches, or one of several does."""
         reasons = [
-            REASONS[int(page.head[REASON])] if page.head[PROCESS] else self.absent
+            REASONS[int(page.head[REASON])] if page.head[PROCESS] else self.absent()
             for page in self.pages
         ]
         reason = min(reasons, key=_NEAREST.index)

@@ -238,7 +238,7 @@ def test_a_supervisor_has_the_reason_of_the_worker_that_is_nearest_to_fetching()
     assert probes.readyz().body["reason"] == "outage"
     probes = Probes(workers((0, "ready"), (0, "ready")), supervised=True)
     assert probes.readyz().body["reason"] == "starting"
-    probes.absent = "stopping"
+    probes.absent = lambda: "stopping"
     assert probes.readyz().body["reason"] == "stopping"
 
 

@@ -61,5 +61,4 @@ def _metrics(pages: Sequence[Page], dropped: int, accept: str) -> Answer:
         from ...contrib import prometheus
     except ImportError:
         return as_json(501, {"reason": "not installed", "text": NEEDED})
-    collector = prometheus.Collector(lambda: counts.read(pages, dropped))
-    return Answer(200, *prometheus.render(collector, accept))
+    return Answer(200, *prometheus.render(pages, dropped, accept))

@@ -135,6 +135,8 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         self._changes = changes
         self._burst = burst
         self._health = health
+        if health is not None:
+            health.probes.absent = self._absent
         self._quiet = False
         self._reloading: list[WorkerChild] = []
         """Those that are to be replaced, one after the other."""
@@ -187,6 +189,9 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
     def next_due(self) -> float | None:
         """Return when a probe takes too long."""
         return None if self._health is None else self._health.due()
+
+    def _absent(self) -> str:
+        return "stopping" if self._stopping else "quiet" if self._quiet else "starting"
 
     @property
     def _stopping(self) -> bool:
@@ -263,7 +268,6 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             return
         if number == signal.SIGTSTP and not self._quiet:
             self._quiet = True
-            self._be_absent("quiet")
             log.warning(
                 "quiet: no more jobs are fetched, and no worker is replaced; running jobs go on, "
                 "and all stay until TERM or Ctrl-C"
@@ -341,16 +345,10 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
                 worker.send(STOP_NOW)
             return
         self.deadline = monotonic() + self._grace + self._stop_grace
-        self._be_absent("stopping")
         if running:
             log.info("stopping %d workers", len(running))
         for worker in running:
             worker.end(STOP)
-
-    def _be_absent(self, reason: str) -> None:
-        """Have probes say why a worker is not there that has no process."""
-        if self._health is not None:
-            self._health.probes.absent = reason
 
     def _on_change(self) -> None:
         assert self._changes is not None

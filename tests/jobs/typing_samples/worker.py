@@ -32,4 +32,4 @@ def give_back(on: bool) -> None:
 
 def metrics() -> None:
     assert_type(Collector(), Collector)
-    Collector("jobs")  # type: ignore[arg-type]
+    Collector("jobs")  # type: ignore[call-arg]
