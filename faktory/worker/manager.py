@@ -83,7 +83,7 @@ class Manager:
         self.log = log
         self._log = Log(log)
         self.backends: Backends | None = None
-        self.async_jobs = AsyncJobs(None, log, timing)
+        self.async_jobs = AsyncJobs(None, log, timing, lambda: None)
         self.job_table: JobTable | None = None
         self.burst: Burst | None = None
         self.give_back = False
