@@ -81,6 +81,7 @@ ONCE = [
     "wire/test_log.py",
     "wire/test_recovery.py",
     "worker/test_async_jobs.py",
+    "worker/test_async_loop.py",
     "worker/test_async_stop.py",
     "worker/test_burst.py",
     "worker/test_closed_descriptors.py",

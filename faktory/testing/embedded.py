@@ -48,7 +48,7 @@ class DrainingWorker(Worker):
         try:
             return self._drain(processor)
         finally:
-            self._manager.async_jobs.stop(self._timing.loop_grace)
+            self._end_async_jobs()
 
     def _drain(self, processor: Processor) -> int:
         done = 0
