@@ -59,6 +59,13 @@ def loop_with(task_factory: Any) -> asyncio.AbstractEventLoop:
     return loop
 
 
+def runs_of(jids: list[str]) -> list[CoroutineRun]:
+    """Return the runs of these jobs that are still in memory."""
+    return [
+        each for each in gc.get_objects() if isinstance(each, CoroutineRun) and each.job.jid in jids
+    ]
+
+
 async def nothing() -> None: ...
 
 
@@ -146,7 +153,7 @@ def test_a_loop_that_breaks_fails_its_jobs_and_the_next_job_has_another(
     assert len(messages(caplog, "the event loop of async jobs is broken")) == 1
 
 
-def test_a_loop_factory_that_fails_as_the_worker_stops_is_no_error_of_run(
+def test_a_loop_factory_that_fails_as_the_worker_stops_raises_nothing_in_run(
     start: Start, push: Push, held: Held, wait_until: WaitUntil
 ) -> None:
     def make() -> Any:
@@ -350,7 +357,7 @@ def test_jobs_leave_nothing_that_only_the_collector_finds(
         jids = [push("work", how) for how in ("ends", "fails", "waits") * 4]
         start(concurrency=2)
         reported(jids, *["ACK", "FAIL", "FAIL"] * 4)
-        wait_until(lambda: not [1 for each in gc.get_objects() if isinstance(each, CoroutineRun)])
+        wait_until(lambda: runs_of(jids) == [])
     finally:
         gc.enable()
 
@@ -465,11 +472,11 @@ def test_workers_one_after_the_other_and_side_by_side_have_a_loop_each(
 
     together = threading.Barrier(2, timeout=20)
 
-    async def meets() -> None:
+    async def waits() -> None:
         await asyncio.to_thread(together.wait)
 
-    jids = [push("meets"), push("meets")]
-    workers = [start({"meets": meets}, loop_factory=factory) for _ in range(2)]
+    jids = [push("waits"), push("waits")]
+    workers = [start({"waits": waits}, loop_factory=factory) for _ in range(2)]
     reported(jids, "ACK", "ACK")
     for each in workers:
         each.stop()
