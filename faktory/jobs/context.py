@@ -133,6 +133,9 @@ class JobContext(JobAttributes):
     on_more_time: Callable[[float], object] | None = None
     """Called when the reservation was extended, with its new end (`reservation_clock`)."""
 
+    in_test_thread = False
+    """Whether a test runs the job, in its own thread, which has more to do after the job's end."""
+
     _stopping = False
     _callbacks: list[tuple[Context, Callable[[], object]]] | None = None
 
