@@ -30,6 +30,7 @@ TESTS = Path(__file__).parent
 # each line of the core that these run, and each call of the core in faktory/.
 ONCE = [
     "contract",
+    "outbox",
     "proto",
     "replay",
     "server",
