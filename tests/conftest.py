@@ -23,6 +23,7 @@ from hypothesis import settings
 from faktory.proto import implementation_info
 
 from . import support
+from .contrib.postgres import running_postgres as running_postgres
 
 TESTS = Path(__file__).parent
 

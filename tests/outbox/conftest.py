@@ -1,26 +1,20 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from faktory.server import EmbeddedServer
 
-from ..contrib import postgres
+from ..contrib.postgres import Postgres
 from .support import Place
 
 
 @pytest.fixture
 def server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def running_postgres(wait_until: Callable[..., object]) -> Iterator[postgres.Postgres]:
-    with postgres.running(wait_until) as server:
         yield server
 
 
@@ -32,7 +26,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         with Place("sqlite", lambda: sqlite3.connect(path, timeout=20)) as place:
             yield place
         return
-    cluster: postgres.Postgres = request.getfixturevalue("running_postgres")
+    cluster: Postgres = request.getfixturevalue("running_postgres")
     with (
         cluster.database() as name,
         Place("postgresql", lambda: cluster.connect(name)) as place,

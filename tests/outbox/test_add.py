@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import faktory
+import faktory.testing
 from faktory import FaktoryPayloadError, chain, client_middleware
 from faktory.jobs.chains import KEY
 from faktory.outbox import Outbox

@@ -1,0 +1,1 @@
+"""Django: its tasks on Faktory, a management command, an outbox."""
