@@ -23,6 +23,7 @@ from hypothesis import settings
 from faktory.proto import implementation_info
 
 from . import support
+from .contrib.postgres import running_postgres as running_postgres
 
 TESTS = Path(__file__).parent
 
@@ -30,6 +31,7 @@ TESTS = Path(__file__).parent
 # each line of the core that these run, and each call of the core in faktory/.
 ONCE = [
     "contract",
+    "outbox",
     "proto",
     "replay",
     "server",

@@ -13,7 +13,7 @@ from django.utils.module_loading import autodiscover_modules
 from ...jobs import registry, worker_middleware
 
 
-class FaktoryConfig(AppConfig):  # type: ignore[misc]
+class FaktoryConfig(AppConfig):
     """Imports `tasks` and `jobs` of every installed app once all models are loaded.
 
     `discovered` names these modules; a subclass in the project may name others.

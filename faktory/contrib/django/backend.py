@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FaktoryTask(Task):  # type: ignore[misc]
+class FaktoryTask(Task):
     """A task with options of its own: `@task(queue_name="mail", retry=3)`, since Django 6.1.
 
     None is what the backend's OPTIONS say. `using` takes them, too, in every version.
@@ -64,7 +64,7 @@ class FaktoryTask(Task):  # type: ignore[misc]
         return replace(task, **own)
 
 
-class FaktoryBackend(BaseTaskBackend):  # type: ignore[misc]
+class FaktoryBackend(BaseTaskBackend):
     """`TASKS = {"default": {"BACKEND": "faktory.contrib.django.FaktoryBackend"}}`.
 
     For its OPTIONS see docs/django.md. Faktory keeps no results: `get_result` raises

@@ -20,7 +20,7 @@ LOADED: Final = "faktory.contrib.django.worker"
 _OF_DJANGO: Final = ("--settings", "--pythonpath")
 
 
-class Command(BaseCommand):  # type: ignore[misc]
+class Command(BaseCommand):
     """Runs the jobs of the project."""
 
     help = "Runs the jobs of this project; the arguments are those of faktory-worker."
