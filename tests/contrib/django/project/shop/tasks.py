@@ -60,6 +60,13 @@ renamed = task(_renamed)
 
 
 @task
+async def alook(number):
+    """Read from the database, in the thread of this task."""
+    await models.Note.objects.acount()
+    assert await models.Note.objects.filter(text=str(number)).acount() == 0
+
+
+@task
 def which_connection():
     """Note the process of the server at the other end: of PostgreSQL."""
     with connection.cursor() as cursor:
