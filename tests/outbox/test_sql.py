@@ -34,11 +34,16 @@ def test_each_paramstyle_has_its_marks_and_parameters(style, insert, parameters)
 
 
 def test_a_row_is_deleted_by_its_id_and_its_jid():
-    statements = Statements("app.out", "mysql", "format")
+    statements = Statements("app.out", "postgresql", "format")
     assert statements.delete(ROWS) == (
         "DELETE FROM app.out WHERE id IN (%s, %s) AND jid IN (%s, %s)",
         (7, 9, "jid-7", "jid-9"),
     )
+
+
+def test_mysql_does_not_scan_the_table_where_it_would_wait_for_other_relays():
+    text, _ = Statements("app.out", "mysql", "format").delete(ROWS)
+    assert text.startswith("DELETE row_ FROM app.out AS row_ FORCE INDEX (PRIMARY) WHERE id IN (")
 
 
 def test_only_postgresql_is_notified_and_only_sqlite_is_not_locked():
