@@ -31,11 +31,13 @@ TESTS = Path(__file__).parent
 # each line of the core that these run, and each call of the core in faktory/.
 ONCE = [
     "contract",
+    "contrib/django",
     "outbox",
     "proto",
     "replay",
     "server",
     "soak/test_asyncio.py",
+    "soak/test_django.py",
     "soak/test_durability.py",
     "aio/test_faults_again.py",
     "aio/test_parity.py",

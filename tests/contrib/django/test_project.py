@@ -22,6 +22,14 @@ def test_the_tests_of_the_project_pass(tmp_path: Path) -> None:
     assert not project.trap.exists()
 
 
+def test_tasks_go_through_the_outbox(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.env |= {"DATABASE": ":memory:", "APPS": "faktory.contrib.django.outbox"}
+    output = project.run("test", "shop.tests.OutboxTests")
+    assert "Ran 3 tests" in output
+    assert "skipped" not in output
+
+
 @pytest.mark.parametrize(
     ("options", "found", "quoted"),
     [

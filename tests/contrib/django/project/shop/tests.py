@@ -5,10 +5,13 @@ import json
 import pickle
 import threading
 from datetime import timedelta
-from unittest import mock
+from io import StringIO
+from unittest import mock, skipUnless
 
 from asgiref.sync import async_to_sync, sync_to_async
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured, SuspiciousOperation
+from django.core.management import call_command
 from django.db import connection, transaction
 from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
@@ -371,6 +374,50 @@ class RollbackTests(InFake, TransactionTestCase):
         self.assertIsNotNone(result.enqueued_at)
         aresult = async_to_sync(tasks.committed.aenqueue)("b")
         self.assertEqual(self.payloads[1]["jid"], aresult.id)
+
+
+@skipUnless(apps.is_installed("faktory.contrib.django.outbox"), "the app is not installed")
+@override_settings(
+    TASKS={
+        "default": {
+            "BACKEND": "faktory.contrib.django.FaktoryBackend",
+            "OPTIONS": {"enqueue_on_commit": "outbox", "retry": 4},
+        }
+    }
+)
+class OutboxTests(InFake, TransactionTestCase):
+    def rows(self):
+        from faktory.contrib.django.outbox.models import OutboxJob
+
+        return [json.loads(row.payload) for row in OutboxJob.objects.order_by("id")]
+
+    def test_a_row_in_the_transaction_of_the_task(self):
+        with transaction.atomic():
+            result = tasks.note.enqueue("kept", suffix="!")
+        with self.assertRaises(ZeroDivisionError), transaction.atomic():
+            tasks.note.enqueue("dropped")
+            raise ZeroDivisionError
+        aresult = async_to_sync(tasks.note.aenqueue)("by aenqueue")
+        first, second = self.rows()
+        self.assertEqual(first["jid"], result.id)
+        self.assertEqual((first["args"], first["custom"]), (["kept"], {"kwargs": {"suffix": "!"}}))
+        self.assertEqual((first["jobtype"], first["retry"]), ("shop.tasks.note", 4))
+        self.assertEqual(second["jid"], aresult.id)
+        self.assertIsNotNone(result.enqueued_at)
+        self.assertEqual(self.payloads, [])
+
+    def test_the_relay_pushes_what_the_task_has_written(self):
+        when = timezone.now() + timedelta(hours=1)
+        result = tasks.note.using(run_after=when).enqueue("later")
+        call_command("faktory_outbox", database=["default"], once=True, stdout=StringIO())
+        self.assertEqual(self.job["jid"], result.id)
+        self.assertIn("at", self.job)
+        self.assertEqual(self.rows(), [])
+
+    def test_what_no_job_can_hold_is_refused_at_once(self):
+        with self.assertRaises(FaktoryPayloadError):
+            tasks.note.enqueue(2**60)
+        self.assertEqual(self.rows(), [])
 
 
 class FindTests(SimpleTestCase):
