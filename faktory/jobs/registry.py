@@ -124,7 +124,7 @@ def queues() -> dict[str, str]:
 
 
 def fetched_queues() -> set[str]:
-    """Return the queues that a worker of this program fetches unless it is told otherwise."""
+    """Return the queues that a worker of this program fetches by default."""
     return {*queues().values(), *other_queues}
 
 

@@ -17,13 +17,13 @@ import pytest
 
 pytestmark = pytest.mark.soak
 
-STAND_IN = Path(__file__).parents[1] / "contrib/django/dummy_in_memory.py"
+IN_MEMORY = Path(__file__).parents[1] / "contrib/django/dummy_in_memory.py"
 
 BACKENDS = {
     "from django.tasks.backends.dummy import DummyBackend": (
-        f"from {STAND_IN.stem} import DummyBackend"
+        f"from {IN_MEMORY.stem} import DummyBackend"
     ),
-    "django.tasks.backends.dummy.DummyBackend": f"{STAND_IN.stem}.DummyBackend",
+    "django.tasks.backends.dummy.DummyBackend": f"{IN_MEMORY.stem}.DummyBackend",
 }
 
 # DummyBackend finds the results of its own thread again. Faktory keeps no results, so here
@@ -67,7 +67,7 @@ def test_django_s_own_tests_pass_but_for_those_that_read_results(tmp_path: Path)
         for its, ours in BACKENDS.items():
             text = text.replace(its, ours)
         path.write_text(text, "utf-8")
-    (tests / STAND_IN.name).write_text(STAND_IN.read_text("utf-8"), "utf-8")
+    (tests / IN_MEMORY.name).write_text(IN_MEMORY.read_text("utf-8"), "utf-8")
     done = subprocess.run(
         [sys.executable, "runtests.py", "--parallel", "1", "tasks"],
         cwd=tests,

@@ -139,7 +139,7 @@ def declared_queues() -> dict[str, str]:
 
 
 def fetched_queues() -> set[str]:
-    """Return the queues that a worker of the program fetches unless it is told otherwise."""
+    """Return the queues that a worker of the program fetches without -q."""
     from ...jobs import registry
 
     return registry.fetched_queues()

@@ -176,7 +176,7 @@ def _worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-class Refused:
+class FailingJob:
     """Runs, in the place of a job that is not run, by raising why."""
 
     is_async = False
@@ -210,10 +210,10 @@ def resolve(jobtype: str) -> registry.Runnable | None:
             module = import_module(path)
         except ModuleNotFoundError as error:
             if not f"{path}.".startswith(f"{error.name}."):
-                return Refused(error, None)
+                return FailingJob(error, None)
             here = _is_package(path.rpartition(".")[0])
         except Exception as error:
-            return Refused(error, None)
+            return FailingJob(error, None)
     if module is not None:
         for task in _tasks_in(module):
             if task.module_path == jobtype:
@@ -225,7 +225,7 @@ def resolve(jobtype: str) -> registry.Runnable | None:
         "for it, and the job is not tried again. Tasks are found in tasks.py and jobs.py of the "
         "installed apps, below an app's package tasks, and in what those import."
     )
-    return Refused(SuspiciousOperation(text), NEVER_AGAIN)
+    return FailingJob(SuspiciousOperation(text), NEVER_AGAIN)
 
 
 def register(modules: Sequence[ModuleType]) -> None:

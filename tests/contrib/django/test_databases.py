@@ -1,4 +1,4 @@
-"""Connections to databases in a worker: one that died is replaced, none is left behind."""
+"""Connections to databases in a worker: one that died is replaced, none stays open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What jobs leave behind, for tests to read."""
+"""What jobs write, for tests to read."""
 
 from django.db import models
 

@@ -1,4 +1,4 @@
-"""Whoever imports this because a job names it has lost."""
+"""Nothing may import this because a job names it."""
 
 import os
 import pathlib
