@@ -146,8 +146,12 @@ def folder(tmp_path: Path, page: Path) -> Path:
     for block in blocks_of(page):
         if found := FILE.match(block.code):
             (folder / found[1]).write_text(block.code, encoding="utf-8")
-        for needed in re.findall(r"^(?:import|from) (flask|fastapi|aiohttp)\b", block.code, re.M):
-            pytest.importorskip(needed, reason=f"a recipe of this page needs {needed} (extra docs)")
+        for needed in re.findall(
+            r"^(?:import|from) (flask|fastapi|aiohttp|sqlalchemy)\b", block.code, re.M
+        ):
+            pytest.importorskip(
+                needed, reason=f"a recipe of this page needs {needed} (extra docs, or test)"
+            )
     return folder
 
 

@@ -51,7 +51,7 @@ _PASSING: Final = re.compile(
     r"|i/o timeout|use of closed|max number of clients|too many open files|\bdial (?:unix|tcp)\b"
     r"|\bEOF\b|^redis: |shutdown in progress|too many connections"
 )
-"""Refusals that are not about the job: its time for a PUSHB was over, or its Redis has a problem
+"""Reasons that are not about the job: its time for a PUSHB was over, or its Redis has a problem
 (go-redis and Go's net). The job is pushed again."""
 
 
