@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -23,7 +24,9 @@ from hypothesis import settings
 from faktory.proto import implementation_info
 
 from . import support
-from .contrib.postgres import running_postgres as running_postgres
+
+if TYPE_CHECKING:
+    from .contrib.postgres import Postgres
 
 TESTS = Path(__file__).parent
 
@@ -230,6 +233,15 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def running_postgres(wait_until: Callable[..., object]) -> Iterator[Postgres]:
+    """A PostgreSQL for all tests of this process, which make databases in it."""
+    from .contrib import postgres  # wheels are tested without that folder
+
+    with postgres.running(wait_until) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

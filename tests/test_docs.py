@@ -162,8 +162,12 @@ def folder(tmp_path: Path, page: Path) -> Path:
             path = folder / found[1]
             path.parent.mkdir(exist_ok=True)
             path.write_text(block.code, encoding="utf-8")
-        for needed in re.findall(r"^(?:import|from) (flask|fastapi|aiohttp)\b", block.code, re.M):
-            pytest.importorskip(needed, reason=f"a recipe of this page needs {needed} (extra docs)")
+        for needed in re.findall(
+            r"^(?:import|from) (flask|fastapi|aiohttp|sqlalchemy)\b", block.code, re.M
+        ):
+            pytest.importorskip(
+                needed, reason=f"a recipe of this page needs {needed} (extra docs, or test)"
+            )
     if page.name == "django.md":
         pytest.importorskip("django", reason="this page needs Django (extra test)")
         (folder / "manage.py").write_text(MANAGE)

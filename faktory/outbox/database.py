@@ -62,8 +62,8 @@ class Database:
     """A connection with its statements; this class is right for MySQL and MariaDB."""
 
     isolation = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
-    """Under REPEATABLE READ, claiming would block INSERTs of the program (MySQL), or fail where
-    relays run side by side (PostgreSQL)."""
+    """Under a stricter one claiming would block INSERTs of the program (MySQL, by default), or fail
+    beside other relays (PostgreSQL)."""
 
     def __init__(self, connection: Any, statements: Statements) -> None:
         self._connection = connection

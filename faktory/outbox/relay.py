@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from threading import Event
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..client import Client, network, settings
 from ..exceptions import (
@@ -51,8 +51,16 @@ _PASSING: Final = re.compile(
     r"|i/o timeout|use of closed|max number of clients|too many open files|\bdial (?:unix|tcp)\b"
     r"|\bEOF\b|^redis: |shutdown in progress|too many connections"
 )
-"""Refusals that are not about the job: its time for a PUSHB was over, or its Redis has a problem
+"""Reasons that are not about the job: its time for a PUSHB was over, or its Redis has a problem
 (go-redis and Go's net). The job is pushed again."""
+
+
+class _Ready(NamedTuple):
+    """A row whose job can be pushed, with the line of its PUSH."""
+
+    row: Row
+    job: dict[str, Any]
+    line: bytes
 
 
 class _Outage:
@@ -224,33 +232,33 @@ class Relay:
 
     def _push(self, rows: Sequence[Row]) -> None:
         """Push rows, in PUSHBs that are not too large."""
-        ready: list[tuple[Row, dict[str, Any]]] = []
+        ready: list[_Ready] = []
         size = 0
         for row in rows:
             try:
                 job = _job_of(row)
                 self._check_enterprise(job)
-                length = len(encode_push(job))
+                line = encode_push(job)
             except (FaktoryError, ValueError) as error:
                 self._refused.append((row, str(error)))
                 continue
-            if ready and size + length > MAX_BYTES:
+            if ready and size + len(line) > MAX_BYTES:
                 self._push_chunk(ready)
                 ready, size = [], 0
-            ready.append((row, job))
-            size += length
+            ready.append(_Ready(row, job, line))
+            size += len(line)
         if ready:
             self._push_chunk(ready)
 
-    def _push_chunk(self, chunk: list[tuple[Row, dict[str, Any]]]) -> None:
-        command = commands.push_bulk([job for _, job in chunk])
+    def _push_chunk(self, chunk: list[_Ready]) -> None:
+        command = commands.push_bulk_of([each.line for each in chunk], [each.job for each in chunk])
         try:
             reasons = self._client.call(command)
         except FaktoryServerError as error:
             if _PASSING.search(error.message) or _PASSING.search(str(error)):
                 raise
             if len(chunk) == 1:
-                self._refused.append((chunk[0][0], str(error)))
+                self._refused.append((chunk[0].row, str(error)))
                 return
             # It refuses a whole array for one of its jobs.
             half = len(chunk) // 2
@@ -260,10 +268,10 @@ class Relay:
         except FaktoryOutcomeUnknown:
             if len(self._unknown) > MAX_BATCH:
                 self._unknown.clear()
-            self._unknown.update(job["jid"] for _, job in chunk)
+            self._unknown.update(command.jids)
             raise
         later: str | None = None
-        for row, job in chunk:
+        for row, job, _ in chunk:
             reason = reasons.get(job["jid"])
             if reason is None or self._is_own(job["jid"], str(reason)):
                 self._sent.append(row)
@@ -272,7 +280,7 @@ class Relay:
                 later = str(reason)
             else:
                 self._refused.append((row, str(reason)))
-        self._unknown.difference_update(job["jid"] for _, job in chunk)
+        self._unknown.difference_update(command.jids)
         if later is not None:
             raise FaktoryServerError(later)
 

@@ -177,13 +177,18 @@ class Statements:
 
         By their jids, too: a database that was restored gives out the same ids again.
         """
+        given_ids, given_jids = [row.id for row in rows], [row.jid for row in rows]
+        if self.dialect == "postgresql":  # drivers take lists as arrays, and read a short text
+            ids, jids = self._marks(2)
+            text = f"DELETE FROM {self.table} WHERE id = ANY({ids}) AND jid = ANY({jids})"
+            return text, self._bind([given_ids, given_jids])
         marks = self._marks(2 * len(rows))
         ids, jids = ", ".join(marks[: len(rows)]), ", ".join(marks[len(rows) :])
         source = f"FROM {self.table}"
         if self.dialect == "mysql":  # a scan of the table would wait for rows of other relays
             source = f"row_ FROM {self.table} AS row_ FORCE INDEX (PRIMARY)"
         text = f"DELETE {source} WHERE id IN ({ids}) AND jid IN ({jids})"
-        return text, self._bind([*(row.id for row in rows), *(row.jid for row in rows)])
+        return text, self._bind([*given_ids, *given_jids])
 
     def refuse(self, row: Row, reason: str) -> Statement:
         """Keep a job as refused."""

@@ -150,10 +150,3 @@ def running(wait_until: Callable[..., object]) -> Iterator[Postgres]:
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def running_postgres(wait_until: Callable[..., object]) -> Iterator[Postgres]:
-    """One for all tests of this process, which make databases in it."""
-    with running(wait_until) as server:
-        yield server

@@ -9,7 +9,7 @@ import pytest
 from faktory.server import EmbeddedServer
 
 from ..contrib.postgres import Postgres
-from .support import Place
+from .support import AppDatabase
 
 
 @pytest.fixture
@@ -19,16 +19,16 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AppDatabase]:
     """An empty database of each kind."""
     if request.param == "sqlite":
         path = tmp_path / "app.db"
-        with Place("sqlite", lambda: sqlite3.connect(path, timeout=20)) as place:
-            yield place
+        with AppDatabase("sqlite", lambda: sqlite3.connect(path, timeout=20)) as app:
+            yield app
         return
     cluster: Postgres = request.getfixturevalue("running_postgres")
     with (
         cluster.database() as name,
-        Place("postgresql", lambda: cluster.connect(name)) as place,
+        AppDatabase("postgresql", lambda: cluster.connect(name)) as app,
     ):
-        yield place
+        yield app

@@ -15,7 +15,7 @@ from faktory.outbox import Outbox
 def welcome(user: int, text: str = "") -> None: ...
 
 
-class Place:
+class AppDatabase:
     """A database, and a connection of the program to it."""
 
     settings: dict[str, Any] = {}

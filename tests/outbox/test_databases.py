@@ -17,24 +17,24 @@ from faktory.outbox import database
 from faktory.server import EmbeddedServer
 
 from ..contrib.postgres import Postgres
-from .support import Place, jids_of, relaying, welcome
+from .support import AppDatabase, jids_of, relaying, welcome
 
 
 @pytest.fixture
-def postgres(running_postgres: Postgres) -> Iterator[Place]:
+def postgres(running_postgres: Postgres) -> Iterator[AppDatabase]:
     with (
         running_postgres.database() as name,
-        Place("postgresql", lambda: running_postgres.connect(name)) as place,
+        AppDatabase("postgresql", lambda: running_postgres.connect(name)) as app,
     ):
-        place.settings = running_postgres.settings(name)
-        yield place
+        app.settings = running_postgres.settings(name)
+        yield app
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Place]:
+def sqlite(tmp_path: Path) -> Iterator[AppDatabase]:
     path = tmp_path / "app.db"
-    with Place("sqlite", lambda: sqlite3.connect(path, timeout=20)) as place:
-        yield place
+    with AppDatabase("sqlite", lambda: sqlite3.connect(path, timeout=20)) as app:
+        yield app
 
 
 def held(server: EmbeddedServer) -> Callable[[], bool]:
@@ -45,7 +45,7 @@ def held(server: EmbeddedServer) -> Callable[[], bool]:
 # Several relays.
 
 
-def test_relays_on_postgresql_run_side_by_side(postgres: Place, server, wait_until):
+def test_relays_on_postgresql_run_side_by_side(postgres: AppDatabase, server, wait_until):
     first = postgres.add(*(welcome.message(number) for number in range(10)))
     server.hold("PUSHB")
     with relaying(postgres.outbox(server), batch=10):
@@ -59,18 +59,18 @@ def test_relays_on_postgresql_run_side_by_side(postgres: Place, server, wait_unt
     assert jids_of(server) == first
 
 
-def test_writing_is_not_held_up_while_jobs_are_pushed(place: Place, server, wait_until):
-    place.add(welcome.message(1))
+def test_writing_is_not_held_up_while_jobs_are_pushed(app: AppDatabase, server, wait_until):
+    app.add(welcome.message(1))
     server.hold("PUSHB")
-    with relaying(place.outbox(server)):
+    with relaying(app.outbox(server)):
         wait_until(held(server))
-        place.add(welcome.message(2))
+        app.add(welcome.message(2))
         server.release("PUSHB")
-        wait_until(lambda: place.rows() == [])
+        wait_until(lambda: app.rows() == [])
 
 
 def test_on_sqlite_a_second_relay_waits_for_the_first(
-    sqlite: Place, server, wait_until, caplog, monkeypatch
+    sqlite: AppDatabase, server, wait_until, caplog, monkeypatch
 ):
     monkeypatch.setattr("faktory.outbox.relay.INTERVAL", 0.05)
     caplog.set_level(logging.INFO, "faktory.outbox")
@@ -89,7 +89,7 @@ def test_on_sqlite_a_second_relay_waits_for_the_first(
 
 
 def test_on_sqlite_a_second_relay_takes_over(
-    sqlite: Place, server, wait_until, caplog, monkeypatch
+    sqlite: AppDatabase, server, wait_until, caplog, monkeypatch
 ):
     monkeypatch.setattr("faktory.outbox.relay.INTERVAL", 0.05)
     caplog.set_level(logging.INFO, "faktory.outbox")
@@ -108,7 +108,7 @@ def test_on_sqlite_a_second_relay_takes_over(
     assert jids_of(server) == [one, two]
 
 
-def test_two_tables_of_one_sqlite_have_a_relay_each(sqlite: Place, server, wait_until):
+def test_two_tables_of_one_sqlite_have_a_relay_each(sqlite: AppDatabase, server, wait_until):
     other = sqlite.outbox(server, table="other_outbox")
     other.create_table()
     (first,) = sqlite.add(welcome.message(1))
@@ -124,7 +124,7 @@ def test_two_tables_of_one_sqlite_have_a_relay_each(sqlite: Place, server, wait_
 
 
 def test_a_relay_on_postgresql_wakes_when_a_job_is_committed(
-    postgres: Place, server, wait_until, monkeypatch
+    postgres: AppDatabase, server, wait_until, monkeypatch
 ):
     monkeypatch.setattr(database, "INTERVAL", 3600.0)
     with relaying(postgres.outbox(server)):
@@ -135,14 +135,18 @@ def test_a_relay_on_postgresql_wakes_when_a_job_is_committed(
                 wait_until(lambda expected=jids: jids_of(server) == expected)
 
 
-def test_a_relay_that_waits_for_a_notification_stops_soon(postgres: Place, server, monkeypatch):
+def test_a_relay_that_waits_for_a_notification_stops_soon(
+    postgres: AppDatabase, server, monkeypatch
+):
     monkeypatch.setattr(database, "INTERVAL", 3600.0)
     with relaying(postgres.outbox(server)) as thread:
         pass
     assert not thread.is_alive()
 
 
-def test_without_notify_the_relay_looks_by_itself(postgres: Place, server, wait_until, monkeypatch):
+def test_without_notify_the_relay_looks_by_itself(
+    postgres: AppDatabase, server, wait_until, monkeypatch
+):
     monkeypatch.setattr(database, "INTERVAL", 0.05)
     outbox = postgres.outbox(server, notify=False)
     with relaying(outbox):
@@ -154,7 +158,7 @@ def test_without_notify_the_relay_looks_by_itself(postgres: Place, server, wait_
 # Drivers, and connections with settings of the program's.
 
 
-def test_psycopg2_is_notified_too(postgres: Place, server, wait_until, monkeypatch):
+def test_psycopg2_is_notified_too(postgres: AppDatabase, server, wait_until, monkeypatch):
     psycopg2 = pytest.importorskip("psycopg2")
     monkeypatch.setattr(database, "INTERVAL", 3600.0)
 
@@ -172,7 +176,7 @@ def test_psycopg2_is_notified_too(postgres: Place, server, wait_until, monkeypat
     assert postgres.rows() == []
 
 
-def test_a_connection_with_other_settings_does_the_same(postgres: Place, server, wait_until):
+def test_a_connection_with_other_settings_does_the_same(postgres: AppDatabase, server, wait_until):
     psycopg = pytest.importorskip("psycopg")
     from psycopg.rows import dict_row
 
@@ -199,7 +203,9 @@ def test_a_connection_with_other_settings_does_the_same(postgres: Place, server,
         *([{"autocommit": True}, {"autocommit": False}] if sys.version_info >= (3, 12) else []),
     ],
 )
-def test_sqlite_connections_of_each_kind_do_the_same(sqlite: Place, server, tmp_path, options):
+def test_sqlite_connections_of_each_kind_do_the_same(
+    sqlite: AppDatabase, server, tmp_path, options
+):
     def connect() -> Any:
         connection = sqlite3.connect(tmp_path / "app.db", **options)
         connection.row_factory = sqlite3.Row
@@ -214,7 +220,7 @@ def test_sqlite_connections_of_each_kind_do_the_same(sqlite: Place, server, tmp_
 
 
 def test_a_connection_that_the_database_ends_is_opened_again(
-    postgres: Place, server, wait_until, caplog
+    postgres: AppDatabase, server, wait_until, caplog
 ):
     caplog.set_level(logging.INFO, "faktory.outbox")
     with relaying(postgres.outbox(server)):
@@ -231,7 +237,9 @@ def test_a_connection_that_the_database_ends_is_opened_again(
     assert caplog.text.count("cannot use its database now") == 1
 
 
-def test_a_sqlite_that_is_busy_is_waited_for(sqlite: Place, server, wait_until, tmp_path, caplog):
+def test_a_sqlite_that_is_busy_is_waited_for(
+    sqlite: AppDatabase, server, wait_until, tmp_path, caplog
+):
     def connect() -> Any:
         return sqlite3.connect(tmp_path / "app.db", timeout=0.05)
 
@@ -251,10 +259,10 @@ def test_a_job_of_a_session_of_sqlalchemy_is_in_its_transaction(
 ):
     sqlalchemy = pytest.importorskip("sqlalchemy")
     orm = pytest.importorskip("sqlalchemy.orm")
-    place: Place = request.getfixturevalue("sqlite" if kind == "sqlite" else "postgres")
+    app: AppDatabase = request.getfixturevalue("sqlite" if kind == "sqlite" else "postgres")
     url = f"sqlite:///{tmp_path}/app.db" if kind == "sqlite" else "postgresql+psycopg://"
-    engine = sqlalchemy.create_engine(url, connect_args=getattr(place, "settings", {}))
-    outbox = place.outbox(server, connect=engine.raw_connection)
+    engine = sqlalchemy.create_engine(url, connect_args=getattr(app, "settings", {}))
+    outbox = app.outbox(server, connect=engine.raw_connection)
     jids = []
     for commit in (True, False):
         with orm.Session(engine) as session:
@@ -263,9 +271,9 @@ def test_a_job_of_a_session_of_sqlalchemy_is_in_its_transaction(
             jids.append(outbox.add(cursor, welcome.message(1)))
             if commit:
                 session.commit()
-    assert place.rows() == [(jids[0], None)]
+    assert app.rows() == [(jids[0], None)]
     for _ in range(3):
-        place.add(welcome.message(2))
+        app.add(welcome.message(2))
         assert outbox.relay_once() >= 1
     assert engine.pool.checkedout() == 0
     engine.dispose()
@@ -273,7 +281,7 @@ def test_a_job_of_a_session_of_sqlalchemy_is_in_its_transaction(
     assert jids[1] not in jids_of(server)
 
 
-def test_an_idle_relay_does_not_keep_a_transaction_open(postgres: Place, server, wait_until):
+def test_an_idle_relay_does_not_keep_a_transaction_open(postgres: AppDatabase, server, wait_until):
     with relaying(postgres.outbox(server)), closing(postgres.connect()) as other:
         postgres.add(welcome.message(1))
         wait_until(lambda: postgres.rows() == [])

@@ -34,8 +34,11 @@ def test_each_paramstyle_has_its_marks_and_parameters(style, insert, parameters)
 
 
 def test_a_row_is_deleted_by_its_id_and_its_jid():
-    statements = Statements("app.out", "postgresql", "format")
-    assert statements.delete(ROWS) == (
+    assert Statements("app.out", "postgresql", "format").delete(ROWS) == (
+        "DELETE FROM app.out WHERE id = ANY(%s) AND jid = ANY(%s)",
+        ([7, 9], ["jid-7", "jid-9"]),
+    )
+    assert Statements("app.out", "sqlite", "format").delete(ROWS) == (
         "DELETE FROM app.out WHERE id IN (%s, %s) AND jid IN (%s, %s)",
         (7, 9, "jid-7", "jid-9"),
     )
