@@ -94,7 +94,8 @@ class FaktoryBackend(BaseTaskBackend):
         """Raise InvalidTask for a task that this backend cannot enqueue."""
         super().validate_task(task)
         for name in options.OF_TASKS:
-            if fault := options.fault_of_option(name, getattr(task, name, None)):
+            value = getattr(task, name, None)
+            if value is not None and (fault := options.fault_of_option(name, value)):
                 raise InvalidTask(fault)
         if task.priority != DEFAULT_TASK_PRIORITY and task.queue_name != DEFAULT_TASK_QUEUE_NAME:
             raise InvalidTask(
