@@ -108,7 +108,7 @@ __all__ = [
     "worker_middleware",
 ]
 
-_ROOMS = {"aio", "client", "exceptions", "jobs", "proto", "server", "worker"}
+_ROOMS = {"aio", "client", "exceptions", "jobs", "outbox", "proto", "server", "worker"}
 _MODULES = {
     "AsyncClient": "aio",
     "configure": "client.defaults",

@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -24,6 +25,9 @@ from faktory.proto import implementation_info
 
 from . import support
 
+if TYPE_CHECKING:
+    from .contrib.postgres import Postgres
+
 TESTS = Path(__file__).parent
 
 # Folders and files of tests that do not depend on the loaded core. The tests of the other files run
@@ -31,10 +35,12 @@ TESTS = Path(__file__).parent
 ONCE = [
     "contract",
     "contrib",
+    "outbox",
     "proto",
     "replay",
     "server",
     "soak/test_asyncio.py",
+    "soak/test_django.py",
     "soak/test_durability.py",
     "aio/test_contract_again.py",
     "aio/test_faults_again.py",
@@ -235,6 +241,15 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def running_postgres(wait_until: Callable[..., object]) -> Iterator[Postgres]:
+    """A PostgreSQL for all tests of this process, which make databases in it."""
+    from .contrib import postgres  # wheels are tested without that folder
+
+    with postgres.running(wait_until) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

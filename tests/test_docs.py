@@ -13,8 +13,8 @@ toml      A file for `faktory-worker -C`; every table must load.
 ini, dockerfile, text   The commands in it must exist: flags of `faktory-worker`, files of the page.
           Otherwise they are only shown. No other languages are allowed.
 
-A block whose first line is a file name, `# jobs.py`, is that file and not part of the program; a
-later block must use it. A block without a language is sh.
+A block whose first line is a file name, `# jobs.py` or `# shop/tasks.py`, is that file and not part
+of the program; a later block must use it. A block without a language is sh.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,16 +50,17 @@ PAGES = [
     ROOT / "benchmarks/README.md",
 ]
 LINKING = [*filter(Path.exists, (*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"))]
-OPTIONAL = r"flask|fastapi|aiohttp|opentelemetry\.sdk|sentry_sdk|prometheus_client"
+OPTIONAL = r"flask|fastapi|aiohttp|opentelemetry\.sdk|sentry_sdk|prometheus_client|sqlalchemy"
 LANGUAGES = {"python", "sh", "output", "toml", "ini", "dockerfile", "text"}
 
 KEEPS_RUNNING = re.compile(
-    r"((?:\w+=\S* )*)(faktory-worker(?!.* --burst)|python -m faktory server|python \w*worker\.py)\b"
+    r"((?:\w+=\S* )*)(faktory-worker(?!.* --burst)|python -m faktory server|python \w*worker\.py"
+    r"|python manage\.py faktory(?!.* --burst))\b"
 )
 """Commands that do not end by themselves, with the variables before them."""
 
 EXPECTED = re.compile(r"^(\s*)(\S.*?)\s+# -> (.*)$", re.M)
-FILE = re.compile(r"# ([\w-]+\.(?:py|toml))\n")
+FILE = re.compile(r"# ((?:\w+/)*[\w-]+\.(?:py|toml))\n")
 
 CHECK = """
 from doctest import ELLIPSIS, OutputChecker
@@ -68,6 +70,16 @@ def check_value(value, line, expected):
         f"line {line} is {value!r}, not {expected}"
     )
 """
+
+
+MANAGE = """
+import os, sys
+from django.core.management import execute_from_command_line
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+execute_from_command_line(sys.argv)
+"""
+"""What django-admin startproject makes."""
 
 
 class Block(NamedTuple):
@@ -80,6 +92,8 @@ class Block(NamedTuple):
 
 def blocks_of(page: Path) -> list[Block]:
     text = page.read_text("utf-8")
+    if find_spec("django_tasks") is not None:  # where Django itself has none
+        text = text.replace("from django.tasks import", "from django_tasks import")
     return [
         Block(
             found[2].rstrip() or "sh",
@@ -146,9 +160,14 @@ def folder(tmp_path: Path, page: Path) -> Path:
     folder.mkdir()
     for block in blocks_of(page):
         if found := FILE.match(block.code):
-            (folder / found[1]).write_text(block.code, encoding="utf-8")
+            path = folder / found[1]
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block.code, encoding="utf-8")
         for needed in re.findall(rf"^(?:import|from) ({OPTIONAL})\b", block.code, re.M):
             pytest.importorskip(needed, reason=f"this page needs {needed} (extra docs or test)")
+    if page.name == "django.md":
+        pytest.importorskip("django", reason="this page needs Django (extra test)")
+        (folder / "manage.py").write_text(MANAGE)
     return folder
 
 
@@ -163,7 +182,7 @@ def test_a_page_uses_the_files_that_it_shows(page: Path) -> None:
     blocks = blocks_of(page)
     for number, block in enumerate(blocks):
         if (found := FILE.match(block.code)) and block.language == "python":
-            name = found[1].removesuffix(".py")
+            name = found[1].removesuffix(".py").replace("/", ".")
             later = "\n".join(other.code for other in blocks[number + 1 :])
             assert re.search(rf"\b{name}(\.py)?\b", later), f"{found[1]} is never run"
 

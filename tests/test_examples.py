@@ -96,6 +96,14 @@ def test_the_worker_runs_the_jobs_of_the_producer(url: str, worker: list[str]) -
         ("asyncio_cancel.py", ["no job within 0.1 s", "fetched: work [1]"]),
         ("batch.py", ["pushed: today's files", *IMPORTED, "all files are imported"]),
         ("middleware.py", ["hello Ada", "bonjour Blaise", "greet took 0.", "stop took 0."]),
+        (
+            "outbox.py",
+            [
+                "rolled back, and no job is sent: the order is empty",
+                "order 1 is confirmed: a cup",
+                "orders that wait for a confirmation: 0",
+            ],
+        ),
         ("polyglot.py", ["mail to ada@example.org: hi", "ResizeImage ['cat.png', 100]"]),
         ("progress.py", ["working: 50 %, half of metropolis.mkv"]),
     ],

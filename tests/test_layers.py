@@ -37,8 +37,9 @@ BELOW = {
     "aio": "exceptions proto wire client",
     "jobs": "exceptions proto wire client aio",
     "worker": "exceptions proto wire client aio jobs",
+    "outbox": "exceptions proto wire client aio jobs",
     "server": "exceptions proto wire",
-    "contrib": "exceptions proto wire client aio jobs worker",
+    "contrib": "exceptions proto wire client aio jobs worker outbox",
     "testing": "exceptions proto wire client aio jobs worker server",
     "cli": "exceptions proto wire client aio jobs worker server contrib",
     # The two that are in no room: the package itself names everything, each name imported when

@@ -1,5 +1,7 @@
 """The async client of the running loop, through which `aperform` and its like push.
 
+`LoopClients` is the same for another server.
+
 Rules: each loop has one, made with its first push, of the settings of that moment. It closes with
 its loop: an asynchronous generator ends where `asyncio.run`, and every other runner, shuts down
 those that are left. A change of the settings replaces it.
@@ -8,7 +10,7 @@ those that are left. A change of the settings replaces it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple
 
 from ..client import fork, network, settings
@@ -21,10 +23,11 @@ class _Default(NamedTuple):
     end: AsyncGenerator[None, None]
 
 
-class _Defaults:
-    """The client of each loop."""
+class LoopClients:
+    """A client of each event loop; `make` makes one, of the settings of that moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[], AsyncClient]) -> None:
+        self._make = make
         self._of_loops: dict[asyncio.AbstractEventLoop, _Default] = {}
         fork.register(self)
 
@@ -34,7 +37,7 @@ class _Defaults:
         found = self._of_loops.get(loop)
         if found is not None and found.made_of is settings.current:
             return found.client
-        client = AsyncClient()
+        client = self._make()
         if network.current.in_process:  # a test mode leaves nothing behind
             return client
         for each in list(self._of_loops):
@@ -66,5 +69,5 @@ class _Defaults:
 
 _of_parents: list[object] = []
 
-default_client = _Defaults().client
+default_client = LoopClients(AsyncClient).client
 """Return the client that this process pushes through on the running loop."""

@@ -135,6 +135,8 @@ class JobContext(JobAttributes):
 
     _policy: Any = None
     """What is declared of the job's failures, a `retries.Policy`; set where middleware runs."""
+    in_test_thread = False
+    """Whether a test runs the job, in its own thread, which has more to do after the job's end."""
 
     _stopping = False
     _callbacks: list[tuple[Context, Callable[[], object]]] | None = None

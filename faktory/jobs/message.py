@@ -102,6 +102,10 @@ class Message:
         """Return a wire dict that is pushed later, as middleware gets it: it has `expires_in`."""
         return self._job.payload_of(job_options.copy_of(list(self.args)))
 
+    def through_middleware(self, keep: Callable[[dict[str, Any]], object]) -> object:
+        """Do as `push` does, but pass the wire dict to `keep` in the place of the push."""
+        return _keep(self._job, self.payload(), keep)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):
             return NotImplemented
@@ -174,12 +178,22 @@ class JobChain:
         others = [prepare(message.payload()) for message in self.messages[1:]]
         return _with_following(first, others)
 
+    def through_middleware(self, keep: Callable[[dict[str, Any]], object]) -> object:
+        """Do as `push` does, but pass the first job's wire dict to `keep` in place of the push."""
+        payload, stopped = self._made(asks=False)
+        return _keep(self._first, payload, keep) if payload else stopped
+
     @property
     def _first(self) -> PushedJob:
         return self.messages[0]._job
 
-    def _made(self, producer: Producer | None = None) -> tuple[dict[str, Any] | None, object]:
-        """Return the payload of the first job, or None and what the middleware returned."""
+    def _made(
+        self, producer: Producer | None = None, asks: bool = True
+    ) -> tuple[dict[str, Any] | None, object]:
+        """Return the payload of the first job, or None and what the middleware returned.
+
+        With `asks` the server is asked whether it knows options of the others.
+        """
         following = _Following()
         pool = producer or self._first.pool
         for number, message in enumerate(self.messages[1:], 2):
@@ -187,7 +201,8 @@ class JobChain:
                 returned = message._job.run_middleware(message.payload(), following.keep)
             if following.lacks(number):
                 return None, returned
-            message._job.check_enterprise(pool)
+            if asks:
+                message._job.check_enterprise(pool)
         return _with_following(self.messages[0].payload(), following.jobs), None
 
     async def _amade(self) -> tuple[dict[str, Any] | None, object]:
@@ -275,6 +290,22 @@ def _check_step(message: Message, number: int, first: Message) -> None:
             f"{what} has a pool of its own, and the worker pushes it to the server of the job "
             "before it: set the pool of the first one only."
         )
+
+
+def _keep(
+    job: PushedJob, payload: dict[str, Any], keep: Callable[[dict[str, Any]], object]
+) -> object:
+    if job.pool is not None:
+        raise ValueError(
+            f"{job.jobtype} has a pool of its own, and the job would go to another server: leave "
+            "the pool out."
+        )
+
+    def complete(payload: dict[str, Any]) -> object:
+        job.complete(payload)
+        return keep(payload)
+
+    return job.run_middleware(payload, complete)
 
 
 def _with_following(first: dict[str, Any], following: list[dict[str, Any]]) -> dict[str, Any]:

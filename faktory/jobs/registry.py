@@ -58,23 +58,32 @@ schedules: dict[str, Any] = {}
 external: set[str] = set()
 """Job types that another program runs, as `faktory.external` declared them."""
 
+resolver: Callable[[str], Runnable | None] | None = None
+"""Asked for each job type that nobody registered: for an integration, whose job types are names of
+another library. It returns what runs the type, None if it does not know it, and raises nothing: to
+refuse a type it returns a job that raises, whose policy says what follows."""
+
+other_queues: set[str] = set()
+"""Queues that jobs of this program may go to beside those that they declare: an integration's."""
+
 
 @contextmanager
 def isolated() -> Iterator[None]:
     """Begin with an empty registry, and restore this one at the end of the block: for tests."""
-    jobs, others, periodic = dict(_jobs), set(external), dict(schedules)
-    _jobs.clear()
-    external.clear()
-    schedules.clear()
+    global resolver
+    kept: list[tuple[Any, Any]] = [
+        (each, each.copy()) for each in (_jobs, external, schedules, other_queues)
+    ]
+    asked, resolver = resolver, None
+    for each, _ in kept:
+        each.clear()
     try:
         yield
     finally:
-        _jobs.clear()
-        _jobs.update(jobs)
-        external.clear()
-        external.update(others)
-        schedules.clear()
-        schedules.update(periodic)
+        resolver = asked
+        for each, before in kept:
+            each.clear()
+            each.update(before)
 
 
 class UnknownJob(LookupError):
@@ -97,7 +106,10 @@ def register(jobtype: str, job: Runnable) -> None:
 
 def find(jobtype: str) -> Runnable | None:
     """Return what runs this type, or None."""
-    return _jobs.get(jobtype)
+    job = _jobs.get(jobtype)
+    if job is None and resolver is not None:
+        return resolver(jobtype)
+    return job
 
 
 def names() -> list[str]:
@@ -109,6 +121,11 @@ def queues() -> dict[str, str]:
     """Return the queue of each registered job type, as its options and the defaults say now."""
     declared = {name: _jobs[name].queue for name in names()}
     return {name: queue for name, queue in declared.items() if queue is not None}
+
+
+def fetched_queues() -> set[str]:
+    """Return the queues that a worker of this program fetches by default."""
+    return {*queues().values(), *other_queues}
 
 
 def unknown(jobtype: str, known: list[str]) -> UnknownJob:

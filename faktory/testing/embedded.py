@@ -61,7 +61,9 @@ class DrainingWorker(Worker):
                         "without end?"
                     )
                 done += 1
-                delivery = processor.run_job(JobContext(dict(payload), client))
+                job = JobContext(dict(payload), client)
+                job.in_test_thread = True
+                delivery = processor.run_job(job)
                 assert delivery is not None
                 (undelivered,) = deliver(client, [delivery], self._log)
                 if undelivered is not None:

@@ -238,6 +238,7 @@ class MemoryServer(MemoryNetwork):
         if payload is None:
             return False
         context = JobContext(payload)
+        context.in_test_thread = True
         following: dict[str, Any] | None = None
         try:
             following = next_job(context.as_fetched())  # first: without it the job is not run

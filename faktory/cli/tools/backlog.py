@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from . import admin, output
-from .checks import Result, declared_queues, shorten
+from .checks import Result, declared_queues, fetched_queues, shorten
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -87,10 +87,9 @@ def jobtypes(sizes: Mapping[str, int], modules: Sequence[str]) -> Result:
             f"not compared: {unseen}",
             "Name the program by -r MODULE to compare at least the queues of its jobs.",
         )
-    declared = declared_queues()
-    if not declared:
+    if not declared_queues():
         return Result("note", "job types", "not compared: the program registers none")
-    own = set(declared.values())
+    own = fetched_queues()
     others = sorted((name for name, size in sizes.items() if size and name not in own))
     if not others:
         return Result(

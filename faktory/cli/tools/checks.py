@@ -107,7 +107,7 @@ def program(modules: Sequence[str]) -> Iterator[Result]:
             Exit.USAGE,
         )
         return
-    queues = shorten(sorted(set(declared.values())))
+    queues = shorten(sorted(fetched_queues()))
     text = f"job types: {shorten(declared)}; a worker without -q fetches their queues: {queues}"
     yield Result("ok", "program", text)
     yield from periodic()
@@ -136,6 +136,13 @@ def declared_queues() -> dict[str, str]:
     from ...jobs import registry
 
     return registry.queues()
+
+
+def fetched_queues() -> set[str]:
+    """Return the queues that a worker of the program fetches without -q."""
+    from ...jobs import registry
+
+    return registry.fetched_queues()
 
 
 def address(given: str | None) -> tuple[Address | None, Result]:

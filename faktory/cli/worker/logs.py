@@ -100,11 +100,17 @@ def _traceback(error: BaseException, trace: TracebackType | None) -> str:
     for each in shown:  # which grows
         text = getattr(each, "_str", None)  # where the text stands since Python 3.5
         if isinstance(text, str):
-            remote = each.exc_type is not None and each.exc_type.__name__ in _REMOTE
+            remote = _name_of_type(each) in _REMOTE
             each._str = _indented(text) if remote else escape(text)  # type: ignore[attr-defined]
         inner = (each.__cause__, each.__context__, *(each.exceptions or ()))
         shown += [other for other in inner if other is not None]
     return "".join(shown[0].format()).removesuffix("\n")
+
+
+def _name_of_type(shown: traceback.TracebackException) -> str:
+    if sys.version_info >= (3, 13):  # where exc_type is deprecated
+        return (shown.exc_type_str or "").rpartition(".")[2]
+    return getattr(shown.exc_type, "__name__", "")
 
 
 def format_json(record: logging.LogRecord) -> str:

@@ -129,7 +129,7 @@ def _run(argv: Sequence[str], early: EarlySignals, served: ExitStack) -> tuple[E
             loading.load(options.require)
     finally:
         early.check()  # an import may have caught what a signal raised, or made another error of it
-    declared = set(registry.queues().values())
+    declared = registry.fetched_queues()
     worker = _make_worker(options, declared, loading.find_loop_factory(options.loop_factory))
     if not registry.names():
         raise UsageError(NO_JOBS)
@@ -240,7 +240,7 @@ def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit
         _log_start(worker)
         if not options.queue:
             log.info("no -q: default and every queue that the jobs declare are fetched")
-        if warning := queues.left_out(options.queue, registry.queues().values()):
+        if warning := queues.left_out(options.queue, registry.fetched_queues()):
             log.warning("%s", warning)
         try:
             with title.shown(worker, options.tag):

@@ -1,0 +1,1 @@
+"""A package of tasks that does not import what is in it."""
