@@ -40,6 +40,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"faktory\.[\w.]+\.[A-Z]"),
     (r"py:class", r"faktory\.(jobs\.signature\.Signature|testing\.modes\.Switched|wire\..*)"),
     (r"py:class", r"faktory\.(server\.state\.Timing|worker\.manager\.JobTable)"),
+    (r"py:class", r"faktory\.outbox\.database\.\w+"),
 ]
 
 _HOMES = (

@@ -234,7 +234,7 @@ def open_database(
     try:
         connection: Any = connect()
     except Exception as error:
-        raise DatabaseAway(str(error) or type(error).__name__) from error
+        raise DatabaseAway(str(error)) from error
     if hasattr(connection, "driver_connection") and hasattr(connection, "detach"):
         pooled, connection = connection, connection.driver_connection
         pooled.detach()  # out of SQLAlchemy's pool, since its settings are changed

@@ -25,7 +25,7 @@ from .database import (
     statements_for,
 )
 from .relay import Relay
-from .sql import MAX_JID, Dialect, Paramstyle, Statements
+from .sql import MAX_JID, Dialect, Paramstyle
 
 
 class Outbox:
@@ -60,7 +60,6 @@ class Outbox:
         self._dialect = None if dialect is None else sql.check_dialect(dialect)
         self._faktory = faktory
         self._notify = notify
-        self._statements: dict[type, Statements] = {}
 
     def __repr__(self) -> str:
         return f"<faktory.outbox.Outbox {self._table}>"
@@ -147,10 +146,7 @@ class Outbox:
         if payload.get("created_at") is None:
             payload["created_at"] = created_at()
         line = encode_push(payload)[len("PUSH ") : -len("\r\n")]
-        statements = self._statements.get(type(cursor))
-        if statements is None:
-            statements = statements_for(cursor, self._table, self._dialect, self._style)
-            self._statements[type(cursor)] = statements
+        statements = statements_for(cursor, self._table, self._dialect, self._style)
         cursor.execute(*statements.insert(jid, line.decode(), self._notify))
         return jid
 

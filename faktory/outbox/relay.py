@@ -195,7 +195,7 @@ class Relay:
 
     def _fails(self, error: Exception) -> None:
         if isinstance(error, DatabaseAway):
-            self._outage.begins(str(error))
+            self._outage.begins(str(error) or repr(error.__cause__))
             self._close_database()
         else:
             self._server.begins(str(error))

@@ -33,6 +33,7 @@ def test_no_committed_job_is_lost_if_relays_are_killed(
                 programs.transact(connection, outbox, rng)
                 if number % 50 == 49:
                     wait_until(lambda: len(crashes.waiting()) < 200)
+                    server.drop_before("PUSHB")
                     server.drop_after("PUSHB")
                     time.sleep(rng.uniform(0, 0.05))
                     crashes.kill_relay()

@@ -390,3 +390,21 @@ def test_a_server_that_is_said_to_know_the_options_gets_them(app: AppDatabase, s
     (jid,) = app.add(welcome.set(track=True).message(1))
     assert app.outbox(server).relay_once() == 1
     assert jids_of(server) == [jid]
+
+
+def test_a_real_server_gets_the_jobs_in_order(app: AppDatabase, real_server_url: str):
+    queue = f"outbox-{app.kind}"
+    at = datetime.now(UTC) + timedelta(hours=1)
+    jids = app.add(
+        *(welcome.set(queue=queue).message(number) for number in range(25)),
+        {"jobtype": "work", "args": [], "queue": queue, "at": at, "jid": f"scheduled-{queue}"},
+    )
+    assert faktory.outbox.Outbox(app.connect, faktory=real_server_url).relay_once(10) == 26
+    assert app.rows() == []
+    with faktory.Client(real_server_url) as client:
+        for jid in jids[:25]:
+            job = client.fetch(queue)
+            assert job is not None
+            assert (job["jid"], job["retry"]) == (jid, 3)
+            client.ack(jid)
+        client.discard("scheduled", jids=[jids[25]])

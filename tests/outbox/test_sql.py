@@ -141,6 +141,28 @@ def test_the_standard_library_is_known():
     connection.close()
 
 
+class DjangoCursor:
+    """The type of its cursors is the same for each database."""
+
+    __module__ = "django.db.backends.utils"
+
+    def __init__(self, vendor: str) -> None:
+        self.db = types.SimpleNamespace(vendor=vendor)
+        self.texts: list[str] = []
+
+    def execute(self, text, parameters):
+        self.texts.append(text)
+
+
+def test_cursors_of_django_are_of_the_database_that_they_are_for():
+    cursors = {vendor: DjangoCursor(vendor) for vendor in ("postgresql", "sqlite", "oracle")}
+    outbox = Outbox(sqlite3.connect)
+    for cursor in cursors.values():
+        outbox.add(cursor, {"jobtype": "work", "args": []})
+    notified = {vendor: "pg_notify(%s" in cursor.texts[0] for vendor, cursor in cursors.items()}
+    assert notified == {"postgresql": True, "sqlite": False, "oracle": False}
+
+
 class Unknown:
     def cursor(self) -> Unknown:
         return self

@@ -32,6 +32,7 @@ class Embedded(EmbeddedServer):
 
     def restart(self, crash: bool) -> None:
         if crash:
+            self.drop_before("PUSHB")
             self.drop_after("PUSHB")
         else:
             self.stop()

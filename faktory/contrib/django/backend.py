@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import import_module
-from inspect import Signature, signature
+from inspect import Signature
 from typing import TYPE_CHECKING, Any, Self
 
 from asgiref.sync import sync_to_async
@@ -24,9 +24,9 @@ from django.utils import timezone
 from ...client import Pool
 from ...client.defaults import default_pool
 from ...jobs import client_middleware
-from ...jobs.signature import ANNOTATIONS
 from ...proto import encode_push, new_jid
 from ...wire.payload import prepare
+from ...wire.validate import signature_of
 from . import options
 from .framework import (
     DEFAULT_TASK_PRIORITY,
@@ -256,7 +256,7 @@ def _bind(
 @lru_cache(1000)
 def _parameters(function: Callable[..., Any], takes_context: bool) -> Signature:
     """Return the parameters of a task that are arguments: without its context."""
-    found = signature(function, **ANNOTATIONS)
+    found = signature_of(function)
     parameters = list(found.parameters.values())
     return found.replace(parameters=parameters[1:] if takes_context else parameters)
 

@@ -113,12 +113,14 @@ def _has_outbox(alias: str) -> bool:
     """Return whether a database has the table, or may have it: it may be away now."""
     if not router.allow_migrate_model(alias, OutboxJob):
         return False
+    connection = connections[alias]
     try:
-        return OutboxJob._meta.db_table in connections[alias].introspection.table_names()
+        return OutboxJob._meta.db_table in connection.introspection.table_names()
     except Error:
         return True
     finally:
-        connections[alias].close()
+        if not connection.in_atomic_block:  # of a test
+            connection.close()
 
 
 def _driver_error(alias: str) -> type[Exception]:
