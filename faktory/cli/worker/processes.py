@@ -48,8 +48,9 @@ MAX_FAILED_STARTS: Final = 5
 STEADY_AFTER: Final = 10.0
 """Seconds after which a worker that ends is replaced at once."""
 
-STOP_GRACE: Final = 8.0
-"""Seconds that workers have to end beyond their grace period: they report jobs themselves."""
+STOP_GRACE: Final = 10.0
+"""Seconds that workers have to end beyond their grace period: to report jobs that are left, for
+which a FETCH that goes on may have to end first, and for the hooks of `faktory.aio.on_shutdown`."""
 
 log = Log(logging.getLogger("faktory.parent"))  # the name that programs configure
 
