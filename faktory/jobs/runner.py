@@ -23,7 +23,6 @@ from . import options, registry
 from .context import JobContext, run_in
 from .middleware import worker_middleware
 from .registry import Runnable
-from .retries import Policy
 
 T = TypeVar("T")
 
@@ -32,11 +31,7 @@ END_TIMEOUT: Final = 5.0
 
 
 class Callee(Protocol):
-    """What `JobRunner.call` calls: a job, or something that waits for it."""
-
-    @property
-    def policy(self) -> Policy | None:
-        """What follows from the job's failures."""
+    """What `JobRunner.call` calls: a job, or something that waits for it and has its `policy`."""
 
     def run(self, context: JobContext, /) -> object:
         """Run the job."""
@@ -99,7 +94,7 @@ class JobRunner:
         process = os.getpid()
         try:
             if self._middleware and worker_middleware:
-                job._policy = task.policy
+                job._policy = getattr(task, "policy", None)
                 result = worker_middleware.run(lambda *_: task.run(job), job, job.payload)
             else:
                 result = task.run(job)

@@ -158,7 +158,7 @@ class EmbeddedServer:
         That includes scheduled jobs, retries, reservations, and workers without a BEAT for a
         minute of that time. A FETCH waits by the real clock.
         """
-        check_travel(seconds, self._state.clock())
+        check_travel(seconds, self._call(lambda state: state.clock()))
         with self._lock:
             steps = self._state.travel(round(seconds * SECOND))
             # One step a call, so that clients are served in between.
