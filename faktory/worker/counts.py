@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import count
 from time import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from ..client import fork, pushes
 from ..jobs import registry
@@ -41,6 +41,8 @@ BUCKETS: Final = (
 )
 """Upper bounds of the histograms in seconds: from the pause of a worker that polls to jobs beyond
 the reservation of half an hour that is the default."""
+
+_SHORTEST: Final = BUCKETS[0]
 
 OTHER: Final = "other"
 """The label of job types and queues that nothing declares, so that there are not any number."""
@@ -70,6 +72,10 @@ SPARE_ROWS: Final = 2
 """Threads beside those of jobs: one for the supervisor, one that an overdue job may still hold."""
 
 
+Row: TypeAlias = "memoryview[float] | list[float]"
+"""The numbers of a thread; a list takes a third of the time."""
+
+
 class Page:
     """The numbers of a process, with those of `threads` threads; in shared memory, or grows."""
 
@@ -82,12 +88,12 @@ class Page:
         self.head = view[: 8 * _HEAD].cast("d")
         self.names = view[8 * _HEAD : 8 * _HEAD + names]
         rest = view[8 * _HEAD + names :].cast("d")
-        self.rows = [rest[at * _ROW : (at + 1) * _ROW] for at in range(rows)]
+        self.rows: list[Row] = [rest[at * _ROW : (at + 1) * _ROW] for at in range(rows)]
         self.is_shared = threads is not None
 
-    def add_row(self) -> memoryview[float]:
+    def add_row(self) -> Row:
         """Return the numbers of one more thread, which only this process sees."""
-        self.rows.append(memoryview(bytearray(8 * _ROW)).cast("d"))
+        self.rows.append([0.0] * _ROW)
         return self.rows[-1]
 
     def name(self, index: int, queue: str, jobtype: str) -> None:
@@ -219,7 +225,7 @@ class Counts:
 class Tally:
     """The counters of one thread that runs jobs, and the run that it is at."""
 
-    def __init__(self, counts: Counts, row: memoryview[float], is_shared: bool) -> None:
+    def __init__(self, counts: Counts, row: Row, is_shared: bool) -> None:
         self.row = row
         self._counts = counts
         self._firsts = counts.firsts
@@ -238,42 +244,53 @@ class Tally:
         self._at = 0
         row[_RUNNING] = 1.0
         if self._is_shared:
-            row[_IF_DIED] = first + self._failing()
+            fresh = "failure" not in payload and (payload.get("retry") or 0) > 0
+            row[_IF_DIED] = first + (FAILED if fresh else self._failing())
             row[_IF_REPORTED] = 0.0
-            row[_JOB] = _hash(job.jid)
+            row[_JOB] = _hash(payload["jid"])
         try:
-            queued = datetime.fromisoformat(payload["enqueued_at"]).timestamp()
+            seconds = time() - datetime.fromisoformat(payload["enqueued_at"]).timestamp()
         except (KeyError, TypeError, ValueError, OverflowError):  # of another kind of server
             return
-        seconds = time() - queued
-        _observe(row, _WAIT, seconds if seconds > 0 else 0.0)
+        if not seconds > 0:
+            seconds = 0.0
+        row[_WAIT + bisect_left(BUCKETS, seconds)] += 1
+        row[_WAIT + _SUM] += seconds
 
     def end(self, outcome: str, seconds: float | None) -> None:
         """Note how a run ended, and after how long; it is counted when its report is answered."""
         row = self.row
         row[_RUNNING] = 0.0
         if seconds is not None:
-            _observe(row, _SECONDS, seconds)
+            bucket = bisect_left(BUCKETS, seconds) if seconds > _SHORTEST else 0
+            row[_SECONDS + bucket] += 1
+            row[_SECONDS + _SUM] += seconds
         found = OF_END.get(outcome)
-        self._expect(self._first + (self._failing() if found is None else found))
+        at = self._first + (self._failing() if found is None else found)
+        if self._is_shared:
+            self._expect(at)
+        else:
+            self._at = at
 
     def refuse(self) -> None:
         """Note that a job that cannot be run is failed."""
         self._job = None
         self._expect(self._counts._other + FAILED)
 
-    def follow(self, delivery: Delivery | None) -> None:
-        """Note what is sent next about a run; None: it is delivered, or not to be."""
+    def count(self) -> None:
+        """Count the run: its report was answered, or is not to be sent any more."""
         row = self.row
-        if delivery is None:
-            if self._at:
-                row[self._at] += 1
-            self._at = 0
-            self._job = None
-            row[_RUNNING] = 0.0
-            if self._is_shared:
-                row[_JOB] = 0.0
-        elif delivery.commands[0].name == "FAIL":
+        if self._at:
+            row[self._at] += 1
+        self._at = 0
+        self._job = None
+        row[_RUNNING] = 0.0
+        if self._is_shared:
+            row[_JOB] = 0.0
+
+    def follow(self, delivery: Delivery) -> None:
+        """Note what is sent instead of what the run has led to."""
+        if delivery.commands[0].name == "FAIL":
             self.lose()
 
     def lose(self) -> None:
@@ -284,21 +301,20 @@ class Tally:
     def settle(self, outcome: str) -> None:
         """Count the run of a thread whose job was taken from it."""
         self.end(outcome, None)
-        self.follow(None)
+        self.count()
 
     def _failing(self) -> int:
         job = self._job
         return FAILED if job is None or job.retries_remaining else EXHAUSTED
 
     def _expect(self, at: int) -> None:
-        if at == self._at:
-            return
-        self._at = at
         if self._is_shared:
             row = self.row
-            row[_IF_REPORTED] = 0.0
+            if self._at:
+                row[_IF_REPORTED] = 0.0
             row[_BEFORE] = row[at]
             row[_IF_REPORTED] = at
+        self._at = at
 
 
 class Histogram(NamedTuple):
@@ -350,18 +366,13 @@ def read(pages: Sequence[Page], dropped: int = 0) -> Numbers:
     )
 
 
-def _histogram(rows: Sequence[memoryview[float]], at: int) -> Histogram:
+def _histogram(rows: Sequence[Row], at: int) -> Histogram:
     up_to: list[float] = []
     total = 0.0
     for bucket in range(len(BUCKETS) + 1):
         total += sum(row[at + bucket] for row in rows)
         up_to.append(total)
     return Histogram(up_to[:-1], total, sum(row[at + _SUM] for row in rows))
-
-
-def _observe(row: memoryview[float], at: int, seconds: float) -> None:
-    row[at + bisect_left(BUCKETS, seconds)] += 1
-    row[at + _SUM] += seconds
 
 
 def _label(text: str) -> str:

@@ -248,7 +248,10 @@ class Processor(Thread):
             manager.outage.ends(asked_at)
             if (delivery := self._delivery) is not None:
                 count = len(delivery.commands)
-                self._follow(delivery.on_answers(answers[:count], self._log))
+                following = delivery.on_answers(answers[:count], self._log)
+                if following is not None and self.tally is not None:
+                    self.tally.follow(following)
+                self._follow(following)
                 del answers[:count]
             for fetched in answers:
                 self._release_permits(fetched.value)
@@ -309,20 +312,21 @@ class Processor(Thread):
         if not self.running.report():
             self._log_job(logging.WARNING, "%s ended, too late to be reported", job)
             return None
-        is_late = job.time_remaining() < 0
-        if self.tally is not None:
-            since = self.running.since
-            ended_at = self._failed_at if self._failed_at > since else monotonic()
-            self.tally.end("fail" if is_late else end.outcome, ended_at - since)
-        if is_late:
+        if job.time_remaining() < 0:
+            if self.tally is not None:
+                self.tally.end("fail", monotonic() - self.running.since)
             self._log_late(job, end.outcome, end.report)
             return None
         if end.outcome in ("done", "discarded"):
             seconds = monotonic() - self.running.since
+            if self.tally is not None:
+                self.tally.end(end.outcome, seconds)
             reason = f": {end.reason}" if end.outcome == "discarded" else ""
             self._log_job(logging.INFO, "%s %s in %.3f s%s", job, end.outcome, seconds, reason)
             return end.following or Delivery(commands.ack(job.jid))
-        return report_of(
+        if self.tally is not None:
+            self.tally.end(end.outcome, max(0.0, self._failed_at - self.running.since))
+        delivery = report_of(
             job,
             end.verdict,
             end.report,
@@ -332,6 +336,9 @@ class Processor(Thread):
             given_back=end.given_back,
             clock=self._manager.server_clock,
         )
+        if self.tally is not None:
+            self.tally.follow(delivery)
+        return delivery
 
     def _has_expired(self, job: JobContext) -> bool:
         try:
@@ -451,9 +458,9 @@ class Processor(Thread):
     def _follow(self, delivery: Delivery | None) -> None:
         """Go on with what is to be reported now; None: the job is not this processor's any more."""
         self._delivery = delivery
-        if self.tally is not None:
-            self.tally.follow(delivery)
         if delivery is None:
+            if self.tally is not None:
+                self.tally.count()
             self.held = None
             self._manager.record(self, None)
 

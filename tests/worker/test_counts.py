@@ -351,7 +351,7 @@ def test_a_process_that_died_just_after_it_counted_is_not_counted_again(
 ) -> None:
     tally.begin(job())
     tally.end("done", 0.1)
-    tally.row[tally._at] += 1  # the first step of `follow(None)`
+    tally.row[tally._at] += 1  # the first step of `count`
     held = page.count_dead(["11111111"])["11111111"]
     assert held == counts.Held(None, None)
     assert of(page) == {"done": 1}
@@ -376,7 +376,7 @@ def test_the_next_process_goes_on_with_the_numbers_of_the_one_before(
 ) -> None:
     tally.begin(job())
     tally.end("done", 0.1)
-    tally.follow(None)
+    tally.count()
     tally._counts.pushes.add(pushes.REFUSED, 2)
     page.count_dead([])
     successor = Counts(page)
@@ -385,7 +385,7 @@ def test_the_next_process_goes_on_with_the_numbers_of_the_one_before(
     other = successor.tally()
     other.begin(job())
     other.end("discarded", 0.1)
-    other.follow(None)
+    other.count()
     successor.pushes.add(pushes.REFUSED, 1)
     assert of(page) == {"done": 1, "discarded": 1}
     assert read([page]).pushes["refused"] == 3
