@@ -47,13 +47,17 @@ class DataFile:
         """Open a file, or make it; DataFileError if that cannot be."""
         self.path = os.path.abspath(path)
         self._lock = _locked(self.path)
+        self.last_row: int
+        """The highest `id` of a job, 0 without one."""
         try:
             self.connection = _open(self.path)
             try:
                 self.connection.execute(f"PRAGMA synchronous = {sync}")
+                (last,) = self.connection.execute("SELECT max(id) FROM jobs").fetchone()
             except BaseException:
                 self.connection.close()
                 raise
+            self.last_row = last or 0
         except sqlite3.Error as error:
             self._lock.release()
             raise _unusable(self.path, error) from error
@@ -145,7 +149,7 @@ def check_version(connection: sqlite3.Connection, path: str) -> bool:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_NOTADB:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_NOTADB:
             raise
         raise DataFileError(
             f"the data file {path!r} is no database: it was not written by this server, and is "

@@ -49,8 +49,7 @@ class Journal:
         self.counters: Callable[[], dict[str, int]] = dict
         """Returns the numbers that are kept, by name."""
         self._counted: dict[str, int] = {}
-        (last,) = self._connection.execute("SELECT max(id) FROM jobs").fetchone()
-        self._last: int = last or 0
+        self._last = self._file.last_row
         self._added: dict[int, Row] = {}
         self._removed: list[tuple[int]] = []
         self._touched: dict[tuple[str, bytes], Source] = {}

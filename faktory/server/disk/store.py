@@ -6,6 +6,7 @@ Rules: the store works as ever; the queues and sets that it is given here record
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -60,7 +61,7 @@ class DurableStore(Store):
         """Take what the file has; DataFileError if that makes no sense."""
         try:
             self._load()
-        except (ValueError, TypeError) as error:  # JSONError is a ValueError
+        except (ValueError, TypeError, sqlite3.DatabaseError) as error:
             raise DataFileError(
                 f"the data file is damaged: {error}. Put a backup in its place."
             ) from error
@@ -93,6 +94,12 @@ class DurableStore(Store):
                 self._reserved_jobs.restore(row, int(at), member, reservation)
                 if place == "working":
                     dict.__setitem__(self.reservations, job.jid, reservation)
+
+    def _pop_reservation(self, jid: str) -> Reservation:
+        reservation = super()._pop_reservation(jid)
+        # When an older copy of the job has expired, this one stays reserved, and is not found.
+        self._reserved_jobs.shadow(reservation.member)
+        return reservation
 
     def _new_queue(self, name: str) -> deque[StoredJob]:
         self._journal.touch(self._named, name.encode())
