@@ -225,10 +225,11 @@ class Traffic:
         unknown = found.keys() - self.there.keys() - self.maybe
         assert not unknown, f"never pushed: {sorted(unknown)[:5]}"
         for number in range(PUSHERS + 1):
+            # A retry comes to the end of its queue.
             queued = [
                 job["jid"]
                 for place, job in jobs
-                if place == "queue" and job["queue"] == f"q{number}"
+                if place == "queue" and job["queue"] == f"q{number}" and "failure" not in job
             ]
             assert queued == sorted(queued), f"the order of q{number}"
         paused = {

@@ -16,7 +16,7 @@ from time import time
 from typing import Any, Final
 
 from ...client import Client
-from ...exceptions import FaktoryOutcomeUnknown, FaktoryServerError
+from ...exceptions import FaktoryServerError
 from ...proto import encode_push, load_json
 from ...server.disk.file import DataFile, open_to_read
 from ...server.disk.lock import holder
@@ -46,6 +46,7 @@ _PLACES: Final = {
 """What is moved, in this order: to kill takes the longer the more jobs are scheduled."""
 
 _ENTERPRISE: Final = {"batch": "batches", "lock": "locks of unique jobs", "track": "tracked jobs"}
+"""What only a server with Enterprise features has, by kind of entry."""
 
 
 def check(path: str) -> int:
@@ -143,10 +144,10 @@ class _Export:
     def run(self) -> int:
         for (value,) in self._connection.execute("SELECT value FROM entries WHERE kind = 'export'"):
             output.show(f"A run before this one ended in the middle; may be there twice: {value}")
-        moved = {}
-        self._pause()
+        moved = dict.fromkeys(_PLACES, 0)
+        moved["queue"] = self._pause()
         for place in _PLACES:
-            moved[place] = sum(self._move(place, rows) for rows in self._chunks(place))
+            moved[place] += sum(self._move(place, rows) for rows in self._chunks(place))
         for place, count in moved.items():
             if count:
                 output.show(f"moved: {output.jobs(count)} {_PLACES[place]}")
@@ -159,8 +160,12 @@ class _Export:
             yield rows
             last = rows[-1][0]
 
-    def _pause(self) -> None:
-        """Pause the queues that were, each as soon as it has a job: it can only be then."""
+    def _pause(self) -> int:
+        """Pause the queues that were, each as soon as it has a job: it can only be then.
+
+        Returns how many jobs were pushed for that.
+        """
+        count = 0
         self._connection.create_function("queue_of", 1, lambda job: load_json(job)["queue"])
         query = (
             "SELECT id, at, job FROM jobs WHERE place = 'queue' AND queue_of(job) = ? ORDER BY id "
@@ -170,8 +175,9 @@ class _Export:
             if paused:
                 name = bytes(key).decode()
                 self._client.pause_queues(name)
-                self._move("queue", self._connection.execute(query, (name,)).fetchall())
+                count += self._move("queue", self._connection.execute(query, (name,)).fetchall())
                 self._client.pause_queues(name)
+        return count
 
     def _move(self, place: str, rows: Sequence[tuple[int, Any, bytes]]) -> int:
         """Push some jobs, delete those that the server has taken; return how many."""
@@ -185,8 +191,6 @@ class _Export:
             execute("REPLACE INTO entries VALUES ('export', x'', 0, ?)", (jids,))
         try:
             refused = self._client.call(commands.push_bulk_of(lines, jobs))
-        except FaktoryOutcomeUnknown:
-            raise
         except FaktoryServerError as error:  # one of them, which it cannot read at all
             if len(rows) > 1:
                 return sum(self._move(place, [row]) for row in rows)
@@ -219,7 +223,7 @@ class _Export:
         for what, query in left.items():
             (count,) = self._connection.execute(query).fetchone()
             if count:
-                output.show(f"cannot be moved, stays in the file: {count} {what}")
+                output.show(f"cannot be moved, stays in the file: {what}, {count:,}")
         if moved:
             output.show("cannot be moved: the counts of processed and failed jobs")
         else:

@@ -36,6 +36,9 @@ _SCHEMA = (
 _BUSY: Final = 10.0
 """Seconds to wait for another program that writes into the file, such as a backup's restore."""
 
+_WAL_PAGES: Final = 1000
+"""New pages after which SQLite moves them into the data file, and writes over them."""
+
 _MAX_WAL: Final = 64 * 1024 * 1024
 """Bytes to which the file of new pages is cut when they have been moved into the data file."""
 
@@ -54,6 +57,8 @@ class DataFile:
             try:
                 self.connection.execute(f"PRAGMA synchronous = {sync}")
                 (last,) = self.connection.execute("SELECT max(id) FROM jobs").fetchone()
+                if sync == "full":
+                    _prepare_new_pages(self.connection, self.path)
             except BaseException:
                 self.connection.close()
                 raise
@@ -105,6 +110,7 @@ def _open(path: str) -> sqlite3.Connection:
     try:
         if not check_version(connection, path):
             _create(connection, path)
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_MAX_WAL}")
         return connection
     except BaseException:
@@ -193,6 +199,20 @@ def _create(connection: sqlite3.Connection, path: str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _prepare_new_pages(connection: sqlite3.Connection, path: str) -> None:
+    """Give the file of new pages its full length, in zeros, which SQLite takes for no pages.
+
+    What a commit writes over is synced in half the time of what makes the file longer.
+    """
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with suppress(OSError), open(f"{path}-wal", "r+b") as file:
+        if not file.seek(0, os.SEEK_END):  # else somebody reads the pages there
+            file.write(bytes((size + 24) * (_WAL_PAGES + 100)))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _set_blank_aside(path: str) -> None:
