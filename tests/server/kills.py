@@ -31,7 +31,7 @@ from faktory.server.disk.file import open_to_read
 from .conftest import RawClient
 
 Gone = (EOFError, OSError, ValueError)
-"""What the client of a killed server gets; a reply that was cut is no number."""
+"""What the client of a killed server gets; a reply that was cut is not a number."""
 
 PUSHERS: Final = 3
 WORKERS: Final = 3

@@ -1,4 +1,4 @@
-"""A server with a file: OK means on disk, one server a file, and what is no file of ours."""
+"""A server with a file: OK means on disk, one server a file, and files that are not ours."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_each_answer_comes_after_its_commit(server: EmbeddedServer, path: Path, 
         list(pool.map(push, range(8)))
 
 
-def test_an_answer_that_changes_nothing_waits_for_what_it_tells_of(
+def test_an_answer_that_changes_nothing_waits_for_what_it_shows(
     server: EmbeddedServer, dial: Dial, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pusher, watcher = dial(), dial()
@@ -339,15 +339,15 @@ def newer_version(path: Path) -> None:
 
 
 REFUSED = {
-    "is no database": lambda path: path.write_text("my diary, " * 1000),
+    "is not a database": lambda path: path.write_text("my diary, " * 1000),
     "is the database of another program": other_database,
     "has version 99, written by a newer faktory-worker": newer_version,
-    "which is no file": lambda path: path.mkdir(),
+    "which is not a file": lambda path: path.mkdir(),
 }
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_no_data_file_is_refused_and_left_as_it_is(path: Path, text: str) -> None:
+def test_what_is_not_a_data_file_is_refused_and_left_as_it_is(path: Path, text: str) -> None:
     REFUSED[text](path)
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(OSError, match=text):

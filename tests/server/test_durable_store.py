@@ -80,7 +80,7 @@ def check(state: DurableState, opened: Open, to: Path) -> None:
 
 
 class Traffic:
-    """Random commands, of few jids, queues and types, so that they meet each other."""
+    """Random commands, of few jids, queues and types, so that they get in each other's way."""
 
     def __init__(self, state: DurableState, clock: Clock, seed: int, enterprise: bool) -> None:
         self.state = state
@@ -217,7 +217,7 @@ def test_after_many_random_commands_the_file_has_what_the_memory_has(
         check(state, opened, tmp_path / f"copy-{number}.db")
 
 
-# One by one, what random commands may not meet.
+# One by one, what random commands may not reach.
 
 
 def test_the_acknowledged_copy_of_a_job_does_not_come_back_by_the_older_one(

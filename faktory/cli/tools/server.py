@@ -121,7 +121,13 @@ def _serve(options: argparse.Namespace) -> int:
     from ...worker.signals import handled
 
     gc.callbacks.append(_freeze_what_is_many)
-    stopped: SimpleQueue[Exception | None] = SimpleQueue()
+    stopped: SimpleQueue[None] = SimpleQueue()
+    failures: list[Exception] = []
+
+    def on_failure(error: Exception) -> None:
+        failures.append(error)
+        stopped.put(None)
+
     server = EmbeddedServer(
         bind=options.bind,
         password=options.password,
@@ -132,7 +138,7 @@ def _serve(options: argparse.Namespace) -> int:
         data=options.data,
         sync=options.sync,
     )
-    server.on_failure = stopped.put
+    server.on_failure = on_failure
     if server.is_exposed and not options.insecure:
         raise UsageError(
             f"--bind is {options.bind!r}: other machines could push and take jobs without a "
@@ -153,9 +159,9 @@ def _serve(options: argparse.Namespace) -> int:
         )
         if options.until_eof:
             Thread(target=_await_eof, args=(stopped,), name="stdin", daemon=True).start()
-        failure = stopped.get()
-    if failure is not None:
-        raise failure
+        stopped.get()
+    if failures:
+        raise failures[0]
     if options.data is None:
         _count_gone(server)
     return 0
@@ -184,7 +190,7 @@ def _freeze_what_is_many(phase: str, info: dict[str, int]) -> None:
             gc.freeze()
 
 
-def _await_eof(stopped: SimpleQueue[Exception | None]) -> None:
+def _await_eof(stopped: SimpleQueue[None]) -> None:
     # Not through sys.stdin: a thread that ends with its lock held is fatal to the interpreter.
     while os.read(0, 4096):
         pass

@@ -84,7 +84,7 @@ def _locked(path: str) -> Lock:
     if not os.path.isdir(folder):
         raise DataFileError(f"the data file is {path!r}: there is no folder {folder!r}. Make it.")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise DataFileError(f"the data file is {path!r}, which is no file. Name one.")
+        raise DataFileError(f"the data file is {path!r}, which is not a file. Name one.")
     try:
         return Lock(path)
     except Locked as error:
@@ -132,7 +132,7 @@ def _escape(path: str) -> str:
 
 
 def open_to_read(path: str) -> sqlite3.Connection:
-    """Open a data file that a server may have open, too; DataFileError if it is none."""
+    """Open a data file that a server may have open, too; DataFileError if it is not one."""
     if not os.path.isfile(path):
         raise DataFileError(f"the data file is {path!r}: there is no such file.")
     connection = _connect(os.path.abspath(path), "ro")
@@ -158,7 +158,7 @@ def check_version(connection: sqlite3.Connection, path: str) -> bool:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_NOTADB:
             raise
         raise DataFileError(
-            f"the data file {path!r} is no database: it was not written by this server, and is "
+            f"the data file {path!r} is not a database: it was not written by this server, and is "
             "left as it is. Name another file."
         ) from None
     if application == version == tables == 0:

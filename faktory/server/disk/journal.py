@@ -55,6 +55,11 @@ class Journal:
         self._touched: dict[tuple[str, bytes], Source] = {}
         self._cleared = False
 
+    @property
+    def rows(self) -> int:
+        """How many jobs have come or gone since the last commit."""
+        return len(self._added) + len(self._removed)
+
     # Changes.
 
     def add(
@@ -100,7 +105,7 @@ class Journal:
 
     # The file.
 
-    def rows(self) -> Iterator[Row]:
+    def jobs(self) -> Iterator[Row]:
         """Iterate over the jobs, oldest first."""
         yield from self._connection.execute("SELECT * FROM jobs ORDER BY id")
 

@@ -6,6 +6,7 @@ SQLite's own locks do not do: they let other programs read the file, and make ba
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -35,9 +36,11 @@ class Lock:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | _CLOEXEC, 0o600)
             try:
                 _lock(self._file)
-            except OSError:
+            except OSError as error:
                 pid = _pid_in(self._file)
                 os.close(self._file)
+                if error.errno not in _TAKEN:
+                    raise
                 raise Locked(pid) from None
             with suppress(OSError):
                 if os.path.samestat(os.fstat(self._file), os.stat(self._path)):
@@ -80,6 +83,9 @@ def _pid_in(file: int) -> int | None:
 
 
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+
+_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+"""What the system says of a lock that another process has."""
 
 if sys.platform == "win32":
     import msvcrt

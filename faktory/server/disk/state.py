@@ -1,17 +1,18 @@
 """The state of a server with a file, and its connections: no answer is sent before its commit.
 
-Rules: the first change after a commit schedules the next one, for the end of the turn of the loop;
-it is put off once if jobs are about to be handed to waiting clients, so that a job that comes and
-goes costs one commit. While something is to be committed, no answer is sent, not even one that
-changes nothing: it may tell of what is not in the file yet. When a commit fails the server ends:
-all connections are cut without their answers, and nothing is executed any more.
+Rules: the first change after a commit schedules the next one, for the end of the turn of the loop.
+It is put off once if jobs are about to be handed to waiting clients, so that a job that comes and
+goes costs one commit; and while a long command goes on and no answer waits, up to MAX_ROWS. While
+something is to be committed, no answer is sent, not even one that changes nothing: it may mention
+what is not in the file yet. When a commit fails the server ends: all connections are cut without
+their answers.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ...wire.log import Log
 from ..connection import MAX_UNSENT, ServerConnection
@@ -22,6 +23,9 @@ from ..state import ServerState
 from ..store import Store
 from .journal import Journal
 from .store import DurableEnterpriseStore, DurableStore
+
+MAX_ROWS: Final = 2000
+"""Changes of jobs that are not put off any more: they take the disk some 10 ms."""
 
 _log = Log(logging.getLogger("faktory.server"))
 
@@ -65,8 +69,9 @@ class DurableState(ServerState):
         super().detach()
 
     def reset(self) -> None:
-        if self.journal is not None:
-            self.journal.clear()
+        if self.journal is None:
+            raise RuntimeError("the server has no file while it is stopped: start it, then reset.")
+        self.journal.clear()
         super().reset()
 
     @property
@@ -98,8 +103,11 @@ class DurableState(ServerState):
             self.loop.call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
-        if self._serving and not self._put_off:
-            self._put_off = True
+        assert self.journal is not None
+        serves = self._serving and not self._put_off
+        goes_on = self.long_commands and not self._held_answers and self.journal.rows < MAX_ROWS
+        if self.must_commit and (serves or goes_on):
+            self._put_off = serves or self._put_off
             self.loop.call_soon(self._end_turn)
         else:
             self.commit()

@@ -77,7 +77,7 @@ class DurableStore(Store):
         self.failures = counters.pop("failures", 0)
         self.expired = counters.pop("expired", 0)
         self.enqueued.update(counters)
-        for row, place, at, wid, reserved_at, payload in self._journal.rows():
+        for row, place, at, wid, reserved_at, payload in self._journal.jobs():
             job = read_job(payload)
             if self.quota is not None:
                 self.quota.keep(job)
