@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from threading import RLock, Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from ..wire.address import Address
 from ..wire.log import Log
@@ -57,7 +57,7 @@ class EmbeddedServer(Views):
         max_memory: int | None = None,
         enterprise: bool = False,
         data: str | os.PathLike[str] | None = None,
-        sync: str = "full",
+        sync: Literal["full", "normal"] = "full",
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         """`bind` is host:port, port 0 takes a free one; `tls_cert` and `tls_key` are PEM files.

@@ -275,7 +275,7 @@ def test_an_address_in_use_leaves_the_file_free(server: EmbeddedServer, tmp_path
 
 def test_sync_has_two_values(path: Path) -> None:
     with pytest.raises(ValueError, match='sync is \'off\': it must be "full" or "normal"'):
-        EmbeddedServer(data=path, sync="off")
+        EmbeddedServer(data=path, sync="off")  # type: ignore[arg-type]
 
 
 def test_without_a_file_nothing_of_it_is_loaded() -> None:
