@@ -187,6 +187,36 @@ def test_a_job_for_a_client_that_waits_costs_one_commit(
     assert len(commits) == 1
 
 
+def test_on_a_slow_disk_the_clients_of_the_last_commit_are_awaited(
+    server: EmbeddedServer, dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from faktory.server.disk.journal import Journal
+
+    def slow(state: Any) -> None:
+        state._took, state._expected = 30.0, 2
+
+    first, second = dial(), dial()
+    commits = []
+    real = Journal.commit
+    monkeypatch.setattr(Journal, "commit", lambda journal: [commits.append(1), real(journal)])
+    server._call(slow)
+    first.send('PUSH {"jid":"job-0001","jobtype":"T","args":[]}')
+    second.push("job-0002")  # is answered long before the 15 seconds are over, and so is the first
+    assert first.reply() == b"+OK"
+    assert len(commits) == 1
+
+
+def test_on_a_slow_disk_nobody_waits_for_a_client_that_does_not_come(
+    server: EmbeddedServer, dial: Dial
+) -> None:
+    def slow(state: Any) -> None:
+        state._took, state._expected = 0.1, 2
+
+    client = dial()
+    server._call(slow)
+    assert client.push("job-0001") == b"+OK"
+
+
 def test_the_answers_before_a_close_are_sent(server: EmbeddedServer, dial: Dial) -> None:
     client = dial()
     client.send('PUSH {"jid":"job-0001","jobtype":"T","args":[]}', "END")

@@ -2,7 +2,9 @@
 
 Rules: the first change after a commit schedules the next one, for the end of the turn of the loop.
 It is put off once if jobs are about to be handed to waiting clients, so that a job that comes and
-goes costs one commit; and while a long command goes on and no answer waits, up to MAX_ROWS. While
+goes costs one commit; and while a long command goes on and no answer waits, up to MAX_ROWS. On a
+slow disk the clients that the last commit answered are awaited, for half of its time: else those
+that are first with their next command take a commit alone, for which all others wait. While
 something is to be committed, no answer is sent, not even one that changes nothing: it may mention
 what is not in the file yet. When a commit fails the server ends: all connections are cut without
 their answers.
@@ -10,11 +12,13 @@ their answers.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, Final
 
 from ...wire.log import Log
+from ..clock import monotonic
 from ..connection import MAX_UNSENT, ServerConnection
 from ..enterprise.store import EnterpriseStore
 from ..errors import DataFileError
@@ -26,6 +30,9 @@ from .store import DurableEnterpriseStore, DurableStore
 
 MAX_ROWS: Final = 2000
 """Changes of jobs that are not put off any more: they take the disk some 10 ms."""
+
+SLOW: Final = 0.001
+"""Seconds of a commit from which on others are awaited; a timer of the loop has milliseconds."""
 
 _log = Log(logging.getLogger("faktory.server"))
 
@@ -42,6 +49,12 @@ class DurableState(ServerState):
         self.on_failure: Callable[[Exception], object] = lambda _: None
         self._held_answers: list[DurableConnection] = []
         self._put_off = False
+        self._took = 0.0
+        """Seconds of the last commit."""
+        self._expected = 0
+        """How many connections it answered."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Ends the wait for them."""
 
     def open(self) -> None:
         """Open the file and load what it has; DataFileError if it cannot be used."""
@@ -83,20 +96,28 @@ class DurableState(ServerState):
         """Write what has changed, and send the answers that waited for it."""
         journal = self.journal
         self._put_off = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if journal is None or self.failure is not None or not journal.pending:
             return
+        began = monotonic()
         try:
             journal.commit()
         except Exception as error:
             self._fail(error)
             return
+        self._took = monotonic() - began
         held, self._held_answers = self._held_answers, []
+        self._expected = len(held)
         for peer in held:
             peer.send_held()
 
     def hold_answers(self, peer: DurableConnection) -> None:
         """Have the answers of a connection sent after the commit."""
         self._held_answers.append(peer)
+        if self._timer is not None and len(self._held_answers) >= self._expected:
+            self.loop.call_soon(self.commit)
 
     def _on_change(self) -> None:
         if self._attached:
@@ -109,6 +130,9 @@ class DurableState(ServerState):
         if self.must_commit and (serves or goes_on):
             self._put_off = serves or self._put_off
             self.loop.call_soon(self._end_turn)
+        elif self._took > SLOW and len(self._held_answers) < self._expected:
+            if self._timer is None:
+                self._timer = self.loop.call_later(self._took / 2, self.commit)
         else:
             self.commit()
 
