@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -106,19 +106,30 @@ def child() -> Iterator[StartChild]:
         yield start
 
 
+@contextmanager
+def embedded(implementation: str, *flags: str) -> Iterator[Address]:
+    """Run an embedded server in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0", *flags],
+        env={**os.environ, "FAKTORY_IMPL": implementation, "FAKTORY_PASSWORD": ""},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield parse(process.stdout.readline().rpartition("=")[2].strip())
+    finally:
+        process.terminate()
+        end(process)
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, Address]]:
     """Start the embedded server with each core; add the real server in FAKTORY_URL."""
-    command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0"]
     found = {}
     with ExitStack() as stack:
         for name in IMPLEMENTATIONS:
-            environ = {**os.environ, "FAKTORY_IMPL": name, "FAKTORY_PASSWORD": ""}
-            process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
-            stack.callback(end, process)
-            stack.callback(process.terminate)
-            assert process.stdout is not None
-            found[f"embedded, {name}"] = parse(process.stdout.readline().rpartition("=")[2].strip())
+            found[f"embedded, {name}"] = stack.enter_context(embedded(name))
         if os.environ.get("FAKTORY_URL"):
             found["real"] = parse(os.environ["FAKTORY_URL"])
         yield found

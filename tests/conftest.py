@@ -52,6 +52,7 @@ ONCE = [
     "cli/test_config.py",
     "cli/test_configured.py",
     "cli/test_conflict.py",
+    "cli/test_datafile.py",
     "cli/test_doctor.py",
     "cli/test_ending.py",
     "cli/test_health.py",

@@ -1,7 +1,7 @@
-"""The embedded server of the Faktory protocol: for development, demos and tests.
+"""The embedded server of the Faktory protocol: for development, tests and one small machine.
 
-It keeps everything in memory and is one process on one machine. Production is the real Faktory
-server: the same clients and workers, another address.
+It keeps everything in memory, and in a file if it is given one; it is one process on one machine.
+Beyond that: the real Faktory server, the same clients and workers, another address.
 
 Rule: the state is used only by the thread of an asyncio loop. Each method here passes a function to
 that thread and waits for its result.
@@ -11,39 +11,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
-from ipaddress import ip_address
 from threading import RLock, Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from ..proto import load_json
 from ..wire.address import Address
 from ..wire.log import Log
 from .clock import check_travel, monotonic
+from .connection import ServerConnection
 from .faults import Fault
-from .go import time as go_time
 from .go.time import SECOND
-from .job import StoredJob
-from .listener import Listener
+from .listener import Listener, is_loopback, parse_bind, tls_context
 from .state import DEFAULT_TIMING, MAX_COMMAND, MAX_CONNECTIONS, ServerState, Timing
-from .store import Store
+from .views import Views
 
 if TYPE_CHECKING:
-    import ssl
+    from .disk.state import DurableState
 
 T = TypeVar("T")
 
 _log = Log(logging.getLogger("faktory.server"))
 
 
-class EmbeddedServer:
-    """A Faktory server in this process, in memory: for development and tests, not for production.
+class EmbeddedServer(Views):
+    """A Faktory server in this process: for development, tests and one small machine.
 
     A context manager. `start` returns when it listens; after `stop` it can be started again, on
-    the same port and with the jobs that it had. All methods may be called from any thread.
+    the same port and with the jobs that it had. All methods may be called from any thread. With
+    `data` the server keeps its jobs in that file, from `start` to `stop`, and OK means on disk.
     """
 
     def __init__(
@@ -57,30 +56,48 @@ class EmbeddedServer:
         max_command: int = MAX_COMMAND,
         max_memory: int | None = None,
         enterprise: bool = False,
+        data: str | os.PathLike[str] | None = None,
+        sync: Literal["full", "normal"] = "full",
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         """`bind` is host:port, port 0 takes a free one; `tls_cert` and `tls_key` are PEM files.
 
         `max_memory` is for the stored jobs, in MiB, estimated; a job beyond it is refused.
         `enterprise` adds batches, tracking, unique and expiring jobs, approximately as they are.
+        `data` is the file for all of that, made if it is not there; with `sync="full"` what was
+        answered survives a power cut, with "normal", which is faster, the end of the process.
         `timing` is there for this project's own tests: it shortens FETCH and the timeouts.
         """
-        self._host, self._port = _parse(bind)
+        self._host, self._port = parse_bind(bind)
         if max_memory is not None and max_memory < 1:
             raise ValueError(f"max_memory is {max_memory}: it must be 1 MiB or more.")
         self._password = password or None
-        tls = _tls_context(tls_cert, tls_key)
+        tls = tls_context(tls_cert, tls_key)
         self._uses_tls = tls is not None
         self._max_connections = max_connections
-        self._state = ServerState(
-            enterprise=enterprise,
-            password=self._password,
-            max_connections=max_connections,
-            max_command=max_command,
-            max_memory=None if max_memory is None else max_memory << 20,
-            timing=timing,
-        )
-        self._listener = Listener(self._state, tls)
+        options: dict[str, Any] = {
+            "enterprise": enterprise,
+            "password": self._password,
+            "max_connections": max_connections,
+            "max_command": max_command,
+            "max_memory": None if max_memory is None else max_memory << 20,
+            "timing": timing,
+        }
+        if sync not in ("full", "normal"):
+            raise ValueError(f'sync is {sync!r}: it must be "full" or "normal".')
+        self.on_failure: Callable[[Exception], object] | None = None
+        """Called, in the server's thread, when the file cannot be written: the server has closed
+        its port and its connections, `stop` is still to be called, nothing can be looked at."""
+        self._durable: DurableState | None = None
+        kind = ServerConnection
+        if data is not None:
+            from .disk.state import DurableConnection, DurableState
+
+            kind = DurableConnection
+            self._durable = DurableState(os.fspath(data), sync, **options)
+            self._durable.on_failure = self._on_failure
+        self._state = self._durable or ServerState(**options)
+        self._listener = Listener(self._state, tls, kind)
         self._lock = RLock()
         """Held while the loop starts, stops or is called."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -99,17 +116,28 @@ class EmbeddedServer:
         self.stop()
 
     def start(self) -> None:
-        """Listen; OSError if the address cannot be bound."""
+        """Listen; OSError if the address cannot be bound, or the file not be used."""
         with self._lock:
             if self._thread is not None:
                 raise RuntimeError("the server is running already.")
-            sock = self._bind()
+            durable = self._durable
+            if durable is not None:
+                durable.open()
+            try:
+                sock = self._bind()
+            except BaseException:
+                if durable is not None:
+                    durable.close()
+                raise
             self._loop = loop = _Loop()
             self._thread = Thread(target=loop.run_forever, name="faktory-server", daemon=True)
             self._thread.start()
             self._call(lambda state: state.attach(loop))
             self._call(lambda _: self._listener.open(sock))
-        _log.info("an embedded server for development and tests listens on %s", self.address)
+        kept = (
+            "for development and tests" if durable is None else f"with its jobs in {durable.path}"
+        )
+        _log.info("an embedded server %s listens on %s", kept, self.address)
         if self.is_exposed:
             _log.warning(
                 "the embedded server listens on %s without a password: other machines can push "
@@ -118,16 +146,21 @@ class EmbeddedServer:
             )
 
     def stop(self) -> None:
-        """Close the port and all connections; the jobs stay."""
+        """Close the port and all connections; the jobs stay. With a file: they are in it."""
         with self._lock:
             if self._thread is None or self._loop is None:
                 return
+            durable = self._durable
+            if durable is not None:
+                self._run(lambda _: durable.commit())  # answers what has been done
             asyncio.run_coroutine_threadsafe(self._listener.shut_down(), self._loop).result()
-            self._call(lambda state: state.detach())
+            self._run(lambda state: state.detach())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
             self._loop = self._thread = None
+            if durable is not None:
+                durable.close()
 
     @property
     def port(self) -> int:
@@ -143,7 +176,7 @@ class EmbeddedServer:
     @property
     def is_exposed(self) -> bool:
         """Whether other machines can connect, and need no password."""
-        return self._password is None and not _is_loopback(self._host)
+        return self._password is None and not is_loopback(self._host)
 
     @property
     def url(self) -> str:
@@ -251,103 +284,7 @@ class EmbeddedServer:
         """Answer a worker's next BEAT with "terminate"; KeyError if it is not connected."""
         self._call(lambda state: state.workers.table[wid].signal("terminate"))
 
-    # Views: copies, oldest or soonest first.
-
-    @property
-    def commands(self) -> list[tuple[str, str]]:
-        """What clients sent, oldest first, as verb and the text after it; the last 16 MiB."""
-        lines = self._call(lambda state: list(state.log.entries))
-        return [
-            (verb.decode(errors="replace"), line[len(verb) + 1 :].decode(errors="replace"))
-            for verb, line in lines
-        ]
-
-    def clear_commands(self) -> None:
-        """Forget what clients sent."""
-        self._call(lambda state: state.log.clear())
-
-    @property
-    def queues(self) -> dict[str, list[dict[str, Any]]]:
-        """The jobs of each queue."""
-
-        def copy(state: ServerState) -> dict[str, list[bytes]]:
-            return {
-                name: [job.payload for job in jobs] for name, jobs in state.store.queues.items()
-            }
-
-        payloads = self._call(copy)
-        return {name: [load_json(payload) for payload in jobs] for name, jobs in payloads.items()}
-
-    @property
-    def scheduled(self) -> list[dict[str, Any]]:
-        """Jobs whose time has not come."""
-        return self._members(lambda store: store.scheduled)
-
-    @property
-    def retries(self) -> list[dict[str, Any]]:
-        """Jobs that failed and will be tried again."""
-        return self._members(lambda store: store.retries)
-
-    @property
-    def dead(self) -> list[dict[str, Any]]:
-        """Jobs that failed too often."""
-        return self._members(lambda store: store.dead)
-
-    @property
-    def working(self) -> list[dict[str, Any]]:
-        """Jobs that workers have: `job`, `wid`, `reserved_at`, `expires_at`."""
-
-        def copy(state: ServerState) -> list[tuple[bytes, str, int, int]]:
-            return [
-                (each.job.payload, each.wid, each.reserved_at, each.expires_at)
-                for _, _, each in state.store.working
-            ]
-
-        return [
-            {
-                "job": load_json(payload),
-                "wid": wid,
-                "reserved_at": go_time.write(reserved_at),
-                "expires_at": go_time.write(expires_at),
-            }
-            for payload, wid, reserved_at, expires_at in self._call(copy)
-        ]
-
-    @property
-    def workers(self) -> list[dict[str, Any]]:
-        """Workers: `wid`, `hostname`, `pid`, `labels`, `rss_kb`, `state`, `connections`."""
-        return self._call(
-            lambda state: [
-                {
-                    "wid": worker.wid,
-                    "hostname": worker.hostname,
-                    "pid": worker.pid,
-                    "labels": list(worker.labels),
-                    "rss_kb": worker.rss_kb,
-                    "state": worker.state or "running",
-                    "connections": len(worker.peers),
-                }
-                for worker in state.workers.table.values()
-            ]
-        )
-
-    @property
-    def processed(self) -> int:
-        """How many jobs ended, in success or failure, as INFO counts them."""
-        return self._call(lambda state: state.store.processed)
-
-    @property
-    def failures(self) -> int:
-        """How many times jobs failed."""
-        return self._call(lambda state: state.store.failures)
-
     # Inside.
-
-    def _members(
-        self, jobs: Callable[[Store], Iterable[tuple[int, bytes, StoredJob]]]
-    ) -> list[dict[str, Any]]:
-        payloads = self._call(lambda state: [payload for _, payload, _ in jobs(state.store)])
-        return [load_json(payload) for payload in payloads]
 
     def _plan(self, verb: str, fault: Fault, times: int) -> None:
         self._call(lambda state: state.faults.plan(verb, fault, times))
@@ -358,7 +295,22 @@ class EmbeddedServer:
         self._port = sock.getsockname()[1]
         return sock
 
+    def _on_failure(self, error: Exception) -> None:
+        self._listener.close()
+        if self.on_failure is not None:
+            self.on_failure(error)
+
     def _call(self, function: Callable[[ServerState], T]) -> T:
+        """As `_run`; RuntimeError when the server has ended: its jobs are ahead of the file."""
+
+        def checked(state: ServerState) -> T:
+            if state.failure is not None:
+                raise RuntimeError(str(state.failure)) from state.failure
+            return function(state)
+
+        return self._run(checked)
+
+    def _run(self, function: Callable[[ServerState], T]) -> T:
         """Call a function with the state in the loop's thread, or in this one without a loop."""
         with self._lock:
             if self._loop is None:
@@ -380,30 +332,3 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return monotonic()
-
-
-def _parse(bind: str) -> tuple[str, int]:
-    host, colon, port = bind.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"bind is {bind!r}: write host:port, for example 127.0.0.1:7419.")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name, or nothing: all addresses
-        return host == "localhost"
-
-
-def _tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
-    if cert is None and key is None:
-        return None
-    if cert is None or key is None:
-        raise ValueError("TLS needs both tls_cert and tls_key.")
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(cert, key)
-    return context

@@ -7,3 +7,7 @@ class CommandError(Exception):
     """The reply to a command is an error: `code`, then the message."""
 
     code = "ERR"
+
+
+class DataFileError(OSError):
+    """The data file cannot be opened, read or written; the message says why, and what to do."""

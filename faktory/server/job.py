@@ -70,6 +70,19 @@ class Quota:
 
     def charge(self, job: StoredJob) -> None:
         """Count a job until it is deleted; CommandError if that would be too much."""
+        size = self._size(job)
+        if self.used + size > self.limit:
+            raise CommandError(
+                f"no memory for this job: the stored jobs have reached the limit of "
+                f"{self.limit >> 20} MiB (--max-memory) of this embedded server"
+            )
+        job.charge = Charge(self, size)
+
+    def keep(self, job: StoredJob) -> None:
+        """Count a job that was accepted earlier, whatever the limit is."""
+        job.charge = Charge(self, self._size(job))
+
+    def _size(self, job: StoredJob) -> int:
         size = OVERHEAD + 2 * sum(
             getsizeof(text) - _EMPTY
             for text in (job.args, job.custom, job.jid, job.queue, job.jobtype)
@@ -77,12 +90,7 @@ class Quota:
         )
         if job.failure is not None:
             size += job.failure.size()
-        if self.used + size > self.limit:
-            raise CommandError(
-                f"no memory for this job: the stored jobs have reached the limit of "
-                f"{self.limit >> 20} MiB (--max-memory) of this embedded server"
-            )
-        job.charge = Charge(self, size)
+        return size
 
 
 class Charge:

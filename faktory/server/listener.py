@@ -1,4 +1,4 @@
-"""The port of the embedded server: accepts connections, with TLS if asked to.
+"""The port of the embedded server: its address, and TLS if asked to; accepts connections.
 
 Rule: everything here happens in the loop's thread.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from ..wire.log import Log
@@ -26,9 +27,12 @@ _log = Log(logging.getLogger("faktory.server"))
 class Listener:
     """Open or closed; can be opened again."""
 
-    def __init__(self, state: ServerState, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, state: ServerState, tls: ssl.SSLContext | None, kind: type[ServerConnection]
+    ) -> None:
         self._state = state
         self._tls = tls
+        self._kind = kind
         self._socket: socket.socket | None = None
         self._connecting: set[asyncio.Task[None]] = set()
         """Connections on their way: TLS has a handshake of its own."""
@@ -93,10 +97,40 @@ class Listener:
         timeout = None if self._tls is None else self._state.timing.handshake_timeout
         try:
             await self._state.loop.connect_accepted_socket(
-                lambda: ServerConnection(self._state),
+                lambda: self._kind(self._state),
                 sock,
                 ssl=self._tls,
                 ssl_handshake_timeout=timeout,
             )
         except OSError:
             sock.close()  # the client does not speak TLS, or not in time
+
+
+def parse_bind(bind: str) -> tuple[str, int]:
+    """Split host:port; ValueError if it is something else."""
+    host, colon, port = bind.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"bind is {bind!r}: write host:port, for example 127.0.0.1:7419.")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can connect."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name, or nothing: all addresses
+        return host == "localhost"
+
+
+def tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    """Read certificate and key, None without them; ValueError for one alone."""
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise ValueError("TLS needs both tls_cert and tls_key.")
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(cert, key)
+    return context

@@ -77,6 +77,9 @@ class CommandLog:
 class ServerState:
     """All that commands and connections work on; it may be attached to one loop after another."""
 
+    failure: Exception | None = None
+    """Why the server has ended by itself; in memory there is no reason."""
+
     def __init__(
         self,
         *,

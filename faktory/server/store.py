@@ -140,8 +140,11 @@ class Store:
                 raise CommandError("queue name cannot be blank")
             if not QUEUE_NAME.fullmatch(name):
                 raise CommandError(_QUEUE_RULE)
-            queue = self.queues[name] = deque()
+            queue = self.queues[name] = self._new_queue(name)
         return queue
+
+    def _new_queue(self, _name: str) -> deque[StoredJob]:
+        return deque()
 
     # Workers.
 
@@ -343,7 +346,7 @@ class Store:
             for name in names:
                 jobs = self.queues.get(name)
                 if jobs:
-                    self.queues[name] = deque()
+                    self.queues[name] = self._new_queue(name)
                     yield from _free(jobs)
             yield
 
@@ -380,8 +383,9 @@ class Store:
             if job is None:
                 yield
                 continue
-            self._queue(job.queue).append(job)
+            queue = self._queue(job.queue)
             jobs.remove(job.payload)
+            queue.append(job)
             if job.queue in self._waiting:
                 self.unserved.append(job.queue)
 

@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,15 +123,16 @@ def true_waits() -> None:
     """Let the embedded server wait as long as the real one, where a test requests this."""
 
 
-@pytest.fixture(params=["embedded", "real"])
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of each server in turn; the real one is the one in FAKTORY_URL."""
+@pytest.fixture(params=["embedded", "file", "real"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of each server in turn: embedded, the same with a file, that in FAKTORY_URL."""
     if request.param == "real":
         yield request.getfixturevalue("real_server_url")
         return
     true_waits = "true_waits" in request.fixturenames
     timing = DEFAULT_TIMING if true_waits else Timing(fetch_wait=0.2)
-    with EmbeddedServer(timing=timing) as server:
+    data = tmp_path / "jobs.db" if request.param == "file" else None
+    with EmbeddedServer(timing=timing, data=data, sync="normal") as server:
         yield server.url
 
 

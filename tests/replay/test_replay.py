@@ -130,9 +130,25 @@ class Player:
             client.close()
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != LEAK])
+NAMES = [name for name in SCENARIOS if name != LEAK]
+
+
+def quick(name: str) -> bool:
+    steps = SCENARIOS[name]["steps"]
+    return sum(step.get("sleep_s", 0) + step.get("waited_s", 0) for step in steps) < 1
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_embedded_server_answers_as_the_real_one_did(name: str) -> None:
     play(SCENARIOS[name])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=[] if quick(each) else pytest.mark.soak) for each in NAMES],
+)
+def test_with_a_file_it_answers_the_same(name: str, tmp_path: Path) -> None:
+    play(SCENARIOS[name], data=tmp_path / "jobs.db", sync="normal")
 
 
 def test_the_retry_of_one_job_does_not_become_the_default_of_others() -> None:
@@ -146,12 +162,12 @@ def test_the_retry_of_one_job_does_not_become_the_default_of_others() -> None:
     play(scenario)
 
 
-def play(scenario: dict[str, Any]) -> None:
+def play(scenario: dict[str, Any], **options: Any) -> None:
     password = PASSWORD if scenario["secure"] else None
     timing = Timing(fetch_wait=2 / FASTER)
     if scenario["name"] == SILENT:
         timing = timing._replace(handshake_timeout=2 / FASTER)
-    with EmbeddedServer(password=password, timing=timing) as server:
+    with EmbeddedServer(password=password, timing=timing, **options) as server:
         player = Player(server.port)
         try:
             for step in scenario["steps"]:

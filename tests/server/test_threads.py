@@ -43,6 +43,7 @@ CALLS = {
     "dead": lambda server: server.dead,
     "working": lambda server: server.working,
     "workers": lambda server: server.workers,
+    "sizes": lambda server: server.sizes,
     "processed": lambda server: server.processed,
     "failures": lambda server: server.failures,
     "disconnect": lambda server: server.disconnect(),
@@ -94,7 +95,7 @@ def strays(server, monkeypatch):
 
 
 def test_no_public_name_is_forgotten_here():
-    public = {name for name in vars(EmbeddedServer) if not name.startswith("_")}
+    public = {name for name in dir(EmbeddedServer) if not name.startswith("_")}
     assert public == {"start", *CALLS}
 
 

@@ -51,9 +51,9 @@ exit codes:
 """
 
 
-_CHANGING: Final = frozenset(("push", "pause", "resume", "remove", "mutate", "flush"))
+_CHANGING: Final = frozenset(("push", "pause", "resume", "remove", "mutate", "flush", "server"))
 """Tools that are done when the server has answered: with another exit code a script would repeat
-them."""
+them. And the server, which has served whether or not anybody reads its last line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,9 +8,12 @@ import os
 from queue import SimpleQueue
 from threading import Thread
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..exits import UsageError
+
+if TYPE_CHECKING:
+    from ...server import EmbeddedServer
 
 _LONG_COLLECTION = 0.015
 """Seconds."""
@@ -22,10 +25,12 @@ def add_tools(tools: Any) -> None:
     """Add both tools to the parser."""
     server = tools.add_parser(
         "server",
-        help="run an embedded server, for development and tests",
-        description="Run a server of the Faktory protocol in memory: for development, demos and "
-        "tests. Its jobs are gone when it stops; in production use the real Faktory server.",
+        help="run an embedded server, for development and one small machine",
+        description="Run a server of the Faktory protocol: for development, tests and one small "
+        "machine. Its jobs are gone when it stops, unless --data names a file for them. Beyond "
+        "that: the real Faktory, the same code, another URL.",
     )
+    _add_data(server.add_argument)
     server.add_argument(
         "--bind",
         metavar="HOST:PORT",
@@ -71,12 +76,58 @@ def add_tools(tools: Any) -> None:
     demo.set_defaults(run=_demo)
 
 
+def _add_data(add: Any) -> None:
+    add(
+        "--data",
+        metavar="FILE",
+        help="keep the jobs in this file, made if it is not there: what was answered with OK is in "
+        "it. One server has it at a time (default: none, in memory)",
+    )
+    add(
+        "--sync",
+        choices=("full", "normal"),
+        default="full",
+        help="what is answered survives a power cut (full), or only the end of the process "
+        "(normal, which is faster) (default: full)",
+    )
+    add(
+        "--check",
+        action="store_true",
+        help="say what is in the file of --data, which a server may be using, and end: with 1 if "
+        "it is damaged or cannot be read",
+    )
+    add(
+        "--export",
+        metavar="URL",
+        help="move the jobs of the file of --data to the server at this address, and end; what it "
+        "does not take stays in the file, and another run goes on with that",
+    )
+
+
 def _server(options: argparse.Namespace) -> int:
+    if options.data is None and (options.check or options.export):
+        raise UsageError("--check and --export are about a file: name it with --data FILE.")
+    if options.check or options.export:
+        from . import datafile
+
+        if options.check:
+            return datafile.check(options.data)
+        return datafile.export(options.data, options.export)
+    return _serve(options)
+
+
+def _serve(options: argparse.Namespace) -> int:
     from ...server import EmbeddedServer
     from ...worker.signals import handled
 
     gc.callbacks.append(_freeze_what_is_many)
     stopped: SimpleQueue[None] = SimpleQueue()
+    failures: list[Exception] = []
+
+    def on_failure(error: Exception) -> None:
+        failures.append(error)
+        stopped.put(None)
+
     server = EmbeddedServer(
         bind=options.bind,
         password=options.password,
@@ -84,24 +135,45 @@ def _server(options: argparse.Namespace) -> int:
         tls_key=options.tls_key,
         max_memory=options.max_memory,
         enterprise=options.enterprise,
+        data=options.data,
+        sync=options.sync,
     )
+    server.on_failure = on_failure
     if server.is_exposed and not options.insecure:
         raise UsageError(
             f"--bind is {options.bind!r}: other machines could push and take jobs without a "
             "password. Set one with --password or FAKTORY_PASSWORD, or accept that with --insecure."
         )
     approximate = " Its Enterprise features are approximate." if options.enterprise else ""
+    kept = (
+        "in memory, for development and tests only: its jobs are gone when it stops (--data FILE "
+        "keeps them; production: https://contribsys.com/faktory)."
+        if options.data is None
+        else f"with its jobs in {options.data}, for development and one small machine (beyond "
+        "that: https://contribsys.com/faktory)."
+    )
     with handled(dict.fromkeys(("SIGTERM", "SIGINT"), lambda: stopped.put(None))), server:
         print(
-            "An embedded Faktory server, in memory, for development and tests only "
-            f"(production: https://contribsys.com/faktory).{approximate} "
-            f"FAKTORY_URL={server.address}",
+            f"An embedded Faktory server, {kept}{approximate} FAKTORY_URL={server.address}",
             flush=True,
         )
         if options.until_eof:
             Thread(target=_await_eof, args=(stopped,), name="stdin", daemon=True).start()
         stopped.get()
+    if failures:
+        raise failures[0]
+    if options.data is None:
+        _count_gone(server)
     return 0
+
+
+def _count_gone(server: EmbeddedServer) -> None:
+    """Say how many jobs the stopped server had."""
+    sizes = server.sizes
+    count = sum(sizes.values())
+    if count:
+        parts = ", ".join(f"{size} {where}" for where, size in sizes.items() if size)
+        print(f"{count} {'job is' if count == 1 else 'jobs are'} gone ({parts}).", flush=True)
 
 
 def _freeze_what_is_many(phase: str, info: dict[str, int]) -> None:

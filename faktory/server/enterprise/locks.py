@@ -29,8 +29,8 @@ class NotUnique(CommandError):
 class Locks:
     """The locks that are held, with the jid of the holder."""
 
-    def __init__(self) -> None:
-        self._held: SortedSet[str] = SortedSet()
+    def __init__(self, held: SortedSet[str] | None = None) -> None:
+        self._held: SortedSet[str] = SortedSet() if held is None else held
 
     def check(self, job: StoredJob) -> None:
         """Raise NotUnique if the job's lock is held."""

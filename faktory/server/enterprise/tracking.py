@@ -34,8 +34,8 @@ class Track:
 class Tracks:
     """The progress of all tracked jobs, by jid."""
 
-    def __init__(self) -> None:
-        self._known: SortedSet[Track] = SortedSet()
+    def __init__(self, known: SortedSet[Track] | None = None) -> None:
+        self._known: SortedSet[Track] = SortedSet() if known is None else known
 
     def __contains__(self, jid: str) -> bool:
         return self._known.get(jid.encode()) is not None
