@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -134,12 +134,25 @@ def headline(results: Results) -> str:
     return fill(f"- **Fast.** {core} {client} {worker}", 100, subsequent_indent="  ")
 
 
-def readme(text: str, results: Results) -> str:
-    """Return the README's text with its figures replaced by these results."""
+def between_markers(text: str, block: str, page: str) -> str:
+    """Return the text of a page with a block in the place of what stands between its markers."""
     before, first, rest = text.partition(MARKERS[0])
     _, last, after = rest.partition(MARKERS[1])
     if not (first and last):
-        sys.exit(f"README.md lacks its markers: {MARKERS[0]} and {MARKERS[1]}")
+        sys.exit(f"{page} lacks its markers: {MARKERS[0]} and {MARKERS[1]}")
+    return f"{before}{first}{block}{last}{after}"
+
+
+def load() -> Results:
+    """Return the results of the run that the command line names."""
+    source = Path(sys.argv[1])
+    if not source.exists():
+        sys.exit(f"{source} does not exist: run make bench first.")
+    return json.loads(source.read_text("utf-8"))
+
+
+def readme(text: str, results: Results) -> str:
+    """Return the README's text with its figures replaced by these results."""
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     block = f"""
 {headline(results)}
@@ -157,11 +170,16 @@ Client, worker and server share the machine. Logging is off; INFO logs two lines
 
 </details>
 """
-    return f"{before}{first}{block}{last}{after}"
+    return between_markers(text, block, "README.md")
 
 
-def draw(results: Results, path: Path) -> None:
-    """Draw the chart; in every panel a longer bar is better."""
+def draw(
+    results: Results,
+    path: Path,
+    panels: Sequence[Row] = PANELS,
+    is_green: Callable[[str], bool] = is_ours,
+) -> None:
+    """Draw a chart of six panels; in each of them a longer bar is better."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -171,7 +189,7 @@ def draw(results: Results, path: Path) -> None:
     from matplotlib import pyplot
 
     figure_, axes = pyplot.subplots(2, 3, figsize=(11, 5), layout="constrained")
-    for axis, row in zip(axes.flat, PANELS, strict=True):
+    for axis, row in zip(axes.flat, panels, strict=True):
         rounds, ways = measured(results, row)
         bars = [bar(row.quantity, summary) for summary in ways.values()]
         middles = [middle for _, middle, _ in bars]
@@ -179,7 +197,7 @@ def draw(results: Results, path: Path) -> None:
             [middle - low for low, middle, _ in bars],
             [high - middle for _, middle, high in bars],
         ]
-        colours = ["#1a7f5a" if is_ours(way) else "#9aa5b1" for way in ways]
+        colours = ["#1a7f5a" if is_green(way) else "#9aa5b1" for way in ways]
         axis.barh(
             [*map(name, ways)], middles, xerr=errors, color=colours, ecolor="#444444", capsize=2
         )
@@ -210,15 +228,12 @@ def bar(quantity: str, summary: Mapping[str, float]) -> tuple[float, float, floa
 
 def main() -> None:
     """Store the results of the given run, and update chart and README."""
-    source = Path(sys.argv[1])
-    if not source.exists():
-        sys.exit(f"{source} does not exist: run make bench first.")
-    results = json.loads(source.read_text("utf-8"))
+    results = load()
     text = readme(README.read_text("utf-8"), results)
     draw(results, HERE / "results.svg")
     README.write_text(text, "utf-8")
     for suffix in (".json", ".txt"):
-        shutil.copy(source.with_suffix(suffix), HERE / f"results{suffix}")
+        shutil.copy(Path(sys.argv[1]).with_suffix(suffix), HERE / f"results{suffix}")
 
 
 if __name__ == "__main__":

@@ -150,6 +150,8 @@ def _about(servers: dict[str, Address], peers: dict[str, Peer]) -> dict[str, Any
         "faktory-worker": faktory.__version__,
         **{name: version(name) for name in LIBRARIES},
     }
+    if find_spec("uvloop"):
+        versions["uvloop"] = version("uvloop")
     versions.update({peer.name: peer.version for peer in peers.values()})
     if "real" in servers:
         with faktory.Client(servers["real"].url) as client:

@@ -20,7 +20,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter, sleep
@@ -76,6 +76,13 @@ MINUTE = 60.0
 TICK = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.0
 
 
+class Load(NamedTuple):
+    """The jobs of a round: their type and their number."""
+
+    jobtype: str = "Empty"
+    jobs: int = JOBS
+
+
 class Way(NamedTuple):
     """A command that runs the jobs, and the variables it needs."""
 
@@ -115,21 +122,36 @@ def cpu(pid: int) -> float:
     return total
 
 
+def thread_time(pid: int) -> float:
+    """Return the CPU time of the threads that a process has now, in seconds, by the nanosecond."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
 class Worker:
     """A running worker with its own queue."""
 
-    def __init__(self, client: Client, queue: str, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        queue: str,
+        process: subprocess.Popen[bytes],
+        load: Load,
+        cpu: Callable[[int], float],
+    ) -> None:
         self._client = client
         self._queue = queue
         self._process = process
+        self._load = load
+        self._cpu = cpu
 
     def work(self) -> dict[str, float]:
         """Push jobs; return the rate of running them, and the CPU time of a job."""
-        job = {"jobtype": "Empty", "args": [], "queue": self._queue}
+        job = {"jobtype": self._load.jobtype, "args": [], "queue": self._queue}
         failures = self._server_info("total_failures")
         self._process.send_signal(signal.SIGSTOP)  # else it could run jobs as fast as they arrive
         try:
-            assert not self._client.push_bulk(job for _ in range(JOBS))
+            assert not self._client.push_bulk(job for _ in range(self._load.jobs))
             whole = self._waiting()
         finally:
             self._process.send_signal(signal.SIGCONT)
@@ -146,7 +168,7 @@ class Worker:
         """Wait until at most `left` jobs are waiting; return time, CPU time and their number."""
         while (waiting := self._waiting()) > left and perf_counter() < deadline:
             sleep(0.02)
-        return perf_counter(), cpu(self._process.pid), waiting
+        return perf_counter(), self._cpu(self._process.pid), waiting
 
     def _waiting(self) -> int:
         return self._server_info("queues").get(self._queue, 0)
@@ -156,7 +178,14 @@ class Worker:
 
 
 @contextmanager
-def started(way: Way, client: Client, address: Address, concurrency: int) -> Iterator[Worker]:
+def started(
+    way: Way,
+    client: Client,
+    address: Address,
+    concurrency: int,
+    load: Load = Load(),  # noqa: B008
+    cpu: Callable[[int], float] = cpu,
+) -> Iterator[Worker]:
     queue = f"bench-{new_jid()}"
     command = way.command.replace("{queue}", queue).replace("{concurrency}", str(concurrency))
     process = subprocess.Popen(
@@ -167,7 +196,7 @@ def started(way: Way, client: Client, address: Address, concurrency: int) -> Ite
         start_new_session=True,
     )
     try:
-        yield Worker(client, queue, process)
+        yield Worker(client, queue, process, load, cpu)
     finally:
         process.terminate()
         try:
@@ -197,14 +226,9 @@ def test_empty_jobs(contest, servers, peers, tmp_path, server, concurrency):
 
 def scheduling(pid: int) -> float:
     """Return the share of a core that a process takes for a minute, in percent."""
-
-    def taken() -> int:
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)  # ns
-
-    before = taken()
+    before = thread_time(pid)
     sleep(MINUTE)
-    return (taken() - before) / 1e9 / MINUTE * 100
+    return (thread_time(pid) - before) / MINUTE * 100
 
 
 @pytest.mark.timeout(600)

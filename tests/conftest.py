@@ -30,11 +30,13 @@ TESTS = Path(__file__).parent
 # each line of the core that these run, and each call of the core in faktory/.
 ONCE = [
     "contract",
+    "contrib",
     "proto",
     "replay",
     "server",
     "soak/test_asyncio.py",
     "soak/test_durability.py",
+    "aio/test_contract_again.py",
     "aio/test_faults_again.py",
     "aio/test_parity.py",
     "cli/test_any_moment.py",
@@ -79,6 +81,7 @@ ONCE = [
     "wire/test_log.py",
     "wire/test_recovery.py",
     "worker/test_async_jobs.py",
+    "worker/test_async_loop.py",
     "worker/test_async_stop.py",
     "worker/test_burst.py",
     "worker/test_closed_descriptors.py",

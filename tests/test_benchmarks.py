@@ -122,6 +122,26 @@ def test_the_stored_chart_matches_the_stored_results(module, results):
     assert results["when"][:10] in drawn
 
 
+@pytest.fixture
+def asyncio_results() -> Any:
+    return json.loads((ROOT / "benchmarks/results-asyncio.json").read_text("utf-8"))
+
+
+def test_the_page_about_asyncio_shows_its_stored_results(module, asyncio_results):
+    text = (ROOT / "docs/asyncio.md").read_text("utf-8")
+    assert module("chart_asyncio").page(text, asyncio_results) == text
+
+
+def test_the_chart_of_asyncio_matches_its_stored_results(module, asyncio_results):
+    chart = module("chart")
+    drawn = (ROOT / "benchmarks/asyncio.svg").read_text("utf-8")
+    for row in module("chart_asyncio").PANELS:
+        _, ways = chart.measured(asyncio_results, row)
+        for way, summary in ways.items():
+            assert f">{way}</text>" in drawn
+            assert f"> {chart.figure(chart.bar(row.quantity, summary)[1])}</text>" in drawn
+
+
 def test_faktory_provider_is_ignored():
     code = "import os; from benchmarks import conftest; print(os.environ['FAKTORY_PROVIDER'])"
     done = subprocess.run(
@@ -139,16 +159,20 @@ def test_results_without_a_contest_of_the_readme_are_rejected(module, results):
         module("chart").table({**results, "contests": []})
 
 
-def test_the_chart_is_drawn_from_the_results(module, results, tmp_path):
+def test_the_charts_are_drawn_from_the_results(module, results, asyncio_results, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: extra bench")
     module("chart").draw(results, tmp_path / "chart.svg")
-    assert "<svg" in (tmp_path / "chart.svg").read_text("utf-8")
+    about = module("chart_asyncio")
+    module("chart").draw(asyncio_results, tmp_path / "asyncio.svg", about.PANELS, about.is_async)
+    for name in ("chart.svg", "asyncio.svg"):
+        assert "<svg" in (tmp_path / name).read_text("utf-8")
 
 
 @pytest.mark.parametrize(
     ("program", "works"),
     [
         ("push_ours.py", "push bulk perform_bulk one_by_one together"),
+        ("push_async.py asyncio", "push together to_thread pool_together"),
         ("push_bytes.py", "push bulk"),
         (
             "push_nowhere.py",
@@ -159,9 +183,10 @@ def test_the_chart_is_drawn_from_the_results(module, results, tmp_path):
 def test_a_program_that_pushes_does_each_kind_of_work(program, works):
     """Each kind of work pushes 1000 jobs; a server has them all at the end."""
     with EmbeddedServer() as server:
+        name, *words = program.split()
         orders = "".join(f"{work} 1000\n" for work in works.split())
         done = subprocess.run(
-            [sys.executable, ROOT / "benchmarks/peers" / program, "bench"],
+            [sys.executable, ROOT / "benchmarks/peers" / name, "bench", *words],
             input=orders,
             env={**os.environ, "FAKTORY_URL": server.url, "FAKTORY_PROVIDER": "FAKTORY_URL"},
             capture_output=True,

@@ -49,6 +49,7 @@ PAGES = [
     ROOT / "benchmarks/README.md",
 ]
 LINKING = [*filter(Path.exists, (*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"))]
+OPTIONAL = r"flask|fastapi|aiohttp|opentelemetry\.sdk|sentry_sdk|prometheus_client"
 LANGUAGES = {"python", "sh", "output", "toml", "ini", "dockerfile", "text"}
 
 KEEPS_RUNNING = re.compile(
@@ -146,9 +147,8 @@ def folder(tmp_path: Path, page: Path) -> Path:
     for block in blocks_of(page):
         if found := FILE.match(block.code):
             (folder / found[1]).write_text(block.code, encoding="utf-8")
-        extras = "flask|fastapi|aiohttp|prometheus_client"
-        for needed in re.findall(rf"^(?:import|from) ({extras})\b", block.code, re.M):
-            pytest.importorskip(needed, reason=f"a recipe of this page needs {needed} (extra docs)")
+        for needed in re.findall(rf"^(?:import|from) ({OPTIONAL})\b", block.code, re.M):
+            pytest.importorskip(needed, reason=f"this page needs {needed} (extra docs or test)")
     return folder
 
 

@@ -61,7 +61,7 @@ WITHOUT_A_SOCKET = {
 """What `aio` may import of `client`: modules that hold no connection and block nowhere, but for
 `tls.explain`, which it calls in a thread."""
 
-MAY_IMPORT_THE_PACKAGE = {"testing", "cli"}
+MAY_IMPORT_THE_PACKAGE = {"testing", "contrib", "cli"}
 """Rooms that may say `from faktory import ...`: they see all, so it hides nothing."""
 
 PRIVATE = {

@@ -1,5 +1,9 @@
-"""Push with our client and declared jobs over a transport that sends nothing. push_nowhere.py"""
+"""Push with our client and declared jobs over a transport that sends nothing. push_nowhere.py
 
+FAKTORY_BENCH_AROUND names what is around them, see `around.py`.
+"""
+
+import around  # noqa: F401
 from turns import ARGS, take_turns
 
 import faktory

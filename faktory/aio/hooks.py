@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+from ..wire.validate import signature_of
+
 Hook = Callable[[], Coroutine[Any, Any, object]]
 """An async function without arguments."""
 
@@ -58,7 +60,7 @@ def _checked(name: str, event: str, hook: Any) -> Hook:
             f"faktory.on({event!r}, ...)."
         )
     try:
-        inspect.signature(hook).bind()
+        signature_of(hook).bind()
     except TypeError as error:
         raise TypeError(f"{name} calls {hook!r} without arguments: {error}.") from None
     return hook  # type: ignore[no-any-return]

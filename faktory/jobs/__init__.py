@@ -10,6 +10,7 @@ from .definition import FunctionJob, Job, external, job
 from .message import JobChain, Message, chain
 from .middleware import (
     AsyncMiddleware,
+    BulkMiddleware,
     Chain,
     ClientChain,
     ClientMiddleware,
@@ -21,12 +22,14 @@ from .middleware import (
 from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
+from .retries import Outcome, outcome_of
 from .spec import DeclaredJob
 from .ticks import periodic
 
 __all__ = [
     "AsyncMiddleware",
     "Batch",
+    "BulkMiddleware",
     "Callback",
     "Chain",
     "ClientChain",
@@ -44,6 +47,7 @@ __all__ = [
     "Message",
     "Next",
     "Options",
+    "Outcome",
     "Push",
     "PushOptions",
     "WorkerMiddleware",
@@ -53,6 +57,7 @@ __all__ = [
     "current_job",
     "external",
     "job",
+    "outcome_of",
     "periodic",
     "worker_middleware",
 ]

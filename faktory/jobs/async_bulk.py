@@ -6,10 +6,9 @@ middleware does with each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
-from ..aio import AsyncClient
 from ..aio.bulk import Turns, push_chunk
 from ..exceptions import FaktoryPayloadError
 from ..wire import commands
@@ -17,7 +16,7 @@ from ..wire.commands import Command
 from ..wire.payload import prepare
 from . import options as job_options
 from . import schedule
-from .bulk import Encode, bulk_steps
+from .bulk import BulkPush, Encode
 from .middleware import client_middleware
 from .schedule import Spread
 from .sending import async_client
@@ -29,10 +28,13 @@ _SLICE: Final = 50
 class Rows(Protocol):
     """The job whose rows are pushed, see `push.py`."""
 
-    @property
-    def _has_template(self) -> bool: ...
+    def _around_bulk(
+        self, spread: Spread | None, bulk: Callable[..., Awaitable[object]] | None
+    ) -> Callable[..., Awaitable[object]] | None: ...
 
-    def _template(self, at: str | None, spread: Spread | None) -> Encode: ...
+    def _shared(
+        self, at: str | None, spread: Spread | None
+    ) -> tuple[dict[str, Any], Callable[[dict[str, Any]], Encode]]: ...
 
     def _check_rows(self, rows: Sequence[Sequence[object]]) -> None: ...
 
@@ -40,51 +42,56 @@ class Rows(Protocol):
 
     def complete(self, payload: dict[str, Any]) -> None: ...
 
-    async def acheck_enterprise(self, client: AsyncClient) -> None: ...
+    async def acheck_enterprise(self) -> None: ...
 
 
 async def push_rows(
     push: Rows, rows: Iterable[Sequence[object]], at: str | None, spread: Spread | None
 ) -> list[str]:
     """Push a job for each row; return the jids."""
-    encode = (_Template if push._has_template else _Each)(push, at, spread).encode
-    steps = bulk_steps(rows)
-    asked = next(steps)
-    try:
-        while True:
-            try:
-                if isinstance(asked, Command):
-                    client = await async_client()
-                    await push.acheck_enterprise(client)
-                    done: Any = await push_chunk(client.call, asked)
-                else:
-                    done = await encode(*asked)
-            except Exception as error:
-                asked = steps.throw(error)
+    bulk = BulkPush(rows)
+    around = push._around_bulk(spread, client_middleware.abulk)
+    fields, render = push._shared(at, spread)
+    each = _Each(push, at, spread)
+    turns = Turns()
+
+    async def send(command: Command[dict[str, str]]) -> list[str]:
+        if not command.jids:
+            return []
+        with bulk.sending(command.jids):
+            client = await async_client()
+            await push.acheck_enterprise()
+            refused = await push_chunk(client.call, command)
+        return bulk.sent(command.jids, refused)
+
+    async def push_all(fields: dict[str, Any], count: int) -> list[str]:  # noqa: ARG001
+        return await send(await _encode(render(fields), chunk, bulk.first, turns))
+
+    while True:
+        with bulk.chunk():
+            chunk = bulk.next_chunk()
+            if not chunk:
+                return bulk.end()
+            if around is None:
+                await send(await each.encode(chunk, bulk.first))
             else:
-                asked = steps.send(done)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+                await around(push_all, job_options.copy_of(fields), len(chunk))
 
 
-class _Template:
-    """Renders rows from one template, some at a time."""
-
-    def __init__(self, push: Rows, at: str | None, spread: Spread | None) -> None:
-        self._encode = push._template(at, spread)
-        self._turns = Turns()
-
-    async def encode(self, rows: list[Sequence[object]], first: int) -> Command[dict[str, str]]:
-        parts: list[Command[dict[str, str]]] = []
-        for start in range(0, len(rows), _SLICE):
-            try:
-                parts.append(self._encode(rows[start : start + _SLICE], first + start))
-            except (FaktoryPayloadError, TypeError):
-                self._encode(rows, first)  # its error counts the rows of the whole chunk
-                raise
-            if self._turns.is_due:
-                await self._turns.give()
-        return commands.join_bulk(parts)
+async def _encode(
+    encode: Encode, rows: list[Sequence[object]], first: int, turns: Turns
+) -> Command[dict[str, str]]:
+    """Render rows from one template, some at a time."""
+    parts: list[Command[dict[str, str]]] = []
+    for start in range(0, len(rows), _SLICE):
+        try:
+            parts.append(encode(rows[start : start + _SLICE], first + start))
+        except (FaktoryPayloadError, TypeError):
+            encode(rows, first)  # its error counts the rows of the whole chunk
+            raise
+        if turns.is_due:
+            await turns.give()
+    return commands.join_bulk(parts)
 
 
 class _Each:

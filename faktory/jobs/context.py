@@ -133,6 +133,9 @@ class JobContext(JobAttributes):
     on_more_time: Callable[[float], object] | None = None
     """Called when the reservation was extended, with its new end (`reservation_clock`)."""
 
+    _policy: Any = None
+    """What is declared of the job's failures, a `retries.Policy`; set where middleware runs."""
+
     _stopping = False
     _callbacks: list[tuple[Context, Callable[[], object]]] | None = None
 

@@ -6,8 +6,9 @@ jid of its own, unless the options set one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,11 +41,19 @@ class PushedJob(Protocol):
 
     async def apush_payload(self, payload: dict[str, Any]) -> str: ...
 
+    def _check_no_pool(self) -> None: ...
+
     def push_payload_to(self, producer: Producer, payload: dict[str, Any]) -> Future[str]: ...
 
     def run_middleware(self, payload: dict[str, Any], keep: Callable[..., object]) -> object: ...
 
+    async def arun_middleware(
+        self, payload: dict[str, Any], keep: Callable[..., Awaitable[object]]
+    ) -> object: ...
+
     def check_enterprise(self, pool: Pool | Producer | None) -> None: ...
+
+    async def acheck_enterprise(self) -> None: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -135,6 +144,12 @@ class JobChain:
         payload, stopped = self._made()
         return self._first.push_payload(payload) if payload else stopped  # type: ignore[return-value]
 
+    async def apush(self) -> str:
+        """Push the first job on the running event loop; return its jid, as `push` does."""
+        self._first._check_no_pool()
+        payload, stopped = await self._amade()
+        return await self._first.apush_payload(payload) if payload else stopped  # type: ignore[return-value]
+
     def push_to(self, producer: Producer) -> Future[str]:
         """Push it through a Producer: for `Producer.push`."""
         payload, stopped = self._made(producer)
@@ -165,24 +180,56 @@ class JobChain:
 
     def _made(self, producer: Producer | None = None) -> tuple[dict[str, Any] | None, object]:
         """Return the payload of the first job, or None and what the middleware returned."""
-        following: list[dict[str, Any]] = []
-
-        def keep(payload: dict[str, Any]) -> str:
-            sent: dict[str, Any] = job_options.copy_of(prepare(payload))
-            encode_push(sent)  # its error has the path in this job, not that in the chain
-            following.append(sent)
-            return sent["jid"]  # type: ignore[no-any-return]
-
+        following = _Following()
         pool = producer or self._first.pool
-        for index, message in enumerate(self.messages[1:], 1):
-            try:
-                returned = message._job.run_middleware(message.payload(), keep)
-            except FaktoryPayloadError as error:
-                raise FaktoryPayloadError(f"job {index + 1} of the chain: {error}") from None
-            if len(following) < index:
+        for number, message in enumerate(self.messages[1:], 2):
+            with following.errors_of(number):
+                returned = message._job.run_middleware(message.payload(), following.keep)
+            if following.lacks(number):
                 return None, returned
             message._job.check_enterprise(pool)
-        return _with_following(self.messages[0].payload(), following), None
+        return _with_following(self.messages[0].payload(), following.jobs), None
+
+    async def _amade(self) -> tuple[dict[str, Any] | None, object]:
+        """Do the same on an event loop."""
+        following = _Following()
+        for number, message in enumerate(self.messages[1:], 2):
+            with following.errors_of(number):
+                returned = await message._job.arun_middleware(message.payload(), following.akeep)
+            if following.lacks(number):
+                return None, returned
+            await message._job.acheck_enterprise()
+        return _with_following(self.messages[0].payload(), following.jobs), None
+
+
+class _Following:
+    """The jobs of a chain behind the first one, as they come out of the middleware."""
+
+    def __init__(self) -> None:
+        self.jobs: list[dict[str, Any]] = []
+
+    def keep(self, payload: dict[str, Any]) -> str:
+        """Take a job in the place of its push; return its jid."""
+        sent: dict[str, Any] = job_options.copy_of(prepare(payload))
+        encode_push(sent)  # its error has the path in this job, not that in the chain
+        self.jobs.append(sent)
+        return sent["jid"]  # type: ignore[no-any-return]
+
+    async def akeep(self, payload: dict[str, Any]) -> str:
+        """Do the same where a push is awaited."""
+        return self.keep(payload)
+
+    def lacks(self, number: int) -> bool:
+        """Return whether the middleware has stopped the job of this number."""
+        return len(self.jobs) < number - 1
+
+    @contextmanager
+    def errors_of(self, number: int) -> Iterator[None]:
+        """Say of which job an error of its contents is."""
+        try:
+            yield
+        except FaktoryPayloadError as error:
+            raise FaktoryPayloadError(f"job {number} of the chain: {error}") from None
 
 
 def chain(*messages: Message | JobChain) -> JobChain:

@@ -2,16 +2,17 @@
 
 A middleware continues with `call_next()` and returns its result without looking at it. A client
 middleware is called with the payload, a worker middleware with the job and its payload. It may
-change the payload in place. If it does not call `call_next`, nothing is pushed or run.
+change the payload in place. If it does not call `call_next`, nothing is pushed or run. A client
+middleware may have a second form for many jobs at once, which is called with their shared fields.
 
 Rules: a chain is composed when it changes, not when it runs. A run under way does not see changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from threading import Lock
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from .batch import open_batch
 from .context import JobContext
@@ -77,11 +78,6 @@ class Chain(Generic[M]):
         with self._lock:
             self._set(list(self._built_in))
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the chain has nothing but built-in middleware."""
-        return self._plain
-
     def run(self, innermost: Callable[..., Any], *args: Any) -> Any:
         """Call the middleware with these arguments, `innermost` in the middle of them."""
         return self._composed(innermost, *args)
@@ -109,7 +105,6 @@ class Chain(Generic[M]):
         for entry in reversed(entries):
             composed = _around(entry, composed)
         self._entries = tuple(entries)
-        self._plain = all(entry in self._built_in for entry in entries)
         self._composed = composed
 
 
@@ -138,45 +133,121 @@ WorkerMiddleware = Callable[[JobContext, dict[str, Any], Next], object]
 """Called with the job, its payload and `call_next`."""
 
 
-class ClientChain(Chain[ClientMiddleware]):
-    """Middleware around pushes, of which some have a twin for pushes on an event loop.
+BulkMiddleware = Callable[[dict[str, Any], int, Callable[[], Any]], object]
+"""Called with the fields that the jobs of a PUSHB share, their number, and `call_next`."""
 
-    There, `call_next()` gives an awaitable. A middleware that only looks at the payload returns it
-    untouched, so it runs as it is. One that has to see the end of the push needs a twin, an async
-    function that awaits it: `client_middleware.add(timed, aio=timed_async)`.
+
+class _Forms(NamedTuple):
+    """What runs in a client middleware's place."""
+
+    aio: AsyncMiddleware | None = None
+    bulk: BulkMiddleware | None = None
+
+
+class ClientChain(Chain[ClientMiddleware]):
+    """Middleware around pushes, of which some have other forms.
+
+    On an event loop `call_next()` gives an awaitable. A middleware that only looks at the payload
+    returns it untouched, so it runs as it is. One that has to see the end of the push needs a twin,
+    an async function that awaits it: `client_middleware.add(timed, aio=timed_async)`.
+
+    A bulk push calls the middleware for each job, unless each one in the chain has a form for many
+    jobs at once: `client_middleware.add(tag, bulk=tag_many)`. `tag_many(fields, count, call_next)`
+    is called once for each PUSHB, see `add`.
     """
 
-    def __init__(self, built_in: Iterable[ClientMiddleware] = ()) -> None:
-        self._twins: dict[ClientMiddleware, AsyncMiddleware] = {}
-        super().__init__(built_in)
+    def __init__(self, built_in: Mapping[ClientMiddleware, BulkMiddleware] | None = None) -> None:
+        self._bulk_of_built_in = dict(built_in or {})
+        self._forms = {entry: _Forms(bulk=bulk) for entry, bulk in self._bulk_of_built_in.items()}
+        super().__init__(self._forms)
 
     def add(
-        self, middleware: ClientMiddleware, *, aio: AsyncMiddleware | None = None
+        self,
+        middleware: ClientMiddleware,
+        *,
+        aio: AsyncMiddleware | None = None,
+        bulk: BulkMiddleware | None = None,
     ) -> ClientMiddleware:
-        """Add a middleware at the end, and `aio`, what runs in its place on an event loop."""
+        """Add a middleware at the end, and what runs in its place.
+
+        `aio` runs on an event loop. `bulk(fields, count, call_next)` runs around each PUSHB of
+        `perform_bulk` and `aperform_bulk`. `fields` has what its `count` jobs share, `jobtype`,
+        `queue`, `retry`, `custom` and the like, and may be changed in place; a jid and arguments,
+        which each job has of its own, are not in there. `call_next()` pushes the jobs and returns
+        the jids of those queued. On an event loop it gives an awaitable, to be returned untouched,
+        or awaited by a coroutine that `bulk` returns. The return value is not used otherwise.
+        """
         if aio is not None and not callable(aio):
             raise TypeError(f"aio is {aio!r}: pass an async function that awaits call_next().")
-        before = self._twins.pop(middleware, None) if callable(middleware) else None
-        if aio is not None:
-            self._twins[middleware] = aio
+        if bulk is not None:
+            _check_bulk(bulk)
+        forms = self._forms
+        before = forms.pop(middleware, None) if callable(middleware) else None
+        if bulk is None and callable(middleware):
+            bulk = self._bulk_of_built_in.get(middleware)
+        if aio is not None or bulk is not None:
+            forms[middleware] = _Forms(aio, bulk)
         try:
             return super().add(middleware)
         except BaseException:
-            self._twins.pop(middleware, None)
+            forms.pop(middleware, None)
             if before is not None:
-                self._twins[middleware] = before
+                forms[middleware] = before
             raise
 
     async def arun(self, innermost: Callable[..., Awaitable[Any]], payload: dict[str, Any]) -> Any:
         """Call the middleware on an event loop, `innermost` in the middle of it."""
         return await self._acomposed(innermost, payload)
 
+    @property
+    def bulk(self) -> Callable[..., object] | None:
+        """The forms for many jobs, to be called with `innermost`, the fields and the number.
+
+        `innermost` gets the last two. None if a middleware in the chain has no such form.
+        """
+        return self._bulk
+
+    @property
+    def abulk(self) -> Callable[..., Awaitable[object]] | None:
+        """The same on an event loop; `innermost` is an async function."""
+        return self._abulk
+
     def _set(self, entries: list[ClientMiddleware]) -> None:
-        composed = _ainnermost
+        composed = abulk = _ainnermost
+        bulk: Callable[..., object] = _innermost
+        has_bulk = True
         for entry in reversed(entries):
-            composed = _aaround(self._twins.get(entry, entry), composed)
+            forms = self._forms.get(entry, _NO_FORMS)
+            composed = _aaround(forms.aio or entry, composed, _AIO)
+            if forms.bulk is None:
+                has_bulk = False
+            else:
+                bulk = _around(forms.bulk, bulk)
+                abulk = _aaround(forms.bulk, abulk, _AIO_BULK)
         self._acomposed = composed
+        self._bulk = bulk if has_bulk else None
+        self._abulk = abulk if has_bulk else None
         super()._set(entries)
+
+
+_NO_FORMS: Final = _Forms()
+
+_AIO: Final = "register a twin that awaits it: client_middleware.add({name}, aio=...)"
+
+_AIO_BULK: Final = "return a coroutine that awaits it"
+
+
+def _check_bulk(bulk: object) -> None:
+    if not callable(bulk):
+        raise TypeError(
+            f"bulk is {bulk!r}: pass a function of (fields, count, call_next) that continues with "
+            "call_next()."
+        )
+    if kind := deferred(bulk):
+        raise TypeError(
+            f"bulk is {kind}, and its call would not continue: pass a plain function. On an event "
+            "loop it may return a coroutine that awaits what call_next() gives."
+        )
 
 
 class _Rest:
@@ -193,29 +264,30 @@ class _Rest:
         return self._run().__await__()
 
 
-async def _ainnermost(innermost: Callable[..., Awaitable[Any]], payload: dict[str, Any]) -> Any:
-    return await innermost(payload)
+async def _ainnermost(innermost: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    return await innermost(*args)
 
 
 def _aaround(
-    middleware: Callable[..., object], inner: Callable[..., Awaitable[Any]]
+    middleware: Callable[..., object], inner: Callable[..., Awaitable[Any]], remedy: str
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def layer(innermost: Callable[..., Awaitable[Any]], payload: dict[str, Any]) -> Any:
+    """Compose as `_around`; `remedy` is for a middleware that drops what `call_next()` gives."""
+
+    async def layer(innermost: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         given: list[_Rest] = []
 
         def call_next() -> _Rest:
-            given.append(_Rest(lambda: inner(innermost, payload)))
+            given.append(_Rest(lambda: inner(innermost, *args)))
             return given[-1]
 
-        result: Any = middleware(payload, call_next)
+        result: Any = middleware(*args, call_next)
         if hasattr(type(result), "__await__"):
             result = await result
         if not all(rest.awaited for rest in given):
             raise RuntimeError(
                 f"the middleware {_name_of(middleware)} has called call_next() and does not return "
                 "what that gives, which is an awaitable on an event loop: nothing is pushed. "
-                f"Return it untouched, or register a twin that awaits it: "
-                f"client_middleware.add({_name_of(middleware)}, aio=...)."
+                f"Return it untouched, or {remedy.format(name=_name_of(middleware))}."
             )
         return result
 
@@ -230,7 +302,11 @@ def join_batch(payload: dict[str, Any], call_next: Next) -> object:
     return call_next()
 
 
-client_middleware: Final = ClientChain([join_batch])
+def _join_batch_with_many(fields: dict[str, Any], count: int, call_next: Next) -> object:  # noqa: ARG001
+    return join_batch(fields, call_next)
+
+
+client_middleware: Final = ClientChain({join_batch: _join_batch_with_many})
 """Around each push by `perform_async`, `aperform` and their like: `middleware(payload, call_next)`.
 """
 

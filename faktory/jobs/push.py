@@ -1,7 +1,8 @@
 """Pushing jobs of one type: arguments and options, one job or many, now or later.
 
 Rules: every job passes `client_middleware` as it will be sent (`sending.py`); many jobs of one type
-are rendered from one template while that chain has only built-in middleware.
+are rendered from one template where each middleware has a form for many (`bulk`), which is called
+once for each PUSHB.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from datetime import datetime, timedelta, tzinfo
 from itertools import islice
-from typing import Any, Generic, ParamSpec, Self, Unpack
+from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from ..client import Pool, Producer, defaults, network
 from ..client.bulk import push_chunk
@@ -17,18 +18,18 @@ from ..exceptions import (
     FaktoryBulkError,
     FaktoryPayloadError,
 )
-from ..proto import JobTemplate
+from ..proto import JobTemplate, dump_json
 from ..wire import commands
 from ..wire.commands import Command
 from ..wire.payload import prepare
 from ..wire.validate import check_instant
 from . import options as job_options
 from . import schedule
-from .bulk import BULK_CHUNK, Encode, bulk_steps
+from .bulk import BULK_CHUNK, BulkPush, Encode, check_shared
 from .message import Message
 from .middleware import client_middleware
 from .options import PushOptions
-from .schedule import OnePush, Spread
+from .schedule import OnePush, PlaceForTimes, Spread
 from .sending import Sender, fix_expiry
 from .ticks import Arguments, schedule_job
 
@@ -39,6 +40,9 @@ Instant = datetime | str | float
 
 Duration = float | timedelta
 """Seconds, or a timedelta."""
+
+
+Around = TypeVar("Around", bound=Callable[..., object])
 
 
 class Push(Sender, Generic[P]):
@@ -115,32 +119,39 @@ class Push(Sender, Generic[P]):
         or now on; rows that have no length are made a list first.
 
         FaktoryBulkError if some were not queued, with their jids and the reasons. Jobs that a
-        middleware stops are left out. In a middleware `call_next` returns the jid before the push.
+        middleware stops are left out. In a middleware without `bulk`, `call_next` returns the jid
+        before the push.
         Through a Producer this returns before the jobs are sent; what goes wrong then is logged.
         """
         rows, start, spread = self._spread(rows, at, over)
         pool = self._pool or defaults.default_pool()
         if isinstance(pool, Producer):
             return self._bulk_through(pool, rows, start, spread)
-        make = self._template if self._has_template else self._each
-        encode = make(start, spread)
-        steps = bulk_steps(rows)
-        asked = next(steps)
-        try:
-            while True:
-                try:
-                    if isinstance(asked, Command):
-                        with pool.client() as client:
-                            self._check_enterprise(client, pool)
-                            done: Any = push_chunk(client.call, asked)
-                    else:
-                        done = encode(*asked)
-                except Exception as error:
-                    asked = steps.throw(error)
+        bulk = BulkPush(rows)
+        around = self._around_bulk(spread, client_middleware.bulk)
+        fields, render = self._shared(start, spread)
+        each = self._each(start, spread)
+
+        def send(command: Command[dict[str, str]]) -> list[str]:
+            if not command.jids:
+                return []
+            with bulk.sending(command.jids), pool.client() as client:
+                self._check_enterprise(client, pool)
+                refused = push_chunk(client.call, command)
+            return bulk.sent(command.jids, refused)
+
+        def push(fields: dict[str, Any], count: int) -> list[str]:  # noqa: ARG001
+            return send(render(fields)(chunk, bulk.first))
+
+        while True:
+            with bulk.chunk():
+                chunk = bulk.next_chunk()
+                if not chunk:
+                    return bulk.end()
+                if around is None:
+                    send(each(chunk, bulk.first))
                 else:
-                    asked = steps.send(done)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+                    around(push, job_options.copy_of(fields), len(chunk))
 
     async def aperform(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Push the job with these arguments on the running event loop; return its jid.
@@ -209,11 +220,15 @@ class Push(Sender, Generic[P]):
             schedule.put_time(payload, at)
         return await self.apush_payload(payload)
 
-    @property
-    def _has_template(self) -> bool:
-        """Whether all rows can be rendered from one template."""
+    def _around_bulk(self, spread: Spread | None, bulk: Around | None) -> Around | None:
+        """Return what runs around each PUSHB; None where each job is made for itself.
+
+        `bulk` is what the middleware has for many jobs, if it has.
+        """
         debounced = self._once is not None and self._once.window is not None
-        return client_middleware.is_plain and not debounced
+        expires = "expires_in" in (self._fields().get("custom") or ())
+        each_at_its_time = expires and spread is not None
+        return None if debounced or each_at_its_time else bulk
 
     def _spread(
         self, rows: Iterable[Sequence[object]], at: Instant | None, over: Duration | None
@@ -240,30 +255,48 @@ class Push(Sender, Generic[P]):
         checked = check_instant("at", at)
         return checked if over is not None else schedule.if_ahead(checked)
 
-    def _template(self, at: str | None, spread: Spread | None) -> Encode:
+    def _shared(
+        self, at: str | None, spread: Spread | None
+    ) -> tuple[dict[str, Any], Callable[[dict[str, Any]], Encode]]:
+        """Return the fields that all jobs of a PUSHB share, and what renders jobs of such fields.
+
+        Their template is made again when a middleware has changed them.
+        """
+        place = None if spread is None else schedule.PlaceForTimes()
+        shared = {"jobtype": self._jobtype, **self._fields()}
+        schedule.put_time(shared, at if place is None else place.text)
+        if place is not None:
+            del shared["at"]
+        made: dict[bytes, Encode] = {}
+
+        def render(fields: dict[str, Any]) -> Encode:
+            fields = check_shared(fields, spread is not None)
+            if "custom" in fields:
+                fix_expiry(fields)
+            key = dump_json(fields)
+            if key not in made:
+                made.clear()
+                made[key] = self._template(fields, spread, place)
+            return made[key]
+
+        return shared, render
+
+    def _template(
+        self, fields: dict[str, Any], spread: Spread | None, place: PlaceForTimes | None
+    ) -> Encode:
         """Return what renders rows at once, all with the same fields."""
-        fields = client_middleware.run(lambda fields: fields, dict(self._fields()))
-        place = None
-        expires = "expires_in" in (fields.get("custom") or ())
-        if spread is not None:
-            if expires:  # each at a time of its own
-                return self._each(at, spread)
-            place = schedule.PlaceForTimes()
-            at = place.text
-        schedule.put_time(fields, at)
-        template = JobTemplate(self._jobtype, fields)
+        jobtype = fields.pop("jobtype")
+        if place is not None:
+            fields["at"] = place.text
+        template = JobTemplate(jobtype, fields)
         least, most = self._signature.least, self._signature.most
         scheduled = commands.times_of((fields,))
 
         def encode(rows: Sequence[Sequence[object]], first: int) -> Command[dict[str, str]]:
-            used = template
-            if expires:  # from the push on, and `rows` may take its time
-                fix_expiry(now := dict(fields))
-                used = JobTemplate(self._jobtype, now)
             try:
                 if self._signature.typed:
                     rows = self._rows_to_wire(rows)
-                line, jids = used.encode_bulk(rows, least, most)
+                line, jids = template.encode_bulk(rows, least, most)
             except FaktoryPayloadError as error:
                 self._check_rows(rows)  # its errors have the names of the arguments
                 for row in rows:

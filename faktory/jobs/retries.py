@@ -7,7 +7,6 @@ jid, and carries the record of its failures on, from which the server goes on co
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -15,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from ..exceptions import Discard, Retry, Shutdown
 from ..wire import failure
 from ..wire.payload import DEFAULT_RETRY
-from ..wire.validate import brief, check_instant, show
+from ..wire.validate import brief, check_instant, show, signature_of
 from . import backoff
 from .backoff import Backoff, check_delay
 from .context import JobContext
@@ -129,6 +128,43 @@ def _again(job: JobContext, policy: Policy | None, after: object, counted: bool)
     return Verdict("again", delay, counted)
 
 
+Outcome = Literal["failed", "retried", "discarded", "exhausted"]
+
+
+def outcome_of(job: JobContext, error: BaseException) -> Outcome:
+    """Return what follows from what a job raised: for a worker middleware that sees the error.
+
+    "failed" and "retried": another attempt, which the job has asked for by `Retry` if it is
+    "retried". "discarded": nothing, the job counts as done. "exhausted": nothing, the job is dead.
+    A worker that gives the jobs back which it interrupts by `Shutdown` does so also with those that
+    are "exhausted". Never raises.
+    """
+    kind = type(error)
+    policy = job._policy
+    asked = issubclass(kind, Retry)
+    if issubclass(kind, Discard):
+        return "discarded"
+    verdict = getattr(error, "verdict", None)  # of an error from another process
+    if isinstance(verdict, Verdict):
+        if verdict.outcome == "discard":
+            return "discarded"
+        goes_on = verdict.outcome == "again"
+        goes_on |= verdict.outcome == "fail" and job.retries_remaining > 0
+    elif asked:
+        goes_on = job.retries_remaining > 0
+        goes_on |= not error.count and not kept_by_server(job)  # type: ignore[attr-defined]
+    else:
+        if policy is not None and not issubclass(kind, Shutdown):
+            if issubclass(kind, policy.discard_on):
+                return "discarded"
+            if policy.retry_on is not None and not issubclass(kind, policy.retry_on):
+                return "exhausted"
+        goes_on = job.retries_remaining > 0
+    if not goes_on:
+        return "exhausted"
+    return "retried" if asked else "failed"
+
+
 def kept_by_server(job: JobContext) -> str:
     """Return why a job cannot be pushed again, as in "is unique"; empty if it can."""
     custom = job.as_fetched().get("custom") or {}
@@ -227,7 +263,7 @@ def _check_backoff(value: object) -> None:
     if what := deferred(value):
         raise TypeError(f"backoff is {what}, and nothing awaits it: pass a plain function.")
     try:
-        signature = inspect.signature(value)
+        signature = signature_of(value)
     except ValueError:  # of some that are written in C
         return
     try:

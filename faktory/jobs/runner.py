@@ -31,7 +31,7 @@ END_TIMEOUT: Final = 5.0
 
 
 class Callee(Protocol):
-    """What `JobRunner.call` calls: a job, or something that waits for it."""
+    """What `JobRunner.call` calls: a job, or something that waits for it and has its `policy`."""
 
     def run(self, context: JobContext, /) -> object:
         """Run the job."""
@@ -94,6 +94,7 @@ class JobRunner:
         process = os.getpid()
         try:
             if self._middleware and worker_middleware:
+                job._policy = getattr(task, "policy", None)
                 result = worker_middleware.run(lambda *_: task.run(job), job, job.payload)
             else:
                 result = task.run(job)

@@ -8,7 +8,7 @@ producer has taken is lost: it is logged if nobody has the future.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -124,16 +124,24 @@ class Sender(JobSpec):
                 raise
             raise explained from None
 
-    async def acheck_enterprise(self, client: AsyncClient) -> None:
+    async def arun_middleware(
+        self, payload: dict[str, Any], keep: Callable[..., Awaitable[object]]
+    ) -> object:
+        """Do the same on an event loop, where `keep` is awaited."""
+        return await client_middleware.arun(keep, payload)
+
+    async def acheck_enterprise(self) -> None:
         """Raise FaktoryEnterpriseRequired if the server would ignore options of the job."""
-        if self._has_to_ask(client):
-            self._judge_server(await client.info(), client)
+        if self._checked[2] and not network.current.in_process:
+            client = await async_client()
+            if self._has_to_ask(client):
+                self._judge_server(await client.info(), client)
 
     async def _asend(self, payload: dict[str, Any]) -> str:
         client = await async_client()
         if self._once is not None or "custom" in payload:
             self.complete(payload)
-        await self.acheck_enterprise(client)
+        await self.acheck_enterprise()
         return await client.push(payload)
 
     def _check_no_pool(self) -> None:

@@ -6,22 +6,13 @@ Rules: wrong arguments are a TypeError where the job is pushed, in Python's own 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..exceptions import FaktoryPayloadError
 from ..proto import dump_json
-from ..wire.validate import clip
+from ..wire.validate import clip, signature_of
 from .arguments import Arguments, kind_of_leaf
-
-if sys.version_info >= (3, 14):
-    from annotationlib import Format
-
-    ANNOTATIONS = {"annotation_format": Format.FORWARDREF}
-else:
-    ANNOTATIONS: dict[str, Any] = {}
-"""For `inspect.signature`: a name may be defined later, or only for type checkers."""
 
 
 class Signature:
@@ -38,7 +29,7 @@ class Signature:
 
         TypeError for a parameter that has no position.
         """
-        self._signature = inspect.signature(function, **ANNOTATIONS)
+        self._signature = signature_of(function)
         parameters = list(self._signature.parameters.values())
         if method and not parameters:
             raise TypeError(f"{function.__qualname__} takes no self, so no instance can run it.")

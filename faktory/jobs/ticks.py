@@ -13,16 +13,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from ..wire import commands
-from ..wire.validate import check_duration, check_instant, show
+from ..wire.validate import check_duration, check_instant, show, signature_of
 from . import options as job_options
 from . import registry
 from .context import SCHEDULE, TICK
 from .cron import Expression
 from .sending import Sender
-from .signature import ANNOTATIONS
 from .spec import DeclaredJob, spec_of
 from .validation import deferred
 
@@ -38,6 +37,16 @@ _PROMPT: Final = "the prompt"
 _HERE: Final = os.path.dirname(os.path.abspath(__file__))
 
 
+class _Place(NamedTuple):
+    """Where a schedule is declared."""
+
+    text: str
+    """The file and the line."""
+    file: str
+    load: object
+    """What stands for one load of the module: another one after a reload, or as `__main__`."""
+
+
 class Schedule:
     """When a job runs, and with which arguments."""
 
@@ -49,12 +58,13 @@ class Schedule:
         tz: tzinfo,
         args: Arguments | None,
         name: str,
-        place: str,
+        place: _Place,
     ) -> None:
         self._job, self._args, self._tz, self._every = job, args, tz, every
         self._expression = None if expression is None else Expression(expression, tz)
         self._name, self._place = name, place
         self._when = f"every {every}" if expression is None else expression
+        self._what = (job.jobtype, self._when, str(tz))
 
     def __repr__(self) -> str:
         return f"<schedule {self._name}: {self._when}>"
@@ -77,7 +87,7 @@ class Schedule:
     @property
     def place(self) -> str:
         """The file and the line of the declaration."""
-        return self._place
+        return self._place.text
 
     def ticks(self, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
         """Yield the ticks after one moment, and until another if given, in the schedule's zone.
@@ -98,8 +108,10 @@ class Schedule:
     def payload(self, tick: datetime) -> dict[str, Any]:
         """Return the wire dict of the tick's job; raises what `args` raises.
 
-        TypeError or FaktoryPayloadError for arguments that the job cannot have.
+        TypeError or FaktoryPayloadError for arguments that the job cannot have, ValueError for
+        default options, set since, with which a tick would run more than once.
         """
+        _check_alike(self._job)
         args = () if self._args is None else self._args(tick)
         if not isinstance(args, (tuple, list)):
             raise TypeError(
@@ -120,16 +132,14 @@ class Schedule:
     def is_as(self, other: Schedule) -> bool:
         """Return whether another one, of the same name, is the same declaration.
 
-        At a prompt any is: who defines a name again means the new one.
+        A module that is loaded again declares its schedules again, changed or not. At a prompt any
+        is the same: who defines a name again means the new one.
         """
-        if self._place == other._place == _PROMPT:
+        mine, others = self._place, other._place
+        if mine.file == others.file and mine.load is not others.load:
             return True
-        return (self._place, self.jobtype, self._when, str(self._tz)) == (
-            other._place,
-            other.jobtype,
-            other._when,
-            str(other._tz),
-        )
+        same = mine.text == others.text
+        return same and (mine.text == _PROMPT or self._what == other._what)
 
     def _ticks(self, after: datetime, until: datetime | None) -> Iterator[datetime]:
         found = self._cron(after) if self._every is None else self._interval(after, self._every)
@@ -244,7 +254,7 @@ def _declare(
     tz: object,
     args: object,
     name: object,
-    place: str,
+    place: _Place,
 ) -> None:
     spec = _checked_job(job)
     if (expression is None) == (every is None):
@@ -262,7 +272,7 @@ def _declare(
     known = registry.schedules.get(called)
     if known is not None and not known.is_as(made):
         raise ValueError(
-            f"the schedule {called!r} is declared twice: at {known.place}, and at {place}. "
+            f"the schedule {called!r} is declared twice: at {known.place}, and at {made.place}. "
             "Give one of them another name=."
         )
     registry.schedules[called] = made
@@ -270,6 +280,11 @@ def _declare(
 
 def _checked_job(job: object) -> Sender:
     spec = spec_of(job)
+    if isinstance(spec, Sender) and spec is not job and not isinstance(job, type):
+        raise TypeError(
+            f"{show(job)} is an instance, and a worker makes one for each job: pass the class, "
+            f"{type(job).__name__}."
+        )
     if not isinstance(spec, Sender):
         raise TypeError(
             f"{show(job)} is not a declared job: put @faktory.periodic above @faktory.job, or pass "
@@ -280,6 +295,12 @@ def _checked_job(job: object) -> Sender:
             f"{spec.jobtype} has a pool of its own, and a schedule is pushed to the worker's "
             "server: leave out set(pool=...)."
         )
+    _check_alike(spec)
+    return spec
+
+
+def _check_alike(spec: Sender) -> None:
+    """Raise ValueError for options with which a tick would not be the same entry each time."""
     given = job_options.merge(job_options.default_job_options, spec.options)
     for option in (*job_options.OF_ONE_PUSH, *job_options.enterprise(given)):
         if given.get(option) is not None:
@@ -287,7 +308,6 @@ def _checked_job(job: object) -> Sender:
                 f"{spec.jobtype} has {option}={show(given[option])}, and each worker pushes a "
                 f"tick: only what is the same entry each time runs once. Use set({option}=None)."
             )
-    return spec
 
 
 def _checked_interval(every: object) -> timedelta:
@@ -340,7 +360,7 @@ def _checked_args(spec: Sender, args: object) -> Arguments | None:
     if kind := deferred(args):
         raise TypeError(f"args is {kind}, and nothing awaits it: pass a plain function.")
     try:
-        parameters = list(inspect.signature(args, **ANNOTATIONS).parameters.values())
+        parameters = list(signature_of(args).parameters.values())
     except (TypeError, ValueError):  # written in C
         return args
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -362,15 +382,16 @@ def _jid(name: str, at: str) -> str:
     return sha256(f"{name}\0{at}".encode()).hexdigest()[:24]
 
 
-def _place() -> str:
-    """Return the file and the line outside of this room that a schedule is declared at.
+def _place() -> _Place:
+    """Return where, outside of this room, a schedule is declared.
 
     At a prompt, and in a notebook, all are declared at the same place.
     """
     frame = sys._getframe(1)
     while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == _HERE:
         frame = frame.f_back
-    if frame.f_globals.get("__name__") == "__main__" and hasattr(sys, "ps1"):
-        return _PROMPT
     # A module that is loaded twice, as the program and by its name, has two names of its file.
-    return f"{os.path.realpath(frame.f_code.co_filename)}:{frame.f_lineno}"
+    file = os.path.realpath(frame.f_code.co_filename)
+    at_prompt = frame.f_globals.get("__name__") == "__main__" and hasattr(sys, "ps1")
+    text = _PROMPT if at_prompt else f"{file}:{frame.f_lineno}"
+    return _Place(text, file, frame.f_globals.get("__spec__"))  # each load makes a spec

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..client import Pool, Producer
+from ..wire.validate import signature_of
 
 _DEFERRED: Final = (
     (inspect.iscoroutinefunction, "an async function"),
@@ -87,7 +88,7 @@ def check_class(cls: type, perform: object) -> None:
     check_no_generator(perform)
     init = inspect.getattr_static(cls, "__init__")
     if inspect.isfunction(init):
-        for parameter in list(inspect.signature(init).parameters.values())[1:]:
+        for parameter in list(signature_of(init).parameters.values())[1:]:
             variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if parameter.default is parameter.empty and not variadic:
                 raise TypeError(
@@ -120,5 +121,5 @@ def _is_method(function: object) -> bool:
     around = getattr(function, "__qualname__", "").rpartition(".")[0]
     if not inspect.isfunction(function) or not around or around.endswith("<locals>"):
         return False
-    first = next(iter(inspect.signature(function).parameters), None)
+    first = next(iter(signature_of(function).parameters), None)
     return first in ("self", "cls")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from ..proto import load_json
 from ..wire.address import Address
 from ..wire.log import Log
-from .clock import monotonic
+from .clock import check_travel, monotonic
 from .faults import Fault
 from .go import time as go_time
 from .go.time import SECOND
@@ -158,8 +158,7 @@ class EmbeddedServer:
         That includes scheduled jobs, retries, reservations, and workers without a BEAT for a
         minute of that time. A FETCH waits by the real clock.
         """
-        if seconds < 0:
-            raise ValueError("time goes forward only.")
+        check_travel(seconds, self._call(lambda state: state.clock()))
         with self._lock:
             steps = self._state.travel(round(seconds * SECOND))
             # One step a call, so that clients are served in between.

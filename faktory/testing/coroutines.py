@@ -7,7 +7,7 @@ what they raise comes out. A test on a loop of its own awaits its pushes: their 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -17,9 +17,12 @@ from ..jobs.context import JobContext
 from ..jobs.registry import Runnable
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Runner
+    from asyncio import AbstractEventLoop, Runner, Task
 
 T = TypeVar("T")
+
+CHECK_INTERVAL: Final = 0.5
+"""Seconds between two looks whether the loop that runs a job is still there."""
 
 _loop: Final[ContextVar[AbstractEventLoop | JobLoop]] = ContextVar("faktory_test_loop")
 """Where async jobs run, if not on a loop for each."""
@@ -30,6 +33,7 @@ class AsyncCall:
 
     def __init__(self, task: Runnable) -> None:
         self._task = task
+        self.policy = task.policy
 
     def run(self, job: JobContext) -> object:
         """Run the job; return its result."""
@@ -88,11 +92,16 @@ async def beside_loop(function: Callable[[], T]) -> T:
     """Call a function that runs jobs in a thread, the async ones on the running loop."""
     import asyncio
 
-    token = _loop.set(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    token = _loop.set(loop)
+    context = copy_context()
+    _loop.reset(token)
+    # Not a thread of the loop's executor: all of those may wait for jobs that push jobs.
+    thread = ThreadPoolExecutor(1)
     try:
-        return await asyncio.to_thread(function)
+        return await loop.run_in_executor(thread, context.run, function)
     finally:
-        _loop.reset(token)
+        thread.shutdown(wait=False)
 
 
 def in_running_loop() -> bool:
@@ -106,6 +115,7 @@ def _run_on(loop: AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]])
     """Run a coroutine on another thread's loop, in a copy of this context."""
     end: Future[T] = Future()
     context = copy_context()
+    tasks: list[Task[None]] = []  # a loop alone does not keep its tasks alive
 
     async def run() -> None:
         try:
@@ -113,5 +123,8 @@ def _run_on(loop: AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]])
         except BaseException as error:
             end.set_exception(error)
 
-    loop.call_soon_threadsafe(lambda: loop.create_task(run(), context=context))
+    loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(run(), context=context)))
+    while not wait([end], timeout=CHECK_INTERVAL).done:
+        if loop.is_closed():  # the push was cancelled as its test ended
+            raise RuntimeError("the event loop has ended before its job")
     return end.result()

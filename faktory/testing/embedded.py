@@ -16,6 +16,7 @@ from ..client import Client, defaults
 from ..jobs import registry
 from ..jobs.context import JobContext
 from ..server import EmbeddedServer
+from ..server.clock import check_travel
 from ..worker import Worker
 from ..worker.delivery import deliver
 from ..worker.processor import Processor
@@ -47,7 +48,7 @@ class DrainingWorker(Worker):
         try:
             return self._drain(processor)
         finally:
-            self._manager.async_jobs.stop(self._timing.loop_grace)
+            self._end_async_jobs()
 
     def _drain(self, processor: Processor) -> int:
         done = 0
@@ -94,9 +95,10 @@ class EmbeddedTestServer:
 
 def travel(server: EmbeddedServer, seconds: float, periodic: bool = True) -> None:
     """Move a server's clock forward, see `EmbeddedTestServer.travel`."""
-    if periodic and registry.schedules and seconds > 0:
+    if periodic and registry.schedules:
         with Client(server.url) as client:
             now = datetime.fromisoformat(client.info()["now"])
+            check_travel(seconds, int(now.timestamp()) * 10**9)
             found = ticks(now, now + timedelta(seconds=seconds))
             client.push_bulk([tick.job for tick in found])
     server.travel(seconds)

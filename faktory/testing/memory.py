@@ -36,6 +36,7 @@ from ..jobs.retries import Verdict
 from ..jobs.runner import JobRunner, in_context
 from ..proto import load_json
 from ..server.calls import Wait
+from ..server.clock import check_travel
 from ..server.commands import execute
 from ..server.enterprise.store import EnterpriseStore
 from ..server.errors import CommandError
@@ -158,8 +159,7 @@ class MemoryServer(MemoryNetwork):
         Ticks of periodic jobs on the way are pushed, and inline mode stops at each to run it: at
         most 10,000 of them, or ValueError; none with `periodic=False`.
         """
-        if seconds < 0:
-            raise ValueError("time goes forward only.")
+        check_travel(seconds, self._state.clock())
         stops = self._push_ticks(seconds) if periodic and registry.schedules else []
 
         def advance(by: int) -> None:

@@ -7,12 +7,16 @@ name, the value and the remedy. There is no clock in here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from reprlib import Repr
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..exceptions import FaktoryPayloadError
+
+if TYPE_CHECKING:
+    from inspect import Signature
 
 LONGEST_WAIT: Final = 1_000_000
 """Seconds, more than 11 days: poll takes at most 2^31 milliseconds."""
@@ -168,3 +172,19 @@ class _Brief(Repr):
 
     def repr_instance(self, x: object, level: int) -> str:  # noqa: ARG002
         return repr(x)
+
+
+def signature_of(function: Callable[..., object]) -> Signature:
+    """Return the parameters of a function, whose annotations may name what is defined nowhere yet.
+
+    From Python 3.14 on `inspect.signature` evaluates them, and raises NameError for names that are
+    defined later, or only for type checkers. TypeError or ValueError as from that.
+    """
+    import inspect  # takes long
+
+    how: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format
+
+        how["annotation_format"] = Format.FORWARDREF
+    return inspect.signature(function, **how)

@@ -84,7 +84,7 @@ class Manager:
         self.log = log
         self._log = Log(log)
         self.backends: Backends | None = None
-        self.async_jobs = AsyncJobs(None, log, timing)
+        self.async_jobs = AsyncJobs(None, log, timing, lambda: None)
         self.job_table: JobTable | None = None
         self.counts: Counts | None = None
         """The counters of this process, if something reads them."""

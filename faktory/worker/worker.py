@@ -176,7 +176,7 @@ class Worker:
         if burst:
             self._manager.burst = Burst(self._wake)
         self._manager.give_back = give_back
-        self._make_async_jobs = partial(AsyncJobs, loop_factory, self.log, timing)
+        self._make_async_jobs = partial(AsyncJobs, loop_factory, self.log, timing, self._wake)
         self._manager.async_jobs = self._make_async_jobs()
         self._periodic = periodic and not burst
         self._scheduler: Scheduler | None = None
@@ -325,8 +325,6 @@ class Worker:
         finally:
             if self._status is not None:
                 self._status.end()
-            left = self.grace_ends - monotonic()
-            self._manager.async_jobs.stop(max(left, self._timing.loop_grace))
             if backends is not None:
                 backends.close()
         if self._fatal is not None:
@@ -361,6 +359,7 @@ class Worker:
                     self._scheduler.stop()
                 heartbeat.stop()
                 self._own_client.close()
+                self._end_async_jobs()
 
     def _start_threads(self, heartbeat: Heartbeat) -> None:
         if self._status is not None:
@@ -529,6 +528,12 @@ class Worker:
             self._manager.check_jobs()
         message = f"the worker stopped and the job did not end within {self.disconnect_wait:g} s"
         self._abandon(self._manager.abandon(self._own_client, message))
+
+    def _end_async_jobs(self) -> None:
+        """End the loop of async jobs; its hooks have the rest of the grace period."""
+        jobs, least = self._manager.async_jobs, self._timing.loop_grace
+        while (until := jobs.stop(max(self.grace_ends - monotonic(), least))) is not None:
+            self._step(until)  # a signal may end the grace period
 
     def _abandon(self, names: list[str]) -> None:
         self.abandoned += [*names, *(processor.name for processor in self._manager.overdue)]

@@ -73,6 +73,17 @@ def test_a_program_without_schedules_is_an_error_with_the_remedy(run: Run, folde
         assert text in done.said
 
 
+@pytest.mark.parametrize(
+    "flags", [("--list", "--run"), ("--next", "3", "--run"), ("--list", "--next", "3")]
+)
+def test_one_of_list_next_and_run_is_asked_for(
+    run: Run, program: str, flags: tuple[str, ...]
+) -> None:
+    done = run("faktory", "periodic", "-r", program, *flags)
+    assert done.wait(20) == 2
+    assert f"argument {flags[-1] if flags[-1] != '3' else '--next'}: not allowed with" in done.said
+
+
 def test_a_number_of_ticks_that_is_none_is_wrong_usage(run: Run, program: str) -> None:
     done = run("faktory", "periodic", "-r", program, "--next", "0")
     assert done.wait(20) == 2

@@ -75,6 +75,33 @@ def note_pid(path):
 """
 
 
+NAPS = """
+import asyncio
+import os
+
+import faktory
+
+def says(word):
+    os.write(1, f"{word} {os.getpid()}\\n".encode())
+
+@faktory.aio.on_startup
+async def opens():
+    says("opens")
+
+@faktory.aio.on_shutdown
+async def closes():
+    says("closes")
+
+@faktory.job
+async def nap():
+    says("naps")
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        says("wakes")
+"""
+
+
 @pytest.fixture(autouse=True)
 def programs(folder: Path) -> None:
     """Write the modules that the commands use."""
@@ -230,8 +257,10 @@ def test_signals_make_all_workers_log_their_threads_and_get_quiet(
 
 
 def test_workers_stop_when_their_supervisor_is_gone(
-    supervise: Supervise, wait_until: WaitUntil
+    supervise: Supervise, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PYTHONDEVMODE", "1")  # a socket that is left open is an error
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
     supervisor = supervise("jobs", 2)
     wait_until(lambda: ready(supervisor) == 2)
     supervisor.send(signal.SIGKILL)
@@ -240,6 +269,22 @@ def test_workers_stop_when_their_supervisor_is_gone(
     wait_until(lambda: supervisor.silent)
     assert supervisor.said.count("the supervisor of this worker is gone, so it stops") == 2
     assert supervisor.said.count("stopped, every job answered") == 2
+    assert "ResourceWarning" not in supervisor.said
+
+
+def test_each_worker_has_a_loop_of_async_jobs_with_its_hooks(
+    server: EmbeddedServer, supervise: Supervise, folder: Path, wait_until: WaitUntil
+) -> None:
+    (folder / "naps.py").write_text(NAPS)
+    jids = [push(server, "nap") for _ in range(2)]
+    supervisor = supervise("naps", 2, "-c", "1", "-t", "1")
+    wait_until(lambda: supervisor.printed.count("naps") == 2)
+    assert stop(supervisor) == Exit.STOPPED
+    assert [reports(server, jid) for jid in jids] == [["FAIL"], ["FAIL"]]
+    lines = [line.split() for line in supervisor.printed.splitlines()]
+    for pid in pids(supervisor):
+        did = [word for word, number in lines if number == str(pid)]
+        assert did == ["opens", "naps", "wakes", "closes"]
 
 
 def test_the_supervisor_can_be_stopped_while_modules_are_imported(
@@ -554,6 +599,7 @@ def test_signals_that_keep_coming_do_not_hide_that_a_child_has_ended() -> None:
                 os.kill(os.getpid(), number)
 
         def on_exit(self, child: Child, status: int) -> None:
+            child.close_channel()
             ended.append(status)
 
     storm = Storm([Child(1)])

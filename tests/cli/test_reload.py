@@ -14,10 +14,22 @@ from .support import WORKER, Process, Run, WaitUntil, alive, pids, push, ready
 QUIET = "quiet: no more jobs are fetched"
 
 PROGRAM = """
+import asyncio
 import os
 import time
 
 import faktory
+
+@faktory.aio.on_shutdown
+async def closes():
+    print("{word} closes", flush=True)
+
+@faktory.job
+async def naps(path):
+    open(path, "w").close()
+    while not os.path.exists(path + ".go"):
+        await asyncio.sleep(0.01)
+    print("{word} naps", flush=True)
 
 @faktory.job
 def writes(path):
@@ -98,6 +110,27 @@ def test_a_saved_file_reloads_the_program_when_running_jobs_have_finished(
     reloading.send(signal.SIGTERM)
     assert reloading.wait() == Exit.STOPPED
     assert not any(map(alive, pids(reloading)))
+
+
+def test_async_jobs_finish_and_their_loop_closes_before_the_new_program_runs_some(
+    server: EmbeddedServer,
+    reloading: Process,
+    folder: Path,
+    program: Path,
+    wait_until: WaitUntil,
+) -> None:
+    push(server, "naps", str(folder / "began"))
+    wait_until((folder / "began").exists)
+    changes = reloading.said.count("changed:")
+    program.write_text(PROGRAM.format(word="second"))
+    wait_until(lambda: reloading.said.count("changed:") > changes)
+    (folder / "began.go").touch()
+    wait_until(lambda: reloading.printed == "first naps\nfirst closes\n")
+    push(server, "naps", str(folder / "began"))
+    wait_until(lambda: "second naps" in reloading.printed)
+    reloading.send(signal.SIGTERM)
+    assert reloading.wait() == Exit.STOPPED
+    assert reloading.printed.endswith("second naps\nsecond closes\n")
 
 
 def test_after_a_syntax_error_the_old_code_runs_until_the_next_save(

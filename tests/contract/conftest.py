@@ -33,6 +33,10 @@ class RawClient:
             hello["pwdhash"] = password_hash(self.address.password, hi["s"], hi["i"])
         self.hello = b"HELLO " + json.dumps({"v": 2, **hello}).encode()
 
+    def shake_hands(self) -> None:
+        self.send(self.hello)
+        assert self.reply() == b"+OK"
+
     def send(self, *lines: str | bytes) -> None:
         data = [line.encode() if isinstance(line, str) else line for line in lines]
         self.socket.sendall(b"".join(line + b"\r\n" for line in data))
@@ -98,15 +102,14 @@ class RawClient:
 Dial = Callable[..., RawClient]
 
 
-def dialer(url: str) -> Iterator[Dial]:
+def dialer(url: str, make: Callable[..., RawClient] = RawClient) -> Iterator[Dial]:
     clients: list[RawClient] = []
 
     def dial(*, handshake: bool = True, **hello: object) -> RawClient:
-        client = RawClient(url, **hello)
+        client = make(url, **hello)
         clients.append(client)
         if handshake:
-            client.send(client.hello)
-            assert client.reply() == b"+OK"
+            client.shake_hands()
         return client
 
     yield dial

@@ -32,19 +32,20 @@ BREAKS = 1000
 def press(image: int) -> None: ...
 
 
+def random_fault(chance: Random) -> Fault:
+    """Return a fault at a random byte, of a request or of a reply."""
+    kind = chance.choice(["cut", "reset"])
+    if chance.random() < 0.5:
+        return Fault(kind, "request", chance.randrange(1000))
+    return Fault(kind, "reply", chance.randrange(60))
+
+
 @pytest.fixture
 def proxy(url: str) -> Iterator[Proxy]:
     """A way to the server on which every connection breaks, at a random byte."""
     chance = Random(20)
-
-    def fault() -> Fault:
-        kind = chance.choice(["cut", "reset"])
-        if chance.random() < 0.5:
-            return Fault(kind, "request", chance.randrange(1000))
-        return Fault(kind, "reply", chance.randrange(60))
-
     proxy = Proxy(parse(url).port)
-    proxy.plan_each(fault)
+    proxy.plan_each(lambda: random_fault(chance))
     yield proxy
     proxy.stop()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from faktory.jobs import Chain, Next
+from faktory.jobs import Chain, ClientChain, Next
 from faktory.jobs import middleware as middleware_module
 
 Middleware = Callable[[list[str], Next], Any]
@@ -306,17 +306,32 @@ def test_a_chain_is_composed_when_it_changes_and_not_when_it_runs(
     assert composed == []
 
 
-def test_a_chain_is_plain_with_built_in_middleware_only() -> None:
-    chain = Chain([a])
-    assert chain.is_plain
-    chain.add(b)
-    assert not chain.is_plain
-    chain.remove(b)
-    assert chain.is_plain
-    chain.add(b)
+def test_a_chain_has_a_bulk_form_while_each_middleware_has_one() -> None:
+    def tag(payload: dict[str, Any], call_next: Any) -> Any:
+        return call_next()
+
+    def tag_many(fields: dict[str, Any], count: int, call_next: Any) -> Any:
+        return call_next()
+
+    chain = ClientChain({tag: tag_many})
+    assert chain.bulk is not None
+    assert chain.abulk is not None
+    chain.add(other := lambda payload, call_next: call_next())
+    assert chain.bulk is chain.abulk is None
+    chain.add(other, bulk=tag_many)
+    assert chain.bulk is not None
+    chain.add(other)  # without it from now on
+    assert chain.bulk is None
     chain.clear()
-    assert list(chain) == [a]
-    chain.remove(a)
-    assert chain.is_plain
-    chain.add(a)
-    assert chain.is_plain
+    assert list(chain) == [tag]
+    chain.remove(tag)
+    chain.add(tag)  # the built-in one keeps its own
+    assert chain.bulk is not None
+
+
+@pytest.mark.parametrize("bulk", [5, waits, Waits(), yields])
+def test_a_wrong_bulk_form_is_refused(bulk: Any) -> None:
+    chain = ClientChain()
+    with pytest.raises(TypeError, match="bulk is"):
+        chain.add(lambda payload, call_next: call_next(), bulk=bulk)
+    assert len(chain) == 0

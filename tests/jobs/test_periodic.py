@@ -402,6 +402,27 @@ def test_default_options_for_one_push_cannot_be_scheduled(
     assert "unique_for" not in last().payload(last().next(NOW))["custom"]
 
 
+def test_default_options_for_one_push_are_found_when_they_come_later(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faktory.periodic("@daily", sweep)
+    faktory.periodic("@daily", sweep.set(unique_for=None), name="without")
+    with_defaults, without = schedules()
+    monkeypatch.setattr(faktory, "default_job_options", {"unique_for": 60})
+    with pytest.raises(ValueError, match=r"sweep has unique_for=60 .*set\(unique_for=None\)"):
+        with_defaults.payload(NOW)
+    assert without.payload(NOW)["jobtype"] == "sweep"
+
+
+def test_an_instance_of_a_class_cannot_be_scheduled() -> None:
+    class Clean(faktory.Job):
+        def perform(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Clean object.* is an instance.*pass the class, Clean"):
+        faktory.periodic("@daily", Clean())  # type: ignore[type-var]
+    assert schedules() == []
+
+
 def test_a_pool_of_its_own_cannot_be_scheduled(sweep: Any) -> None:
     elsewhere = sweep.set(pool=faktory.Pool("tcp://localhost:1"))
     with pytest.raises(ValueError, match=r"leave out set\(pool=...\)"):
@@ -487,6 +508,29 @@ def test_a_module_that_is_reloaded_declares_its_schedules_once(
         sys.modules.pop("periodic_app", None)
     assert len(schedules()) == 1
     assert last() is not first
+
+
+def test_a_module_that_is_reloaded_may_have_moved_and_changed_its_schedules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "periodic_moved.py"
+    file.write_text(APP)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    try:
+        app = importlib.import_module("periodic_moved")
+        file.write_text("# one line more\n" + APP)
+        importlib.reload(app)
+        assert last().place.endswith("periodic_moved.py:5")
+        changed = APP.replace("@daily", "@hourly")
+        file.write_text(changed + "\n")
+        importlib.reload(app)
+        assert [each.when for each in schedules()] == ["@hourly"]
+        file.write_text(changed + "\n\nfaktory.periodic('@daily', sweep)")
+        with pytest.raises(ValueError, match=r"'sweep' is declared twice: at .*:4, and at .*:15"):
+            importlib.reload(app)
+    finally:
+        sys.modules.pop("periodic_moved", None)
 
 
 def test_at_a_prompt_a_schedule_is_declared_again_as_a_function_is() -> None:

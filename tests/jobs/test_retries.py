@@ -22,9 +22,11 @@ from faktory.jobs.retries import (
     Verdict,
     again,
     judge,
+    outcome_of,
     take_policy,
 )
 from faktory.wire.payload import prepare
+from faktory.worker.backends.base import make_remote_error
 from faktory.worker.task import Task
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 600000, tzinfo=UTC)
@@ -301,3 +303,62 @@ def test_attempts_and_retries_remaining_hold_over_any_number_of_pushes(
         record = context.payload.get("failure")
         if record:  # as in that of the server
             assert record["remaining"] == retry - record["retry_count"]
+
+
+# What a middleware asks
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "error", "outcome"),
+    [
+        ({}, {}, ValueError(), "failed"),
+        ({}, {"retry": 0}, ValueError(), "exhausted"),
+        ({}, {"retry": -1}, ValueError(), "exhausted"),
+        ({}, {"retry": 2, "failure": failed(0)}, ValueError(), "failed"),
+        ({}, {"retry": 2, "failure": failed(1)}, ValueError(), "exhausted"),
+        ({}, {"retry": None}, ValueError(), "failed"),
+        ({}, {"retry": 0}, Discard(), "discarded"),
+        ({}, {}, Retry(), "retried"),
+        ({}, {"retry": 0}, Retry(after=5), "exhausted"),
+        ({}, {"retry": 0}, Retry(count=False), "retried"),
+        ({}, {"retry": 0, "custom": {"bid": "b"}}, Retry(count=False), "exhausted"),
+        ({}, {}, Shutdown(), "failed"),
+        ({}, {"retry": 0}, Shutdown(), "exhausted"),
+        ({}, {}, TimeLimitExceeded(), "failed"),
+        (FULL, {}, ConnectionError(), "failed"),
+        (FULL, {"retry": 0}, ConnectionError(), "exhausted"),
+        (FULL, {}, ValueError(), "exhausted"),
+        (FULL, {}, TimeLimitExceeded(), "exhausted"),
+        (FULL, {}, NotFound(), "discarded"),
+        (FULL, {}, Shutdown(), "failed"),
+    ],
+)
+def test_a_middleware_can_ask_what_follows(
+    options: Any, fields: Any, error: BaseException, outcome: str
+) -> None:
+    running = job(**fields)
+    running._policy = task(**options).policy
+    assert outcome_of(running, error) == outcome
+    verdict = judge(task(**options), running, error)
+    expected = {"discard": {"discarded"}, "bury": {"exhausted"}, "again": {"failed", "retried"}}
+    left = {"failed", "retried"} if running.retries_remaining else {"exhausted"}
+    assert outcome in expected.get(verdict.outcome, left)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "retry", "outcome"),
+    [
+        (FAIL, 1, "failed"),
+        (FAIL, 0, "exhausted"),
+        (BURY, 1, "exhausted"),
+        (DISCARD, 1, "discarded"),
+        (Verdict("again", 5, False), 0, "failed"),
+    ],
+)
+def test_an_error_of_another_process_was_judged_there(
+    verdict: Verdict, retry: int, outcome: str
+) -> None:
+    error = make_remote_error(("NotFound", "gone", []), None, "", verdict)
+    running = job(retry)
+    running._policy = task(**FULL).policy
+    assert outcome_of(running, error) == outcome

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -268,3 +271,44 @@ def test_perform_is_a_method(perform: object) -> None:
 def test_the_options_of_a_class_are_a_dict(options: object) -> None:
     with pytest.raises(TypeError, match=r"Refused\.faktory_options is .*it must be a dict"):
         type("Refused", (faktory.Job,), {"faktory_options": options, "perform": plain_method})
+
+
+ANNOTATED = """
+import faktory
+
+def wait(attempt: Missing) -> Missing: ...
+
+@faktory.job(backoff=wait, name="annotated")
+def resize(image: Missing) -> Missing: ...
+
+class Outer:
+    @staticmethod
+    @faktory.job(name="annotated-too")
+    def resize(image: Missing) -> Missing: ...
+
+class Crop(faktory.Job):
+    faktory_options = {"name": "annotated-class"}
+
+    def __init__(self, width: Missing = None) -> Missing: ...
+
+    def perform(self, image: Missing) -> Missing: ...
+
+async def connect() -> Missing: ...
+
+faktory.aio.hooks._checked("on_startup", "startup", connect)
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Python 3.14 has annotations that wait")
+def test_an_annotation_may_name_what_only_type_checkers_know() -> None:
+    exec(compile(ANNOTATED, "annotated.py", "exec", dont_inherit=True), {"__name__": "annotated"})
+    assert {"annotated", "annotated-too", "annotated-class"} <= set(registry.names())
+
+
+def test_parameters_are_read_in_one_place_that_evaluates_no_annotation() -> None:
+    package = Path(faktory.__file__).parent
+    calls = re.compile(
+        r"inspect\.signature\(|Signature\.from_callable|from inspect import .*signature"
+    )
+    found = [path.name for path in package.rglob("*.py") if calls.search(path.read_text("utf-8"))]
+    assert found == ["validate.py"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from contextvars import ContextVar
 from typing import Any
 
@@ -154,3 +156,75 @@ def test_a_worker_that_drains_runs_them_and_leaves_no_thread(
         assert [str(error) for error in server.worker.errors] == ["-1"]
         assert all(loop.is_closed() for loop in work.loops)
         assert "faktory-loop" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_jobs_that_push_jobs_on_a_loop_may_be_as_deep_and_as_many_as_they_like() -> None:
+    ran: list[int] = []
+
+    @faktory.job
+    async def work(number: int) -> None:
+        ran.append(number)
+        if number:
+            await work.aperform(number - 1)
+
+    async def main() -> None:
+        await work.aperform(40)
+        await asyncio.gather(*[work.aperform(2) for _ in range(40)])
+
+    with testing.inline():
+        asyncio.run(asyncio.wait_for(main(), 20))
+    assert len(ran) == 41 + 40 * 3
+
+
+def test_a_job_on_the_loop_of_a_test_is_kept_alive_while_it_waits() -> None:
+    waits: list[weakref.ref[asyncio.Future[int]]] = []
+    ended: list[int] = []
+
+    @faktory.job
+    async def work() -> None:
+        ended.append(await wait())
+
+    def wait() -> asyncio.Future[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        waits.append(weakref.ref(future))
+        return future
+
+    async def main() -> None:
+        push = asyncio.create_task(work.aperform())
+        while not waits:
+            await asyncio.sleep(0.001)
+        gc.collect()
+        future = waits[0]()
+        assert future is not None, "the job was collected"
+        future.set_result(7)
+        await push
+
+    with testing.inline():
+        asyncio.run(main())
+    assert ended == [7]
+
+
+def test_a_push_that_is_cancelled_as_the_loop_ends_leaves_no_thread() -> None:
+    began: list[int] = []
+
+    @faktory.job
+    async def work() -> None:
+        began.append(1)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        pushes = [asyncio.create_task(work.aperform()) for _ in range(3)]
+        while len(began) < 3:
+            await asyncio.sleep(0.001)
+        for push in pushes:
+            push.cancel()
+
+    before = {*threading.enumerate()}
+    with testing.inline():
+        asyncio.run(main())
+    for thread in {*threading.enumerate()} - before:
+        thread.join(10)
+        assert not thread.is_alive()

@@ -152,3 +152,25 @@ def test_the_embedded_server_has_them_run_by_its_worker(sweep: Any) -> None:
 def test_more_ticks_than_a_test_can_mean_are_an_error(sweep: Any) -> None:
     with testing.fake() as server, pytest.raises(ValueError, match=r"more than 10,000 ticks"):
         server.travel(100_000_000)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kind", "text"),
+    [
+        (1e12, ValueError, r"travel\(1000000000000.0 .*beyond the year 9000: pass seconds"),
+        (float("inf"), ValueError, "beyond the year 9000"),
+        (float("nan"), ValueError, "goes back, and time goes forward only"),
+        (-1, ValueError, r"travel\(-1\) goes back"),
+        ("5", TypeError, r"travel takes seconds, not '5'"),
+        (timedelta(hours=1), TypeError, "pass a number"),
+    ],
+)
+def test_a_time_that_no_clock_has_is_refused_with_the_remedy(
+    sweep: Any, seconds: Any, kind: type[Exception], text: str
+) -> None:
+    with testing.fake() as server, pytest.raises(kind, match=text):
+        server.travel(seconds)
+    with served() as embedded:
+        for travel in (embedded.travel, embedded.server.travel):
+            with pytest.raises(kind, match=text):
+                travel(seconds)

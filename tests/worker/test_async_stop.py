@@ -133,7 +133,7 @@ def test_one_that_swallows_its_cancellation_is_abandoned_named_and_failed(
     assert "did not end within 0 s" in failure(server, jids[0])["message"]
     assert len(running.worker.abandoned) == 1
     assert messages(caplog, f"stubborn {jids[0]} does not end: abandoned on thread faktory-")
-    (message,) = messages(caplog, "was cancelled, and goes on")
+    (message,) = messages(caplog, "does not end, and the event loop ends all the same")
     assert message.startswith(f"stubborn {jids[0]} ")
     assert "in stubborn" in message
     assert loops[0].is_closed()
@@ -242,7 +242,7 @@ def test_a_hook_of_the_end_that_does_not_end_is_cancelled_in_time(
     wait_until(lambda: reports(server, jid) == ["ACK"])
     running.stop()
     assert cancelled.is_set()
-    assert messages(caplog, "a hook of on_shutdown did not end in time, and was cancelled: ")
+    assert messages(caplog, " did not end in time, and was cancelled")
 
 
 def test_a_hook_of_the_end_may_await_a_task_that_was_cancelled(
@@ -275,7 +275,7 @@ def test_a_hook_of_the_end_may_await_a_task_that_was_cancelled(
     wait_until(lambda: reports(server, jid) == ["ACK"])
     running.stop()
     assert called == ["first", "last"]
-    assert messages(caplog, "a hook of on_shutdown raised: ")
+    assert messages(caplog, " raised")
 
 
 def test_a_hook_of_the_end_that_blocks_is_named_and_left(
@@ -296,7 +296,7 @@ def test_a_hook_of_the_end_that_blocks_is_named_and_left(
     running = start({"work": work}, timing=QUICK, disconnect_wait=0)
     wait_until(lambda: reports(server, jid) == ["ACK"])
     running.stop()
-    (message,) = messages(caplog, "does not end: a hook of on_shutdown goes on")
+    (message,) = messages(caplog, "does not end: the hook of on_shutdown <function ")
     assert "in hold" in message
     held.release()
 

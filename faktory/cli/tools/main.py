@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_tools(tools)
     health.add_arguments(tools.add_parser("health", help=health.SUMMARY, description=health.ABOUT))
     _add_reading(tool)
-    _add_periodic(tool)
+    _add_periodic(tool, tools)
     _add_changing(tool)
     return parser
 
@@ -209,7 +209,7 @@ def _add_reading(tool: Callable[..., Any]) -> None:
     _add_json(add, "a list of objects with name, size and latency, in seconds")
 
 
-def _add_periodic(tool: Callable[..., Any]) -> None:
+def _add_periodic(tool: Callable[..., Any], tools: Any) -> None:
     add = tool(
         "periodic",
         periodic.run,
@@ -217,9 +217,10 @@ def _add_periodic(tool: Callable[..., Any]) -> None:
         "Without --run it needs no server, and goes by this machine's clock.",
         " -r app.jobs --next 3",
     )
-    add("--list", action="store_true", help="each schedule and its next tick (the default)")
-    add("--next", metavar="N", type=_count, help="the next N ticks of each schedule")
-    add(
+    one = tools.choices["periodic"].add_mutually_exclusive_group().add_argument
+    one("--list", action="store_true", help="each schedule and its next tick (the default)")
+    one("--next", metavar="N", type=_count, help="the next N ticks of each schedule")
+    one(
         "--run",
         dest="run_alone",
         action="store_true",

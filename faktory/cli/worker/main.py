@@ -34,8 +34,9 @@ from . import config, logs, queues, title
 from .ending import STOP_SIGNALS, EarlySignals, end, unblock
 from .logs import show_error
 
-SPARE_FILES: Final = 5
-"""Open files that a worker needs beside those of its processors: the heartbeat, imports, a log."""
+SPARE_FILES: Final = 6
+"""Open files that a worker needs beside those of its processors: the heartbeat, the scheduler of
+periodic jobs, imports, a log."""
 
 MORE_FILES: Final = "raise the limit (ulimit -n, LimitNOFILE=), or use a lower number"
 

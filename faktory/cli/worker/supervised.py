@@ -123,6 +123,7 @@ def _obey(worker: Worker, channel: socket.socket, flags: int = 0) -> None:
         elif not word:
             Log(worker.log).warning("the supervisor of this worker is gone, so it stops")
             worker.stop()
+            channel.close()
             return
 
 

@@ -141,6 +141,7 @@ class FutureBackend:
     def run(self, task: Runnable, job: JobContext) -> None:
         """Submit a job and wait for it, the middleware around that; see `Backend`."""
         self.own_errors = ()
+        job._policy = task.policy
         try:
             refuse_awaitable(
                 worker_middleware.run(lambda *_: self._wait(task, job), job, job.payload)

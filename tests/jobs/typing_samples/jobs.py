@@ -88,6 +88,7 @@ async def on_an_event_loop(client: AsyncClient, item: Item, to: UUID) -> None:
     assert_type(await bare.aperform_bulk([(1, "full"), [2]], over=60), list[str])
     assert_type(await bare.set(queue="low").aperform(1), str)
     assert_type(await bare.message(1).apush(), str)
+    assert_type(await faktory.chain(bare.message(1)).apush(), str)
     assert_type(await Ship.aperform([item], after=timedelta(minutes=1)), str)
     assert_type(await Ship.aperform_in(1.5, [item]), str)
     assert_type(await Ship.aperform_at("2030-01-01T00:00:00Z", [item]), str)
@@ -113,9 +114,16 @@ async def timed(payload: dict[str, Any], call_next: Callable[[], Awaitable[Any]]
     return await call_next()
 
 
+def tag_many(fields: dict[str, Any], count: int, call_next: Callable[[], Any]) -> object:
+    fields["queue"] = str(count)
+    return call_next()
+
+
 def twins(middleware: ClientMiddleware) -> None:
     assert_type(faktory.client_middleware.add(middleware, aio=timed), ClientMiddleware)
     faktory.client_middleware.add(middleware, aio=5)  # type: ignore[arg-type]
+    assert_type(faktory.client_middleware.add(middleware, bulk=tag_many), ClientMiddleware)
+    faktory.client_middleware.add(middleware, bulk=middleware)  # type: ignore[arg-type]
 
 
 def functions(pool: Pool) -> None:
