@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from .file import DataFile
 
 Row = tuple[int, str, int | str, str | None, int | None, bytes]
-"""A row of `jobs`: id, place, at, wid, reserved_at, job. Of a job in a queue there is nothing between
-its place, "queue", and the job."""
+"""A row of `jobs`: id, place, at, wid, reserved_at, job. A job in a queue has nothing between its
+place, "queue", and the job."""
 
 Value = tuple[int | str, object]
 """What an entry has beside kind and key: `at`, `value`."""
