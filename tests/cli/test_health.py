@@ -414,6 +414,9 @@ def test_the_variable_of_the_worker_says_where(answering: Callable[[bytes], Answ
         (["--url", "https://h"], "is not an URL like"),
         (["--url", "http://::1:7431"], "is not an address"),
         (["--url", "http://127.0.0.1:99999"], "has no port from 0 to 65535"),
+        (["--url", "http://127.0.0.1:0"], "--url with the port that the worker's log names"),
+        (["--url", "http://127.0.0.1:1", "--timeout", "0"], "--timeout is 0: seconds above 0"),
+        (["--url", "http://127.0.0.1:1", "--timeout", "nan"], "--timeout is nan: seconds above 0"),
     ],
 )
 def test_a_wrong_address_is_1_with_the_remedy(flags: list[str], said: str) -> None:
