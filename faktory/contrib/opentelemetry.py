@@ -14,16 +14,22 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
-from opentelemetry import context as contexts
-from opentelemetry import propagate, trace
-from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
-
 from faktory import FaktoryBulkError, Shutdown, __version__, client_middleware, worker_middleware
 from faktory.jobs import JobContext, Next, outcome_of
 
 from .guard import End, Guard, around, class_of, full_name, text_of
+
+try:
+    from opentelemetry import context as contexts
+    from opentelemetry import propagate, trace
+    from opentelemetry.context import Context
+    from opentelemetry.propagators.textmap import Getter
+    from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
+except ImportError as error:
+    raise ImportError(
+        f"faktory.contrib.opentelemetry needs opentelemetry-api ({error}): "
+        "pip install 'faktory-worker[otel]'"
+    ) from error
 
 _SYSTEM: Final = "messaging.system"
 _DESTINATION: Final = "messaging.destination.name"
