@@ -193,7 +193,7 @@ def _in_span(opened: _Open, call_next: Next, end: End) -> object:
     def close(error: BaseException | None, result: object) -> None:
         try:
             _guard.call(end, error, result)
-            _guard.call(opened.span.end)
+            _guard.call(lambda: opened.span.end())  # which may not even be there
         finally:  # an interrupt of the job may come in between
             _guard.call(contexts.detach, opened.token)
 
