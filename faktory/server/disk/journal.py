@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from .file import DataFile
 
 Row = tuple[int, str, int | str, str | None, int | None, bytes]
-"""A row of `jobs`: id, place, at, wid, reserved_at, job."""
+"""A row of `jobs`: id, place, at, wid, reserved_at, job. Of a job in a queue there is nothing
+between its place, "queue", and the job."""
 
 Value = tuple[int | str, object]
 """What an entry has beside kind and key: `at`, `value`."""
@@ -50,6 +51,8 @@ class Journal:
         """Returns the numbers that are kept, by name."""
         self._counted: dict[str, int] = {}
         self._last = self._file.last_row
+        self._queued: dict[int, tuple[int, bytes]] = {}
+        """New rows of queues: id and job. Most are, and they take a quarter less time so."""
         self._added: dict[int, Row] = {}
         self._removed: list[tuple[int]] = []
         self._touched: dict[tuple[str, bytes], Source] = {}
@@ -58,9 +61,17 @@ class Journal:
     @property
     def rows(self) -> int:
         """How many jobs have come or gone since the last commit."""
-        return len(self._added) + len(self._removed)
+        return len(self._queued) + len(self._added) + len(self._removed)
 
     # Changes.
+
+    def append(self, job: bytes) -> int:
+        """Add a job to its queue; return its row's id."""
+        self._last = row = self._last + 1
+        self._queued[row] = (row, job)
+        if not self.pending:
+            self.change()
+        return row
 
     def add(
         self,
@@ -70,7 +81,7 @@ class Journal:
         wid: str | None = None,
         reserved_at: int | None = None,
     ) -> int:
-        """Add a job in a place; return its row's id."""
+        """Add a job in another place; return its row's id."""
         self._last = row = self._last + 1
         self._added[row] = (row, place, to_column(at), wid, reserved_at, job)
         if not self.pending:
@@ -79,7 +90,7 @@ class Journal:
 
     def remove(self, row: int) -> None:
         """Remove a job from where it was added."""
-        if self._added.pop(row, None) is None:
+        if self._queued.pop(row, None) is None and self._added.pop(row, None) is None:
             self._removed.append((row,))
         if not self.pending:
             self.change()
@@ -123,6 +134,9 @@ class Journal:
             execute("DELETE FROM entries")
         if self._removed:
             executemany("DELETE FROM jobs WHERE id = ?", self._removed)
+        if self._queued:
+            queued = "INSERT INTO jobs (id, place, job) VALUES (?, 'queue', ?)"
+            executemany(queued, self._queued.values())
         if self._added:
             executemany("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)", self._added.values())
         counters = self.counters()
@@ -153,6 +167,7 @@ class Journal:
 
     def _forget(self) -> None:
         self.pending = self._cleared = False
+        self._queued.clear()
         self._added.clear()
         self._removed.clear()
         self._touched.clear()

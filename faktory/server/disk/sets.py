@@ -28,7 +28,7 @@ class DurableQueue(deque[StoredJob]):
 
     def append(self, job: StoredJob, /) -> None:
         super().append(job)
-        self._rows.append(self._journal.add("queue", 0, job.payload))
+        self._rows.append(self._journal.append(job.payload))
 
     def popleft(self) -> StoredJob:
         job = super().popleft()
