@@ -14,16 +14,22 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
-from opentelemetry import context as contexts
-from opentelemetry import propagate, trace
-from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
-
 from faktory import FaktoryBulkError, Shutdown, __version__, client_middleware, worker_middleware
 from faktory.jobs import JobContext, Next, outcome_of
 
 from .guard import End, Guard, around, class_of, full_name, text_of
+
+try:
+    from opentelemetry import context as contexts
+    from opentelemetry import propagate, trace
+    from opentelemetry.context import Context
+    from opentelemetry.propagators.textmap import Getter
+    from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
+except ImportError as error:
+    raise ImportError(
+        f"faktory.contrib.opentelemetry needs opentelemetry-api ({error}): "
+        "pip install 'faktory-worker[otel]'"
+    ) from error
 
 _SYSTEM: Final = "messaging.system"
 _DESTINATION: Final = "messaging.destination.name"
@@ -187,7 +193,7 @@ def _in_span(opened: _Open, call_next: Next, end: End) -> object:
     def close(error: BaseException | None, result: object) -> None:
         try:
             _guard.call(end, error, result)
-            _guard.call(opened.span.end)
+            _guard.call(lambda: opened.span.end())  # which may not even be there
         finally:  # an interrupt of the job may come in between
             _guard.call(contexts.detach, opened.token)
 

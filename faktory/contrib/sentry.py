@@ -9,14 +9,19 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any, Final, Literal
 
-import sentry_sdk
-from sentry_sdk.integrations import Integration
-from sentry_sdk.utils import event_from_exception
-
 from faktory import Discard, Shutdown, TimeLimitExceeded, client_middleware, worker_middleware
 from faktory.jobs import JobContext, Next, Outcome, outcome_of
 
 from .guard import Guard, around
+
+try:
+    import sentry_sdk
+    from sentry_sdk.integrations import Integration
+    from sentry_sdk.utils import event_from_exception
+except ImportError as error:
+    raise ImportError(
+        f"faktory.contrib.sentry needs sentry_sdk ({error}): pip install 'faktory-worker[sentry]'"
+    ) from error
 
 _REPORTS: Final = ("exhausted", "all")
 _HEADERS: Final = ("sentry-trace", "baggage")

@@ -195,6 +195,23 @@ class ClientChain(Chain[ClientMiddleware]):
                 forms[middleware] = before
             raise
 
+    def remove(self, middleware: ClientMiddleware) -> None:
+        """Remove a middleware if it is in the chain, with what runs in its place."""
+        before = self._entries
+        super().remove(middleware)
+        self._forget(entry for entry in before if entry == middleware)
+
+    def clear(self) -> None:
+        """Remove all but the built-in middleware."""
+        before = self._entries
+        super().clear()
+        self._forget(before)
+
+    def _forget(self, removed: Iterable[ClientMiddleware]) -> None:
+        for entry in removed:
+            if entry not in self._bulk_of_built_in:
+                self._forms.pop(entry, None)
+
     async def arun(self, innermost: Callable[..., Awaitable[Any]], payload: dict[str, Any]) -> Any:
         """Call the middleware on an event loop, `innermost` in the middle of it."""
         return await self._acomposed(innermost, payload)

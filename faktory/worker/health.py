@@ -137,17 +137,20 @@ class HealthServer:
 
     def _run(self) -> None:
         while not self._closed:
-            try:
-                due = self.due()
-                self.serve(1.0 if due is None else min(max(0.0, due - monotonic()), 1.0))
-            except Exception:
-                self._log.exception("an error of the health server itself, please report it")
+            due = self.due()
+            self.serve(1.0 if due is None else min(max(0.0, due - monotonic()), 1.0))
         self._close()
 
     def serve(self, timeout: float = 0.0) -> None:
-        """Do what can be done now, after a wait of `timeout` seconds at most."""
+        """Do what can be done now, after a wait of `timeout` seconds at most. Never raises."""
         if self._closed:
             return
+        try:
+            self._serve(timeout)
+        except Exception:
+            self._log.exception("an error of the health server itself, please report it")
+
+    def _serve(self, timeout: float) -> None:
         ready = self._selector.select(timeout)
         now = monotonic()
         for key, _ in ready:
@@ -177,7 +180,11 @@ class HealthServer:
                 self._end(next(iter(self._connections.values())))
             connection = _Connection(sock, now + REQUEST_TIMEOUT)
             self._connections[sock] = connection
-            self._selector.register(sock, EVENT_READ)
+            try:
+                self._selector.register(sock, EVENT_READ)
+            except OSError:  # the system has no more of what a selector takes
+                self._end(connection)
+                continue
             self._go_on(connection, now)  # most requests are there already
 
     def _make_room(self, now: float) -> None:

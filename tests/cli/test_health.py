@@ -40,6 +40,16 @@ sys.exit(main())
 """
 """The command whose clocks may be late for a short time only."""
 
+HASTY = """
+import sys
+from faktory.cli.worker.main import main
+from faktory.worker import health
+
+health.REQUEST_TIMEOUT = 1.0
+sys.exit(main())
+"""
+"""The command that waits a short time only for a request."""
+
 Get = Callable[[str], tuple[int, Any]]
 
 
@@ -47,6 +57,7 @@ Get = Callable[[str], tuple[int, Any]]
 def programs(folder: Path) -> None:
     (folder / "slow.py").write_text(SLOW)
     (folder / "quick.py").write_text(QUICK)
+    (folder / "hasty.py").write_text(HASTY)
 
 
 @pytest.fixture
@@ -144,6 +155,17 @@ def test_a_supervisor_answers_for_its_workers_and_keeps_what_a_dead_one_counted(
     supervisor.send(signal.SIGTERM)
     assert supervisor.wait() == Exit.STOPPED
     assert len(held) == 4
+
+
+@pytest.mark.parametrize("flags", [[], ["--processes", "1"]])
+def test_a_client_that_sends_no_whole_request_is_closed(
+    server: EmbeddedServer, run: Run, wait_until: WaitUntil, flags: list[str]
+) -> None:
+    worker = run("hasty", "-r", "slow", "-c", "1", "--health", "0", *flags, url=server.url)
+    found = wait_until(lambda: re.search(r"health: http://127.0.0.1:(\d+) has ", worker.said))
+    with socket.create_connection(("127.0.0.1", int(found[1])), 20) as slow:
+        slow.sendall(b"GET /livez")
+        assert slow.recv(1) == b""
 
 
 def test_a_worker_whose_process_stands_still_is_not_alive(
@@ -392,6 +414,9 @@ def test_the_variable_of_the_worker_says_where(answering: Callable[[bytes], Answ
         (["--url", "https://h"], "is not an URL like"),
         (["--url", "http://::1:7431"], "is not an address"),
         (["--url", "http://127.0.0.1:99999"], "has no port from 0 to 65535"),
+        (["--url", "http://127.0.0.1:0"], "--url with the port that the worker's log names"),
+        (["--url", "http://127.0.0.1:1", "--timeout", "0"], "--timeout is 0: seconds above 0"),
+        (["--url", "http://127.0.0.1:1", "--timeout", "nan"], "--timeout is nan: seconds above 0"),
     ],
 )
 def test_a_wrong_address_is_1_with_the_remedy(flags: list[str], said: str) -> None:

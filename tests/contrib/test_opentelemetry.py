@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -488,6 +489,26 @@ def test_a_tracer_that_raises_breaks_no_push_and_no_job(
         assert "OpenTelemetry raised" in record.getMessage()
         assert record.exc_info is not None
     assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_a_span_of_another_kind_breaks_no_push_and_no_job(
+    server: EmbeddedTestServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Provider(trace.NoOpTracerProvider):
+        def get_tracer(self, *_: Any, **__: Any) -> Any:
+            return SimpleNamespace(start_span=lambda *_, **__: object())
+
+    traces.instrument(Provider())
+
+    @faktory.job
+    def work() -> None: ...
+
+    work.perform_async()
+    work.perform_bulk([()])
+    assert server.drain() == 2
+    assert [record.name for record in caplog.records if "OpenTelemetry" in record.message] == [
+        "faktory.contrib"
+    ]
 
 
 def test_no_code_runs_where_it_is_off() -> None:

@@ -135,3 +135,19 @@ def test_importing_faktory_imports_neither() -> None:
     loaded = set(done.stdout.split())
     assert faktory.__name__ in loaded
     assert not {name for name in loaded if name.startswith(("opentelemetry", "sentry_sdk"))}
+
+
+@pytest.mark.parametrize(
+    ("module", "library", "extra"),
+    [("opentelemetry", "opentelemetry", "otel"), ("sentry", "sentry_sdk", "sentry")],
+)
+def test_without_the_library_the_error_has_the_remedy(
+    module: str, library: str, extra: str
+) -> None:
+    code = (
+        f"import sys; sys.modules[{library!r}] = None\n"
+        f"try:\n    import faktory.contrib.{module}\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert f"pip install 'faktory-worker[{extra}]'" in said

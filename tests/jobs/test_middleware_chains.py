@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from threading import Barrier, Thread
 from typing import Any
@@ -327,6 +329,30 @@ def test_a_chain_has_a_bulk_form_while_each_middleware_has_one() -> None:
     chain.remove(tag)
     chain.add(tag)  # the built-in one keeps its own
     assert chain.bulk is not None
+
+
+@pytest.mark.parametrize("remove", [ClientChain.remove, lambda chain, _: chain.clear()])
+def test_a_removed_middleware_is_let_go_of_with_its_forms(
+    remove: Callable[[ClientChain, Any], None],
+) -> None:
+    class Tags:
+        def tag(self, payload: dict[str, Any], call_next: Any) -> Any:
+            return call_next()
+
+        def tag_many(self, fields: dict[str, Any], count: int, call_next: Any) -> Any:
+            return call_next()
+
+    tags = Tags()
+    chain = ClientChain()
+    chain.add(tags.tag, bulk=tags.tag_many)
+    remove(chain, tags.tag)
+    chain.prepend(tags.tag)
+    assert chain.bulk is None  # nobody has said so this time
+    remove(chain, tags.tag)
+    known = weakref.ref(tags)
+    del tags
+    gc.collect()
+    assert known() is None
 
 
 @pytest.mark.parametrize("bulk", [5, waits, Waits(), yields])

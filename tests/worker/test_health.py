@@ -244,6 +244,31 @@ def test_where_the_system_has_no_more_files_it_goes_on_later(
     server._selector.register(listener, 1)
 
 
+def test_a_connection_that_cannot_be_waited_for_is_closed_and_others_are_served() -> None:
+    server = HealthServer(("127.0.0.1", 0), Probes([Page()]), metrics, LOG)
+    selector = server._selector
+
+    class Full:
+        def __getattr__(self, name: str) -> object:
+            return getattr(selector, name)
+
+        def register(self, *_: object) -> None:
+            raise OSError(28, "no space left on device")  # of epoll: max_user_watches
+
+    place = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    server._selector = Full()  # type: ignore[assignment]
+    with socket.create_connection(place, 20) as sock:
+        server.serve(5)
+        assert read(sock) == b""
+    server._selector = selector
+    with socket.create_connection(place, 20) as sock:
+        sock.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        server.serve(5)
+        server.serve(5)
+        assert read(sock).startswith(b"HTTP/1.0 200 ")
+    server.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_the_port_closed_and_its_parent_goes_on(
     server: HealthServer,

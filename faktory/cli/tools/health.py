@@ -60,6 +60,12 @@ def run(options: argparse.Namespace) -> int:
     path = "/livez" if options.live else "/readyz"
     try:
         host, port, path = _find(options.url, path)
+        if not port:
+            raise ValueError(
+                "port 0 is any free one: pass --url with the port that the worker's log names"
+            )
+        if not options.timeout > 0:
+            raise ValueError(f"--timeout is {options.timeout:g}: seconds above 0")
         status, body = _ask(host, port, path, options.timeout)
     except (OSError, ValueError) as error:
         return _show(f"{error}", 1)

@@ -191,6 +191,11 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         """Return when a probe takes too long."""
         return None if self._health is None else self._health.due()
 
+    def on_due(self) -> None:
+        """Close the connection of a probe that takes too long."""
+        if self._health is not None:
+            self._health.serve()
+
     def _absent(self) -> str:
         return "stopping" if self._stopping else "quiet" if self._quiet else "starting"
 

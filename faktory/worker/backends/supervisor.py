@@ -167,8 +167,11 @@ class Supervisor(Generic[C]):
         return {}
 
     def next_due(self) -> float | None:
-        """When to go on in any case (`time.monotonic`); None if nothing but a signal matters."""
+        """When to call `on_due` (`time.monotonic`); None if nothing but a signal matters."""
         return None
+
+    def on_due(self) -> None:
+        """The time that `next_due` has named has come."""
 
     def become_child(self, child: C) -> None:
         """Release what a child must not have; called in it, right after the fork."""
@@ -286,7 +289,8 @@ class Supervisor(Generic[C]):
         for child in self.children:
             if child.channel is not None:
                 handlers[child.channel.fileno()] = partial(self.on_channel, child)
-        times = [self.deadline, self.next_due(), *(child.due for child in self._waiting())]
+        own = self.next_due()
+        times = [self.deadline, own, *(child.due for child in self._waiting())]
         due = min((at for at in times if at is not None), default=monotonic() + MAX_WAIT)
         poll = select.poll()
         for descriptor in (awake, *handlers):
@@ -298,6 +302,8 @@ class Supervisor(Generic[C]):
                     os.read(awake, 4096)
             else:
                 handlers[descriptor]()
+        if own is not None and monotonic() >= own:
+            self.on_due()
 
     def _reap(self) -> None:
         """Note the children that have ended, and let go of others.
