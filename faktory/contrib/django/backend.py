@@ -107,11 +107,14 @@ class FaktoryBackend(BaseTaskBackend):
         """Return the queue of a task: its own, or that of its priority.
 
         That is the queue of the highest priority in `priority_queues` that is not above the task's.
+        Below all of them it is that of the lowest; but where all are above 0, it is the default.
         """
         levels = self.priority_queues
         if not levels or task.queue_name != DEFAULT_TASK_QUEUE_NAME:
             return str(task.queue_name)
         reached = [level for level in levels if level <= task.priority]
+        if not reached and min(levels) > DEFAULT_TASK_PRIORITY:
+            return str(DEFAULT_TASK_QUEUE_NAME)
         return levels[max(reached) if reached else min(levels)]
 
     @property

@@ -40,6 +40,12 @@ def notes():
     return sorted(Note.objects.values_list("text", flat=True))
 
 
+def high_only():
+    """Return the queues of tasks where priorities above 0 only have one."""
+    backend = FaktoryBackend("high", {"OPTIONS": {"priority_queues": {100: "critical"}}})
+    return [backend.queue_of(tasks.ranked.using(priority=n)) for n in (-1, 0, 100)]
+
+
 class InFake:
     """Keeps jobs in memory for each test."""
 
@@ -151,6 +157,7 @@ class EnqueueTests(InFake, SimpleTestCase):
         self.assertEqual(found, expected)
         tasks.ranked.using(priority=100).enqueue()
         self.assertEqual(self.job["queue"], "critical")
+        self.assertEqual(high_only(), ["default", "default", "critical"])
         with self.assertRaisesRegex(InvalidTask, "both say where the task waits"):
             tasks.ranked.using(priority=100, queue_name="mail")
         with self.assertRaisesRegex(InvalidTask, "does not support setting priority"):
