@@ -219,7 +219,12 @@ class FaktoryBackend(BaseTaskBackend):
     ) -> Callable[[dict[str, Any]], str] | None:
         """Return what has a job pushed by the commit; None where no transaction is open."""
         alias = self.enqueue_on_commit
-        if alias is None or not transaction.get_connection(alias).in_atomic_block:
+        if alias is None:
+            return None
+        database = transaction.get_connection(alias)
+        # Without autocommit the transaction is the program's: on_commit refuses, as it has no hook.
+        manual = database.connection is not None and not database.autocommit
+        if not database.in_atomic_block and not manual:
             return None
 
         def at_commit(payload: dict[str, Any]) -> str:

@@ -375,6 +375,17 @@ class RollbackTests(InFake, TransactionTestCase):
             raise ZeroDivisionError
         self.assertEqual([job["args"] for job in self.payloads], [["kept"], ["at once"]])
 
+    def test_a_transaction_without_a_hook_for_its_commit_is_refused(self):
+        transaction.set_autocommit(False)
+        try:
+            with self.assertRaises(transaction.TransactionManagementError):
+                tasks.committed.enqueue("too early")
+            tasks.note.enqueue("at once")
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+        self.assertEqual(self.job["args"], ["at once"])
+
     def test_without_a_transaction_a_push_waits_for_nothing(self):
         result = tasks.committed.enqueue("a")
         self.assertEqual(self.job["jid"], result.id)
