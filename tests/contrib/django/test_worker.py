@@ -70,6 +70,41 @@ def test_what_is_not_a_task_is_never_called_and_not_tried_again(
     assert project.notes() == []
 
 
+ODD = """
+import importlib.util, sys
+
+class Slotted:
+    __slots__ = ()
+
+sys.modules["odd.thing"] = Slotted()
+spec = importlib.util.find_spec("shop.trap")
+spec.loader = importlib.util.LazyLoader(spec.loader)
+sys.modules["shop.trap"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["shop.trap"])
+"""
+
+
+def test_a_job_loads_no_lazy_module_and_runs_no_program(project: Project, client: Client) -> None:
+    (project.folder / "odd").mkdir()
+    (project.folder / "odd/__init__.py").touch()
+    (project.folder / "odd/tasks").mkdir()
+    (project.folder / "odd/tasks/__init__.py").write_text(ODD)
+    (project.folder / "odd/tasks/__main__.py").write_text("import shop.trap\nshop.trap.spring()\n")
+    project.env |= {"APPS": "odd", "PYTHONPATH": str(project.folder)}
+    for jobtype in ("odd.thing.x", "shop.trap.spring", "odd.tasks.__main__.x"):
+        push(client, jobtype)
+    output = project.run("faktory", "--burst", "-c", "1")
+    assert len(re.findall("fail in .*: SuspiciousOperation", output)) == 3
+    assert jobs_in(client.info()) == {"Retries": 0, "Dead": 3}
+    assert not project.trap.exists()
+
+
+def test_a_job_that_claims_many_attempts_takes_no_memory(project: Project, client: Client) -> None:
+    jid = push(client, "shop.tasks.attempt", "hi", failure={"retry_count": 100_000})
+    project.run("faktory", "--burst", "-c", "1")
+    assert project.notes() == [f"hi 1000 {jid} RUNNING"]
+
+
 def test_a_real_server_buries_what_is_not_a_task(tmp_path: Path, real_server_url: str) -> None:
     project = Project(tmp_path, real_server_url)
     project.migrate()
