@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from faktory import Client
 from faktory.server import EmbeddedServer
 
-from .support import Project, jobs_in
+from .support import PROJECT, Project, jobs_in
 
 Wait = Callable[..., object]
 
@@ -179,6 +182,25 @@ def test_it_runs_from_any_folder_and_a_mistake_in_the_settings_ends_it(project: 
         "from django.core.management import call_command\ncall_command('faktory')", code=1
     )
     assert "replaces the process" in output
+
+
+@pytest.mark.parametrize("line", ["append(apps)", "insert(0, apps)"])
+def test_it_looks_where_manage_has_added_to(project: Project, client: Client, line: str) -> None:
+    """Also with --pythonpath, before which the folder of manage.py is no longer the first."""
+    home = shutil.copytree(PROJECT, project.folder / "home")
+    (home / "apps").mkdir()
+    (home / "mail").rename(home / "apps/mail")
+    manage = home / "manage.py"
+    first = f"import sys\napps = __file__[:-9] + 'apps'\nsys.path.{line}\n"
+    manage.write_text(first + manage.read_text())
+    for text, options in (("plain", []), ("given", [f"--pythonpath={project.folder}"])):
+        push(client, "shop.tasks.note", text)
+        command = [sys.executable, str(manage), "faktory", "--burst", "-c", "1", *options]
+        done = subprocess.run(
+            command, cwd=project.folder, env=project.env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+    assert project.notes() == ["given", "plain"]
 
 
 def test_doctor_sees_the_tasks(project: Project) -> None:
