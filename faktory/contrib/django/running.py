@@ -233,10 +233,18 @@ def resolve(jobtype: str) -> registry.Runnable | None:
 
 
 def register(modules: Sequence[ModuleType]) -> None:
-    """Register the tasks of modules as jobs, under their module paths."""
+    """Register the tasks of modules as jobs, under their module paths.
+
+    Of several with one path, which `using` makes, the first is the job; the queues of all count.
+    """
+    found: dict[str, TaskJob] = {}
     for module in modules:
         for task in _tasks_in(module):
-            registry.register(task.module_path, TaskJob(task))
+            found.setdefault(task.module_path, TaskJob(task))
+            if isinstance(task.get_backend(), FaktoryBackend):
+                registry.other_queues.add(task.queue_name)  # that of a priority is in `queues`
+    for path, job in found.items():
+        registry.register(path, job)
 
 
 def queues() -> set[str]:

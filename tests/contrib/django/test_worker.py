@@ -210,7 +210,7 @@ from faktory.cli.tools.main import main
 sys.exit(main(["doctor", "--watch", "0.1", "-r", "faktory.contrib.django.worker"]))
 """)
     assert "shop.tasks.alook" in output
-    assert "their queues: bulk, critical, default, low, mail, stock" in output
+    assert "their queues: bulk, critical, default, its-own, low, mail, stock, variant" in output
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTSTP"), reason="needs signals of Unix")

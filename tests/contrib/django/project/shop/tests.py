@@ -444,7 +444,8 @@ class FindTests(SimpleTestCase):
         for name in ("shop.tasks.note", "shop.tasks.anote", "count", "acount", "Recount"):
             self.assertIn(name, names)
         self.assertEqual(registry.queues()["shop.tasks.letter"], "mail")
-        expected = {"default", "mail", "bulk", "stock", "critical", "low"}
+        self.assertEqual(registry.queues()["shop.tasks.anywhere"], "its-own")
+        expected = {"default", "mail", "bulk", "stock", "critical", "low", "its-own", "variant"}
         self.assertEqual(registry.fetched_queues(), expected)
 
     def test_a_task_of_a_module_that_is_not_imported_yet(self):
