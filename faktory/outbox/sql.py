@@ -109,7 +109,8 @@ def check_paramstyle(name: object) -> Paramstyle:
 def driver_of(thing: object) -> tuple[Dialect | None, Paramstyle | None]:
     """Return the database and the paramstyle of a connection's or a cursor's driver, if known."""
     dialect: Dialect | None = None
-    for kind in type(thing).__mro__:
+    # A proxy, such as a tracer's, says only by __class__ what it stands for.
+    for kind in (*type(thing).__mro__, *thing.__class__.__mro__):
         root = kind.__module__.partition(".")[0]
         if root == "django" and hasattr(thing, "db"):  # its cursor, which translates for the driver
             vendor = thing.db.vendor

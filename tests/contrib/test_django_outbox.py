@@ -121,6 +121,13 @@ def test_the_command_relays_each_database_until_it_is_terminated(
     assert relay.returncode == 0, output
 
 
+def test_an_empty_default_database_is_left_out(sqlite: Project) -> None:
+    databases = json.loads(sqlite.environment["SHOP_DATABASES"])
+    sqlite.environment["SHOP_DATABASES"] = json.dumps({**databases, "default": {}})
+    sqlite.run("migrate", "--database", "second")
+    assert sqlite.run("faktory_outbox", "--once") == "second: 0 jobs are pushed.\n"
+
+
 def test_adding_without_the_app_says_what_to_do() -> None:
     script = (
         "from django.conf import settings; settings.configure(); import django; django.setup()\n"

@@ -141,6 +141,27 @@ def test_the_standard_library_is_known():
     connection.close()
 
 
+class Proxy:
+    """What a tracer wraps around a connection or a cursor: wrapt.ObjectProxy does the same."""
+
+    def __init__(self, wrapped: object) -> None:
+        self._wrapped = wrapped
+
+    @property
+    def __class__(self):
+        return type(self._wrapped)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._wrapped, name)
+
+
+def test_a_driver_is_known_through_a_proxy():
+    connection = sqlite3.connect(":memory:")
+    assert driver_of(Proxy(connection)) == ("sqlite", "qmark")
+    connection.close()
+    assert driver_of(Proxy(DjangoCursor("postgresql"))) == ("postgresql", "format")
+
+
 class DjangoCursor:
     """The type of its cursors is the same for each database."""
 

@@ -107,11 +107,14 @@ class FaktoryBackend(BaseTaskBackend):
         """Return the queue of a task: its own, or that of its priority.
 
         That is the queue of the highest priority in `priority_queues` that is not above the task's.
+        Below all of them it is that of the lowest; but where all are above 0, it is the default.
         """
         levels = self.priority_queues
         if not levels or task.queue_name != DEFAULT_TASK_QUEUE_NAME:
             return str(task.queue_name)
         reached = [level for level in levels if level <= task.priority]
+        if not reached and min(levels) > DEFAULT_TASK_PRIORITY:
+            return str(DEFAULT_TASK_QUEUE_NAME)
         return levels[max(reached) if reached else min(levels)]
 
     @property
@@ -216,7 +219,12 @@ class FaktoryBackend(BaseTaskBackend):
     ) -> Callable[[dict[str, Any]], str] | None:
         """Return what has a job pushed by the commit; None where no transaction is open."""
         alias = self.enqueue_on_commit
-        if alias is None or not transaction.get_connection(alias).in_atomic_block:
+        if alias is None:
+            return None
+        database = transaction.get_connection(alias)
+        # Without autocommit the transaction is the program's: on_commit refuses, as it has no hook.
+        manual = database.connection is not None and not database.autocommit
+        if not database.in_atomic_block and not manual:
             return None
 
         def at_commit(payload: dict[str, Any]) -> str:

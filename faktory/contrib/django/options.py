@@ -108,7 +108,7 @@ def fault_of_option(name: str, value: object) -> str | None:
 
 
 def _commit_problems(where: str, value: object) -> Iterator[checks.Error]:
-    if value is None or (value in settings.DATABASES and value != "outbox"):
+    if value is None or (value in list(settings.DATABASES) and value != "outbox"):
         return
     if value == "outbox":
         if not apps.is_installed(OUTBOX):

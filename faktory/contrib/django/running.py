@@ -46,6 +46,9 @@ from .framework import (
 PACKAGE: Final = "tasks"
 """The package of an app whose modules are imported when a job names one of their tasks."""
 
+MOST_ATTEMPTS: Final = 1000
+"""Attempts that are counted for a task: the job says how many there were, and may say anything."""
+
 NEVER_AGAIN: Final = Policy(retry_on=(), discard_on=(), backoff=None)
 """A failure buries the job: it goes to the dead ones, and no attempt follows."""
 
@@ -123,6 +126,7 @@ class TaskJob:
     def _begin(self, context: JobContext) -> tuple[Any, list[Any], dict[str, Any]]:
         """Return the result of a task that runs now, and the arguments of its function."""
         task, payload, now = self.task, context.payload, timezone.now()
+        before = min(context.attempt, MOST_ATTEMPTS) - 1
         args, kwargs = context.args, dict(context.custom.get("kwargs") or {})
         result = TaskResult(
             task=task,
@@ -137,7 +141,7 @@ class TaskJob:
             backend=task.backend,
             errors=[],
             # One for each attempt, which is how Django counts them; Faktory keeps no others.
-            worker_ids=["unknown"] * (context.attempt - 1) + [_worker()],
+            worker_ids=["unknown"] * before + [_worker()],
         )
         if task.takes_context:
             args = [TaskContext(task_result=result), *args]
@@ -218,7 +222,7 @@ def resolve(jobtype: str) -> registry.Runnable | None:
         for task in _tasks_in(module):
             if task.module_path == jobtype:
                 return TaskJob(task)
-    if here and (module is None or name not in vars(module)):
+    if here and (module is None or name not in _names_in(module)):
         return None
     text = (
         f"{brief(jobtype)} is not a task that this worker knows, so nothing was imported or called "
@@ -229,10 +233,18 @@ def resolve(jobtype: str) -> registry.Runnable | None:
 
 
 def register(modules: Sequence[ModuleType]) -> None:
-    """Register the tasks of modules as jobs, under their module paths."""
+    """Register the tasks of modules as jobs, under their module paths.
+
+    Of several with one path, which `using` makes, the first is the job; the queues of all count.
+    """
+    found: dict[str, TaskJob] = {}
     for module in modules:
         for task in _tasks_in(module):
-            registry.register(task.module_path, TaskJob(task))
+            found.setdefault(task.module_path, TaskJob(task))
+            if isinstance(task.get_backend(), FaktoryBackend):
+                registry.other_queues.add(task.queue_name)  # that of a priority is in `queues`
+    for path, job in found.items():
+        registry.register(path, job)
 
 
 def queues() -> set[str]:
@@ -246,13 +258,23 @@ def backends() -> list[FaktoryBackend]:
 
 
 def _tasks_in(module: ModuleType) -> Iterator[Any]:
-    for value in list(vars(module).values()):
+    for value in list(_names_in(module).values()):
         if issubclass(type(value), Task):  # its __class__ is not asked, which may be code
             yield value
 
 
+def _names_in(module: object) -> dict[str, Any]:
+    """Return the names of a module, without asking it: a lazy one would load what it stands for."""
+    if not issubclass(type(module), ModuleType):  # anything can be in sys.modules
+        return {}
+    names: dict[str, Any] = vars(ModuleType)["__dict__"].__get__(module)
+    return names
+
+
 def _declares_tasks(path: str) -> bool:
     """Return whether tasks are declared in a module: it is an app's, or below its package."""
+    if path.endswith(".__main__"):  # a program
+        return False
     for config in apps.get_app_configs():
         tasks = f"{config.name}.{PACKAGE}"
         if path in (tasks, f"{config.name}.jobs"):
@@ -265,4 +287,4 @@ def _declares_tasks(path: str) -> bool:
 def _is_package(name: str) -> bool:
     """Return whether a module is imported, and has others below it."""
     module = sys.modules.get(name)
-    return module is not None and "__path__" in vars(module)
+    return "__path__" in _names_in(module)

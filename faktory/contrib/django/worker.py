@@ -5,11 +5,18 @@ The project is that of DJANGO_SETTINGS_MODULE. `manage.py faktory` runs this.
 
 from __future__ import annotations
 
+import os
+import sys
+
 import django
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 
 from ...client.defaults import configure
+
+# Where manage.py finds the project, which may have added to it: see the command `faktory`.
+_path = os.environ.get("FAKTORY_DJANGO_PATH", "").split(os.pathsep)
+sys.path.extend(each for each in _path if each and each not in sys.path)
 
 django.setup()
 

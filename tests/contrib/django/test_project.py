@@ -35,6 +35,7 @@ def test_tasks_go_through_the_outbox(tmp_path: Path) -> None:
     [
         ({"url": "nonsense://x"}, "faktory.E002", "nonsense"),
         ({"enqueue_on_commit": "outbox"}, "faktory.E004", "faktory.contrib.django.outbox"),
+        ({"enqueue_on_commit": ["default"]}, "faktory.E005", "['default']"),
         ({"priority_queues": {"1": "not a queue"}}, "faktory.E001", "'not a queue'"),
     ],
 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from faktory import Client
 from faktory.server import EmbeddedServer
 
-from .support import Project, jobs_in
+from .support import PROJECT, Project, jobs_in
 
 Wait = Callable[..., object]
 
@@ -68,6 +71,41 @@ def test_what_is_not_a_task_is_never_called_and_not_tried_again(
     assert jobs_in(client.info()) == {"Retries": 1, "Dead": 3}
     assert not project.trap.exists()
     assert project.notes() == []
+
+
+ODD = """
+import importlib.util, sys
+
+class Slotted:
+    __slots__ = ()
+
+sys.modules["odd.thing"] = Slotted()
+spec = importlib.util.find_spec("shop.trap")
+spec.loader = importlib.util.LazyLoader(spec.loader)
+sys.modules["shop.trap"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["shop.trap"])
+"""
+
+
+def test_a_job_loads_no_lazy_module_and_runs_no_program(project: Project, client: Client) -> None:
+    (project.folder / "odd").mkdir()
+    (project.folder / "odd/__init__.py").touch()
+    (project.folder / "odd/tasks").mkdir()
+    (project.folder / "odd/tasks/__init__.py").write_text(ODD)
+    (project.folder / "odd/tasks/__main__.py").write_text("import shop.trap\nshop.trap.spring()\n")
+    project.env |= {"APPS": "odd", "PYTHONPATH": str(project.folder)}
+    for jobtype in ("odd.thing.x", "shop.trap.spring", "odd.tasks.__main__.x"):
+        push(client, jobtype)
+    output = project.run("faktory", "--burst", "-c", "1")
+    assert len(re.findall("fail in .*: SuspiciousOperation", output)) == 3
+    assert jobs_in(client.info()) == {"Retries": 0, "Dead": 3}
+    assert not project.trap.exists()
+
+
+def test_a_job_that_claims_many_attempts_takes_no_memory(project: Project, client: Client) -> None:
+    jid = push(client, "shop.tasks.attempt", "hi", failure={"retry_count": 100_000})
+    project.run("faktory", "--burst", "-c", "1")
+    assert project.notes() == [f"hi 1000 {jid} RUNNING"]
 
 
 def test_a_real_server_buries_what_is_not_a_task(tmp_path: Path, real_server_url: str) -> None:
@@ -146,6 +184,25 @@ def test_it_runs_from_any_folder_and_a_mistake_in_the_settings_ends_it(project: 
     assert "replaces the process" in output
 
 
+@pytest.mark.parametrize("line", ["append(apps)", "insert(0, apps)"])
+def test_it_looks_where_manage_has_added_to(project: Project, client: Client, line: str) -> None:
+    """Also with --pythonpath, before which the folder of manage.py is no longer the first."""
+    home = shutil.copytree(PROJECT, project.folder / "home")
+    (home / "apps").mkdir()
+    (home / "mail").rename(home / "apps/mail")
+    manage = home / "manage.py"
+    first = f"import sys\napps = __file__[:-9] + 'apps'\nsys.path.{line}\n"
+    manage.write_text(first + manage.read_text())
+    for text, options in (("plain", []), ("given", [f"--pythonpath={project.folder}"])):
+        push(client, "shop.tasks.note", text)
+        command = [sys.executable, str(manage), "faktory", "--burst", "-c", "1", *options]
+        done = subprocess.run(
+            command, cwd=project.folder, env=project.env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+    assert project.notes() == ["given", "plain"]
+
+
 def test_doctor_sees_the_tasks(project: Project) -> None:
     output = project.python("""
 import sys
@@ -153,7 +210,7 @@ from faktory.cli.tools.main import main
 sys.exit(main(["doctor", "--watch", "0.1", "-r", "faktory.contrib.django.worker"]))
 """)
     assert "shop.tasks.alook" in output
-    assert "their queues: bulk, critical, default, low, mail, stock" in output
+    assert "their queues: bulk, critical, default, its-own, low, mail, stock, variant" in output
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTSTP"), reason="needs signals of Unix")

@@ -57,5 +57,6 @@ TASKS = {
         "QUEUES": ["default", "mail"],
         "OPTIONS": {"priority_queues": {100: "critical", 0: "default", -50: "low"}},
     },
+    "open": {"BACKEND": _BACKEND, "QUEUES": []},
     "dummy": {"BACKEND": _DUMMY},
 }

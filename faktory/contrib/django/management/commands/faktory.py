@@ -10,12 +10,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError
 
 LOADED: Final = "faktory.contrib.django.worker"
+
+PATH: Final = "FAKTORY_DJANGO_PATH"
+"""The variable with the end of sys.path: manage.py may have added folders there."""
 
 _OF_DJANGO: Final = ("--settings", "--pythonpath")
 
@@ -64,10 +68,11 @@ def environment() -> dict[str, str]:
     from ...options import worker_url
 
     env = dict(os.environ)
-    # `python -m` looks in the current folder, and not in that of manage.py.
-    path = [each for each in (sys.path[0], env.get("PYTHONPATH")) if each]
-    if path and path != [os.getcwd()]:
-        env["PYTHONPATH"] = os.pathsep.join(path)
+    # `python -m` looks in the current folder, and not in that of manage.py, nor in what this added.
+    before, behind = _places()
+    if before and before != [os.getcwd()]:
+        env["PYTHONPATH"] = os.pathsep.join(before)
+    env[PATH] = os.pathsep.join(behind)
     try:
         url = worker_url(each.url for each in _backends())
     except ValueError as error:
@@ -85,6 +90,14 @@ def become(line: list[str], env: Mapping[str, str]) -> NoReturn:
     if os.name == "nt":  # where another process would start, and the shell not wait for it
         sys.exit(subprocess.call(line, env=env))
     os.execve(line[0], line, env)
+
+
+def _places() -> tuple[list[str], list[str]]:
+    """Return what is on sys.path before the standard library, and what is behind it."""
+    library = sysconfig.get_path("stdlib")
+    middle = sys.path.index(library) if library in sys.path else 1
+    existing = [each for each in sys.path[:middle] if os.path.exists(each)]
+    return existing, sys.path[middle:]
 
 
 def _without_djangos(given: Iterable[str]) -> Iterable[str]:

@@ -47,6 +47,14 @@ def ranked():
     pass
 
 
+@task(backend="open", queue_name="its-own")
+def anywhere():
+    pass
+
+
+elsewhere_too = anywhere.using(queue_name="variant")
+
+
 @task(backend="dummy")
 def elsewhere(text):
     models.Note.objects.create(text=text)

@@ -40,6 +40,12 @@ def notes():
     return sorted(Note.objects.values_list("text", flat=True))
 
 
+def high_only():
+    """Return the queues of tasks where priorities above 0 only have one."""
+    backend = FaktoryBackend("high", {"OPTIONS": {"priority_queues": {100: "critical"}}})
+    return [backend.queue_of(tasks.ranked.using(priority=n)) for n in (-1, 0, 100)]
+
+
 class InFake:
     """Keeps jobs in memory for each test."""
 
@@ -151,6 +157,7 @@ class EnqueueTests(InFake, SimpleTestCase):
         self.assertEqual(found, expected)
         tasks.ranked.using(priority=100).enqueue()
         self.assertEqual(self.job["queue"], "critical")
+        self.assertEqual(high_only(), ["default", "default", "critical"])
         with self.assertRaisesRegex(InvalidTask, "both say where the task waits"):
             tasks.ranked.using(priority=100, queue_name="mail")
         with self.assertRaisesRegex(InvalidTask, "does not support setting priority"):
@@ -368,6 +375,17 @@ class RollbackTests(InFake, TransactionTestCase):
             raise ZeroDivisionError
         self.assertEqual([job["args"] for job in self.payloads], [["kept"], ["at once"]])
 
+    def test_a_transaction_without_a_hook_for_its_commit_is_refused(self):
+        transaction.set_autocommit(False)
+        try:
+            with self.assertRaises(transaction.TransactionManagementError):
+                tasks.committed.enqueue("too early")
+            tasks.note.enqueue("at once")
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+        self.assertEqual(self.job["args"], ["at once"])
+
     def test_without_a_transaction_a_push_waits_for_nothing(self):
         result = tasks.committed.enqueue("a")
         self.assertEqual(self.job["jid"], result.id)
@@ -426,7 +444,8 @@ class FindTests(SimpleTestCase):
         for name in ("shop.tasks.note", "shop.tasks.anote", "count", "acount", "Recount"):
             self.assertIn(name, names)
         self.assertEqual(registry.queues()["shop.tasks.letter"], "mail")
-        expected = {"default", "mail", "bulk", "stock", "critical", "low"}
+        self.assertEqual(registry.queues()["shop.tasks.anywhere"], "its-own")
+        expected = {"default", "mail", "bulk", "stock", "critical", "low", "its-own", "variant"}
         self.assertEqual(registry.fetched_queues(), expected)
 
     def test_a_task_of_a_module_that_is_not_imported_yet(self):

@@ -111,9 +111,11 @@ def _until_signal(stop: Event) -> Iterator[None]:
 
 def _has_outbox(alias: str) -> bool:
     """Return whether a database has the table, or may have it: it may be away now."""
+    connection = connections[alias]
+    if connection.vendor == "unknown":  # an empty "default", of which nothing is used
+        return False
     if not router.allow_migrate_model(alias, OutboxJob):
         return False
-    connection = connections[alias]
     try:
         return OutboxJob._meta.db_table in connection.introspection.table_names()
     except Error:
