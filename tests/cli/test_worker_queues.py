@@ -383,4 +383,5 @@ def test_a_worker_that_is_replaced_fetches_from_the_queues_of_its_new_jobs(
     (folder / "shop.py").write_text(SHOP.replace("images", "pictures"))
     supervisor.send(signal.SIGHUP)
     wait_until(lambda: "pictures" in fetched(server))
-    assert "Queues: default, mail, pictures, shop, with equal weights" in supervisor.said
+    queues = "Queues: default, mail, pictures, shop, with equal weights"
+    wait_until(lambda: queues in supervisor.said)
