@@ -21,6 +21,8 @@ from .sockets import MAX_KEEPALIVE, TCP_KEEPALIVE, check_keepalive
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from ..wire.types import ServerInfo
+
 N = TypeVar("N", int, float)
 
 DEFAULT_TIMEOUT: Final = 10.0
@@ -100,6 +102,13 @@ class Settings:
             f"{_ENTERPRISE} is {brief(text)}: it is 1, true, yes or on if the server knows the "
             "options of Faktory Enterprise, or else 0, false, no, off or empty."
         )
+
+
+def is_enterprise(info: ServerInfo) -> bool:
+    """Return whether a server says of itself that it is a Faktory Enterprise."""
+    server: object = info.get("server")
+    description = server.get("description") if isinstance(server, dict) else None
+    return "enterprise" in str(description).lower()
 
 
 current: Settings = Settings()

@@ -192,9 +192,7 @@ class Sender(JobSpec):
 
     def _judge_server(self, info: ServerInfo, pool: Pool | Producer | AsyncClient) -> None:
         needed = self._checked[2]
-        server: object = info.get("server")
-        description = server.get("description") if isinstance(server, dict) else None
-        if "enterprise" not in str(description).lower():
+        if not settings.is_enterprise(info):
             raise FaktoryEnterpriseRequired(
                 f"the job {self._jobtype} is not pushed: this server is not a Faktory Enterprise "
                 f"and would ignore {', '.join(needed)}. Leave that out, or "

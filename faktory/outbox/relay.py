@@ -226,9 +226,7 @@ class Relay:
 
     def _ask(self) -> None:
         """Connect, and learn which server it is."""
-        description = self._client.info().get("server")
-        text = description.get("description") if isinstance(description, dict) else None
-        self._is_enterprise = "enterprise" in str(text).lower()
+        self._is_enterprise = settings.is_enterprise(self._client.info())
 
     def _push(self, rows: Sequence[Row]) -> None:
         """Push rows, in PUSHBs that are not too large."""
