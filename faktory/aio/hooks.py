@@ -6,11 +6,10 @@ handlers of `faktory.on("shutdown")` are.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from ..wire.validate import signature_of
+from ..wire.validate import is_async, signature_of
 
 Hook = Callable[[], Coroutine[Any, Any, object]]
 """An async function without arguments."""
@@ -54,7 +53,7 @@ def hooks_of_shutdown() -> list[Hook]:
 
 
 def _checked(name: str, event: str, hook: Any) -> Hook:
-    if not any(inspect.iscoroutinefunction(each) for each in (hook, getattr(hook, "__call__", 0))):  # noqa: B004
+    if not is_async(hook):
         raise TypeError(
             f"{name} got {hook!r}: pass an async function. A plain one goes to "
             f"faktory.on({event!r}, ...)."

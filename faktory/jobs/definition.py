@@ -26,6 +26,7 @@ from typing import (
 )
 
 from ..client import Pool, Producer
+from ..wire.validate import is_async
 from . import options as job_options
 from . import registry, retries, validation
 from .context import JobAttributes, JobContext, current_job
@@ -71,7 +72,7 @@ class FunctionJob(Push[P], Generic[P, R]):
         self.__qualname__ = function.__qualname__
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
-        self.is_async = validation.is_async(function)
+        self.is_async = is_async(function)
         self.time_limit = time_limit
         self.policy = policy
         self.exhausted_handlers: list[ExhaustedHandler] = []
@@ -387,7 +388,7 @@ class _ClassJob:
         self, cls: type[Job], time_limit: float | None, policy: retries.Policy | None
     ) -> None:
         self._class = cls
-        self.is_async = validation.is_async(cls.perform)  # type: ignore[attr-defined]
+        self.is_async = is_async(cls.perform)  # type: ignore[attr-defined]
         self.time_limit = time_limit
         self.policy = policy
 

@@ -26,11 +26,6 @@ def deferred(function: object) -> str | None:
     return next((kind for is_deferred, kind in _DEFERRED if _is(is_deferred, function)), None)
 
 
-def is_async(function: object) -> bool:
-    """Return whether a call of a function gives a coroutine."""
-    return _is(inspect.iscoroutinefunction, function)
-
-
 def _is(kind: Callable[[Any], bool], function: object) -> bool:
     return kind(function) or kind(getattr(type(function), "__call__", None))  # noqa: B004  an object's
 

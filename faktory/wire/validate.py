@@ -174,6 +174,14 @@ class _Brief(Repr):
         return repr(x)
 
 
+def is_async(function: object) -> bool:
+    """Return whether a call of a function, or of an object, gives a coroutine."""
+    import inspect  # takes long
+
+    of_object = getattr(type(function), "__call__", None)  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(of_object)
+
+
 def signature_of(function: Callable[..., object]) -> Signature:
     """Return the parameters of a function, whose annotations may name what is defined nowhere yet.
 

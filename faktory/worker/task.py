@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..jobs.context import JobContext
 from ..jobs.retries import Policy
-from ..jobs.validation import is_async
+from ..wire.validate import is_async
 
 
 class Task(NamedTuple):
