@@ -1,0 +1,477 @@
+"""Makes models from the state, in the server's thread, in slices, and of lists one page only.
+
+Rules: what returns Steps runs in that thread. What is long, such as a job's arguments in lines, is
+only taken along as it is, and made readable by `readable`, outside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeVar
+
+from ..administration import VERSION
+from ..errors import CommandError
+from ..go import time as go_time
+from ..go.time import SECOND
+from ..job import Reservation, StoredJob
+from ..slices import Steps, chunks, in_order
+from ..state import ServerState
+from ..store import DEAD_FOR, Store
+from ..workers import ClientRecord
+from . import stand_ins
+from .models import (
+    BusyPage,
+    Counts,
+    Found,
+    IndexPage,
+    JobCopy,
+    JobList,
+    JobPage,
+    JobRow,
+    Point,
+    QueueList,
+    QueuePage,
+    QueueRow,
+    Run,
+    SearchPage,
+    WorkerRow,
+)
+
+T = TypeVar("T")
+
+SHORT: Final = 300
+"""Characters of arguments and errors in a list."""
+
+LONG: Final = 64 * 1024
+"""Characters of arguments on a job's page."""
+
+FOUND: Final = 100
+"""Jobs that a search shows."""
+
+SETS: Final = {"retries": "Retries", "scheduled": "Scheduled", "dead": "Dead"}
+"""The sets, and the titles of their lists."""
+
+PATHS: Final = {"retries": "/retries", "scheduled": "/scheduled", "dead": "/morgue"}
+
+ACTIONS: Final = {
+    "queue": ["delete"],
+    "busy": [],
+    "retries": ["retry", "kill", "delete"],
+    "scheduled": ["add to queue", "kill", "delete"],
+    "dead": ["retry", "delete"],
+}
+"""What can be done with a job in each place."""
+
+_STATES: Final = {"": "running", "quiet": "quiet", "terminate": "stopping"}
+
+_ESCAPE: Final = re.compile(r"\\(u003c|u003e|u0026|u2028|u2029|.)", re.DOTALL)
+
+_LATELY: Final = 100
+"""Retries at both ends among which those that failed last are looked for."""
+
+
+class Facts(NamedTuple):
+    """What every page needs beside its own model."""
+
+    counts: Counts
+    now: int
+    edition: str
+    durable: str | None
+
+
+class Window(NamedTuple):
+    """The page of a list that is asked for."""
+
+    page: int
+    size: int
+
+    def of(self, total: int) -> tuple[int, int, int]:
+        """Return the page, how many there are, and where it starts; beyond the last is the last."""
+        pages = max(1, -(-total // self.size))
+        page = min(max(self.page, 1), pages)
+        return page, pages, (page - 1) * self.size
+
+
+def with_facts(
+    page: Callable[[ServerState], Steps[T]],
+) -> Callable[[ServerState], Steps[tuple[Facts, T]]]:
+    """Return what reads a page together with its facts."""
+
+    def read(state: ServerState) -> Steps[tuple[Facts, T]]:
+        facts = yield from _facts(state)
+        model = yield from page(state)
+        return facts, model
+
+    return read
+
+
+def _facts(state: ServerState) -> Steps[Facts]:
+    store = state.store
+    enqueued = 0
+    for queues in chunks(list(store.queues.values())):
+        enqueued += sum(map(len, queues))
+        yield
+    path = getattr(state, "path", None)
+    return Facts(
+        Counts(
+            store.processed,
+            store.failures,
+            len(store.working),
+            enqueued,
+            len(store.retries),
+            len(store.scheduled),
+            len(store.dead),
+        ),
+        state.clock(),
+        store.edition,
+        None if path is None else os.path.basename(path),
+    )
+
+
+# The pages.
+
+
+def index(days: int) -> Callable[[ServerState], Steps[IndexPage]]:
+    """Read the first page."""
+
+    def read(state: ServerState) -> Steps[IndexPage]:
+        failing = yield from _last_failed(state.store)
+        store = state.store
+        by_day = [Point(state.clock(), store.processed, store.failures)]
+        by_minute: list[Point] = []
+        return IndexPage(
+            days,
+            by_day,
+            by_minute,
+            VERSION,
+            (state.clock() - state.started_at) // SECOND,
+            state.connection_count,
+            state.command_count,
+            _memory_mb(),
+            failing,
+        )
+
+    return read
+
+
+def _last_failed(store: Store) -> Steps[list[JobRow]]:
+    """Return the last jobs that failed: the newest dead, and retries that are near or far.
+
+    A job's first retry is soon, and its last one after all others, so that those in the middle
+    failed before unless there are very many.
+    """
+    found: list[tuple[int, JobRow]] = []
+    near = stand_ins.members(store.retries, 0, _LATELY)
+    far = stand_ins.members(store.retries, max(len(near), len(store.retries) - _LATELY), _LATELY)
+    yield
+    for score, _, job in near + far:
+        found.append((_failed_at(job, score), _set_row("retries", score, job)))
+    yield
+    for score, _, job in stand_ins.members(store.dead, 0, 5, reverse=True):
+        if job.failure is not None:
+            found.append((score - DEAD_FOR * SECOND, _set_row("dead", score, job)))
+    found.sort(key=lambda each: each[0], reverse=True)
+    return [row for _, row in found[:5]]
+
+
+def _failed_at(job: StoredJob, due: int) -> int:
+    runs = getattr(job, "runs", None)
+    if runs:
+        return int(runs[-1].ended_at)
+    count = 0 if job.failure is None else job.failure.retry_count
+    return due - (min(count, 100) ** 4 + 15) * SECOND  # at the earliest
+
+
+def queues(window: Window) -> Callable[[ServerState], Steps[QueueList]]:
+    """Read a page of the queues, by name."""
+
+    def read(state: ServerState) -> Steps[QueueList]:
+        store = state.store
+        total = len(store.queues)
+        page, pages, start = window.of(total)
+        names = yield from in_order(list(store.queues))
+        rows = []
+        for some in chunks(islice(names, start, start + window.size), 50):
+            rows += [_queue_row(store, name) for name in some if name in store.queues]
+            yield
+        return QueueList(rows, total, page, pages, window.size, "/queues")
+
+    return read
+
+
+def queue(name: str, window: Window) -> Callable[[ServerState], Steps[QueuePage | None]]:
+    """Read a queue and a page of its jobs; None if it is not there."""
+
+    def read(state: ServerState) -> Steps[QueuePage | None]:
+        store = state.store
+        jobs = store.queues.get(name)
+        yield
+        if jobs is None:
+            return None
+        total = len(jobs)
+        page, pages, start = window.of(total)
+        rows = []
+        for some in chunks(stand_ins.queued(jobs, start, window.size), 20):
+            rows += [job_row(job, _instant(job.enqueued_at), job.jid) for job in some]
+            yield
+        path = f"/queues/{name}"
+        listed = JobList(name, "queue", rows, total, page, pages, window.size, path)
+        return QueuePage(_queue_row(store, name), listed)
+
+    return read
+
+
+def jobs(place: str, window: Window) -> Callable[[ServerState], Steps[JobList]]:
+    """Read a page of a set: what is due first, or died last, comes first."""
+
+    def read(state: ServerState) -> Steps[JobList]:
+        members = state.store._set(place)
+        total = len(members)
+        page, pages, start = window.of(total)
+        rows = []
+        reverse = place == "dead"
+        for some in chunks(stand_ins.members(members, start, window.size, reverse), 20):
+            rows += [_set_row(place, score, job) for score, _, job in some]
+            yield
+        return JobList(SETS[place], place, rows, total, page, pages, window.size, PATHS[place])
+
+    return read
+
+
+def busy(window: Window) -> Callable[[ServerState], Steps[BusyPage]]:
+    """Read a page of the workers and one of the jobs that they have."""
+
+    def read(state: ServerState) -> Steps[BusyPage]:
+        store, workers = state.store, state.workers.table
+        total = max(len(workers), len(store.working))
+        page, pages, start = window.of(total)
+        shown = list(islice(workers.values(), start, start + window.size))
+        has: dict[str, int] = {record.wid: 0 for record in shown}
+        for some in chunks(store.working):
+            for _, _, reservation in some:
+                if reservation.wid in has:
+                    has[reservation.wid] += 1
+            yield
+        rows = []
+        for members in chunks(stand_ins.members(store.working, start, window.size), 20):
+            rows += [_reserved_row(each) for _, _, each in members]
+            yield
+        listed = JobList(
+            "Busy", "busy", rows, len(store.working), page, pages, window.size, "/busy"
+        )
+        return BusyPage([_worker_row(each, has) for each in shown], len(workers), listed)
+
+    return read
+
+
+def search(text: str) -> Callable[[ServerState], Steps[SearchPage]]:
+    """Read what is found."""
+
+    def read(state: ServerState) -> Steps[SearchPage]:
+        found = stand_ins.search(state.store, text, FOUND + 1) if text else []
+        yield
+        rows = [Found(place, _row_at(place, score, value)) for place, score, value in found]
+        return SearchPage(rows[:FOUND], FOUND, len(rows) > FOUND)
+
+    return read
+
+
+def job(jid: str, path: str) -> Callable[[ServerState], Steps[JobPage]]:
+    """Read a job wherever it is; its texts are for `readable`."""
+
+    def read(state: ServerState) -> Steps[JobPage]:
+        found = stand_ins.find(state.store, jid)
+        yield
+        copies = [_copy(place, score, value) for place, score, value in found[:20]]
+        return JobPage(jid, path, copies)
+
+    return read
+
+
+# Rows.
+
+
+def job_row(
+    job: StoredJob,
+    at: int | None,
+    key: str,
+    wid: str = "",
+    expires_at: int | None = None,
+) -> JobRow:
+    """Make a row of a job."""
+    failure = job.failure
+    error = "" if failure is None else f"{failure.errtype}: {failure.message}"
+    return JobRow(
+        key,
+        job.jid,
+        job.jobtype,
+        job.queue,
+        cut(unescape(cut(job.args or "", 4 * SHORT)), SHORT),
+        at,
+        0 if failure is None else failure.retry_count + 1,
+        job.retry,
+        cut(error, SHORT),
+        wid,
+        expires_at,
+    )
+
+
+def _set_row(place: str, score: int, job: StoredJob) -> JobRow:
+    at = score - DEAD_FOR * SECOND if place == "dead" else score
+    return job_row(job, at, key_of(score, job.jid))
+
+
+def _reserved_row(reservation: Reservation) -> JobRow:
+    job = reservation.job
+    return job_row(job, reservation.reserved_at, job.jid, reservation.wid, reservation.expires_at)
+
+
+def _row_at(place: str, score: int, value: Any) -> JobRow:
+    if place == "busy":
+        return _reserved_row(value)
+    if place == "queue":
+        return job_row(value, _instant(value.enqueued_at), value.jid)
+    return _set_row(place, score, value)
+
+
+def _queue_row(store: Store, name: str) -> QueueRow:
+    try:
+        latency = store.latency(name)
+    except CommandError:  # a job without `enqueued_at`
+        latency = 0.0
+    return QueueRow(name, len(store.queues.get(name, ())), latency, name in store.paused)
+
+
+def _worker_row(record: ClientRecord, has: dict[str, int]) -> WorkerRow:
+    return WorkerRow(
+        record.wid,
+        record.hostname,
+        record.pid,
+        [cut(label, SHORT) for label in record.labels[:20]],
+        _STATES.get(record.state, record.state),
+        record.started_at,
+        record.beat_at,
+        len(record.peers),
+        record.rss_kb,
+        has.get(record.wid, 0),
+    )
+
+
+def _copy(place: str, score: int, value: Any) -> JobCopy:
+    job: StoredJob = value.job if place == "busy" else value
+    failure = job.failure
+    return JobCopy(
+        place,
+        _row_at(place, score, value),
+        list(_fields(job)),
+        job.args or "",
+        job.custom,
+        "" if failure is None else failure.errtype,
+        "" if failure is None else failure.message,
+        [] if failure is None else list(failure.backtrace),
+        _runs(job),
+        getattr(job, "runs_dropped", 0),
+        list(ACTIONS[place]),
+    )
+
+
+def _fields(job: StoredJob) -> Iterable[tuple[str, str]]:
+    failure = job.failure
+    pairs: list[tuple[str, object]] = [
+        ("created_at", job.created_at),
+        ("enqueued_at", job.enqueued_at),
+        ("at", job.at),
+        ("reserve_for", f"{job.reserve_for} s" if job.reserve_for else ""),
+        ("retry", job.retry),
+        ("backtrace", job.backtrace or ""),
+    ]
+    if failure is not None:
+        pairs += [
+            ("remaining", failure.remaining),
+            ("failed_at", failure.failed_at),
+            ("next_at", failure.next_at),
+        ]
+    return [(name, cut(str(value), SHORT)) for name, value in pairs if value != ""]
+
+
+def _runs(job: StoredJob) -> list[Run]:
+    runs = getattr(job, "runs", None) or ()
+    return [
+        Run(each.started_at, each.ended_at, each.wid, each.errtype, each.message)
+        for each in reversed(runs)
+    ]
+
+
+def key_of(score: int, jid: str) -> str:
+    """Return the key of a job in a set, as the real server's pages have it."""
+    return f"{go_time.write(score)}|{jid}"
+
+
+def read_key(key: str) -> tuple[int, str] | None:
+    """Return score and jid of such a key, None if it is something else."""
+    at, bar, jid = key.partition("|")
+    try:
+        return (go_time.read(at), jid) if bar else None
+    except ValueError:
+        return None
+
+
+# Texts.
+
+
+def readable(page: JobPage) -> JobPage:
+    """Return a job's page with its JSON in lines."""
+    copies = [
+        copy._replace(
+            args=pretty(copy.args),
+            custom=None if copy.custom is None else pretty(copy.custom),
+        )
+        for copy in page.copies
+    ]
+    return page._replace(copies=copies)
+
+
+def pretty(text: str) -> str:
+    """Return JSON in lines, cut at `LONG` characters with a note of its size."""
+    if len(text) <= LONG:
+        try:
+            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            text = unescape(text)
+        if len(text) <= LONG:
+            return text
+    whole = len(text)
+    return f"{unescape(text[:LONG])}\n… ({whole:,} characters in all)"
+
+
+def unescape(text: str) -> str:
+    """Return JSON without the escapes that Go writes for HTML."""
+    return _ESCAPE.sub(_unescaped, text) if "\\" in text else text
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1][1:], 16)) if len(match[1]) > 1 else match[0]
+
+
+def cut(text: str, limit: int) -> str:
+    """Return a text cut to `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _instant(text: str) -> int | None:
+    try:
+        return go_time.read(text) if text else None
+    except ValueError:
+        return None
+
+
+def _memory_mb() -> int:
+    try:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+    except (OSError, ValueError, AttributeError):
+        return 0
