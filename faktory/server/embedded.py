@@ -170,6 +170,11 @@ class EmbeddedServer(Views):
                 durable.close()
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has been started, and not stopped."""
+        return self._thread is not None
+
+    @property
     def port(self) -> int:
         """The port it listens on; 0 before the first start if it is to take a free one."""
         return self._port

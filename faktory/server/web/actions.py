@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from ..errors import CommandError
+from ..lookup import read_key, write_key
 from ..slices import Steps
 from ..state import ServerState
-from . import stand_ins
-from .reading import read_key
 from .security import Refused
 
 Work = Callable[[ServerState], Steps[str]]
@@ -37,13 +37,17 @@ def in_set(place: str, action: str, keys: Sequence[str]) -> Work:
     def work(state: ServerState) -> Steps[str]:
         if not keys:
             return "No job was ticked, so nothing was done."
-        what = "requeue" if action in _REQUEUE else action
-        count = stand_ins.act(state.store, place, what, None if everything else wanted)
-        yield
-        if what == "requeue":
+        which = None if everything else wanted
+        if action in _REQUEUE:
+            try:
+                count = yield from state.store.retry(place, which)
+            except CommandError as error:
+                return f"Not all was done: {error}."
             did = "moved to its queue" if count == 1 else "moved to their queues"
+        elif action == "kill":
+            count, did = (yield from state.store.kill(place, which)), "killed"
         else:
-            did = "deleted" if what == "delete" else "killed"
+            count, did = (yield from state.store.discard(place, which)), "deleted"
         return _said(count, None if everything else len(set(wanted)), did)
 
     return work
@@ -61,7 +65,6 @@ def in_queue(name: str, action: str, jids: Sequence[str]) -> Work:
 
     def work(state: ServerState) -> Steps[str]:
         store = state.store
-        yield
         if name not in store.queues:
             return f"There is no queue {name} any more."
         if action == "pause":
@@ -70,7 +73,7 @@ def in_queue(name: str, action: str, jids: Sequence[str]) -> Work:
         if action == "resume":
             store.resume(name)
             return f"The queue {name} goes on."
-        count = stand_ins.clear_queue(store, name)
+        count = yield from store.clear_queue(name)
         return f"The queue {name} was cleared: {_said(count, None, 'deleted')}"
 
     return work
@@ -78,8 +81,7 @@ def in_queue(name: str, action: str, jids: Sequence[str]) -> Work:
 
 def _delete_queued(name: str, jids: Sequence[str]) -> Work:
     def work(state: ServerState) -> Steps[str]:
-        count = stand_ins.delete_queued(state.store, name, list(jids))
-        yield
+        count = yield from state.store.delete_queued(name, jids)
         return _said(count, len(set(jids)), "deleted")
 
     return work
@@ -122,19 +124,15 @@ def on_job(jid: str, form: Mapping[str, str]) -> Work:
         raise _unknown(action)
 
     def work(state: ServerState) -> Steps[str]:
-        copies = stand_ins.find(state.store, jid)
-        yield
-        for here, score, value in copies:
-            if place and here != place:
+        for found in (yield from state.store.find(jid)):
+            here = found.place
+            if (place and here != place) or here == "busy":
                 continue
-            if key and here != "queue" and read_key(key) != (score, jid):
-                continue
-            if here == "queue" and action == "delete":
-                return (yield from _delete_queued(value.queue, [jid])(state))
-            if here in ("retries", "scheduled", "dead"):
-                from .reading import key_of
-
-                return (yield from in_set(here, action, [key_of(score, jid)])(state))
+            if here == "queue":
+                if action == "delete":
+                    return (yield from _delete_queued(found.job.queue, [jid])(state))
+            elif not key or read_key(key) == (found.score, jid):
+                return (yield from in_set(here, action, [write_key(found.score, jid)])(state))
         return f"That job is {_GONE}"
 
     return work

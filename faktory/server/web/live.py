@@ -9,13 +9,15 @@ with `close`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Final
 
-from .security import Receive, Scope, Send
+from ...wire.log import Log
+from .security import Receive, Refused, Scope, Send
 
 Render = Callable[[], Awaitable[str]]
 
@@ -27,6 +29,8 @@ INTERVAL: Final = 2.0
 
 SILENCE: Final = 15.0
 """Seconds after which a comment is sent, so that a proxy keeps the connection."""
+
+_log = Log(logging.getLogger("faktory.server"))
 
 _LINES: Final = re.compile(r"\r\n|\r|\n")
 
@@ -138,6 +142,10 @@ class _Feed:
                     changed.set()
                 took = monotonic() - began
                 await asyncio.sleep(max(INTERVAL - took, 19 * took))
+        except Refused:
+            pass  # the server does not run
+        except Exception:
+            _log.exception("a page failed")
         finally:
             self.has_ended = True
             self._changed.set()

@@ -23,11 +23,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from ..administration import VERSION
+from ..administration import VERSION, information
 from ..embedded import EmbeddedServer
 from ..slices import Steps
 from ..state import ServerState
-from . import actions, reading, stand_ins
+from . import actions, reading
 from .live import Live, Stream
 from .models import Site
 from .reading import Facts, Window
@@ -163,11 +163,13 @@ class Pages:
         return _redirect(request, f"/jobs/{part(jid)}")
 
     async def stats(self, _request: Request) -> Response:
-        data = await self._ask(stand_ins.information)
+        data = await self._ask(information)
         return Response(data, media_type="application/json")
 
     async def health(self, _request: Request) -> Response:
-        return Response(b'{"status":"up"}', media_type="application/json")
+        if self._server.is_running:
+            return Response(b'{"status":"up"}', media_type="application/json")
+        return Response(b'{"status":"down"}', 503, media_type="application/json")
 
     async def static(self, request: Request) -> Response:
         found = self._static.get(request.path_params["name"])
@@ -220,9 +222,12 @@ class Pages:
     async def _ask(self, work: Read[T]) -> T:
         """Do something in the server's thread."""
         try:
-            return await asyncio.wrap_future(stand_ins.perform(self._server, work))
+            if self._server.is_running:
+                return await asyncio.wrap_future(self._server.perform(work))
+            reason: object = "it was stopped."
         except RuntimeError as error:
-            raise Refused(503, "No server", f"The server has ended: {error}") from error
+            reason = error
+        raise Refused(503, "No server", f"The server does not run: {reason}")
 
     async def _page(
         self,

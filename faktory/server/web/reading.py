@@ -11,18 +11,20 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from ..administration import VERSION
 from ..errors import CommandError
 from ..go import time as go_time
 from ..go.time import SECOND
 from ..job import Reservation, StoredJob
+from ..lookup import Found as At
+from ..lookup import queue_page, write_key
+from ..operations import DEAD_FOR
 from ..slices import Steps, chunks, in_order
 from ..state import ServerState
-from ..store import DEAD_FOR, Store
+from ..store import Store
 from ..workers import ClientRecord
-from . import stand_ins
 from .models import (
     BusyPage,
     Counts,
@@ -51,6 +53,9 @@ LONG: Final = 64 * 1024
 
 FOUND: Final = 100
 """Jobs that a search shows."""
+
+COPIES: Final = 20
+"""Places of a job that its page shows."""
 
 SETS: Final = {"retries": "Retries", "scheduled": "Scheduled", "dead": "Dead"}
 """The sets, and the titles of their lists."""
@@ -140,9 +145,9 @@ def index(days: int) -> Callable[[ServerState], Steps[IndexPage]]:
 
     def read(state: ServerState) -> Steps[IndexPage]:
         failing = yield from _last_failed(state.store)
-        store = state.store
-        by_day = [Point(state.clock(), store.processed, store.failures)]
-        by_minute: list[Point] = []
+        by_day = [Point(*each) for each in state.store.by_day(days)]
+        yield
+        by_minute = [Point(*each) for each in state.store.by_minute()]
         return IndexPage(
             days,
             by_day,
@@ -165,13 +170,13 @@ def _last_failed(store: Store) -> Steps[list[JobRow]]:
     failed before unless there are very many.
     """
     found: list[tuple[int, JobRow]] = []
-    near = stand_ins.members(store.retries, 0, _LATELY)
-    far = stand_ins.members(store.retries, max(len(near), len(store.retries) - _LATELY), _LATELY)
+    near = store.retries.page(0, _LATELY)
+    far = store.retries.page(max(len(near), len(store.retries) - _LATELY), _LATELY)
     yield
     for score, _, job in near + far:
         found.append((_failed_at(job, score), _set_row("retries", score, job)))
     yield
-    for score, _, job in stand_ins.members(store.dead, 0, 5, reverse=True):
+    for score, _, job in store.dead.page(0, 5, reverse=True):
         if job.failure is not None:
             found.append((score - DEAD_FOR * SECOND, _set_row("dead", score, job)))
     found.sort(key=lambda each: each[0], reverse=True)
@@ -179,9 +184,8 @@ def _last_failed(store: Store) -> Steps[list[JobRow]]:
 
 
 def _failed_at(job: StoredJob, due: int) -> int:
-    runs = getattr(job, "runs", None)
-    if runs:
-        return int(runs[-1].ended_at)
+    if job.runs is not None and job.runs.kept:
+        return job.runs.kept[-1].ended_at
     count = 0 if job.failure is None else job.failure.retry_count
     return due - (min(count, 100) ** 4 + 15) * SECOND  # at the earliest
 
@@ -215,7 +219,7 @@ def queue(name: str, window: Window) -> Callable[[ServerState], Steps[QueuePage 
         total = len(jobs)
         page, pages, start = window.of(total)
         rows = []
-        for some in chunks(stand_ins.queued(jobs, start, window.size), 20):
+        for some in chunks(queue_page(jobs, start, window.size), 20):
             rows += [job_row(job, _instant(job.enqueued_at), job.jid) for job in some]
             yield
         path = f"/queues/{name}"
@@ -234,7 +238,7 @@ def jobs(place: str, window: Window) -> Callable[[ServerState], Steps[JobList]]:
         page, pages, start = window.of(total)
         rows = []
         reverse = place == "dead"
-        for some in chunks(stand_ins.members(members, start, window.size, reverse), 20):
+        for some in chunks(members.page(start, window.size, reverse), 20):
             rows += [_set_row(place, score, job) for score, _, job in some]
             yield
         return JobList(SETS[place], place, rows, total, page, pages, window.size, PATHS[place])
@@ -257,7 +261,7 @@ def busy(window: Window) -> Callable[[ServerState], Steps[BusyPage]]:
                     has[reservation.wid] += 1
             yield
         rows = []
-        for members in chunks(stand_ins.members(store.working, start, window.size), 20):
+        for members in chunks(store.working.page(start, window.size), 20):
             rows += [_reserved_row(each) for _, _, each in members]
             yield
         listed = JobList(
@@ -272,10 +276,12 @@ def search(text: str) -> Callable[[ServerState], Steps[SearchPage]]:
     """Read what is found."""
 
     def read(state: ServerState) -> Steps[SearchPage]:
-        found = stand_ins.search(state.store, text, FOUND + 1) if text else []
-        yield
-        rows = [Found(place, _row_at(place, score, value)) for place, score, value in found]
-        return SearchPage(rows[:FOUND], FOUND, len(rows) > FOUND)
+        hits = yield from state.store.search(text, FOUND)
+        rows = []
+        for some in chunks(hits.found, 20):
+            rows += [Found(each.place, _row_of(each)) for each in some]
+            yield
+        return SearchPage(rows, FOUND, not hits.is_all)
 
     return read
 
@@ -284,10 +290,8 @@ def job(jid: str, path: str) -> Callable[[ServerState], Steps[JobPage]]:
     """Read a job wherever it is; its texts are for `readable`."""
 
     def read(state: ServerState) -> Steps[JobPage]:
-        found = stand_ins.find(state.store, jid)
-        yield
-        copies = [_copy(place, score, value) for place, score, value in found[:20]]
-        return JobPage(jid, path, copies)
+        found = yield from state.store.find(jid)
+        return JobPage(jid, path, [_copy(each) for each in found[:COPIES]])
 
     return read
 
@@ -322,7 +326,7 @@ def job_row(
 
 def _set_row(place: str, score: int, job: StoredJob) -> JobRow:
     at = score - DEAD_FOR * SECOND if place == "dead" else score
-    return job_row(job, at, key_of(score, job.jid))
+    return job_row(job, at, write_key(score, job.jid))
 
 
 def _reserved_row(reservation: Reservation) -> JobRow:
@@ -330,12 +334,12 @@ def _reserved_row(reservation: Reservation) -> JobRow:
     return job_row(job, reservation.reserved_at, job.jid, reservation.wid, reservation.expires_at)
 
 
-def _row_at(place: str, score: int, value: Any) -> JobRow:
-    if place == "busy":
-        return _reserved_row(value)
-    if place == "queue":
-        return job_row(value, _instant(value.enqueued_at), value.jid)
-    return _set_row(place, score, value)
+def _row_of(found: At) -> JobRow:
+    if found.reservation is not None:
+        return _reserved_row(found.reservation)
+    if found.place == "queue":
+        return job_row(found.job, _instant(found.job.enqueued_at), found.job.jid)
+    return _set_row(found.place, found.score, found.job)
 
 
 def _queue_row(store: Store, name: str) -> QueueRow:
@@ -361,21 +365,20 @@ def _worker_row(record: ClientRecord, has: dict[str, int]) -> WorkerRow:
     )
 
 
-def _copy(place: str, score: int, value: Any) -> JobCopy:
-    job: StoredJob = value.job if place == "busy" else value
-    failure = job.failure
+def _copy(found: At) -> JobCopy:
+    job, failure, runs = found.job, found.job.failure, found.job.runs
     return JobCopy(
-        place,
-        _row_at(place, score, value),
+        found.place,
+        _row_of(found),
         list(_fields(job)),
         job.args or "",
         job.custom,
         "" if failure is None else failure.errtype,
         "" if failure is None else failure.message,
         [] if failure is None else list(failure.backtrace),
-        _runs(job),
-        getattr(job, "runs_dropped", 0),
-        list(ACTIONS[place]),
+        [] if runs is None else [Run(*each) for each in reversed(runs.kept)],
+        0 if runs is None else runs.dropped,
+        list(ACTIONS[found.place]),
     )
 
 
@@ -396,28 +399,6 @@ def _fields(job: StoredJob) -> Iterable[tuple[str, str]]:
             ("next_at", failure.next_at),
         ]
     return [(name, cut(str(value), SHORT)) for name, value in pairs if value != ""]
-
-
-def _runs(job: StoredJob) -> list[Run]:
-    runs = getattr(job, "runs", None) or ()
-    return [
-        Run(each.started_at, each.ended_at, each.wid, each.errtype, each.message)
-        for each in reversed(runs)
-    ]
-
-
-def key_of(score: int, jid: str) -> str:
-    """Return the key of a job in a set, as the real server's pages have it."""
-    return f"{go_time.write(score)}|{jid}"
-
-
-def read_key(key: str) -> tuple[int, str] | None:
-    """Return score and jid of such a key, None if it is something else."""
-    at, bar, jid = key.partition("|")
-    try:
-        return (go_time.read(at), jid) if bar else None
-    except ValueError:
-        return None
 
 
 # Texts.
