@@ -287,7 +287,7 @@ class Shell:
         variables, name = found.groups()
         before, workers = len(self.output), self._workers()
         if name.endswith("server"):  # the page's port may be in use here
-            command = command.replace(name, f"{name} --bind 127.0.0.1:0")
+            command = command.replace(name, f"{name} --no-web --bind 127.0.0.1:0")
         process = self._start(f"{variables}exec {command.removeprefix(variables)}")
         self._running.append((command, process))
         if name.endswith("server"):

@@ -52,7 +52,7 @@ def _job(jid: str, queue: str = "default", **fields: object) -> dict[str, object
 def test_a_server_with_a_file_has_its_jobs_after_a_kill(
     path: Path, run: Run, wait_until: WaitUntil
 ) -> None:
-    command = ("faktory", "server", "--bind", "127.0.0.1:0", "--data", str(path))
+    command = ("faktory", "server", "--no-web", "--bind", "127.0.0.1:0", "--data", str(path))
     server = run(*command)
     wait_until(lambda: "\n" in server.printed)
     assert f"with its jobs in {path}, for development and one small machine" in server.printed
@@ -75,7 +75,7 @@ def test_a_server_with_a_file_has_its_jobs_after_a_kill(
 
 
 def test_a_server_in_memory_says_how_many_jobs_are_gone(run: Run, wait_until: WaitUntil) -> None:
-    server = run("faktory", "server", "--bind", "127.0.0.1:0")
+    server = run("faktory", "server", "--no-web", "--bind", "127.0.0.1:0")
     wait_until(lambda: "\n" in server.printed)
     assert "its jobs are gone when it stops (--data FILE keeps them" in server.printed
     with Client(server.printed.rpartition("FAKTORY_URL=")[2].strip()) as client:

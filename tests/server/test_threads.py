@@ -12,13 +12,14 @@ from faktory.server.enterprise.tracking import Tracks
 from faktory.server.faults import Faults
 from faktory.server.job import StoredJob
 from faktory.server.listener import Listener
+from faktory.server.series import Series
 from faktory.server.sorted_set import SortedSet
 from faktory.server.state import CommandLog, ServerState
 from faktory.server.store import Store
 from faktory.server.workers import ClientRecord, Workers
 
 STATE = [ServerState, CommandLog, Faults, Workers, ClientRecord, ServerConnection, Listener]
-STATE += [Store, SortedSet, StoredJob, Batches, StoredBatch, Locks, Tracks]
+STATE += [Store, Series, SortedSet, StoredJob, Batches, StoredBatch, Locks, Tracks]
 
 CALLS = {
     "travel": lambda server: server.travel(1),
@@ -46,6 +47,7 @@ CALLS = {
     "sizes": lambda server: server.sizes,
     "processed": lambda server: server.processed,
     "failures": lambda server: server.failures,
+    "perform": lambda server: server.perform(lambda state: state.store.find("job-0001")).result(20),
     "disconnect": lambda server: server.disconnect(),
     "refuse_connections": lambda server: server.refuse_connections(),
     "limit_connections": lambda server: server.limit_connections(1),

@@ -114,7 +114,16 @@ def _server() -> Iterator[tuple[str, str]]:
     if given:
         yield given, "the one in FAKTORY_URL"
         return
-    command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0", "--until-eof"]
+    command = [
+        sys.executable,
+        "-m",
+        "faktory",
+        "server",
+        "--no-web",
+        "--bind",
+        "127.0.0.1:0",
+        "--until-eof",
+    ]
     # A password of the environment would be the server's, and it prints none.
     environ = {name: text for name, text in os.environ.items() if name != "FAKTORY_PASSWORD"}
     # In a session of its own, so that Ctrl-C does not end the server before the demo cleans up.

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from .file import DataFile
 
-Row = tuple[int, str, int | str, str | None, int | None, bytes]
-"""A row of `jobs`: id, place, at, wid, reserved_at, job. Of a job in a queue there is nothing
-between its place, "queue", and the job."""
+Row = tuple[int, str, int | str | None, str | None, int | None, bytes, str | None]
+"""A row of `jobs`: id, place, at, wid, reserved_at, job, and its failed runs if there are any. Of a
+job in a queue there is nothing between its place, "queue", and the job."""
 
 Value = tuple[int | str, object]
 """What an entry has beside kind and key: `at`, `value`."""
@@ -52,7 +52,7 @@ class Journal:
         self._counted: dict[str, int] = {}
         self._last = self._file.last_row
         self._queued: dict[int, tuple[int, bytes]] = {}
-        """New rows of queues: id and job. Most are, and they take a quarter less time so."""
+        """New rows of queues: id and job. Most are such, and take a quarter less time so."""
         self._added: dict[int, Row] = {}
         self._removed: list[tuple[int]] = []
         self._touched: dict[tuple[str, bytes], Source] = {}
@@ -65,10 +65,13 @@ class Journal:
 
     # Changes.
 
-    def append(self, job: bytes) -> int:
+    def append(self, job: bytes, runs: str | None = None) -> int:
         """Add a job to its queue; return its row's id."""
         self._last = row = self._last + 1
-        self._queued[row] = (row, job)
+        if runs is None:
+            self._queued[row] = (row, job)
+        else:
+            self._added[row] = (row, "queue", None, None, None, job, runs)
         if not self.pending:
             self.change()
         return row
@@ -80,10 +83,11 @@ class Journal:
         job: bytes,
         wid: str | None = None,
         reserved_at: int | None = None,
+        runs: str | None = None,
     ) -> int:
         """Add a job in another place; return its row's id."""
         self._last = row = self._last + 1
-        self._added[row] = (row, place, to_column(at), wid, reserved_at, job)
+        self._added[row] = (row, place, to_column(at), wid, reserved_at, job, runs)
         if not self.pending:
             self.change()
         return row
@@ -116,7 +120,7 @@ class Journal:
 
     # The file.
 
-    def jobs(self) -> Iterator[Row]:
+    def jobs(self) -> Iterator[tuple[int, str, Any, str | None, int | None, bytes, str | None]]:
         """Iterate over the jobs, oldest first."""
         yield from self._connection.execute("SELECT * FROM jobs ORDER BY id")
 
@@ -138,7 +142,7 @@ class Journal:
             queued = "INSERT INTO jobs (id, place, job) VALUES (?, 'queue', ?)"
             executemany(queued, self._queued.values())
         if self._added:
-            executemany("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)", self._added.values())
+            executemany("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?)", self._added.values())
         counters = self.counters()
         if self._touched or counters != self._counted:
             self._write_entries(counters)

@@ -28,7 +28,10 @@ class DurableQueue(deque[StoredJob]):
 
     def append(self, job: StoredJob, /) -> None:
         super().append(job)
-        self._rows.append(self._journal.append(job.payload))
+        if job.failure is None:
+            self._rows.append(self._journal.append(job.payload))
+        else:
+            self._rows.append(self._journal.append(job.payload, _runs(job)))
 
     def popleft(self) -> StoredJob:
         job = super().popleft()
@@ -39,6 +42,11 @@ class DurableQueue(deque[StoredJob]):
         job = super().pop()
         self._journal.remove(self._rows.pop())
         return job
+
+    def __delitem__(self, index: SupportsIndex, /) -> None:  # type: ignore[override]
+        super().__delitem__(index)
+        self._journal.remove(self._rows[index])
+        del self._rows[index]
 
     def restore(self, row: int, job: StoredJob) -> None:
         """Append a job of the file."""
@@ -100,7 +108,7 @@ class DurableSet(_DurableSet[StoredJob]):
             next(self.pop_until(first))
 
     def _record(self, score: int, value: StoredJob) -> int:
-        return self._journal.add(self._place, score, value.payload)
+        return self._journal.add(self._place, score, value.payload, runs=_runs(value))
 
 
 class DurableWorking(_DurableSet[Reservation]):
@@ -114,7 +122,15 @@ class DurableWorking(_DurableSet[Reservation]):
             self._rows[member] = self._record(*entry, "shadowed")
 
     def _record(self, score: int, value: Reservation, place: str = "working") -> int:
-        return self._journal.add(place, score, value.job.payload, value.wid, value.reserved_at)
+        job = value.job
+        runs = None if job.failure is None else _runs(job)
+        return self._journal.add(place, score, job.payload, value.wid, value.reserved_at, runs)
+
+
+def _runs(job: StoredJob) -> str | None:
+    """Return what the file has of a job's failed runs."""
+    runs = job.runs
+    return None if runs is None else runs.write()
 
 
 class DurableReservations(dict[str, Reservation]):

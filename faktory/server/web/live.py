@@ -22,6 +22,12 @@ Render = Callable[[], Awaitable[str]]
 MAX_STREAMS: Final = 300
 """Streams at once."""
 
+INTERVAL: Final = 2.0
+"""Seconds between two looks at a page."""
+
+SILENCE: Final = 15.0
+"""Seconds after which a comment is sent, so that a proxy keeps the connection."""
+
 _LINES: Final = re.compile(r"\r\n|\r|\n")
 
 _HEADERS: Final = [
@@ -34,10 +40,6 @@ class Live:
     """The streams of an application, on any loops."""
 
     def __init__(self) -> None:
-        self.interval = 2.0
-        """Seconds between two looks at a page."""
-        self.silence = 15.0
-        """Seconds after which a comment is sent, so that a proxy keeps the connection."""
         self.streams = 0
         """How many there are."""
         self._feeds: dict[tuple[object, str], _Feed] = {}
@@ -59,7 +61,7 @@ class Live:
         key = (asyncio.get_running_loop(), name)
         feed = self._feeds.get(key)
         if feed is None or feed.has_ended:
-            feed = self._feeds[key] = _Feed(render, self.interval)
+            feed = self._feeds[key] = _Feed(render)
         self.streams += 1
         feed.streams += 1
         if self._closed:
@@ -86,7 +88,7 @@ class Live:
 
     async def _send(self, feed: _Feed, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        async for piece in feed.events(self.silence):
+        async for piece in feed.events():
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
@@ -94,11 +96,10 @@ class Live:
 class _Feed:
     """What the streams of one page get."""
 
-    def __init__(self, render: Render, interval: float) -> None:
+    def __init__(self, render: Render) -> None:
         self.streams = 0
         self.has_ended = False
         self._render = render
-        self._interval = interval
         self._event = b""
         self._number = 0
         self._changed = asyncio.Event()
@@ -110,7 +111,7 @@ class _Feed:
         self._task.cancel()
         self._changed.set()
 
-    async def events(self, silence: float) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncIterator[bytes]:
         """Iterate over the pieces of a stream."""
         yield b"retry: 2000\n\n"
         seen = 0
@@ -120,7 +121,7 @@ class _Feed:
                 yield self._event
                 continue
             try:
-                async with asyncio.timeout(silence):
+                async with asyncio.timeout(SILENCE):
                     await self._changed.wait()
             except TimeoutError:
                 yield b": still here\n\n"
@@ -136,7 +137,7 @@ class _Feed:
                     changed, self._changed = self._changed, asyncio.Event()
                     changed.set()
                 took = monotonic() - began
-                await asyncio.sleep(max(self._interval - took, 19 * took))
+                await asyncio.sleep(max(INTERVAL - took, 19 * took))
         finally:
             self.has_ended = True
             self._changed.set()
