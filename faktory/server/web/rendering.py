@@ -36,7 +36,7 @@ class Renderer:
             auto_reload=False,
         )
         self._environment.filters.update(
-            ago=ago, instant=instant, number=number, size=size, duration=duration, part=part
+            ago=ago, date=date, instant=instant, number=number, size=size, duration=duration, part=part
         )
 
     def page(self, name: str, **values: Any) -> str:
@@ -60,6 +60,11 @@ def ago(context: Context, at: int | None) -> str:
     if text:
         text = f"{text} ago" if seconds > 0 else f"in {text}"
     return _time(at, text or "now")
+
+
+def date(at: int) -> str:
+    """Write the day of an instant, by UTC, as "2026-11-30"."""
+    return _write(at)[:10]
 
 
 def instant(at: int | None) -> str:

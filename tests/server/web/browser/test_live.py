@@ -1,0 +1,155 @@
+"""Pages that change by themselves, and what they leave as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ....support import wait_until
+from .support import Person, Shop
+
+
+@pytest.fixture(autouse=True)
+def often(pages: tuple[str, Any]) -> None:
+    """Look at the pages ten times a second."""
+    pages[1].interval = 0.1
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/", "5\nenqueued"),
+        ("/queues", "images"),
+        ("/queues/mail", "queued-000002"),
+        ("/busy", "worker-1"),
+        ("/retries", "bad-000001"),
+        ("/scheduled", "later-000001"),
+        ("/morgue", "dead-000001"),
+    ],
+)
+def test_a_page_changes_by_itself(person: Person, shop: Shop, path: str, text: str) -> None:
+    shop.push(1, "first", queue="first")
+    shop.server._call(lambda state: state.store.pause("mail"))  # which makes it
+    person.open(path)
+    person.sees("live", ".live")
+    assert text not in person.text()
+    person.driver.execute_script("document.body.dataset.same = 1")
+    with shop.worker():
+        shop.fail(2, "bad")
+        shop.fail(2, "dead", retry=-1)
+        shop.push(2, "later", at="2035-01-31T12:00:00Z")
+        shop.push(3, "queued", queue="mail")
+        shop.push(1, "image", queue="images")
+        person.sees(text, "main")
+        person.sees("2", ".pages [data-count=retries]")
+    assert person.js("document.body.dataset.same") == "1"
+
+
+def test_an_update_keeps_ticked_boxes_and_the_focus(person: Person, shop: Shop) -> None:
+    first = shop.fail(4, "bad")
+    person.open("/retries")
+    person.sees("live", ".live")
+    person.tick(first[0])
+    person.tick(first[2])
+    person.driver.execute_script("window.box = document.activeElement")
+    shop.fail(3, "new")
+    person.sees("new-000002", "main")
+    with shop.client() as client:
+        client.discard("retries", jids=[first[1]])
+    wait_until(lambda: not person.holds(first[1], "main"))
+    ticked = [box.get_attribute("value").partition("|")[2] for box in person.all("tbody :checked")]
+    assert sorted(ticked) == [first[0], first[2]]
+    assert person.js("document.activeElement === window.box && window.box.isConnected")
+    assert person.button("Delete", ".chosen").is_enabled()
+    with shop.client() as client:
+        client.discard("retries", jids=[first[2]])  # the row that has the focus
+    wait_until(lambda: not person.holds(first[2], "main"))
+    assert person.js("document.activeElement.id") == "main"
+    person.sees("1 ticked", ".chosen")
+
+
+def test_an_update_keeps_typed_text_selection_scroll_and_what_is_open(
+    person: Person, shop: Shop
+) -> None:
+    (jid,) = shop.fail(1, "bad", args=["x" * 50_000])
+    person.open(f"/jobs/{jid}")
+    person.sees("live", ".live")
+    person.one("summary").click()  # closes the backtrace
+    person.driver.execute_script(
+        "document.querySelector('pre.long').scrollTop = 100; scrollTo(0, 50);"
+        "getSelection().selectAllChildren(document.querySelector('pre.long'))"
+    )
+    search = person.one("#q")
+    search.send_keys("half a wo")
+    before = person.text(".head")
+    with shop.client() as client:
+        client.requeue("retries", jids=[jid])
+    wait_until(lambda: person.text(".head") != before)
+    assert search.get_attribute("value") == "half a wo"
+    assert person.focused_id() == "q"
+    assert person.js("document.querySelector('details').open") is False
+
+
+def test_rows_that_stay_are_the_same_elements(person: Person, shop: Shop) -> None:
+    shop.push(20, queue="mail")
+    person.open("/queues/mail")
+    person.sees("live", ".live")
+    person.driver.execute_script("window.rows = [...document.querySelectorAll('tbody tr')]")
+    with shop.client() as client:
+        for _ in range(5):
+            client.fetch("mail")
+        shop.push(3, "more", queue="mail")
+        person.sees("more-000002", "main")
+    same = person.js("[...document.querySelectorAll('tbody tr')].filter(r => rows.includes(r)).length")
+    assert same == 15
+    texts = person.js("[...document.querySelectorAll('tbody .job .soft')].map(e => e.textContent)")
+    assert texts == [f"job-{n:06}" for n in range(5, 20)] + [f"more-{n:06}" for n in range(3)]
+
+
+def test_a_hidden_page_has_no_stream(person: Person, shop: Shop, pages: tuple[str, Any]) -> None:
+    live = pages[1]
+    person.open("/queues")
+    person.sees("live", ".live")
+    assert live.streams == 1
+    first = person.driver.current_window_handle
+    person.driver.switch_to.new_window("tab")
+    wait_until(lambda: live.streams == 0)
+    shop.push(1, queue="mail")
+    person.driver.close()
+    person.driver.switch_to.window(first)
+    person.sees("mail", "main")
+    assert live.streams == 1
+    person.open("/search")
+    wait_until(lambda: live.streams == 0)
+
+
+def test_many_pages_of_one_browser(person: Person, pages: tuple[str, Any]) -> None:
+    """Six connections to a host are all that a browser has; hidden pages leave theirs to others."""
+    first = person.driver.current_window_handle
+    for _ in range(8):
+        person.driver.switch_to.new_window("tab")
+        person.open("/queues")
+        person.sees("live", ".live")
+    assert pages[1].streams <= 2
+    for handle in person.driver.window_handles:
+        if handle != first:
+            person.driver.switch_to.window(handle)
+            person.driver.close()
+    person.driver.switch_to.window(first)
+
+
+def test_a_page_whose_server_has_gone_says_so_and_comes_back(
+    person: Person, shop: Shop, pages: tuple[str, Any]
+) -> None:
+    shop.push(1, queue="mail")
+    person.open("/queues")
+    person.sees("live", ".live")
+    pages[1].close()
+    person.sees("not connected, trying again", ".live")
+    assert "mail" in person.text()
+    pages[1]._closed = False
+    shop.push(1, queue="images")
+    person.sees("images", "main")
+    person.sees("live", ".live")
+    assert "not connected" not in person.text(".live")
