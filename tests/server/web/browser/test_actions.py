@@ -59,7 +59,11 @@ def test_all_jobs_of_a_set(person: Person, shop: Shop, press: Callable[..., None
 def test_one_job_on_its_page(person: Person, shop: Shop, press: Callable[..., None]) -> None:
     bad, dead = shop.fail(1, "bad"), shop.fail(1, "dead", retry=-1)
     (later,) = shop.push(1, "later", at="2035-01-31T12:00:00Z")
-    for jid, text, queued in ((bad[0], "Retry", 1), (dead[0], "Retry", 2), (later, "Add to queue", 3)):
+    for jid, text, queued in (
+        (bad[0], "Retry", 1),
+        (dead[0], "Retry", 2),
+        (later, "Add to queue", 3),
+    ):
         person.open(f"/jobs/{jid}")
         press(text)
         person.sees("1 job was moved to its queue.", ".said")

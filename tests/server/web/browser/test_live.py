@@ -101,7 +101,9 @@ def test_rows_that_stay_are_the_same_elements(person: Person, shop: Shop) -> Non
             client.fetch("mail")
         shop.push(3, "more", queue="mail")
         person.sees("more-000002", "main")
-    same = person.js("[...document.querySelectorAll('tbody tr')].filter(r => rows.includes(r)).length")
+    same = person.js(
+        "[...document.querySelectorAll('tbody tr')].filter(r => rows.includes(r)).length"
+    )
     assert same == 15
     texts = person.js("[...document.querySelectorAll('tbody .job .soft')].map(e => e.textContent)")
     assert texts == [f"job-{n:06}" for n in range(5, 20)] + [f"more-{n:06}" for n in range(3)]

@@ -293,7 +293,10 @@ def test_the_pages_work_under_a_path(driver: Any, shop: Shop) -> None:
 
     shop.fill()
 
-    with serving(shop.server, wrap=lambda app: Starlette(routes=[Mount("/faktory", app)])) as (url, _):
+    with serving(shop.server, wrap=lambda app: Starlette(routes=[Mount("/faktory", app)])) as (
+        url,
+        _,
+    ):
         person = Person(driver, f"{url}/faktory")
         person.begin()
         person.open("/")
