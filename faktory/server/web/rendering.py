@@ -36,7 +36,13 @@ class Renderer:
             auto_reload=False,
         )
         self._environment.filters.update(
-            ago=ago, date=date, instant=instant, number=number, size=size, duration=duration, part=part
+            ago=ago,
+            date=date,
+            instant=instant,
+            number=number,
+            size=size,
+            duration=duration,
+            part=part,
         )
 
     def page(self, name: str, **values: Any) -> str:
