@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -37,3 +37,16 @@ def person(driver: Any, pages: tuple[str, Any]) -> Iterator[Person]:
     someone.begin()
     yield someone
     driver.get("about:blank")  # closes its stream
+
+
+@pytest.fixture(params=[True, False], ids=["script", "no script"])
+def press(request: pytest.FixtureRequest, person: Person) -> Callable[..., None]:
+    """Press a button, and confirm it where there is a question."""
+    person.set(script=request.param)
+
+    def press(text: str, within: str = "main") -> None:
+        person.press(text, within)
+        if request.param and person.all("dialog[open]"):
+            person.confirm(text)
+
+    return press

@@ -9,36 +9,7 @@ import pytest
 from ....support import wait_until
 from .support import Person, Shop
 
-
-@pytest.fixture(params=[True, False], ids=["script", "no script"])
-def press(request: pytest.FixtureRequest, person: Person) -> Callable[..., None]:
-    """Press a button, and confirm it where there is a question."""
-    person.set(script=request.param)
-
-    def press(text: str, within: str = "main") -> None:
-        person.press(text, within)
-        if request.param and person.all("dialog[open]"):
-            person.confirm(text)
-
-    return press
-
-
-def test_ticked_jobs(person: Person, shop: Shop, press: Callable[..., None]) -> None:
-    retries = shop.fail(5, "bad")
-    person.open("/retries")
-    person.tick(retries[1])
-    person.tick(retries[2])
-    press("Retry", ".chosen")
-    person.sees("2 jobs were moved to their queues.", ".said")
-    assert shop.sizes()["queued"] == 2
-    person.tick(retries[0])
-    press("Kill", ".chosen")
-    person.sees("1 job was killed.", ".said")
-    assert shop.sizes()["dead"] == 1
-    person.tick(retries[3])
-    press("Delete", ".chosen")
-    person.sees("1 job was deleted.", ".said")
-    assert shop.sizes() == {"queued": 2, "scheduled": 0, "retries": 1, "dead": 1, "working": 0}
+pytestmark = pytest.mark.soak
 
 
 def test_all_jobs_of_a_set(person: Person, shop: Shop, press: Callable[..., None]) -> None:

@@ -9,6 +9,8 @@ import pytest
 from ....support import wait_until
 from .support import Person, Shop
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture(autouse=True)
 def often(pages: tuple[str, Any]) -> None:
@@ -44,29 +46,6 @@ def test_a_page_changes_by_itself(person: Person, shop: Shop, path: str, text: s
         person.sees(text, "main")
         person.sees("2", ".pages [data-count=retries]")
     assert person.js("document.body.dataset.same") == "1"
-
-
-def test_an_update_keeps_ticked_boxes_and_the_focus(person: Person, shop: Shop) -> None:
-    first = shop.fail(4, "bad")
-    person.open("/retries")
-    person.sees("live", ".live")
-    person.tick(first[0])
-    person.tick(first[2])
-    person.driver.execute_script("window.box = document.activeElement")
-    shop.fail(3, "new")
-    person.sees("new-000002", "main")
-    with shop.client() as client:
-        client.discard("retries", jids=[first[1]])
-    wait_until(lambda: not person.holds(first[1], "main"))
-    ticked = [box.get_attribute("value").partition("|")[2] for box in person.all("tbody :checked")]
-    assert sorted(ticked) == [first[0], first[2]]
-    assert person.js("document.activeElement === window.box && window.box.isConnected")
-    assert person.button("Delete", ".chosen").is_enabled()
-    with shop.client() as client:
-        client.discard("retries", jids=[first[2]])  # the row that has the focus
-    wait_until(lambda: not person.holds(first[2], "main"))
-    assert person.js("document.activeElement.id") == "main"
-    person.sees("1 ticked", ".chosen")
 
 
 def test_an_update_keeps_typed_text_selection_scroll_and_what_is_open(
