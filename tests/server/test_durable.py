@@ -616,7 +616,17 @@ def test_a_full_disk_ends_the_process_with_1(path: Path) -> None:
     with EmbeddedServer(data=path):
         pass
     process = subprocess.Popen(
-        [sys.executable, "-m", "faktory", "server", "--no-web", "--bind", "127.0.0.1:0", "--data", str(path)],
+        [
+            sys.executable,
+            "-m",
+            "faktory",
+            "server",
+            "--no-web",
+            "--bind",
+            "127.0.0.1:0",
+            "--data",
+            str(path),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
