@@ -541,7 +541,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Broken]]:
     Broken.at = None
 
 
-@pytest.mark.parametrize("step", range(8))
+@pytest.mark.parametrize("step", range(9))
 def test_a_write_that_fails_ends_the_server_and_nothing_is_ahead_of_the_file(
     broken: type[Broken], path: Path, dial: Dial, step: int
 ) -> None:
@@ -563,10 +563,10 @@ def test_a_write_that_fails_ends_the_server_and_nothing_is_ahead_of_the_file(
             'FAIL {"jid":"job-0009","message":"boom"}',
             "INFO",
         )
-        if step == 7:
+        if step == 8:
             assert client.reply() == b"+OK"
             assert [word.split()[0] for word in broken.seen] == (
-                ["BEGIN", "DELETE", "INSERT", "INSERT", "DELETE", "REPLACE", "COMMIT"]
+                ["BEGIN", "DELETE", "INSERT", "INSERT", "UPDATE", "DELETE", "REPLACE", "COMMIT"]
             )
             return
         assert client.is_closed()

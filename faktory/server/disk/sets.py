@@ -28,10 +28,9 @@ class DurableQueue(deque[StoredJob]):
 
     def append(self, job: StoredJob, /) -> None:
         super().append(job)
-        if job.failure is None:
-            self._rows.append(self._journal.append(job.payload))
-        else:
-            self._rows.append(self._journal.append(job.payload, _runs(job)))
+        self._rows.append(row := self._journal.append(job.payload))
+        if job.failure is not None:
+            _keep_runs(self._journal, row, job)
 
     def popleft(self) -> StoredJob:
         job = super().popleft()
@@ -108,7 +107,10 @@ class DurableSet(_DurableSet[StoredJob]):
             next(self.pop_until(first))
 
     def _record(self, score: int, value: StoredJob) -> int:
-        return self._journal.add(self._place, score, value.payload, runs=_runs(value))
+        row = self._journal.add(self._place, score, value.payload)
+        if value.failure is not None:
+            _keep_runs(self._journal, row, value)
+        return row
 
 
 class DurableWorking(_DurableSet[Reservation]):
@@ -123,14 +125,15 @@ class DurableWorking(_DurableSet[Reservation]):
 
     def _record(self, score: int, value: Reservation, place: str = "working") -> int:
         job = value.job
-        runs = None if job.failure is None else _runs(job)
-        return self._journal.add(place, score, job.payload, value.wid, value.reserved_at, runs)
+        row = self._journal.add(place, score, job.payload, value.wid, value.reserved_at)
+        if job.failure is not None:
+            _keep_runs(self._journal, row, job)
+        return row
 
 
-def _runs(job: StoredJob) -> str | None:
-    """Return what the file has of a job's failed runs."""
-    runs = job.runs
-    return None if runs is None else runs.write()
+def _keep_runs(journal: Journal, row: int, job: StoredJob) -> None:
+    if job.runs is not None:
+        journal.keep_runs(row, job.runs.write())
 
 
 class DurableReservations(dict[str, Reservation]):
