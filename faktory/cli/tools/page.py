@@ -100,7 +100,7 @@ class Page:
             say(self._problem)
         elif self._socket is not None:
             self._thread = Thread(
-                target=self._serve, args=(server, say, self._socket), name="web", daemon=True
+                target=self._serve, args=(server, say, self._socket), name="faktory-web", daemon=True
             )
             self._thread.start()
 

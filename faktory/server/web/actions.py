@@ -30,8 +30,9 @@ def in_set(place: str, action: str, keys: Sequence[str]) -> Work:
     if action not in _REQUEUE and action not in ("delete", "kill"):
         raise _unknown(action)
     everything = list(keys) == ["all"]
-    wanted = [key for key in map(read_key, keys) if key is not None]
-    if not everything and len(wanted) != len(keys):
+    named = [key for key in keys if key != "all"]  # which means all where it is alone
+    wanted = [key for key in map(read_key, named) if key is not None]
+    if len(wanted) != len(named):
         raise Refused(400, "No such key", "A key is the time and the jid of a job: TIME|JID.")
 
     def work(state: ServerState) -> Steps[str]:

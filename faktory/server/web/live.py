@@ -1,9 +1,8 @@
 """Pages that change by themselves: a stream of server-sent events, each a page's `<main>`.
 
 Rules: a page is looked at and rendered once for all streams of the same path and query, and sent
-when it differs from what was sent last. Looking takes a twentieth of the time at most, however long
-one look takes. A stream ends when its client closes it, when the page cannot be read any more, and
-with `close`.
+when it differs from what was sent last. If one look takes long, the next one is put off. A stream
+ends when its client closes it, when the page cannot be read any more, and with `close`.
 """
 
 from __future__ import annotations
@@ -26,6 +25,9 @@ MAX_STREAMS: Final = 300
 
 INTERVAL: Final = 2.0
 """Seconds between two looks at a page."""
+
+MAX_PAUSE: Final = 5.0
+"""The same, where a look takes long."""
 
 SILENCE: Final = 15.0
 """Seconds after which a comment is sent, so that a proxy keeps the connection."""
@@ -141,7 +143,7 @@ class _Feed:
                     changed, self._changed = self._changed, asyncio.Event()
                     changed.set()
                 took = monotonic() - began
-                await asyncio.sleep(max(INTERVAL - took, 19 * took))
+                await asyncio.sleep(max(INTERVAL - took, min(4 * took, MAX_PAUSE)))
         except Refused:
             pass  # the server does not run
         except Exception:

@@ -10,7 +10,9 @@ import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import cache
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -23,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from ..administration import VERSION, information
+from ..administration import information
 from ..embedded import EmbeddedServer
 from ..slices import Steps
 from ..state import ServerState
@@ -274,7 +276,7 @@ class Pages:
             root,
             "" if self._read_only else self._token,
             self._read_only,
-            VERSION,
+            _version(),
             facts.edition,
             facts.durable,
             tab,
@@ -330,6 +332,15 @@ class _Static:
         if request.headers.get("if-none-match") == self._tag:
             return Response(status_code=304, headers=headers)
         return Response(self._body, media_type=self._type, headers=headers)
+
+
+@cache
+def _version() -> str:
+    """Return the version of this package; "" where it runs without being installed."""
+    try:
+        return version("faktory-worker")
+    except PackageNotFoundError:
+        return ""
 
 
 def _root(request: Request) -> str:

@@ -94,7 +94,7 @@ class Guard:
         self._password = password
         self._token = token.encode()
         self._read_only = read_only
-        self._hosts = {"localhost", *(name.lower().rstrip(".") for name in hosts)}
+        self._hosts = {"localhost", *(name.lower().rstrip(".") for name in hosts)} - {""}
         self._explain = explain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -50,14 +50,18 @@ class Answer:
     @property
     def token(self) -> str:
         """The token of the first form."""
-        found = re.search(r'name="token" value="([^"]+)"', self.text)
-        assert found is not None, self.text
-        return found[1]
+        return self.values("token")[0]
 
     def values(self, name: str) -> list[str]:
-        """Return the values of all inputs of this name."""
-        found = re.findall(rf'name="{name}" value="([^"]*)"', self.text)
-        return [html.unescape(value) for value in found]
+        """Return the values of all inputs of this name, of those for all jobs aside."""
+        inputs = [
+            dict(_ATTRIBUTE.findall(each)) for each in re.findall(r"<input\b[^>]*>", self.text)
+        ]
+        values = [html.unescape(each["value"]) for each in inputs if each.get("name") == name]
+        return [value for value in values if value != "all"]
+
+
+_ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
 
 
 class Web:

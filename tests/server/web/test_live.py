@@ -16,6 +16,7 @@ from .support import Stream, Web, fail, push, served
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "INTERVAL", 0.1)
+    monkeypatch.setattr(live_module, "MAX_PAUSE", 0.1)
 
 
 @pytest.fixture
