@@ -60,6 +60,7 @@ def serving(
 
     app = application(server, **options)
     live = app.close.__self__  # type: ignore[attr-defined]
+    live.interval = 0.2
     outer = wrap(app)
     outer.close = app.close
     runner = Runner(outer, sock := socket.create_server(("127.0.0.1", 0), backlog=128))
@@ -159,9 +160,8 @@ class Person:
         wait_until(lambda: self.holds(text, selector))
 
     def holds(self, text: str, selector: str = "body") -> bool:
-        return bool(
-            self.js("document.querySelector(arguments[0])?.innerText ?? ''", selector).count(text)
-        )
+        shown = self.js("document.querySelector(arguments[0])?.innerText ?? ''", selector)
+        return text in shown
 
     def too_wide(self) -> list[str]:
         """What makes the page scroll sideways."""

@@ -139,7 +139,7 @@ def test_a_result_is_said_once(person: Person, shop: Shop) -> None:
     assert "killed" not in person.text("body")
 
 
-def test_a_job_that_is_gone_is_no_error(person: Person, shop: Shop) -> None:
+def test_a_job_that_is_gone_is_named(person: Person, shop: Shop) -> None:
     (jid,) = shop.fail(1, "bad")
     person.set(script=False)  # the page does not notice
     person.open(f"/jobs/{jid}")

@@ -266,12 +266,11 @@ def test_the_pages_work_under_a_path(driver: Any, shop: Shop) -> None:
     from starlette.applications import Starlette
     from starlette.routing import Mount
 
-    shop.fill()
+    def wrap(app: Any) -> Starlette:
+        return Starlette(routes=[Mount("/faktory", app)])
 
-    with serving(shop.server, wrap=lambda app: Starlette(routes=[Mount("/faktory", app)])) as (
-        url,
-        _,
-    ):
+    shop.fill()
+    with serving(shop.server, wrap) as (url, _):
         person = Person(driver, f"{url}/faktory")
         person.begin()
         person.open("/")
