@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import assert_type
 
 from faktory.server import EmbeddedServer
+from faktory.server.lookup import Found
+from faktory.server.slices import Steps
+from faktory.server.state import ServerState
 
 
 def with_a_file(path: Path) -> None:
@@ -16,3 +20,13 @@ def with_a_file(path: Path) -> None:
     EmbeddedServer("127.0.0.1:0", data="jobs.db", sync="normal", enterprise=True)
     EmbeddedServer(data=path, sync="off")  # type: ignore[arg-type]
     EmbeddedServer(data=1)  # type: ignore[arg-type]
+
+
+def hits(state: ServerState) -> Steps[int]:
+    yield
+    return len((yield from state.store.search("boom", 10)).found)
+
+
+def works(server: EmbeddedServer) -> None:
+    assert_type(server.perform(hits), Future[int])
+    assert_type(server.perform(lambda state: state.store.find("jid")), Future[list[Found]])
