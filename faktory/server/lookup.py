@@ -160,9 +160,11 @@ class Lookup:
         """Find a job wherever it is; it may be in several places."""
         found: dict[int, Found] = {}
         for some in self._walk():
-            for number, job in enumerate(some.jobs):
-                if job.jid == jid:
-                    found[id(job)] = some.found(number)
+            jids = [job.jid for job in some.jobs]
+            if jid in jids:
+                for number, job in enumerate(some.jobs):
+                    if job.jid == jid:
+                        found[id(job)] = some.found(number)
             yield
         return list(found.values())
 
