@@ -50,7 +50,9 @@ PAGES = [
     ROOT / "benchmarks/README.md",
 ]
 LINKING = [*filter(Path.exists, (*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"))]
-OPTIONAL = r"starlette|flask|fastapi|aiohttp|opentelemetry\.sdk|sentry_sdk|prometheus_client|sqlalchemy"
+OPTIONAL = (
+    r"starlette|flask|fastapi|aiohttp|opentelemetry\.sdk|sentry_sdk|prometheus_client|sqlalchemy"
+)
 LANGUAGES = {"python", "sh", "output", "toml", "ini", "dockerfile", "text"}
 
 KEEPS_RUNNING = re.compile(

@@ -1,4 +1,4 @@
-"""The failed runs of a job, which its page shows. They are no part of its payload."""
+"""The failed runs of a job, which its page shows. They do not go into its payload."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_check_shows_what_is_in_a_file(path: Path) -> None:
     before = path.read_bytes()
     shown = _check(path)
     for text in (
-        f"{path}, version 1, not in use",
+        f"{path}, version 2, not in use",
         "4 processed, 4 failures",
         "queue big: 599 jobs, the oldest waits for ",
         "queue dead: 0 jobs",
@@ -151,12 +151,12 @@ def test_check_ends_with_1_for_what_is_not_sound(path: Path, tmp_path: Path) -> 
     newer, text, blank = tmp_path / "newer.db", tmp_path / "text.db", tmp_path / "blank.db"
     fill(newer)
     with closing(sqlite3.connect(newer)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     text.write_text("my diary\n" * 100)
     blank.write_bytes(b"")
     for each, reason in (
         (path, "is damaged: "),
-        (newer, "has version 2, written by a newer faktory-worker"),
+        (newer, "has version 3, written by a newer faktory-worker"),
         (text, "is not a database"),
         (blank, "is empty"),
         (tmp_path / "nowhere.db", "there is no such file"),

@@ -140,7 +140,10 @@ def test_help_names_the_variable_of_the_password_and_not_its_value() -> None:
     [
         ([], "the following arguments are required: TOOL"),
         (["nonsense"], "invalid choice: 'nonsense'"),
-        (["server", "--no-web", "--bind", "nonsense"], "python -m faktory server: bind is 'nonsense'"),
+        (
+            ["server", "--no-web", "--bind", "nonsense"],
+            "python -m faktory server: bind is 'nonsense'",
+        ),
         (["server", "--max-memory", "0"], "python -m faktory server: max_memory is 0: it must be"),
         (["server", "--tls-key", "x"], "python -m faktory server: TLS needs both"),
         (

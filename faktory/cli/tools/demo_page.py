@@ -43,7 +43,7 @@ def _push(ended: Event) -> None:
     @faktory.job(name="ResizeImage", queue="images", retry=-1)
     def resize_image(path: str, _width: int) -> None:
         if path.endswith(".tiff"):
-            raise ValueError(f"{path} is no image: its header has 0 bytes")
+            raise ValueError(f"{path} is not an image: its header is empty")
 
     @faktory.job(name="YearlyReport", queue="reports")
     def yearly_report(_year: int) -> None:

@@ -66,7 +66,7 @@ class Page:
         if not self._wanted:
             return
         try:
-            self._host, port = parse_bind(self._asked or _DEFAULT)
+            self._host, port = parse_bind(_DEFAULT if self._asked is None else self._asked)
         except ValueError:
             raise UsageError(
                 f"--web is {self._asked!r}: write host:port, for example {_DEFAULT}."
@@ -100,7 +100,10 @@ class Page:
             say(self._problem)
         elif self._socket is not None:
             self._thread = Thread(
-                target=self._serve, args=(server, say, self._socket), name="faktory-web", daemon=True
+                target=self._serve,
+                args=(server, say, self._socket),
+                name="faktory-web",
+                daemon=True,
             )
             self._thread.start()
 

@@ -1,8 +1,8 @@
 """Records what changes, and writes it in one commit.
 
 Rules: a job has a row in `jobs` for each place where it is, made when it comes and deleted when it
-goes; rows never change. What changes in place is an entry: it is only noted as touched, and written
-as it is at the commit. Nothing here forgets a change that was not committed.
+goes; after its commit a row never changes. What changes in place is an entry: it is only noted as
+touched, and written as it is at the commit. Nothing here forgets a change that was not committed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from .file import DataFile
 
-Row = tuple[int, str, int | str | None, str | None, int | None, bytes, str | None]
-"""A row of `jobs`: id, place, at, wid, reserved_at, job, and its failed runs if there are any. Of a
-job in a queue there is nothing between its place, "queue", and the job."""
+Row = tuple[int, str, int | str, str | None, int | None, bytes]
+"""A row of `jobs`: id, place, at, wid, reserved_at, job. Of a job in a queue there is nothing
+between its place, "queue", and the job."""
 
 Value = tuple[int | str, object]
 """What an entry has beside kind and key: `at`, `value`."""
@@ -54,6 +54,8 @@ class Journal:
         self._queued: dict[int, tuple[int, bytes]] = {}
         """New rows of queues: id and job. Most are such, and take a quarter less time so."""
         self._added: dict[int, Row] = {}
+        self._runs: list[tuple[str, int]] = []
+        """The failed runs of new rows: few have any, and the others do not pay for them."""
         self._removed: list[tuple[int]] = []
         self._touched: dict[tuple[str, bytes], Source] = {}
         self._cleared = False
@@ -65,13 +67,10 @@ class Journal:
 
     # Changes.
 
-    def append(self, job: bytes, runs: str | None = None) -> int:
+    def append(self, job: bytes) -> int:
         """Add a job to its queue; return its row's id."""
         self._last = row = self._last + 1
-        if runs is None:
-            self._queued[row] = (row, job)
-        else:
-            self._added[row] = (row, "queue", None, None, None, job, runs)
+        self._queued[row] = (row, job)
         if not self.pending:
             self.change()
         return row
@@ -83,14 +82,17 @@ class Journal:
         job: bytes,
         wid: str | None = None,
         reserved_at: int | None = None,
-        runs: str | None = None,
     ) -> int:
         """Add a job in another place; return its row's id."""
         self._last = row = self._last + 1
-        self._added[row] = (row, place, to_column(at), wid, reserved_at, job, runs)
+        self._added[row] = (row, place, to_column(at), wid, reserved_at, job)
         if not self.pending:
             self.change()
         return row
+
+    def keep_runs(self, row: int, runs: str) -> None:
+        """Keep the failed runs of a job that has just been added."""
+        self._runs.append((runs, row))
 
     def remove(self, row: int) -> None:
         """Remove a job from where it was added."""
@@ -142,7 +144,11 @@ class Journal:
             queued = "INSERT INTO jobs (id, place, job) VALUES (?, 'queue', ?)"
             executemany(queued, self._queued.values())
         if self._added:
-            executemany("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?)", self._added.values())
+            columns = "id, place, at, wid, reserved_at, job"
+            added = f"INSERT INTO jobs ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
+            executemany(added, self._added.values())
+        if self._runs:
+            executemany("UPDATE jobs SET runs = ? WHERE id = ?", self._runs)
         counters = self.counters()
         if self._touched or counters != self._counted:
             self._write_entries(counters)
@@ -173,5 +179,6 @@ class Journal:
         self.pending = self._cleared = False
         self._queued.clear()
         self._added.clear()
+        self._runs.clear()
         self._removed.clear()
         self._touched.clear()

@@ -81,7 +81,7 @@ class DurableStore(Store):
         self.failures = counters.pop("failures", 0)
         self.expired = counters.pop("expired", 0)
         self.enqueued.update(counters)
-        self._days.load((self.processed, self.failures))
+        self._days.load((self.processed, self.failures), self.clock())
         for row, place, at, wid, reserved_at, payload, runs in self._journal.jobs():
             job = read_job(payload)
             if runs is not None and job.failure is not None:
@@ -152,11 +152,10 @@ class _Days:
         self._journal = journal
         series.on_change = self._touch
 
-    def load(self, counters: tuple[int, int]) -> None:
+    def load(self, counters: tuple[int, int], now: int) -> None:
         """Take what the file has. What was counted after the last sample is of its day."""
         series = self._series
-        series.sampled = counters  # of a file without a sample nobody knows the days
-        last = counters
+        last, series.sampled_at = counters, now  # without a sample nobody knows the days
         for key, at, value in self._journal.entries(self.kind):
             processed, failures = map(int, json.loads(value))
             if key == _LAST_SAMPLE:

@@ -1,7 +1,7 @@
 """What the forms do, in the server's thread; each returns the sentence that the next page shows.
 
-Rules: the words are those of the buttons. What is not there any more is said, and is no error; what
-makes no sense raises Refused.
+Rules: the words are those of the buttons. That something is not there any more is said, and is not
+an error; what makes no sense raises WebError.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..errors import CommandError
 from ..lookup import read_key, write_key
 from ..slices import Steps
 from ..state import ServerState
-from .security import Refused
+from .security import WebError
 
 Work = Callable[[ServerState], Steps[str]]
 
@@ -33,7 +33,7 @@ def in_set(place: str, action: str, keys: Sequence[str]) -> Work:
     named = [key for key in keys if key != "all"]  # which means all where it is alone
     wanted = [key for key in map(read_key, named) if key is not None]
     if len(wanted) != len(named):
-        raise Refused(400, "No such key", "A key is the time and the jid of a job: TIME|JID.")
+        raise WebError(400, "No such key", "A key is the time and the jid of a job: TIME|JID.")
 
     def work(state: ServerState) -> Steps[str]:
         if not keys:
@@ -112,7 +112,7 @@ def signal(wids: Sequence[str], name: str) -> Work:
             return "That worker is not connected any more." if wids else "No worker was named."
         whom = "The worker was" if len(records) == 1 else f"{len(records):,} workers were"
         what = "be quiet" if state_name == "quiet" else "stop"
-        return f"{whom} asked to {what}: a worker hears of it by its next BEAT."
+        return f"{whom} asked to {what}: it is answered to its next BEAT."
 
     return work
 
@@ -149,5 +149,5 @@ def _said(count: int, wanted: int | None, did: str) -> str:
     return text
 
 
-def _unknown(action: str) -> Refused:
-    return Refused(400, "No such action", f"There is no action {action[:50]!r} here.")
+def _unknown(action: str) -> WebError:
+    return WebError(400, "No such action", f"There is no action {action[:50]!r} here.")

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Final
 
 from ...wire.log import Log
-from .security import Receive, Refused, Scope, Send
+from .security import Receive, Scope, Send, WebError
 
 Render = Callable[[], Awaitable[str]]
 
@@ -144,7 +144,7 @@ class _Feed:
                     changed.set()
                 took = monotonic() - began
                 await asyncio.sleep(max(INTERVAL - took, min(4 * took, MAX_PAUSE)))
-        except Refused:
+        except WebError:
             pass  # the server does not run
         except Exception:
             _log.exception("a page failed")

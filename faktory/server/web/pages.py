@@ -34,7 +34,7 @@ from .live import Live, Stream
 from .models import Site
 from .reading import Facts, Window
 from .rendering import Renderer, main_of, part
-from .security import FORM, Refused, Scope
+from .security import FORM, Scope, WebError
 
 T = TypeVar("T")
 
@@ -112,7 +112,9 @@ class Pages:
                 Route("/health", self.health, methods=["GET"]),
                 Route("/static/{name}", self.static, methods=["GET"]),
             ],
-            exception_handlers=dict.fromkeys((HTTPException, Refused, Exception), self._on_refused),
+            exception_handlers=dict.fromkeys(
+                (HTTPException, WebError, Exception), self._on_refused
+            ),
         )
 
     # Pages.
@@ -229,7 +231,7 @@ class Pages:
             reason: object = "it was stopped."
         except RuntimeError as error:
             reason = error
-        raise Refused(503, "No server", f"The server does not run: {reason}")
+        raise WebError(503, "No server", f"The server does not run: {reason}")
 
     async def _page(
         self,
@@ -260,7 +262,7 @@ class Pages:
 
         if _wants_stream(request):
             if self.live.is_full:
-                raise Refused(503, "Too many", "There are too many open pages.")
+                raise WebError(503, "Too many", "There are too many open pages.")
 
             async def render_main() -> str:
                 return main_of((await render())[1])
@@ -291,7 +293,7 @@ class Pages:
     def _message(self, values: dict[str, Any], title: str, text: str) -> str:
         return self._renderer.page("message", title=title, text=text, **values)
 
-    def explain(self, scope: Scope, refused: Refused) -> bytes:
+    def explain(self, scope: Scope, refused: WebError) -> bytes:
         """Write the page of a refusal, which says nothing of the server."""
         site = Site(scope.get("root_path", ""), "", True, "", "", None, "", "", "")
         values = {"site": site, "counts": None, "now": 0}
@@ -300,11 +302,11 @@ class Pages:
     async def _on_refused(self, request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
             if error.status_code == 405:
-                error = Refused(405, "Not that way", "Nothing can be sent to this page.")
+                error = WebError(405, "Not that way", "Nothing can be sent to this page.")
             else:
-                error = Refused(error.status_code, "No such page", "There is nothing here.")
-        elif not isinstance(error, Refused):
-            error = Refused(500, "An error", "This page has failed. The server's log says why.")
+                error = WebError(error.status_code, "No such page", "There is nothing here.")
+        elif not isinstance(error, WebError):
+            error = WebError(500, "An error", "This page has failed. The server's log says why.")
         return HTMLResponse(self.explain(request.scope, error), error.status)
 
 

@@ -52,6 +52,7 @@ class Runner:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
+                interface="asgi3",
                 http=_Protocol,
                 ws="none",
                 lifespan="off",

@@ -1,6 +1,6 @@
 """Who may see and do what: each request passes here first, each answer last.
 
-Rules: an answer, whatever it is, has the headers below. Without a password the Host must be this
+Rules: all answers have the headers below. Without a password the Host must be this
 machine's name: else a page of another site could read this one, through a name of its own that
 leads here (DNS rebinding). A form is accepted with the token of this application and, where the
 browser says where it comes from, from here only. What a client sends is read up to a limit, and
@@ -63,7 +63,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 _log = Log(logging.getLogger("faktory.server"))
 
 
-class Refused(Exception):
+class WebError(Exception):
     """A request is answered with an error."""
 
     def __init__(self, status: int, title: str, text: str) -> None:
@@ -84,7 +84,7 @@ class Guard:
         token: str,
         read_only: bool,
         hosts: Iterable[str],
-        explain: Callable[[Scope, Refused], bytes],
+        explain: Callable[[Scope, WebError], bytes],
         close: Callable[[], None],
     ) -> None:
         """`hosts` may be names beside localhost; `explain` writes the page of a refusal."""
@@ -117,7 +117,7 @@ class Guard:
         try:
             await self._check(scope, receive)
             await self.app(scope, receive, guarded)
-        except Refused as refused:
+        except WebError as refused:
             if not answering:
                 await self._refuse(scope, guarded, refused)
         except Exception:
@@ -125,9 +125,9 @@ class Guard:
             if answering:
                 raise
             text = "This page has failed. The server's log says why."
-            await self._refuse(scope, guarded, Refused(500, "An error", text))
+            await self._refuse(scope, guarded, WebError(500, "An error", text))
 
-    async def _refuse(self, scope: Scope, send: Send, refused: Refused) -> None:
+    async def _refuse(self, scope: Scope, send: Send, refused: WebError) -> None:
         body = self._explain(scope, refused)
         headers = [
             (b"content-type", b"text/html; charset=utf-8"),
@@ -150,7 +150,7 @@ class Guard:
             _check_password(headers, password)
         method = scope["method"]
         if method not in ("GET", "HEAD", "POST"):
-            raise Refused(405, "Not that way", f"There is nothing to {method[:20]} here.")
+            raise WebError(405, "Not that way", f"There is nothing to {method[:20]} here.")
         if method == "POST":
             self._check_origin(scope, host)
             scope[FORM] = await self._form(scope, receive)
@@ -163,7 +163,7 @@ class Guard:
         try:
             ip_address(name.removeprefix("[").removesuffix("]"))
         except ValueError:
-            raise Refused(
+            raise WebError(
                 421,
                 "Another name",
                 "Without a password this page is shown under the name localhost or the "
@@ -174,7 +174,7 @@ class Guard:
 
     def _check_origin(self, scope: Scope, host: str | None) -> None:
         if self._read_only:
-            raise Refused(403, "Read only", "Nothing can be changed here: it is for reading only.")
+            raise WebError(403, "Read only", "Nothing can be changed here: it is for reading only.")
         origin = _single(scope["headers"], b"origin")
         if origin is None:
             return  # not from a page in a browser; the token decides
@@ -182,7 +182,7 @@ class Guard:
         theirs = None if found is None else _host_and_port(found[2], found[1])
         ours = None if host is None else _host_and_port(host, scope["scheme"])
         if found is None or found[1] != scope["scheme"] or theirs is None or theirs != ours:
-            raise Refused(
+            raise WebError(
                 403,
                 "From elsewhere",
                 "This form comes from another site, so nothing was done. Behind a proxy: it must "
@@ -192,7 +192,7 @@ class Guard:
     async def _form(self, scope: Scope, receive: Receive) -> list[tuple[str, str]]:
         kind = (_single(scope["headers"], b"content-type") or "").partition(";")[0]
         if kind.strip().lower() != "application/x-www-form-urlencoded":
-            raise Refused(415, "Not a form", "Send a form as application/x-www-form-urlencoded.")
+            raise WebError(415, "Not a form", "Send a form as application/x-www-form-urlencoded.")
         body = await _body(scope, receive)
         try:
             fields = parse_qsl(
@@ -200,11 +200,11 @@ class Guard:
             )
         except ValueError:
             text = f"A form has {MAX_FIELDS} fields at most, so nothing was done. Tick fewer rows."
-            raise Refused(400, "Too much", text) from None
+            raise WebError(400, "Too much", text) from None
         tokens = [value for name, value in fields if name == "token"]
         given = tokens[0].encode("utf-8", "replace") if len(tokens) == 1 else b""
         if not compare_digest(given, self._token):
-            raise Refused(
+            raise WebError(
                 403,
                 "An old page",
                 "This form was made before the server was started, so nothing was done. Go back, "
@@ -214,7 +214,7 @@ class Guard:
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:
-    too_large = Refused(
+    too_large = WebError(
         413, "Too large", f"A form has {MAX_BODY:,} bytes at most, so nothing was done."
     )
     length = _single(scope["headers"], b"content-length")
@@ -226,14 +226,14 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
-                    raise Refused(400, "Cut off", "The form did not come as a whole.")
+                    raise WebError(400, "Cut off", "The form did not come as a whole.")
                 body += message.get("body", b"")
                 if len(body) > MAX_BODY:
                     raise too_large
                 if not message.get("more_body"):
                     return bytes(body)
     except TimeoutError:
-        raise Refused(408, "Too slow", "The form did not come in time.") from None
+        raise WebError(408, "Too slow", "The form did not come in time.") from None
 
 
 def _check_password(headers: Iterable[tuple[bytes, bytes]], password: str) -> None:
@@ -245,16 +245,16 @@ def _check_password(headers: Iterable[tuple[bytes, bytes]], password: str) -> No
         except (binascii.Error, ValueError):
             given = b""
     if not compare_digest(given, password.encode("utf-8", "surrogateescape")):
-        raise Refused(
+        raise WebError(
             401, "A password", "The password of the server is needed; the user's name may be any."
         )
 
 
 def _single(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
-    """Return a header; Refused if there are several, of which each might be meant."""
+    """Return a header; WebError if there are several, of which each might be meant."""
     values = [value for each, value in headers if each.lower() == name]
     if len(values) > 1:
-        raise Refused(400, "Twice", f"The header {name.decode()} comes more than once.")
+        raise WebError(400, "Twice", f"The header {name.decode()} comes more than once.")
     return values[0].decode("latin-1").strip() if values else None
 
 

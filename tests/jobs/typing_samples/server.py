@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import assert_type
-
-from starlette.applications import Starlette
-from starlette.routing import Mount
+from typing import Any, assert_type
 
 from faktory.server import EmbeddedServer, web
+
+Message = MutableMapping[str, Any]
+ASGIApplication = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
+    Awaitable[None],
+]
 
 
 def with_a_file(path: Path) -> None:
@@ -21,8 +25,8 @@ def with_a_file(path: Path) -> None:
     EmbeddedServer(data=1)  # type: ignore[arg-type]
 
 
-def in_a_browser(server: EmbeddedServer) -> Starlette:
-    app = web.application(server, read_only=True, hosts=["jobs.example.com"])
-    web.application(server, True)  # type: ignore[misc]
+def in_a_browser(server: EmbeddedServer) -> None:
+    app: ASGIApplication = web.application(server, read_only=True, hosts=["jobs.example.com"])
+    assert callable(app)
+    web.application(server, True)  # type: ignore[call-arg]
     web.application("tcp://localhost")  # type: ignore[arg-type]
-    return Starlette(routes=[Mount("/jobs", app)])

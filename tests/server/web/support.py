@@ -6,7 +6,7 @@ import html
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from threading import Thread
@@ -167,12 +167,17 @@ def check_headers(answer: Answer) -> None:
     assert not answer["server"]
 
 
-@contextmanager
-def served(server: EmbeddedServer, **options: Any) -> Iterator[Web]:
+def served(server: EmbeddedServer, **options: Any) -> AbstractContextManager[Web]:
     """Serve the pages of a server."""
+    return serving(application(server, **options))
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[Web]:
+    """Serve an application."""
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
-    runner = Runner(application(server, **options), sock)
+    runner = Runner(app, sock)
     thread = Thread(target=runner.run, name="web")
     thread.start()
     try:

@@ -351,7 +351,7 @@ def test_workers_are_asked_to_be_quiet_and_to_stop(
     assert "not connected any more" in page.text
 
 
-def test_a_worker_hears_of_it(server: EmbeddedServer, web: Web) -> None:
+def test_a_worker_stops_when_asked_to(server: EmbeddedServer, web: Web) -> None:
     from threading import Thread
 
     worker = faktory.Worker(server.url, queues=["none"])

@@ -619,7 +619,7 @@ def test_a_proxy_may_name_a_prefix(server: EmbeddedServer, web: Web) -> None:
 @pytest.mark.parametrize(
     "prefix", ["//evil.example", "http://evil.example", '/"><script>', "/a b", "/" + "x" * 300, ""]
 )
-def test_a_prefix_that_is_no_path_is_ignored(web: Web, prefix: str) -> None:
+def test_a_prefix_that_is_not_a_path_is_ignored(web: Web, prefix: str) -> None:
     page = web.get("/queues", X_Script_Name=prefix)
     assert page.status == 200
     assert 'href="/static/page.css"' in page.text
