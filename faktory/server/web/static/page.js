@@ -40,8 +40,10 @@ function patchChildren(old, fresh) {
   }
   let place = old.firstChild;
   for (const next of [...fresh.childNodes]) {
-    let match = key(next) ? keyed.get(key(next)) : place;
-    while (match && !key(next) && (key(match) || match.nodeName !== next.nodeName))
+    const name = key(next);
+    let match = name ? keyed.get(name) : place;
+    keyed.delete(name); // a queue may have a jid twice
+    while (match && !name && (key(match) || match.nodeName !== next.nodeName))
       match = match.nextSibling;
     if (!match || match.nodeName !== next.nodeName) {
       old.insertBefore(next, place);
@@ -175,10 +177,11 @@ document.addEventListener("submit", (event) => {
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input:not([type=checkbox]), textarea, select, dialog");
-  if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const search = find("#q");
+  if (event.key !== "/" || typing || !search || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
-  find("#q").focus();
-  find("#q").select();
+  search.focus();
+  search.select();
 });
 
 const address = new URL(location.href);

@@ -80,6 +80,19 @@ def test_rows_that_stay_are_the_same_elements(person: Person, shop: Shop) -> Non
     assert texts == [f"job-{n:06}" for n in range(5, 20)] + [f"more-{n:06}" for n in range(3)]
 
 
+def test_a_jid_that_a_queue_has_twice(person: Person, shop: Shop) -> None:
+    for _ in range(2):
+        shop.push(2, queue="mail")
+    person.open("/queues/mail")
+    person.sees("live", ".live")
+    for jid in ("more", "last"):
+        shop.push(1, jid, queue="mail")
+        person.sees(f"{jid}-000000", "main")
+    texts = person.js("[...document.querySelectorAll('tbody .job .soft')].map(e => e.textContent)")
+    jobs = [f"job-{n:06}" for n in (0, 1, 0, 1)]
+    assert texts == [*jobs, "more-000000", "last-000000"]
+
+
 def test_a_hidden_page_has_no_stream(person: Person, shop: Shop, pages: tuple[str, Any]) -> None:
     live = pages[1]
     person.open("/queues")
