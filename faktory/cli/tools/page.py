@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
-from ...server.listener import is_loopback, parse_bind
 from ..exits import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +62,8 @@ class Page:
 
     def bind(self) -> None:
         """Bind the port; UsageError or OSError if it was asked for and cannot be."""
+        from ...server.listener import is_loopback, parse_bind  # which need the core
+
         if not self._wanted:
             return
         try:

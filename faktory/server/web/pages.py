@@ -29,7 +29,7 @@ from ..administration import information
 from ..embedded import EmbeddedServer
 from ..slices import Steps
 from ..state import ServerState
-from . import actions, reading
+from . import actions, reading, rows
 from .live import Live, Stream
 from .models import Site
 from .reading import Facts, Window
@@ -128,8 +128,9 @@ class Pages:
         return await self._page(request, "queues", "queues", reading.queues(_window(request)))
 
     async def queue(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        return await self._page(request, "queue", "queues", reading.queue(name, _window(request)))
+        read = reading.queue(request.path_params["name"], _window(request))
+        missing = ("No such queue", "It comes with its first job.")
+        return await self._page(request, "queue", "queues", read, missing=missing)
 
     async def busy(self, request: Request) -> Response:
         return await self._page(request, "busy", "busy", reading.busy(_window(request)))
@@ -145,7 +146,8 @@ class Pages:
     async def job(self, request: Request) -> Response:
         jid = request.path_params["jid"]
         read = reading.job(jid, f"/jobs/{part(jid)}")
-        return await self._page(request, "job", "", read, reading.readable)
+        missing = ("No such job", "It is done, or deleted: a server keeps no jobs that are done.")
+        return await self._page(request, "job", "", read, rows.readable, missing=missing)
 
     async def search(self, request: Request) -> Response:
         if _wants_stream(request):
@@ -155,7 +157,9 @@ class Pages:
             await asyncio.sleep(0.05)
         self._searches += 1
         try:
-            return await self._page(request, "search", "search", reading.search(text), query=text)
+            return await self._page(
+                request, "search", "search", reading.search(text), searched=text
+            )
         finally:
             self._searches -= 1
 
@@ -206,7 +210,7 @@ class Pages:
         jid, form = request.path_params["jid"], _form(request)
         done = await self._ask(actions.on_job(jid, form))
         left = await self._ask(reading.job(jid, ""))
-        if left.copies:
+        if left is not None:
             return self._done(request, done, f"/jobs/{part(jid)}")
         return self._done(request, done, _PLACES.get(form.get("place", ""), "/"), here=True)
 
@@ -240,24 +244,21 @@ class Pages:
         tab: str,
         read: Read[T],
         finish: Callable[[T], T] | None = None,
-        query: str = "",
+        searched: str = "",
+        missing: tuple[str, str] = ("", ""),
     ) -> Response:
+        """Answer with a page; where `read` finds nothing, with `missing`: title and text."""
         number = request.query_params.get("done", "")
         root = _root(request)
 
         async def render() -> tuple[int, str]:
             facts, page = await self._ask(reading.with_facts(read))
-            site = self._site(root, facts, tab, self._notice(number), query)
+            site = self._site(root, facts, tab, self._notice(number), searched)
             values = {"site": site, "counts": facts.counts, "now": facts.now}
             if page is None:
-                return 404, self._message(
-                    values, "No such queue", "It may come with its first job."
-                )
+                return 404, self._message(values, *missing)
             if finish is not None:
                 page = finish(page)
-            if name == "job" and not page.copies:  # type: ignore[attr-defined]
-                text = "It is done, or deleted: a server keeps no jobs that are done."
-                return 404, self._message(values, "No such job", text)
             return 200, self._renderer.page(name, page=page, **values)
 
         if _wants_stream(request):
@@ -267,8 +268,9 @@ class Pages:
             async def render_main() -> str:
                 return main_of((await render())[1])
 
+            query = request.scope["query_string"].decode("latin-1")
             return _StreamResponse(
-                self.live, f"{root} {request.url.path}?{request.url.query}", render_main
+                self.live, f"{root} {request.scope['path']}?{query}", render_main
             )
         status, text = await render()
         return HTMLResponse(text.encode("utf-8", "replace"), status)

@@ -1,55 +1,48 @@
 """Makes models from the state, in the server's thread, in slices, and of lists one page only.
 
-Rules: what returns Steps runs in that thread. What is long, such as a job's arguments in lines, is
-only taken along as it is, and made readable by `readable`, outside.
+Rule: what returns Steps runs in that thread.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 from ..administration import VERSION
-from ..errors import CommandError
-from ..go import time as go_time
 from ..go.time import SECOND
-from ..job import Reservation, StoredJob
-from ..lookup import Found as At
-from ..lookup import queue_page, write_key
+from ..job import StoredJob
+from ..lookup import queue_page
 from ..operations import DEAD_FOR
 from ..slices import Steps, chunks, in_order
 from ..state import ServerState
 from ..store import Store
-from ..workers import ClientRecord
 from .models import (
     BusyPage,
     Counts,
     Found,
     IndexPage,
-    JobCopy,
     JobList,
     JobPage,
     JobRow,
     Point,
     QueueList,
     QueuePage,
-    QueueRow,
-    Run,
     SearchPage,
-    WorkerRow,
+)
+from .rows import (
+    copy_of,
+    job_row,
+    queue_row,
+    read_instant,
+    reserved_row,
+    row_of,
+    set_row,
+    worker_row,
 )
 
 T = TypeVar("T")
-
-SHORT: Final = 300
-"""Characters of arguments and errors in a list."""
-
-LONG: Final = 64 * 1024
-"""Characters of arguments on a job's page."""
 
 FOUND: Final = 100
 """Jobs that a search shows."""
@@ -61,19 +54,6 @@ SETS: Final = {"retries": "Retries", "scheduled": "Scheduled", "dead": "Dead"}
 """The sets, and the titles of their lists."""
 
 PATHS: Final = {"retries": "/retries", "scheduled": "/scheduled", "dead": "/morgue"}
-
-ACTIONS: Final = {
-    "queue": ["delete"],
-    "busy": [],
-    "retries": ["retry", "kill", "delete"],
-    "scheduled": ["add to queue", "kill", "delete"],
-    "dead": ["retry", "delete"],
-}
-"""What can be done with a job in each place."""
-
-_STATES: Final = {"": "running", "quiet": "quiet", "terminate": "stopping"}
-
-_ESCAPE: Final = re.compile(r"\\(u003c|u003e|u0026|u2028|u2029|.)", re.DOTALL)
 
 _LATELY: Final = 100
 """Retries at both ends among which those that failed last are looked for."""
@@ -174,11 +154,11 @@ def _last_failed(store: Store) -> Steps[list[JobRow]]:
     far = store.retries.page(max(len(near), len(store.retries) - _LATELY), _LATELY)
     yield
     for score, _, job in near + far:
-        found.append((_failed_at(job, score), _set_row("retries", score, job)))
+        found.append((_failed_at(job, score), set_row("retries", score, job)))
     yield
     for score, _, job in store.dead.page(0, 5, reverse=True):
         if job.failure is not None:
-            found.append((score - DEAD_FOR * SECOND, _set_row("dead", score, job)))
+            found.append((score - DEAD_FOR * SECOND, set_row("dead", score, job)))
     found.sort(key=lambda each: each[0], reverse=True)
     return [row for _, row in found[:5]]
 
@@ -200,7 +180,7 @@ def queues(window: Window) -> Callable[[ServerState], Steps[QueueList]]:
         names = yield from in_order(list(store.queues))
         rows = []
         for some in chunks(islice(names, start, start + window.size), 50):
-            rows += [_queue_row(store, name) for name in some if name in store.queues]
+            rows += [queue_row(store, name) for name in some if name in store.queues]
             yield
         return QueueList(rows, total, page, pages, window.size, "/queues")
 
@@ -220,11 +200,11 @@ def queue(name: str, window: Window) -> Callable[[ServerState], Steps[QueuePage 
         page, pages, start = window.of(total)
         rows = []
         for some in chunks(queue_page(jobs, start, window.size), 20):
-            rows += [job_row(job, _instant(job.enqueued_at), job.jid) for job in some]
+            rows += [job_row(job, read_instant(job.enqueued_at), job.jid) for job in some]
             yield
         path = f"/queues/{name}"
         listed = JobList(name, "queue", rows, total, page, pages, window.size, path)
-        return QueuePage(_queue_row(store, name), listed)
+        return QueuePage(queue_row(store, name), listed)
 
     return read
 
@@ -239,7 +219,7 @@ def jobs(place: str, window: Window) -> Callable[[ServerState], Steps[JobList]]:
         rows = []
         reverse = place == "dead"
         for some in chunks(members.page(start, window.size, reverse), 20):
-            rows += [_set_row(place, score, job) for score, _, job in some]
+            rows += [set_row(place, score, job) for score, _, job in some]
             yield
         return JobList(SETS[place], place, rows, total, page, pages, window.size, PATHS[place])
 
@@ -262,12 +242,12 @@ def busy(window: Window) -> Callable[[ServerState], Steps[BusyPage]]:
             yield
         rows = []
         for members in chunks(store.working.page(start, window.size), 20):
-            rows += [_reserved_row(each) for _, _, each in members]
+            rows += [reserved_row(each) for _, _, each in members]
             yield
         listed = JobList(
             "Busy", "busy", rows, len(store.working), page, pages, window.size, "/busy"
         )
-        return BusyPage([_worker_row(each, has) for each in shown], len(workers), listed)
+        return BusyPage([worker_row(each, has) for each in shown], len(workers), listed)
 
     return read
 
@@ -279,175 +259,22 @@ def search(text: str) -> Callable[[ServerState], Steps[SearchPage]]:
         hits = yield from state.store.search(text, FOUND)
         rows = []
         for some in chunks(hits.found, 20):
-            rows += [Found(each.place, _row_of(each)) for each in some]
+            rows += [Found(each.place, row_of(each)) for each in some]
             yield
         return SearchPage(rows, FOUND, not hits.is_all)
 
     return read
 
 
-def job(jid: str, path: str) -> Callable[[ServerState], Steps[JobPage]]:
-    """Read a job wherever it is; its texts are for `readable`."""
+def job(jid: str, path: str) -> Callable[[ServerState], Steps[JobPage | None]]:
+    """Read a job wherever it is, None if it is not there; its texts are for `readable`."""
 
-    def read(state: ServerState) -> Steps[JobPage]:
+    def read(state: ServerState) -> Steps[JobPage | None]:
         found = yield from state.store.find(jid)
-        return JobPage(jid, path, [_copy(each) for each in found[:COPIES]])
+        copies = [copy_of(each) for each in found[:COPIES]]
+        return JobPage(jid, path, copies) if copies else None
 
     return read
-
-
-# Rows.
-
-
-def job_row(
-    job: StoredJob,
-    at: int | None,
-    key: str,
-    wid: str = "",
-    expires_at: int | None = None,
-) -> JobRow:
-    """Make a row of a job."""
-    failure = job.failure
-    error = "" if failure is None else f"{failure.errtype}: {failure.message}"
-    return JobRow(
-        key,
-        job.jid,
-        job.jobtype,
-        job.queue,
-        cut(unescape(cut(job.args or "", 4 * SHORT)), SHORT),
-        at,
-        0 if failure is None else failure.retry_count + 1,
-        job.retry,
-        cut(error, SHORT),
-        wid,
-        expires_at,
-    )
-
-
-def _set_row(place: str, score: int, job: StoredJob) -> JobRow:
-    at = score - DEAD_FOR * SECOND if place == "dead" else score
-    return job_row(job, at, write_key(score, job.jid))
-
-
-def _reserved_row(reservation: Reservation) -> JobRow:
-    job = reservation.job
-    return job_row(job, reservation.reserved_at, job.jid, reservation.wid, reservation.expires_at)
-
-
-def _row_of(found: At) -> JobRow:
-    if found.reservation is not None:
-        return _reserved_row(found.reservation)
-    if found.place == "queue":
-        return job_row(found.job, _instant(found.job.enqueued_at), found.job.jid)
-    return _set_row(found.place, found.score, found.job)
-
-
-def _queue_row(store: Store, name: str) -> QueueRow:
-    try:
-        latency = store.latency(name)
-    except CommandError:  # a job without `enqueued_at`
-        latency = 0.0
-    return QueueRow(name, len(store.queues.get(name, ())), latency, name in store.paused)
-
-
-def _worker_row(record: ClientRecord, has: dict[str, int]) -> WorkerRow:
-    return WorkerRow(
-        record.wid,
-        record.hostname,
-        record.pid,
-        [cut(label, SHORT) for label in record.labels[:20]],
-        _STATES.get(record.state, record.state),
-        record.started_at,
-        record.beat_at,
-        len(record.peers),
-        record.rss_kb,
-        has.get(record.wid, 0),
-    )
-
-
-def _copy(found: At) -> JobCopy:
-    job, failure, runs = found.job, found.job.failure, found.job.runs
-    return JobCopy(
-        found.place,
-        _row_of(found),
-        list(_fields(job)),
-        job.args or "",
-        job.custom,
-        "" if failure is None else failure.errtype,
-        "" if failure is None else failure.message,
-        [] if failure is None else list(failure.backtrace),
-        [] if runs is None else [Run(*each) for each in reversed(runs.kept)],
-        0 if runs is None else runs.dropped,
-        list(ACTIONS[found.place]),
-    )
-
-
-def _fields(job: StoredJob) -> Iterable[tuple[str, str]]:
-    failure = job.failure
-    pairs: list[tuple[str, object]] = [
-        ("created_at", job.created_at),
-        ("enqueued_at", job.enqueued_at),
-        ("at", job.at),
-        ("reserve_for", f"{job.reserve_for} s" if job.reserve_for else ""),
-        ("retry", job.retry),
-        ("backtrace", job.backtrace or ""),
-    ]
-    if failure is not None:
-        pairs += [
-            ("remaining", failure.remaining),
-            ("failed_at", failure.failed_at),
-            ("next_at", failure.next_at),
-        ]
-    return [(name, cut(str(value), SHORT)) for name, value in pairs if value != ""]
-
-
-# Texts.
-
-
-def readable(page: JobPage) -> JobPage:
-    """Return a job's page with its JSON in lines."""
-    copies = [
-        copy._replace(
-            args=pretty(copy.args),
-            custom=None if copy.custom is None else pretty(copy.custom),
-        )
-        for copy in page.copies
-    ]
-    return page._replace(copies=copies)
-
-
-def pretty(text: str) -> str:
-    """Return JSON in lines, cut at `LONG` characters with a note of its size."""
-    if len(text) <= LONG:
-        try:
-            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-        except (ValueError, RecursionError):
-            text = unescape(text)
-        if len(text) <= LONG:
-            return text
-    whole = len(text)
-    return f"{unescape(text[:LONG])}\n… ({whole:,} characters in all)"
-
-
-def unescape(text: str) -> str:
-    """Return JSON without the escapes that Go writes for HTML."""
-    return _ESCAPE.sub(_unescaped, text) if "\\" in text else text
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    return chr(int(match[1][1:], 16)) if len(match[1]) > 1 else match[0]
-
-
-def cut(text: str, limit: int) -> str:
-    """Return a text cut to `limit` characters."""
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _instant(text: str) -> int | None:
-    try:
-        return go_time.read(text) if text else None
-    except ValueError:
-        return None
 
 
 def _memory_mb() -> int:

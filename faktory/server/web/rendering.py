@@ -44,6 +44,8 @@ class Renderer:
             duration=duration,
             part=part,
         )
+        for name in self._environment.list_templates():
+            self._environment.get_template(name)  # so that the first page is not late
 
     def page(self, name: str, **values: Any) -> str:
         """Return a page; `now` is what `ago` counts from."""

@@ -12,7 +12,7 @@ import pytest
 import faktory
 from faktory import Client
 from faktory.server import EmbeddedServer
-from faktory.server.web import reading
+from faktory.server.web import rows
 from faktory.server.web.rendering import Renderer, ago, duration, instant, number, size
 
 from .support import Web, fail, push, served
@@ -448,4 +448,4 @@ def test_a_name_that_is_not_there_is_an_error() -> None:
     ],
 )
 def test_escapes_of_go_are_undone_and_no_others(text: str, shown: str) -> None:
-    assert reading.unescape(text) == shown
+    assert rows.unescape(text) == shown
