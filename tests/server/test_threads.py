@@ -36,6 +36,7 @@ CALLS = {
     "address": lambda server: server.address,
     "url": lambda server: server.url,
     "is_exposed": lambda server: server.is_exposed,
+    "is_running": lambda server: server.is_running,
     "commands": lambda server: server.commands,
     "clear_commands": lambda server: server.clear_commands(),
     "queues": lambda server: server.queues,
