@@ -305,7 +305,9 @@ def test_a_server_that_is_stopped_while_it_imports_the_pages_ends(
 def test_the_demo_says_how_to_see_jobs(run: Run) -> None:
     demo = run("faktory", "demo", "--jobs", "100")
     assert demo.wait(30) == 0
-    assert "DEMO_WEB=1 make demo" in demo.printed.splitlines()[-1]
+    last = demo.printed.splitlines()[-1]
+    assert "http://127.0.0.1:7420/" in last
+    assert "DEMO_WEB=1 make demo" in last
 
 
 def test_with_another_server_the_demo_names_the_pages_of_that(
@@ -322,7 +324,7 @@ def test_the_demo_goes_on_with_jobs_to_look_at(wait_until: WaitUntil, tmp_path: 
     with subprocess.Popen(
         [sys.executable, "-m", "faktory", "demo", "--jobs", "100"],
         env={**environment, "DEMO_WEB": "1"},
-        stdin=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -341,8 +343,7 @@ def test_the_demo_goes_on_with_jobs_to_look_at(wait_until: WaitUntil, tmp_path: 
             wait_until(lambda: "ValueError" in text_of("morgue"))
             wait_until(lambda: "YearlyReport" in text_of("busy"))
             assert "SendReceipt" in text_of("scheduled")
-            assert demo.stdin is not None
-            demo.stdin.close()
+            demo.send_signal(signal.SIGINT)
             assert demo.wait(20) == 0
             assert demo.stderr is not None
             assert demo.stderr.read() == ""

@@ -31,8 +31,8 @@ DemoJob = tuple[FunctionJob[Any, None], Callable[[int], Sequence[object]]]
 CONCURRENCY = 10
 
 _LOOK = (
-    "DEMO_WEB=1 make demo goes on, and shows jobs in a browser. So does python -m faktory server, "
-    "with the extra `web`, on port 7420."
+    "In a browser: http://127.0.0.1:7420/ while python -m faktory server runs; with jobs to look "
+    "at, DEMO_WEB=1 make demo."
 )
 _THEIRS = "The jobs of that server in a browser: on its own pages, as a rule on port 7420."
 STALL_TIMEOUT = 60.0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from contextlib import suppress
 from threading import Event, Thread
 
@@ -14,7 +12,7 @@ _QUEUES = ["mails", "images", "reports"]
 
 
 def show(url: str) -> None:
-    """Push jobs and run them until Ctrl-C, or the end of standard input."""
+    """Push jobs and run them until Ctrl-C, or TERM."""
     ended = Event()
     _push(ended)
     log = logging.getLogger("faktory.demo")
@@ -22,10 +20,9 @@ def show(url: str) -> None:
     thread = Thread(target=worker.run, name="demo-worker")
     thread.start()
     try:
-        print("  Ctrl-C ends it." if sys.stdin.isatty() else "", flush=True)
-        with suppress(KeyboardInterrupt, OSError):  # or there is no standard input
-            while os.read(0, 4096):
-                pass
+        print("  Ctrl-C ends it.", flush=True)
+        with suppress(KeyboardInterrupt):
+            Event().wait()
     finally:
         ended.set()
         worker.stop()
