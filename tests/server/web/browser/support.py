@@ -30,7 +30,8 @@ HOSTILE = "<script>window.hit=1</script></main>\"><img src=x onerror='window.hit
 def browsing() -> Iterator[Any]:
     """Chromium without a window; the test is skipped where it, or its driver, is missing."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra browser")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
     driver = shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("needs chromium and chromedriver (apt-get install chromium chromium-driver)")
