@@ -60,7 +60,7 @@ class Runner:
                 log_level="critical",
                 access_log=False,
                 server_header=False,
-                forwarded_allow_ips="127.0.0.1",
+                forwarded_allow_ips="127.0.0.1,::1",
                 timeout_graceful_shutdown=_GRACE,
                 ssl_certfile=tls_cert,
                 ssl_keyfile=tls_key,
@@ -100,6 +100,10 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # asyncio knows only sockets whose protocol is said. Else the body of an answer waits 40 ms
+        # until the client has acknowledged the head.
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
             return

@@ -273,8 +273,11 @@ def _with_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, b
 
 def _with_prefix(scope: Scope) -> Scope:
     """Return the scope with the prefix that a proxy names, as the real server takes it."""
-    if scope.get("root_path"):
-        return scope
+    if root := scope.get("root_path"):
+        # The program around it knows a prefix that its proxy has taken away.
+        path, whole = scope["path"], f"{scope.get('app_root_path', '')}{scope['path']}"
+        taken = not path.startswith(root) and whole.startswith(root)
+        return {**scope, "path": whole} if taken else scope
     for name, value in scope["headers"]:
         prefix = value.decode("latin-1").rstrip("/")
         if name.lower() == b"x-script-name" and _PREFIX.fullmatch(prefix) and len(prefix) < 200:

@@ -67,14 +67,15 @@ _ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
 class Web:
     """The pages on a port, without a browser."""
 
-    def __init__(self, port: int, runner: Runner) -> None:
+    def __init__(self, port: int, runner: Runner, host: str = "127.0.0.1") -> None:
         self.port = port
         self.runner = runner
+        self.host = host
         self.origin = f"http://127.0.0.1:{port}"
 
     def connect(self) -> socket.socket:
         """Return a new connection."""
-        return socket.create_connection(("127.0.0.1", self.port), 20)
+        return socket.create_connection((self.host, self.port), 20)
 
     def get(self, path: str, **headers: str) -> Answer:
         """Get a page; `_` in the name of a header is `-`."""
@@ -88,7 +89,7 @@ class Web:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send a request, and return its answer, which no error has made."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = HTTPConnection(self.host, self.port, timeout=20)
         try:
             names = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
             connection.request(method, path, body, names)
@@ -98,7 +99,7 @@ class Web:
 
     def ask_any(self, path: str, form: dict[str, str] | None = None) -> Answer:
         """Get a page, or send a form; the answer may be that there is no server any more."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = HTTPConnection(self.host, self.port, timeout=20)
         try:
             headers = {"Content-Type": "application/x-www-form-urlencoded", "Origin": self.origin}
             if form is None:
@@ -173,15 +174,16 @@ def served(server: EmbeddedServer, **options: Any) -> AbstractContextManager[Web
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[Web]:
+def serving(app: Any, host: str = "127.0.0.1") -> Iterator[Web]:
     """Serve an application."""
-    sock = socket.create_server(("127.0.0.1", 0))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host, 0), family=family)
     port = sock.getsockname()[1]
     runner = Runner(app, sock)
     thread = Thread(target=runner.run, name="web")
     thread.start()
     try:
-        yield Web(port, runner)
+        yield Web(port, runner, host)
     finally:
         runner.stop()
         thread.join(10)

@@ -92,6 +92,25 @@ def test_it_may_be_read_only(server: EmbeddedServer) -> None:
         assert web.post("/admin/jobs/queues/default", {}, **PASSWORD).status == 403
 
 
+def test_a_program_may_know_a_prefix_that_its_proxy_takes_away(server: EmbeddedServer) -> None:
+    jid = push(server)
+    program = Program(server)
+
+    class Behind:
+        close = program.close
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await program({**scope, "root_path": "/proxy"}, receive, send)
+
+    with serving(Behind()) as web:
+        for path in ("/admin/jobs", "/proxy/admin/jobs"):
+            assert web.get(f"{path}/health").status == 200
+            assert web.get(f"{path}/jobs/{jid}", **PASSWORD).status == 200
+            page = web.get(f"{path}/queues", **PASSWORD)
+            assert page.status == 200
+            assert 'action="/proxy/admin/jobs/queues/default"' in page.text
+
+
 def test_streams_have_the_prefix_too() -> None:
     with EmbeddedServer() as server, mounted(server) as web:
         push(server)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ LISTS = ("/queues/default", "/retries", "/scheduled", "/morgue")
 def jobs_in(text: str) -> list[str]:
     """Return the jids that a page has links to, in order."""
     return list(dict.fromkeys(re.findall(r'href="[^"]*/jobs/([^"]+)"', text)))
+
+
+def test_the_body_of_an_answer_does_not_wait_for_the_head(web: Web) -> None:
+    with web.connect() as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sock.recv(12) == b"HTTP/1.1 200"
+        for connection in list(web.runner._server.server_state.connections):
+            theirs: Any = connection.transport.get_extra_info("socket")
+            assert theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # Lists.

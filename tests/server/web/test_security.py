@@ -16,7 +16,7 @@ import pytest
 
 from faktory.server import EmbeddedServer
 
-from .support import Stream, Web, fail, push, read_answer, served
+from .support import Stream, Web, application, fail, push, read_answer, served, serving
 
 PAGES = [
     "/",
@@ -664,3 +664,23 @@ def _rest(sock: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return data
+
+
+# Behind a proxy.
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_proxy_on_this_machine_says_that_the_browser_used_tls(
+    server: EmbeddedServer, host: str
+) -> None:
+    push(server)
+    if host == "::1":
+        try:
+            socket.create_server((host, 0), family=socket.AF_INET6).close()
+        except OSError as error:
+            pytest.skip(f"needs IPv6: {error}")
+    with serving(application(server), host) as web:
+        headers = {"Host": "localhost", "X-Forwarded-Proto": "https"}
+        form = {"token": web.get("/queues/default", **headers).token, "wid": "w", "signal": "quiet"}
+        assert web.post("/busy", form, "https://localhost", **headers).status == 303
+        assert web.post("/busy", form, "http://localhost", **headers).status == 403

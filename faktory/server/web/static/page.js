@@ -187,7 +187,8 @@ document.addEventListener("keydown", (event) => {
 const address = new URL(location.href);
 if (address.searchParams.has("done")) {
   address.searchParams.delete("done");
-  history.replaceState(null, "", address); // a reload does not say it again
+  // A reload does not say it again. Without the origin: the page's may have a password in it.
+  history.replaceState(null, "", address.pathname + address.search);
 }
 const said = find("#said");
 if (said.textContent.trim()) {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from faktory.server import EmbeddedServer
+
 from ....support import wait_until
-from .support import Person, Shop
+from .support import Person, Shop, serving
 
 pytestmark = pytest.mark.soak
 
@@ -156,3 +159,17 @@ def test_a_job_that_ends_while_its_page_is_open(person: Person, shop: Shop) -> N
     with shop.client() as client:
         client.clear("retries")
     person.sees("No such job", "main")
+
+
+def test_the_address_of_a_page_may_have_the_password_in_it(driver: Any) -> None:
+    with EmbeddedServer(password="geheim") as server, serving(server) as (url, _):
+        person, shop = Person(driver, url.replace("://", "://any:geheim@")), Shop(server)
+        person.begin()
+        person.complaints()
+        shop.push(queue="mail")
+        person.open("/queues")
+        person.press("Pause")
+        person.sees("is paused", ".said")
+        assert person.js("location.search") == ""
+        assert not [each for each in person.complaints() if "Uncaught" in each]
+        driver.get("about:blank")

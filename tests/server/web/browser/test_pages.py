@@ -213,6 +213,23 @@ def test_hostile_texts_stay_texts_and_break_no_page(person: Person, shop: Shop) 
     assert not [each for each in person.complaints() if "Refused" in each or "Policy" in each]
 
 
+def test_long_words_leave_buttons_and_labels_whole(person: Person, shop: Shop) -> None:
+    shop.hostile()
+    with shop.client(worker_id="w" * 150, labels=["l" * 250, "ü"]) as client:
+        client.beat()
+        for path in ("/queues", "/busy"):
+            for width in WIDTHS:
+                person.set(width)
+                person.open(path)
+                assert all(each.size["height"] <= 41 for each in person.all("td button")), width
+                outside = (
+                    "[...document.querySelectorAll('.panel tbody *')].filter(e =>"
+                    " !e.closest('.hide') && e.getBoundingClientRect().right > e.closest('.panel')"
+                    ".getBoundingClientRect().right).map(e => e.outerHTML.slice(0, 80))"
+                )
+                assert person.js(outside) == [], (path, width)
+
+
 def test_a_question_with_a_hostile_text_is_a_text(person: Person, shop: Shop) -> None:
     with shop.client(worker_id="w1") as client:
         client.beat()
