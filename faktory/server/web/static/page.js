@@ -150,33 +150,16 @@ document.addEventListener("click", (event) => {
 
 // Questions: a button with data-confirm sends its form only after "yes". "#" is how many are ticked.
 
-const dialog = find("#ask");
-let asked = null;
-
 document.addEventListener("submit", (event) => {
-  const button = event.submitter;
-  const question = button && button.dataset.confirm;
-  if (!question || button === asked) {
-    asked = null;
-    return;
-  }
-  event.preventDefault();
+  const question = event.submitter && event.submitter.dataset.confirm;
   const count = boxes(event.target).filter((box) => box.checked).length;
-  find("p", dialog).textContent = count ? question.replace("#", count) : question;
-  find("[value=yes]", dialog).textContent = button.textContent.trim();
-  dialog.returnValue = "";
-  dialog.onclose = () => {
-    if (dialog.returnValue !== "yes" || !button.isConnected) return;
-    asked = button;
-    button.form.requestSubmit(button);
-  };
-  dialog.showModal();
+  if (question && !confirm(count ? question.replace("#", count) : question)) event.preventDefault();
 });
 
 // Keys, and what the last action did: said to screen readers, which skip what was there before.
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input:not([type=checkbox]), textarea, select, dialog");
+  const typing = event.target.closest("input:not([type=checkbox]), textarea, select");
   const search = find("#q");
   if (event.key !== "/" || typing || !search || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();

@@ -46,7 +46,7 @@ def press(request: pytest.FixtureRequest, person: Person) -> Callable[..., None]
 
     def press(text: str, within: str = "main") -> None:
         person.press(text, within)
-        if request.param and person.all("dialog[open]"):
-            person.confirm(text)
+        if request.param and person.asked():
+            person.answer(yes=True)
 
     return press

@@ -124,12 +124,22 @@ class Person:
                 return
         raise AssertionError(f"no box for {jid}")
 
-    def confirm(self, text: str) -> str:
-        """Say yes to the question; return it."""
-        wait_until(lambda: self.all("dialog[open]"))
-        question = self.one("dialog p").text
-        self.press(text, "dialog")
-        return question
+    def asked(self) -> bool:
+        """Whether the browser shows a question."""
+        try:
+            return bool(self.driver.switch_to.alert.text)
+        except Exception as error:
+            if type(error).__name__ != "NoAlertPresentException":
+                raise
+            return False
+
+    def answer(self, yes: bool) -> str:
+        """Say yes or no to the question; return it."""
+        wait_until(self.asked)
+        question = self.driver.switch_to.alert
+        text = str(question.text)
+        question.accept() if yes else question.dismiss()
+        return text
 
     def keys(self, *keys: str) -> None:
         self.driver.switch_to.active_element.send_keys(*keys)

@@ -9,7 +9,6 @@ import pytest
 
 from faktory.server import EmbeddedServer
 
-from ....support import wait_until
 from .support import Person, Shop, serving
 
 pytestmark = pytest.mark.soak
@@ -19,13 +18,13 @@ def test_all_jobs_of_a_set(person: Person, shop: Shop, press: Callable[..., None
     shop.fail(30, "bad")
     shop.push(30, "later", at="2035-01-31T12:00:00Z")
     person.open("/scheduled")
-    press("Add all to queue", ".head")
+    press("Add all to queue", ".everything")
     person.sees("30 jobs were moved to their queues.", ".said")
     person.open("/retries")
-    press("Kill all", ".head")
+    press("Kill all", ".everything")
     person.sees("30 jobs were killed.", ".said")
     person.open("/morgue")
-    press("Delete all", ".head")
+    press("Delete all", ".everything")
     person.sees("30 jobs were deleted.", ".said")
     assert shop.sizes() == {"queued": 30, "scheduled": 0, "retries": 0, "dead": 0, "working": 0}
 
@@ -120,22 +119,19 @@ def test_boxes_tick_all_and_ranges(person: Person, shop: Shop) -> None:
 def test_no_is_no(person: Person, shop: Shop) -> None:
     shop.fail(3, "bad")
     person.open("/retries")
-    person.press("Delete all", ".head")
-    wait_until(lambda: person.all("dialog[open]"))
-    assert "Delete all 3 jobs?" in person.text("dialog")
-    person.press("Cancel", "dialog")
-    wait_until(lambda: not person.all("dialog[open]"))
+    person.press("Delete all", ".everything")
+    assert "Delete all 3 jobs?" in person.answer(yes=False)
     assert shop.sizes()["retries"] == 3
-    person.press("Delete all", ".head")
-    person.confirm("Delete all")
+    person.press("Delete all", ".everything")
+    person.answer(yes=True)
     person.sees("3 jobs were deleted.", ".said")
 
 
 def test_a_result_is_said_once(person: Person, shop: Shop) -> None:
     shop.fail(1, "bad")
     person.open("/retries")
-    person.press("Kill all", ".head")
-    person.confirm("Kill all")
+    person.press("Kill all", ".everything")
+    person.answer(yes=True)
     person.sees("1 job was killed.", "[role=status]")
     assert "done=" not in person.js("location.href")
     person.driver.refresh()

@@ -8,8 +8,7 @@ import pytest
 
 from faktory.server import EmbeddedServer
 
-from ....support import wait_until
-from .support import ENTER, ESCAPE, HOSTILE, SPACE, TAB, WIDTHS, Person, Shop, serving
+from .support import ENTER, HOSTILE, SPACE, TAB, WIDTHS, Person, Shop, serving
 
 pytestmark = pytest.mark.soak
 
@@ -150,15 +149,11 @@ def test_the_keyboard_is_enough(person: Person, shop: Shop) -> None:
     assert delete.is_enabled()
     person.js("arguments[0].focus()", delete)
     person.keys(ENTER)
-    wait_until(lambda: person.all("dialog[open]"))
-    assert person.focused() == "Cancel"
-    person.keys(ESCAPE)
-    wait_until(lambda: not person.all("dialog[open]"))
+    person.answer(yes=False)
     assert shop.sizes()["retries"] == 2
     assert person.focused() == "Delete"
     person.keys(ENTER)
-    wait_until(lambda: person.all("dialog[open]"))
-    person.keys(TAB, ENTER)
+    person.answer(yes=True)
     person.sees("1 job was deleted.")
     assert shop.sizes()["retries"] == 1
 
@@ -236,7 +231,7 @@ def test_a_question_with_a_hostile_text_is_a_text(person: Person, shop: Shop) ->
         shop.server._call(lambda state: setattr(state.workers.table["w1"], "hostname", HOSTILE))
         person.open("/busy")
         person.press("Stop", "main tbody")
-        question = person.confirm("Stop")
+        question = person.answer(yes=True)
         assert "<script>window.hit=1</script>" in question
         person.sees("asked to stop")
         assert person.is_whole()
