@@ -63,9 +63,13 @@ class Operations(Lookup):
         queue = self.queues.get(name, deque[StoredJob]())
         count = 0
         for start, jobs in queue_chunks(queue):
-            gone = [number for number, job in enumerate(jobs, start) if job.jid in wanted]
-            for number in reversed(gone):
-                del queue[number]
+            gone = [number for number, job in enumerate(jobs) if job.jid in wanted]
+            if gone:
+                # In the middle of a long queue each takes a hundred times as long as at its head.
+                queue.rotate(-start)
+                for number in reversed(gone):
+                    del queue[number]
+                queue.rotate(start)
             count += len(gone)
             yield
         return count
