@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,16 @@ import pytest
 
 from faktory.server import EmbeddedServer
 
-from .support import Stream, Web, fail, push, read_answer, served
+from .support import (
+    Stream,
+    Web,
+    application,
+    fail,
+    push,
+    read_answer,
+    served,
+    serving,
+)
 
 PAGES = [
     "/",
@@ -591,6 +601,24 @@ def test_connections_have_a_limit_and_the_job_port_is_none_of_it(
     push(server)
     for sock in socks:
         sock.close()
+
+
+def test_clients_that_do_not_agree_on_tls_are_cut_and_counted(
+    server: EmbeddedServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("faktory.server.web.run.MAX_CONNECTIONS", 3)
+    monkeypatch.setattr("faktory.server.web.run.READ_TIMEOUT", 1.0)
+    with serving(application(server), *map(str, certificate)) as web:
+        silent = [web.connect() for _ in range(3)]
+        with web.connect() as sock:
+            assert _rest(sock) == b""  # one too many
+        for sock in silent:
+            assert _rest(sock) == b""  # too slow
+            sock.close()
+        context = ssl.create_default_context(cafile=str(certificate[0]))
+        with context.wrap_socket(web.connect(), server_hostname="127.0.0.1") as secure:
+            secure.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert read_answer(secure).status == 200
 
 
 def test_a_file_is_sent_once(web: Web) -> None:
