@@ -65,7 +65,7 @@ class Runner:
                 log_level="critical",
                 access_log=False,
                 server_header=False,
-                forwarded_allow_ips="127.0.0.1",
+                forwarded_allow_ips="127.0.0.1,::1",
                 timeout_graceful_shutdown=_GRACE,
                 ssl_certfile=tls_cert,
                 ssl_keyfile=tls_key,

@@ -9,9 +9,10 @@ import ssl
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -21,6 +22,7 @@ from .support import (
     Stream,
     Web,
     application,
+    checked,
     fail,
     push,
     read_answer,
@@ -642,6 +644,28 @@ def test_a_proxy_may_name_a_prefix(server: EmbeddedServer, web: Web) -> None:
     form = {"token": web.get("/queues").token, "action": "pause"}
     sent = web.post("/queues/default", form, X_Script_Name="/faktory/")
     assert sent["location"].startswith("/faktory/queues/default?done=")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_proxy_on_this_machine_may_say_that_it_speaks_tls(
+    server: EmbeddedServer, host: str
+) -> None:
+    push(server)
+    try:
+        socket.create_server(
+            (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ).close()
+    except OSError as error:
+        pytest.skip(f"this machine has no {host}: {error}")
+    with serving(application(server), host=host) as web:
+        connection = HTTPConnection(host, web.port, timeout=20)
+        sent = {"Host": "127.0.0.1", "X-Forwarded-Proto": "https"}
+        connection.request("GET", "/queues", headers=sent)
+        form = urlencode({"token": checked(connection.getresponse()).token, "action": "pause"})
+        sent |= {"Origin": "https://127.0.0.1", "Content-Type": "application/x-www-form-urlencoded"}
+        connection.request("POST", "/queues/default", form, sent)
+        assert checked(connection.getresponse()).status == 303
+        connection.close()
 
 
 @pytest.mark.parametrize(
