@@ -105,6 +105,7 @@ class EmbeddedServer(Views):
         """Held while the loop starts, stops or is called."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
+        self._failure: Exception | None = None
         self._works: set[Work[Any]] = set()
         """What `perform` has begun, and is not done."""
 
@@ -125,6 +126,7 @@ class EmbeddedServer(Views):
         with self._lock:
             if self._thread is not None:
                 raise RuntimeError("the server is running already.")
+            self._failure = None
             durable = self._durable
             if durable is not None:
                 durable.open()
@@ -173,6 +175,11 @@ class EmbeddedServer(Views):
     def is_running(self) -> bool:
         """Whether it has been started, and not stopped."""
         return self._thread is not None
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it has ended by itself: its file could not be written."""
+        return self._failure
 
     @property
     def port(self) -> int:
@@ -335,6 +342,7 @@ class EmbeddedServer(Views):
         return sock
 
     def _on_failure(self, error: Exception) -> None:
+        self._failure = error
         self._listener.close()
         if self.on_failure is not None:
             self.on_failure(error)

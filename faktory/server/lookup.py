@@ -27,7 +27,7 @@ _CHUNK: Final = 5000
 """Jobs of a queue that are looked at before it is looked where they are by now."""
 
 _WINDOW: Final = 16 * 1024
-"""Bytes or characters of a long text that are searched at a time."""
+"""Bytes or characters that are searched at a time, of a long text or of several jobs."""
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
@@ -179,7 +179,12 @@ class Lookup:
         if not needle:
             return Hits([], True)
         for some in self._walk():
+            searched = 0
             for number, job in enumerate(some.jobs):
+                searched += len(job.payload)
+                if searched > _WINDOW:
+                    searched = len(job.payload)
+                    yield
                 if len(job.payload) > _WINDOW:
                     has_it = yield from _search_long(job, needle)
                 else:

@@ -40,6 +40,8 @@ class Work(Generic[T]):
 
     def do(self) -> None:
         """Do all of it now: there is no loop."""
+        if self.future.done():
+            return
         try:
             value = finish(self._function(self._state))
         except BaseException as error:

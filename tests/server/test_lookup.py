@@ -292,7 +292,17 @@ def test_a_step_is_short(store: Store, new_job: NewJob) -> None:
     assert sum(1 for _ in store.search("nope", 10)) > 3000 // ITEMS + 100
 
 
-def test_others_are_served_during_a_search(server: Any, dial: Any) -> None:
+def test_a_step_is_short_where_jobs_are_large(store: Store, new_job: NewJob) -> None:
+    for number in range(ITEMS):
+        store.push(new_job(f"job-{number:06}", args=["<p>" * 1000]))
+    assert sum(1 for _ in store.search("nope", 10)) > ITEMS
+
+
+def test_others_are_served_during_a_search(
+    server: Any, dial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("faktory.server.work.SLICE", 0.0)
+
     def fill(state: Any) -> None:
         for number in range(30_000):
             state.store.push(StoredJob({"jid": f"job-{number:06}", "jobtype": "T", "args": [1]}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from faktory.server import operations
+from faktory.server.disk.sets import DurableQueue
 from faktory.server.disk.state import DurableState
 from faktory.server.errors import CommandError
 from faktory.server.go import time as go_time
@@ -89,6 +91,34 @@ def test_single_jobs_of_a_long_queue_are_deleted_while_others_are_fetched(
     assert gone.isdisjoint(found)
     assert found == sorted(found)
     assert len(found) == 12_000 - len(gone) - fetched
+
+
+def test_jobs_in_the_middle_of_a_long_queue_are_deleted_as_fast_as_at_its_head(
+    store: Store, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("faktory.server.lookup._CHUNK", 100)
+    for number in range(1000):
+        store.push(new_job(f"job-{number:06}"))
+    commit(store)
+    deleted: list[int] = []
+
+    def watched(kind: type[Any]) -> type[Any]:
+        class Watched(kind):  # type: ignore[misc]
+            def __delitem__(self, index: Any, /) -> None:
+                deleted.append(index)
+                super().__delitem__(index)
+
+        return Watched
+
+    queue = store.queues["default"]
+    if isinstance(queue, DurableQueue):
+        queue.__class__ = watched(DurableQueue)
+    else:
+        store.queues["default"] = watched(deque)(queue)
+    gone = {f"job-{number:06}" for number in range(480, 530)}
+    assert finish(store.delete_queued("default", gone)) == 50
+    assert max(deleted) < 100
+    assert jids(store) == [f"job-{number:06}" for number in range(1000) if not 480 <= number < 530]
 
 
 def test_a_queue_is_emptied_and_stays_with_its_pause(store: Store, new_job: NewJob) -> None:

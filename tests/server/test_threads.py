@@ -37,6 +37,7 @@ CALLS = {
     "url": lambda server: server.url,
     "is_exposed": lambda server: server.is_exposed,
     "is_running": lambda server: server.is_running,
+    "failure": lambda server: server.failure,
     "commands": lambda server: server.commands,
     "clear_commands": lambda server: server.clear_commands(),
     "queues": lambda server: server.queues,

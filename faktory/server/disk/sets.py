@@ -51,6 +51,11 @@ class DurableQueue(deque[StoredJob]):
         self._journal.remove(self._rows[index])
         del self._rows[index]
 
+    def rotate(self, n: int = 1, /) -> None:
+        """Rotate jobs and rows; it is to be rotated back in the same step."""
+        super().rotate(n)
+        self._rows.rotate(n)
+
     def restore(self, row: int, job: StoredJob) -> None:
         """Append a job of the file."""
         super().append(job)

@@ -175,7 +175,7 @@ class Pages:
         return Response(data, media_type="application/json")
 
     async def health(self, _request: Request) -> Response:
-        if self._server.is_running:
+        if self._server.is_running and self._server.failure is None:
             return Response(b'{"status":"up"}', media_type="application/json")
         return Response(b'{"status":"down"}', 503, media_type="application/json")
 

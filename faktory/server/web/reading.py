@@ -213,7 +213,7 @@ def jobs(place: str, window: Window) -> Callable[[ServerState], Steps[JobList]]:
     """Read a page of a set: what is due first, or died last, comes first."""
 
     def read(state: ServerState) -> Steps[JobList]:
-        members = state.store._set(place)
+        members = state.store.sorted_set(place)
         total = len(members)
         page, pages, start = window.of(total)
         rows = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from ..errors import CommandError
@@ -25,7 +25,7 @@ SHORT: Final = 300
 """Characters of arguments and errors in a list."""
 
 LONG: Final = 64 * 1024
-"""Characters of arguments on a job's page."""
+"""Characters of a text on a job's page."""
 
 ACTIONS: Final = {
     "queue": ["delete"],
@@ -153,13 +153,17 @@ def _fields(job: StoredJob) -> Iterable[tuple[str, str]]:
 
 
 def readable(page: JobPage | None) -> JobPage | None:
-    """Return a job's page with its JSON in lines."""
+    """Return a job's page with its JSON in lines, and no text longer than `LONG`."""
     if page is None:
         return None
     copies = [
         copy._replace(
+            row=copy.row._replace(jobtype=limited(copy.row.jobtype)),
             args=pretty(copy.args),
             custom=None if copy.custom is None else pretty(copy.custom),
+            errtype=limited(copy.errtype),
+            message=limited(copy.message),
+            backtrace=limited("\n".join(copy.backtrace)).splitlines(),
         )
         for copy in page.copies
     ]
@@ -175,8 +179,14 @@ def pretty(text: str) -> str:
             text = unescape(text)
         if len(text) <= LONG:
             return text
-    whole = len(text)
-    return f"{unescape(text[:LONG])}\n… ({whole:,} characters in all)"
+    return limited(text, unescape)
+
+
+def limited(text: str, change: Callable[[str], str] = str) -> str:
+    """Return a text cut at `LONG` characters, what is left changed, with a note of its size."""
+    if len(text) <= LONG:
+        return text
+    return f"{change(text[:LONG])}\n… ({len(text):,} characters in all)"
 
 
 def unescape(text: str) -> str:

@@ -1,8 +1,8 @@
 """Serves the pages by uvicorn, in the thread that calls `run`, on a socket that is bound already.
 
-Rules: a client that sends or reads too slowly is cut, and so are those beyond a number: they take
-the descriptors that clients of the job port need. `stop` ends open streams, and what has not ended
-soon after is cut. uvicorn writes nothing into the log.
+Rules: a client that sends or reads too slowly is cut, and so are those beyond a number, also before
+TLS is agreed on: they take the descriptors that clients of the job port need. `stop` ends open
+streams, and what has not ended soon after is cut. uvicorn writes nothing into the log.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ MAX_CONNECTIONS: Final = 500
 """Browsers take six each."""
 
 READ_TIMEOUT: Final = 10.0
-"""Seconds in which the head of a request must have come."""
+"""Seconds in which the head of a request must have come, and before it the handshake of TLS."""
 
 WRITE_TIMEOUT: Final = 30.0
 """Seconds in which a client that reads nothing must go on."""
+
+_ACCEPT_AGAIN: Final = 1.0
+"""Seconds until the next attempt when the system has no descriptors left."""
 
 _GRACE: Final = 1
 """Seconds for answers that are on their way, when it stops."""
@@ -49,6 +52,8 @@ class Runner:
         self._app = app
         self._socket = sock
         self._loop = asyncio.SelectorEventLoop()
+        self._connecting: set[asyncio.Task[None]] = set()
+        """Connections on their way: TLS has a handshake of its own."""
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -79,11 +84,56 @@ class Runner:
             self._loop.call_soon_threadsafe(self._stop)
 
     async def _serve(self) -> None:
-        await self._server.serve(sockets=[self._socket])
+        self._server.config.load()
+        accepting = asyncio.ensure_future(self._accept())
+        try:
+            await self._server.serve(sockets=[])
+        finally:
+            accepting.cancel()
+            await asyncio.gather(accepting, *self._connecting, return_exceptions=True)
+            self._socket.close()
         for connection in list(self._server.server_state.connections):
             transport: Any = connection.transport
             transport.abort()
         await asyncio.sleep(0)
+
+    async def _accept(self) -> None:
+        """Accept connections; uvicorn does not count those that are in the handshake of TLS."""
+        self._socket.setblocking(False)
+        try:
+            while not self._server.should_exit:
+                try:
+                    sock, _ = await self._loop.sock_accept(self._socket)
+                except ConnectionAbortedError:
+                    continue
+                except OSError as error:
+                    _log.error("cannot accept a connection to the pages: %s", error)
+                    await asyncio.sleep(_ACCEPT_AGAIN)
+                    continue
+                if len(self._server.server_state.connections) + len(self._connecting) >= (
+                    MAX_CONNECTIONS
+                ):
+                    sock.close()
+                    continue
+                task = self._loop.create_task(self._connect(sock))
+                self._connecting.add(task)
+                task.add_done_callback(self._connecting.discard)
+        finally:
+            for task in self._connecting:
+                task.cancel()
+
+    async def _connect(self, sock: socket.socket) -> None:
+        config, state = self._server.config, self._server.server_state
+        with suppress(OSError):  # the client does not speak TLS, or not in time
+            # asyncio sets it only where a socket says its protocol. Without it the body of an
+            # answer waits 40 ms, until the client has acknowledged the head.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(
+                lambda: _Protocol(config=config, server_state=state, app_state={}),
+                sock,
+                ssl=config.ssl,
+                ssl_handshake_timeout=READ_TIMEOUT if config.ssl else None,
+            )
 
     def _stop(self) -> None:
         self._server.should_exit = True
@@ -100,13 +150,6 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        # asyncio knows only sockets whose protocol is said. Else the body of an answer waits 40 ms
-        # until the client has acknowledged the head.
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
-            return
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:

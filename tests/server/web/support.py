@@ -174,12 +174,12 @@ def served(server: EmbeddedServer, **options: Any) -> AbstractContextManager[Web
 
 
 @contextmanager
-def serving(app: Any, host: str = "127.0.0.1") -> Iterator[Web]:
-    """Serve an application."""
+def serving(app: Any, *tls: str, host: str = "127.0.0.1") -> Iterator[Web]:
+    """Serve an application; `tls` are the files of a certificate and of its key."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.create_server((host, 0), family=family)
     port = sock.getsockname()[1]
-    runner = Runner(app, sock)
+    runner = Runner(app, sock, *tls)
     thread = Thread(target=runner.run, name="web")
     thread.start()
     try:

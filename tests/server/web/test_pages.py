@@ -185,6 +185,26 @@ def test_large_arguments_are_cut_on_the_page_of_a_job(server: EmbeddedServer, we
     assert len(page.text) < 1_000_000
 
 
+def test_large_errors_are_cut_on_the_page_of_a_job(
+    server: EmbeddedServer, web: Web, dial: Callable[..., Any]
+) -> None:
+    jid = push(server)
+    worker = dial(wid="worker-1", pid=1)
+    worker.call("FETCH default")
+    worker.call(f'FAIL {{"jid":"{jid}","backtrace":["first","{"x" * 300_000}","last"]}}')
+    text = web.get(f"/jobs/{jid}").text
+    assert "first\nxxx" in text
+    assert "300,011 characters in all" in text
+    assert len(text) < 200_000
+    own = {"retry_count": 1, "errtype": "E" * 300_000, "message": "m" * 300_000, "backtrace": []}
+    jid = "job-with-its-own-record"
+    job = {"jid": jid, "jobtype": "T" * 300_000, "args": [], "failure": own}
+    worker.call(f"PUSH {json.dumps(job)}")
+    text = web.get(f"/jobs/{jid}").text
+    assert text.count("300,000 characters in all") == 3
+    assert len(text) < 300_000
+
+
 def test_each_failed_run_is_shown_with_its_error(either: EmbeddedServer) -> None:
     with Client(either.url) as client, served(either) as web:
         jid = client.push({"jobtype": "work", "args": []})

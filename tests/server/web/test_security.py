@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,16 @@ import pytest
 
 from faktory.server import EmbeddedServer
 
-from .support import Stream, Web, application, fail, push, read_answer, served, serving
+from .support import (
+    Stream,
+    Web,
+    application,
+    fail,
+    push,
+    read_answer,
+    served,
+    serving,
+)
 
 PAGES = [
     "/",
@@ -593,6 +603,24 @@ def test_connections_have_a_limit_and_the_job_port_is_none_of_it(
         sock.close()
 
 
+def test_clients_that_do_not_agree_on_tls_are_cut_and_counted(
+    server: EmbeddedServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("faktory.server.web.run.MAX_CONNECTIONS", 3)
+    monkeypatch.setattr("faktory.server.web.run.READ_TIMEOUT", 1.0)
+    with serving(application(server), *map(str, certificate)) as web:
+        silent = [web.connect() for _ in range(3)]
+        with web.connect() as sock:
+            assert _rest(sock) == b""  # one too many
+        for sock in silent:
+            assert _rest(sock) == b""  # too slow
+            sock.close()
+        context = ssl.create_default_context(cafile=str(certificate[0]))
+        with context.wrap_socket(web.connect(), server_hostname="127.0.0.1") as secure:
+            secure.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert read_answer(secure).status == 200
+
+
 def test_a_file_is_sent_once(web: Web) -> None:
     first = web.get("/static/page.css")
     assert (first.status, first["content-type"]) == (200, "text/css; charset=utf-8")
@@ -652,7 +680,7 @@ def test_a_data_file_that_fails_leaves_a_page_that_says_so(
             pass
         stream.close()
         assert web.ask_any("/queues").status == 503
-        assert web.get("/health").status == 200
+        assert web.ask_any("/health").status == 503
 
 
 def _rest(sock: socket.socket) -> bytes:
@@ -679,7 +707,7 @@ def test_a_proxy_on_this_machine_says_that_the_browser_used_tls(
             socket.create_server((host, 0), family=socket.AF_INET6).close()
         except OSError as error:
             pytest.skip(f"needs IPv6: {error}")
-    with serving(application(server), host) as web:
+    with serving(application(server), host=host) as web:
         headers = {"Host": "localhost", "X-Forwarded-Proto": "https"}
         form = {"token": web.get("/queues/default", **headers).token, "wid": "w", "signal": "quiet"}
         assert web.post("/busy", form, "https://localhost", **headers).status == 303
