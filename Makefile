@@ -141,7 +141,7 @@ annotate: $(VENV)/core ## the compiled core as a page whose yellow lines call Py
 	@echo build/annotate/_proto.html
 
 clean: ## remove all files that make and builds created
-	@rm -rf $(VENV) .venv-asan build dist *.egg-info faktory/_proto*.so faktory/_proto*.pyd faktory/_proto.c
+	@rm -rf $(VENV) .venv-asan build dist *.egg-info faktory/_*.so faktory/_*.pyd faktory/_proto.c
 	@rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find faktory tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -161,7 +161,7 @@ $(VENV)/env: pyproject.toml setup.py $(VENV)/.python
 	@$(PIP) -r $(VENV)/env.txt $(call quietly,env)
 	@touch $@
 
-$(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/_proto.pyx faktory/*.pxd faktory/*.h)
+$(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/*.pyx faktory/*.pxd faktory/*.h)
 	@$(PIP) --verbose --no-build-isolation --no-deps --editable . $(call quietly,core)
 	@$(call notices,core)
 	@touch $@

@@ -71,6 +71,7 @@ ONCE = [
     "cli/test_tools.py",
     "cli/test_worker_queues.py",
     "cli/test_writer.py",
+    "client/test_exchange.py",
     "client/test_fork.py",
     "client/test_greenlets.py",
     "client/test_sockets.py",
