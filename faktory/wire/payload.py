@@ -13,7 +13,7 @@ from typing import Any, Final, TypeGuard
 
 from ..exceptions import FaktoryPayloadError
 from ..proto import new_jid
-from .validate import check_duration, check_instant, check_queue, show
+from .validate import check_duration, check_instant, check_queue, show, valid_queues
 
 DEFAULT_RETRY: Final = 25
 """Attempts after the first, as in every other client of Faktory."""
@@ -42,16 +42,18 @@ def prepare(job: Mapping[str, object]) -> dict[str, Any]:
             f"a job is a dict with at least 'jobtype' and 'args', not {show(job)}."
         )
     sent: dict[str, Any] = {**_COMPLETE, **job}
-    jobtype, args, jid, retry = sent["jobtype"], sent["args"], sent["jid"], sent["retry"]
+    jobtype, args, queue = sent["jobtype"], sent["args"], sent["queue"]
+    jid, retry = sent["jid"], sent["retry"]
     if jobtype is _MISSING or args is _MISSING:
         missing = "jobtype" if jobtype is _MISSING else "args"
         raise FaktoryPayloadError(f"the job has no {missing!r}: it needs 'jobtype' and 'args'.")
-    if not isinstance(jobtype, str) or not jobtype:
+    if (type(jobtype) is not str and not isinstance(jobtype, str)) or not jobtype:
         raise FaktoryPayloadError(f"jobtype is {show(jobtype)}: it must be text, and not empty.")
     if type(args) is not list and not isinstance(args, (list, tuple)):
         raise FaktoryPayloadError(f"args is {show(args)}: it must be a list, [] for no arguments.")
     sent["jid"] = new_jid() if jid is None else check_jid("jid", jid)
-    check_queue("queue", sent["queue"])
+    if type(queue) is not str or queue not in valid_queues:
+        check_queue("queue", queue)
     if retry is not DEFAULT_RETRY:
         sent["retry"] = DEFAULT_RETRY if retry is None else _check_retry("retry", retry)
     if len(sent) > len(_COMPLETE):
@@ -68,7 +70,7 @@ _COMPLETE: Final[dict[str, object]] = {
     "jobtype": _MISSING,
     "queue": "default",
     "args": _MISSING,
-    "retry": None,
+    "retry": DEFAULT_RETRY,
 }
 """The fields that each job is sent with, in their order."""
 

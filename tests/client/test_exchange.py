@@ -206,9 +206,8 @@ def test_a_reset_instead_of_an_answer_is_returned_as_the_systems_error(ends):
 def test_what_does_not_fit_is_not_sent_and_the_count_says_how_much_was(ends):
     each = ends()
     large = Command("LARGE", b"x" * 50_000_000 + b"\r\n", lambda reply: reply, False)
-    count = each.run(large)
-    assert 0 < count < len(large.data)
-    assert each.run(PUSH) == 0
+    counts = list(iter(lambda: each.run(large), 0))  # until there is no room left
+    assert 0 < sum(counts) < len(large.data)
 
 
 def test_nothing_is_sent_on_a_socket_that_was_closed(ends):
