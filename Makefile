@@ -67,7 +67,7 @@ both = failed=0; second=; \
 	exit $$failed
 
 # Cython does not expose the signature of a __cinit__, and adds a __test__ to every module.
-STUBTEST_ALLOWS := 'faktory\._proto\.\w+\.__init__' 'faktory\._proto\.__test__'
+STUBTEST_ALLOWS := 'faktory\._(proto|exchange)\.\w+\.__init__' 'faktory\._(proto|exchange)\.__test__'
 
 check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and the imports between rooms
 	@$(RUN) -m ruff check --quiet
@@ -76,7 +76,7 @@ check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and the i
 	@$(RUN) -m mypy --strict faktory
 	@if $(HAS_CORE); then \
 		printf '%s\n' $(STUBTEST_ALLOWS) > $(VENV)/stubtest.txt; \
-		$(RUN) -m mypy.stubtest faktory._proto --ignore-unused-allowlist \
+		$(RUN) -m mypy.stubtest faktory._proto faktory._exchange --ignore-unused-allowlist \
 			--allowlist $(VENV)/stubtest.txt; \
 	else \
 		echo "stubtest of faktory._proto skipped: the compiled core was not built."; \
