@@ -67,7 +67,7 @@ both = failed=0; second=; \
 	exit $$failed
 
 # Cython does not expose the signature of a __cinit__, and adds a __test__ to every module.
-STUBTEST_ALLOWS := 'faktory\._proto\.\w+\.__init__' 'faktory\._proto\.__test__'
+STUBTEST_ALLOWS := 'faktory\._(proto|exchange)\.\w+\.__init__' 'faktory\._(proto|exchange)\.__test__'
 
 check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and the imports between rooms
 	@$(RUN) -m ruff check --quiet
@@ -76,7 +76,7 @@ check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and the i
 	@$(RUN) -m mypy --strict faktory
 	@if $(HAS_CORE); then \
 		printf '%s\n' $(STUBTEST_ALLOWS) > $(VENV)/stubtest.txt; \
-		$(RUN) -m mypy.stubtest faktory._proto --ignore-unused-allowlist \
+		$(RUN) -m mypy.stubtest faktory._proto faktory._exchange --ignore-unused-allowlist \
 			--allowlist $(VENV)/stubtest.txt; \
 	else \
 		echo "stubtest of faktory._proto skipped: the compiled core was not built."; \
@@ -141,7 +141,7 @@ annotate: $(VENV)/core ## the compiled core as a page whose yellow lines call Py
 	@echo build/annotate/_proto.html
 
 clean: ## remove all files that make and builds created
-	@rm -rf $(VENV) .venv-asan build dist *.egg-info faktory/_proto*.so faktory/_proto*.pyd faktory/_proto.c
+	@rm -rf $(VENV) .venv-asan build dist *.egg-info faktory/_*.so faktory/_*.pyd faktory/_proto.c
 	@rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find faktory tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -161,7 +161,7 @@ $(VENV)/env: pyproject.toml setup.py $(VENV)/.python
 	@$(PIP) -r $(VENV)/env.txt $(call quietly,env)
 	@touch $@
 
-$(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/_proto.pyx faktory/*.pxd faktory/*.h)
+$(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/*.pyx faktory/*.pxd faktory/*.h)
 	@$(PIP) --verbose --no-build-isolation --no-deps --editable . $(call quietly,core)
 	@$(call notices,core)
 	@touch $@

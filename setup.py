@@ -39,7 +39,8 @@ class build_py(_build_py):
             # A core of an earlier build would be imported even if this build makes none; build_ext,
             # which runs next, replaces it.
             suffix = sysconfig.get_config_var("EXT_SUFFIX")
-            Path(self.get_package_dir("faktory"), f"_proto{suffix}").unlink(missing_ok=True)
+            for name in ("_proto", "_exchange"):
+                Path(self.get_package_dir("faktory"), name + suffix).unlink(missing_ok=True)
 
 
 class build_ext(_build_ext):
@@ -75,7 +76,7 @@ class build_ext(_build_ext):
         except Exception as error:
             if type(error).__module__ == "Cython.Compiler.Errors":
                 raise SetupError(
-                    "faktory-worker: Cython cannot compile faktory/_proto.pyx: see above."
+                    f"faktory-worker: Cython cannot compile {extension.sources[0]}: see above."
                 ) from None
             raise
 
@@ -100,14 +101,15 @@ def reason(error):
 def extensions():
     if not switched_on("FAKTORY_NO_EXTENSIONS"):
         parts = [path for kind in ("*.h", "*.pxd") for path in Path("faktory").glob(kind)]
-        return [
-            Extension(
-                "faktory._proto",
-                ["faktory/_proto.pyx"],
-                include_dirs=["faktory"],
-                depends=sorted(map(str, parts)),
-            )
-        ]
+        core = Extension(
+            "faktory._proto",
+            ["faktory/_proto.pyx"],
+            include_dirs=["faktory"],
+            depends=sorted(map(str, parts)),
+        )
+        if sys.platform == "win32":  # no socket blocks for a moment there, see client/waiting.py
+            return [core]
+        return [core, Extension("faktory._exchange", ["faktory/_exchange.pyx"])]
     if switched_on("FAKTORY_REQUIRE_EXTENSIONS"):
         sys.exit(
             "faktory-worker: FAKTORY_NO_EXTENSIONS and FAKTORY_REQUIRE_EXTENSIONS are both set. "

@@ -103,6 +103,10 @@ cdef class ReplyParser:
         self._buffer = bytearray(_MIN_ROOM)
         self._failure = ""
 
+    def __len__(self):
+        """Return how many bytes wait: replies that were not taken, and a part of one."""
+        return self._end - self._start
+
     def feed(self, data):
         """Add received bytes, which may be split anywhere."""
         cdef const char *source

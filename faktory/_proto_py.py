@@ -73,6 +73,10 @@ class ReplyParser:
         self._scanned = 0  # how far the line was already searched for its end
         self._failure = ""
 
+    def __len__(self) -> int:
+        """Return how many bytes wait: replies that were not taken, and a part of one."""
+        return self._end - self._start
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Add received bytes, which may be split anywhere."""
         view = data if type(data) is bytes else _contiguous(data)

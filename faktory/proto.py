@@ -1,4 +1,5 @@
-"""Select the implementation of the protocol core; no other module depends on which one runs.
+"""Select the implementation of the protocol core; no other module depends on which one runs, but
+for `client.transport`, which selects an exchange with it.
 
 `FAKTORY_IMPL` is read once, at the first import: `cython`, `python`, or `auto` (the default: the
 compiled core if it was built, else pure Python; pure Python if there is no GIL).

@@ -72,6 +72,7 @@ ONCE = [
     "cli/test_web.py",
     "cli/test_worker_queues.py",
     "cli/test_writer.py",
+    "client/test_exchange.py",
     "client/test_fork.py",
     "client/test_greenlets.py",
     "client/test_sockets.py",

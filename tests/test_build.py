@@ -24,6 +24,8 @@ PROJECT = Path(__file__).parents[1]
 SWITCHES = ("FAKTORY_NO_EXTENSIONS", "FAKTORY_REQUIRE_EXTENSIONS", "FAKTORY_IMPL", "CC", "CFLAGS")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 CORE = f"faktory/_proto{SUFFIX}"
+EXCHANGE = f"faktory/_exchange{SUFFIX}"
+COMPILED = {CORE} if sys.platform == "win32" else {CORE, EXCHANGE}
 NO_COMPILER = {"CC": "/bin/false"}
 COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
 PURE = "py3-none-any.whl"
@@ -54,6 +56,7 @@ class Copy:
         for part in (*self.folder.glob("faktory/*.h"), *self.folder.glob("faktory/*.pxd")):
             part.unlink()
         (self.folder / "faktory/_proto.pyx").write_text("def new_jid():\n    return 'f' * 24\n")
+        (self.folder / "faktory/_exchange.pyx").write_text("class Exchange:\n    pass\n")
 
     def build(self, what: str, **environment: str) -> Path | None:
         """Build a `wheel`, `sdist` or `editable`; return its path, or None if that failed."""
@@ -114,7 +117,7 @@ def test_a_compiler_gives_a_wheel_for_this_platform(copy):
     assert_only_what_is_used(names(wheel))
     assert len(PAGES) > 10
     assert PAGES - set(names(wheel)) == set()
-    assert {name for name in names(wheel) if name.endswith((".so", ".pyd"))} == {CORE}
+    assert {name for name in names(wheel) if name.endswith((".so", ".pyd"))} == COMPILED
     assert copy.notices == ["faktory-worker: the compiled core is built."]
     assert not (copy.folder / "faktory/_proto.c").exists()
 
@@ -177,10 +180,11 @@ def test_a_core_with_a_cython_error_always_fails_the_build(copy):
 
 @pytest.mark.parametrize("environment", [NO_COMPILER, {"FAKTORY_NO_EXTENSIONS": "1"}])
 def test_an_editable_build_without_the_core_removes_the_old_one(copy, environment):
-    stale = copy.folder / CORE
-    stale.write_bytes(b"old")
+    stale = [copy.folder / CORE, copy.folder / EXCHANGE]
+    for each in stale:
+        each.write_bytes(b"old")
     assert copy.build("editable", **environment) is not None
-    assert not stale.exists()
+    assert not any(each.exists() for each in stale)
 
 
 @needs_compiler
@@ -212,6 +216,7 @@ def test_the_sdist_contains_everything_for_building_and_testing(copy):
     needed = {
         *("pyproject.toml", "setup.py", "Makefile", "LICENSE", "README.md"),
         *("faktory/_proto.pyx", "faktory/_proto.pyi", "faktory/py.typed", "faktory/_proto_py.py"),
+        *("faktory/_exchange.pyx", "faktory/_exchange.pyi", "faktory/_exchange_py.py"),
         *("tests/conftest.py", "tests/test_layers.py", "benchmarks/test_import.py"),
         *PAGES,
     }

@@ -26,6 +26,8 @@ ROOMS = {
     "faktory._proto": "proto",
     "faktory._proto_py": "proto",
     "faktory._json": "proto",
+    "faktory._exchange": "client",
+    "faktory._exchange_py": "client",
 }
 """The room of each module beside the folders; a folder is a room of its own name."""
 
@@ -69,6 +71,8 @@ PRIVATE = {
     "faktory._proto": {"faktory.proto"},
     "faktory._proto_py": {"faktory.proto"},
     "faktory._json": {"faktory._proto", "faktory._proto_py"},
+    "faktory._exchange": {"faktory.client.transport"},
+    "faktory._exchange_py": {"faktory.client.transport"},
 }
 """Modules with a closed circle of importers."""
 

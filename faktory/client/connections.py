@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from logging import DEBUG
 from time import time
 from typing import Any
 
@@ -93,9 +94,10 @@ class Connection:
             if using.in_process:
                 return self._connect(using).exchange(sent)
             self._switch(using)
-        logged = self._log.isEnabledFor(logging.DEBUG)
+        log = self._log
+        logged = log.levels.get(DEBUG) is not False and log.isEnabledFor(DEBUG)
         if logged:
-            self._log.sent(sent)
+            log.sent(sent)
         with self._lock:
             if self._busy:
                 self._check_not_busy()
@@ -111,7 +113,7 @@ class Connection:
             finally:
                 self._busy = False
         if logged:
-            self._log.answered(answers)
+            log.answered(answers)
         return answers
 
     def reset_after_fork(self) -> None:

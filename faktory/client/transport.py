@@ -33,21 +33,30 @@ from ..exceptions import (
     FaktoryProtocolError,
     FaktoryTimeout,
 )
-from ..proto import NEED_DATA
+from ..proto import NEED_DATA, implementation
 from ..wire import commands, recovery
 from ..wire.address import Address
 from ..wire.commands import Command
 from ..wire.log import Log
 from ..wire.session import Answer, ClientSession
 from . import sockets
-from .waiting import KERNEL_WAIT, MAX_TIMEOUTS, DeadlinePassed, TimedSocket
+from .waiting import KERNEL_WAIT, MAX_TIMEOUTS, DeadlinePassed, TimedSocket, is_plain
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from .._exchange import Exchange
+elif implementation == "cython":
+    try:
+        from .._exchange import Exchange
+    except ImportError:  # as on Windows, where no socket blocks for a moment
+        from .._exchange_py import Exchange
+else:
+    from .._exchange_py import Exchange
+
 
 _OWN_CODE: Final = re.compile(
-    r"faktory\.(client\.(transport|waiting|sockets|tls)$|wire\.|_proto)|ssl$"
+    r"faktory\.(client\.(transport|waiting|sockets|tls)$|wire\.|_proto|_exchange)|ssl$"
 )
 """Modules whose code runs during an exchange; any other's runs in a signal handler."""
 
@@ -108,17 +117,25 @@ class SocketTransport:
         # Here for each exchange, which would look them up there.
         self._send = self._timed.send
         self._can_read = self._timed.can_read
+        self._parser = self._session.parser
+        plain = self._timed.kernel_waits and is_plain(self._socket)
+        self._at_once = Exchange(self._socket, self._can_read, self._parser).run if plain else None
 
     def exchange(self, sent: Sequence[Command[Any]]) -> list[Answer]:
         """Send commands in one piece and wait for their answers."""
         answers: list[Answer] = []
         left = 0
-        session = self._session
-        timed = self._timed
+        tried: int | OSError | None = None
         try:
-            unsolicited = session.parser.next()
-            if unsolicited is not NEED_DATA or (not sent[-1].skip_check and self._can_read()):
-                self._check_unsolicited(unsolicited)
+            if self._at_once is not None and sent[0].min_timeout < inf:
+                result = self._at_once(sent)
+                if isinstance(result, list):
+                    return result
+                tried = result
+            if tried is None and (self._parser or (not sent[-1].skip_check and self._can_read())):
+                self._check_unsolicited()
+            session = self._session
+            timed = self._timed
             timeout = self._timeout
             timed.start(timeout)
             for command in sent:
@@ -127,7 +144,13 @@ class SocketTransport:
             if timeout == inf and not self._resets:
                 self._expect_job()
             data = session.send(sent)
-            left = self._send(data if self._chunk is None else data[: self._chunk])
+            if tried is None:
+                left = self._send(data if self._chunk is None else data[: self._chunk])
+            elif isinstance(tried, OSError):
+                left = len(data)
+                raise tried
+            else:
+                left = tried
             while left < len(data):
                 left += self._send_more(data, left)
             timed.start(timeout)
@@ -135,7 +158,7 @@ class SocketTransport:
             for _ in sent:
                 if answers:
                     timed.start(timeout)
-                answer = session.next_answer() if answers else NEED_DATA
+                answer = session.next_answer() if answers or tried is not None else NEED_DATA
                 while answer is NEED_DATA:
                     self._receive(more_than)
                     more_than = 0
@@ -344,20 +367,20 @@ class SocketTransport:
         elif received is not None:
             raise self._closed()
 
-    def _check_unsolicited(self, reply: object) -> None:
+    def _check_unsolicited(self) -> None:
         """Raise if the server has closed the connection, or sent what nobody asked for.
 
         That would be taken for the next command's answer.
         """
-        parser = self._session.parser
-        if reply is NEED_DATA:
+        parser = self._parser
+        if not parser:
             received = self._timed.receive_now(parser.get_buffer())
             if received is None:
                 return
             if not received:
                 raise self._closed()
             parser.buffer_updated(received)
-            reply = parser.next()
+        reply = parser.next()
         if recovery.is_closing(reply):
             raise sockets.closing(self._place, reply)
         raise sockets.unsolicited(self._place, reply)

@@ -24,7 +24,6 @@ from typing import Final
 if sys.platform == "linux":  # not later, when a fork may copy the import's lock
     from fcntl import ioctl
     from termios import TIOCOUTQ
-
 KERNEL_WAIT: Final = 0.005
 """Seconds for which a socket blocks in the kernel, longer than most answers take."""
 
@@ -193,6 +192,15 @@ def _let_kernel_wait(sock: socket.socket, seconds: float) -> bool:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     return True
+
+
+def is_plain(sock: socket.socket) -> bool:
+    """Return whether a socket's methods are the system's, not those of a proxy or a profiler."""
+    kind, plain = type(sock), socket.SocketType
+    return all(
+        getattr(kind, name) is getattr(plain, name)
+        for name in ("fileno", "send", "recv", "recv_into")
+    )
 
 
 def _can_wait_for_more(sock: socket.socket) -> bool:

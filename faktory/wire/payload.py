@@ -13,7 +13,7 @@ from typing import Any, Final, TypeGuard
 
 from ..exceptions import FaktoryPayloadError
 from ..proto import new_jid
-from .validate import check_duration, check_instant, check_queue, show
+from .validate import check_duration, check_instant, check_queue, show, valid_queues
 
 DEFAULT_RETRY: Final = 25
 """Attempts after the first, as in every other client of Faktory."""
@@ -37,29 +37,42 @@ def prepare(job: Mapping[str, object]) -> dict[str, Any]:
     FaktoryPayloadError names the field. `retry` is always explicit: the server's own default
     leaks from one job into the next (`server/commands.go: push`).
     """
-    if not isinstance(job, dict):
+    if type(job) is not dict and not isinstance(job, dict):
         raise FaktoryPayloadError(
             f"a job is a dict with at least 'jobtype' and 'args', not {show(job)}."
         )
-    if "jobtype" not in job or "args" not in job:
-        missing = "args" if "jobtype" in job else "jobtype"
+    sent: dict[str, Any] = {**_COMPLETE, **job}
+    jobtype, args, queue = sent["jobtype"], sent["args"], sent["queue"]
+    jid, retry = sent["jid"], sent["retry"]
+    if jobtype is _MISSING or args is _MISSING:
+        missing = "jobtype" if jobtype is _MISSING else "args"
         raise FaktoryPayloadError(f"the job has no {missing!r}: it needs 'jobtype' and 'args'.")
-    jobtype, args, jid, retry = job["jobtype"], job["args"], job.get("jid"), job.get("retry")
-    if not isinstance(jobtype, str) or not jobtype:
+    if (type(jobtype) is not str and not isinstance(jobtype, str)) or not jobtype:
         raise FaktoryPayloadError(f"jobtype is {show(jobtype)}: it must be text, and not empty.")
-    if not isinstance(args, (list, tuple)):
+    if type(args) is not list and not isinstance(args, (list, tuple)):
         raise FaktoryPayloadError(f"args is {show(args)}: it must be a list, [] for no arguments.")
-    sent: dict[str, Any] = {
-        "jid": new_jid() if jid is None else check_jid("jid", jid),
-        "jobtype": jobtype,
-        "queue": check_queue("queue", job.get("queue", "default")),
-        "args": args,
-        "retry": DEFAULT_RETRY if retry is None else _check_retry("retry", retry),
-    }
-    for name in job:
-        if name not in sent:
-            sent[name] = _check_other(name, job[name])
+    sent["jid"] = new_jid() if jid is None else check_jid("jid", jid)
+    if type(queue) is not str or queue not in valid_queues:
+        check_queue("queue", queue)
+    if retry is not DEFAULT_RETRY:
+        sent["retry"] = DEFAULT_RETRY if retry is None else _check_retry("retry", retry)
+    if len(sent) > len(_COMPLETE):
+        for name in job:
+            if name not in _COMPLETE:
+                sent[name] = _check_other(name, job[name])
     return sent
+
+
+_MISSING: Final = object()
+
+_COMPLETE: Final[dict[str, object]] = {
+    "jid": None,
+    "jobtype": _MISSING,
+    "queue": "default",
+    "args": _MISSING,
+    "retry": DEFAULT_RETRY,
+}
+"""The fields that each job is sent with, in their order."""
 
 
 def _check_other(name: str, value: object) -> object:

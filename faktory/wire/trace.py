@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .commands import Command
@@ -18,6 +18,8 @@ class CommandLog(Log):
     def __init__(self, logger: logging.Logger, payloads: bool) -> None:
         super().__init__(logger)
         self._payloads = payloads
+        self.levels: Mapping[int, bool] = getattr(self.logger, "_cache", {})
+        """What `isEnabledFor` has found for a level and will find again: half of its time."""
 
     def sent(self, commands: Sequence[Command[Any]]) -> None:
         """Log commands."""

@@ -3,11 +3,12 @@
     python tests/fuzz/fuzz_core.py [-max_total_time=60] [other options of libFuzzer]
     python tests/fuzz/fuzz_core.py crash-...       replay a stored crash
 
-Builds the compiled twin twice in build/fuzz: with coverage (see coverage.c) for the search, then
+Builds the compiled twins twice in build/fuzz: with coverage (see coverage.c) for the search, then
 with AddressSanitizer and UndefinedBehaviorSanitizer to replay every input that the search has kept.
 A failing input is stored in a file crash-... Needs atheris, Cython and gcc.
 
-The first byte of an input selects the kind of the rest: JSON, a value, or a stream of replies.
+The first byte of an input selects the kind of the rest: JSON, a value, a stream of replies, or what
+the peer of an exchange does.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import select
+import socket
 import struct
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +65,13 @@ def main() -> None:
 
 
 def build(name: str, flags: list[str], source: str = "", library: str | None = None) -> None:
-    """Build build/fuzz/<name>/faktory: the package with a compiled twin with these flags."""
+    """Build build/fuzz/<name>/faktory: the package with compiled twins with these flags."""
     package = BUILD / name / "faktory"
-    package.mkdir(parents=True, exist_ok=True)
-    for path in (*ROOT.glob("faktory/*.py"), *ROOT.glob("faktory/*.h")):
-        (package / path.name).write_bytes(path.read_bytes())
-    core = package / "_proto.c"
-    cython = [sys.executable, "-m", "cython", "-3", ROOT / "faktory" / "_proto.pyx", "-o", core]
-    subprocess.run(cython, check=True)
+    (package / "wire").mkdir(parents=True, exist_ok=True)
+    for path in [
+        found for kind in ("*.py", "*.h", "wire/*.py") for found in ROOT.glob(f"faktory/{kind}")
+    ]:
+        (package / path.relative_to(ROOT / "faktory")).write_bytes(path.read_bytes())
     compiler = ["gcc", "-g", "-O1", "-fPIC", "-fno-omit-frame-pointer"]
     compiler += [f"-I{sysconfig.get_path('include')}"]
     linked = []
@@ -76,8 +79,11 @@ def build(name: str, flags: list[str], source: str = "", library: str | None = N
         linked = [package / "other.o", *filter(None, [library])]
         source_path = Path(__file__).with_name(source)
         subprocess.run([*compiler, "-c", source_path, "-o", linked[0]], check=True)
-    extension = package / f"_proto{sysconfig.get_config_var('EXT_SUFFIX')}"
-    subprocess.run([*compiler, "-shared", *flags, core, *linked, "-o", extension], check=True)
+    for twin in ("_proto", "_exchange"):
+        made, pyx = package / f"{twin}.c", ROOT / "faktory" / f"{twin}.pyx"
+        subprocess.run([sys.executable, "-m", "cython", "-3", pyx, "-o", made], check=True)
+        extension = package / f"{twin}{sysconfig.get_config_var('EXT_SUFFIX')}"
+        subprocess.run([*compiler, "-shared", *flags, made, *linked, "-o", extension], check=True)
 
 
 def run(name: str, arguments: list[str], **environment: str) -> None:
@@ -96,6 +102,9 @@ def seeds() -> Iterator[bytes]:
         yield b"j" + data
         yield b"r\x00\x00$%d\r\n%b\r\n+OK\r\n-ERR x\r\n:5\r\n$-1\r\n" % (len(data), data)
         yield b"r\x13\x0f$%d\r\n%b\r\n$0\r\n\r\n" % (len(data), data)
+    for how in range(32):
+        yield b"x" + bytes([how]) + b"+OK\r\n"
+        yield b"x" + bytes([how]) + b"$2\r\n{}\r\n"
     yield b"v" + bytes(range(256))
     yield (
         b"vU\x05hello"
@@ -233,12 +242,62 @@ def check_replies(twins: list[Any], how: int, size: int, stream: bytes) -> None:
                 break
 
 
+PEER = ThreadPoolExecutor(1)
+
+
+def check_exchange(how: int, reply: bytes) -> None:
+    """Exchange a command with a peer that does what the bits of `how` say, and sends `reply`."""
+    from faktory import _exchange, _exchange_py
+    from faktory.proto import ReplyParser
+    from faktory.wire import commands
+
+    command = commands.info() if how & 1 else commands.ack("12345678")
+    seen = []
+    for twin in (_exchange_py, _exchange):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            looks = select.poll()
+            looks.register(ours, select.POLLIN)
+            parser = ReplyParser()
+            exchange = twin.Exchange(ours, lambda looks=looks: looks.poll(0), parser)
+            if how & 2:
+                theirs.sendall(reply or b"+")  # before it was asked for
+            if how & 4:
+                parser.feed(b"+")
+            asked = select.poll()
+            asked.register(theirs, select.POLLIN)
+
+            def act(theirs: socket.socket = theirs, asked: select.poll = asked) -> None:
+                if not asked.poll(0 if how & 6 else 5000):
+                    return
+                if not how & 8:  # closed with the command unread: a reset
+                    theirs.recv(100)
+                if reply and not how & 8:
+                    theirs.sendall(reply)
+                if how & 24 or not reply:
+                    theirs.close()
+
+            peer = PEER.submit(act)
+            try:
+                result: object = exchange.run([command] * (2 if how & 32 else 1))
+            except OSError as error:
+                result = f"raised {error!r}"
+            if how & 32 and not how & 6:
+                ours.shutdown(socket.SHUT_WR)  # nothing was sent
+            peer.result()
+            rest = [show(parser.next) for _ in range(3)]
+            seen.append((repr(result), len(parser), rest))
+    same(*seen)
+
+
 def check(twins: list[Any], data: bytes) -> None:
     match data[:1]:
         case b"v":
             check_value(twins, build_value(data[1:]))
         case b"r" if len(data) > 3:
             check_replies(twins, data[1], data[2], data[3:])
+        case b"x" if len(data) > 1:
+            check_exchange(data[1], data[2:])
         case _:
             check_json(twins, data[1:])
 
