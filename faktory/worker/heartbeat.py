@@ -125,7 +125,7 @@ class Heartbeat(Thread):
             if there + own > NEAR and not is_enterprise(info):
                 self._log.warning(
                     "the server has %d connections, and closes those beyond %d by default; this "
-                    "worker takes %d. Fewer and wider worker processes take fewer, and async jobs",
+                    "worker takes %d. Fewer threads take fewer, and fewer, wider processes",
                     there,
                     MAX_CONNECTIONS,
                     own,

@@ -19,8 +19,8 @@ ANSWERED_WITHIN: Final = 20.0
 """Seconds since the last answer, to a beat at least, in which others of its connections work."""
 
 CROWDED: Final = (
-    "the worker goes on with the connections that it has. Fewer and wider worker processes take "
-    "fewer, and async jobs"
+    "the worker goes on with the connections that it has. Fewer threads take fewer, and fewer, "
+    "wider processes"
 )
 
 _NUMBER: Final = re.compile(r"\d+")

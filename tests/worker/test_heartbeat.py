@@ -213,7 +213,7 @@ def server_with(connections: object, edition: str = "Faktory") -> dict[str, Any]
 
 NEAR = (
     "the server has 1780 connections, and closes those beyond 2000 by default; this worker takes "
-    "51. Fewer and wider worker processes take fewer, and async jobs"
+    "51. Fewer threads take fewer, and fewer, wider processes"
 )
 
 

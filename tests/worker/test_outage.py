@@ -118,7 +118,7 @@ def too_many(count: int) -> Exception:
     return closing("host:7419", FaktoryServerError(f"ERR too many connections: {count}"))
 
 
-def test_connections_beyond_the_servers_limit_are_no_outage_while_others_are_answered(
+def test_it_is_not_an_outage_where_some_connections_are_closed_beyond_the_limit(
     clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
     trouble = Outage(LOG)
@@ -132,7 +132,7 @@ def test_connections_beyond_the_servers_limit_are_no_outage_while_others_are_ans
     trouble.begins(too_many(2002), clock.now)
     text = (
         "host:7419 closes the connection: ERR too many connections: %d; the worker goes on with "
-        "the connections that it has. Fewer and wider worker processes take fewer, and async jobs"
+        "the connections that it has. Fewer threads take fewer, and fewer, wider processes"
     )
     assert log.messages == [text % 2001, text % 2002]
 
