@@ -19,6 +19,7 @@ import sys
 from _thread import LockType, allocate_lock
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from queue import SimpleQueue
 from tempfile import TemporaryFile
 from threading import Thread, get_ident
@@ -46,8 +47,8 @@ MAX_WAIT: Final = 1.0
 PAUSE: Final = 0.005
 """Seconds between two writes, so that a busy worker's lines are written many at a time."""
 
-MAX_AGE: Final = 0.001
-"""Seconds for which the descriptor is taken for what it was; a write that waited took longer."""
+MAX_AGE: Final = 1.0
+"""Seconds for which a descriptor that subprocesses inherit, as standard error, is what it was."""
 
 RETRY_INTERVAL: Final = 1.0
 """Seconds until what could not be written is tried again."""
@@ -68,7 +69,9 @@ class Writer:
         """Whether this process has forked or was forked, so that others write here too."""
         self._next_turn = 0.0
         """When to take turns again (`time.monotonic`), after a process that kept its own."""
-        self._socket = self._look()[0]
+        self._socket, self._is_file = self._look()
+        self._looked_at = -inf
+        """When it was looked at last (`time.monotonic`)."""
         self._reset()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(
@@ -253,21 +256,24 @@ class Writer:
     def _write_or_fail(self, locked: bool) -> None:
         """Write the rest, unless another process writes here from now on, and none has the lock.
 
-        Each call of the system has the writer wait for its next turn among the threads: so there
-        are few of them. What the descriptor is, is looked up again where time has passed.
+        Each call of the system that may wait has the writer wait for its next turn among the
+        threads: so there are few of them. A socket of Python's, such as a connection to the server
+        that has got the descriptor's number, is inherited by no subprocess: to ask for that is a
+        call that does not wait.
         """
         whole = True
-        looked_at = 0.0
         try:
             while self._rest and (locked or not (whole and self._has_others)):
                 try:
                     now = monotonic()
-                    if now - looked_at > MAX_AGE:
-                        looked_at = now
-                        socket, is_file = self._look()
-                    if socket != self._socket:
-                        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-                    end = len(self._rest) if is_file else self._next_end()
+                    inherited = os.get_inheritable(self._descriptor)
+                    if not inherited or now - self._looked_at > MAX_AGE:
+                        self._looked_at = now
+                        socket, self._is_file = self._look()
+                        if socket != self._socket:
+                            self._looked_at = -inf
+                            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+                    end = len(self._rest) if self._is_file else self._next_end()
                     count = os.write(self._descriptor, self._rest[:end])
                 except BlockingIOError:
                     self._wait_for_reader()
