@@ -90,9 +90,10 @@ docs: $(VENV)/core $(VENV)/docs ## build/docs from the pages and the docstrings;
 bench: $(VENV)/core $(VENV)/bench $(VENV)/installed-peers ## the benchmarks, beside other packages: build/bench/results.txt and .json
 	@$(RUN) -m pytest benchmarks --benchmark-only --benchmark-quiet -q -s --timeout=0 $(ARGS)
 
-chart: $(VENV)/bench ## update the figures in README.md and docs/asyncio.md from the results of make bench
+chart: $(VENV)/bench ## update the figures in README.md, docs/asyncio.md and docs/scale.md from the results of make bench
 	@$(RUN) -m benchmarks.chart build/bench/results.json
 	@$(RUN) -m benchmarks.chart_asyncio build/bench/results.json
+	@$(RUN) -m benchmarks.chart_scale build/bench/results.json
 
 instructions: $(VENV)/core $(VENV)/bench ## the instructions that the core's tasks take, independent of other load
 	@$(RUN) benchmarks/instructions.py

@@ -22,6 +22,7 @@ from ..exceptions import (
     FaktoryError,
     FaktoryHandshakeError,
     FaktoryProtocolError,
+    FaktoryServerError,
     FaktoryTimeout,
 )
 from ..wire.validate import check_timeout
@@ -177,7 +178,10 @@ def closed(place: str) -> FaktoryConnectionResetError:
 
 def closing(place: str, reply: object) -> FaktoryConnectionResetError:
     """Return the error for a server that is about to close the connection."""
-    return FaktoryConnectionResetError(f"{place} closes the connection: {reply}")
+    error = FaktoryConnectionResetError(f"{place} closes the connection: {reply}")
+    if isinstance(reply, FaktoryServerError):
+        error.__cause__ = reply
+    return error
 
 
 def unsolicited(place: str, reply: object) -> FaktoryProtocolError:

@@ -27,6 +27,10 @@ REPEAT_MARGIN: Final = 1.0
 server queues the job a second time. It covers the way there, and clocks that differ a little."""
 
 
+TOO_MANY: Final = "too many connections"
+"""How the reply begins that ends a connection beyond the server's limit."""
+
+
 class ConnectionBroken(Exception):
     """A connection broke in the middle of an exchange.
 
@@ -47,7 +51,7 @@ def is_closing(reply: object) -> bool:
     It has no code of its own (`server/server.go: processLines`).
     """
     return isinstance(reply, FaktoryServerError) and reply.message.startswith(
-        ("shutdown in progress", "too many connections")
+        ("shutdown in progress", TOO_MANY)
     )
 
 

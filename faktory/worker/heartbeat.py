@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from threading import Event, Thread
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..client import Client
+from ..client.settings import is_enterprise
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, FaktoryServerError
 from ..wire.commands import WorkerState
 from ..wire.log import Log
 from ..wire.validate import clip
 from .lifecycle import Lifecycle
 from .timing import Timing
+
+MAX_CONNECTIONS: Final = 2000
+"""Of the open-source server (`DefaultMaxPoolSize`); a licence has another number."""
+
+NEAR: Final = MAX_CONNECTIONS * 9 // 10
+"""With so many connections a worker says how many it takes."""
 
 
 class HeartbeatManager(Protocol):
@@ -41,10 +49,18 @@ class HeartbeatManager(Protocol):
 
 
 class Heartbeat(Thread):
-    """Beats every `interval` seconds until stopped."""
+    """Beats every `interval` seconds until stopped.
+
+    After the first beat it warns if the worker's `connections` bring the server near its limit.
+    """
 
     def __init__(
-        self, manager: HeartbeatManager, client: Client, interval: float, timing: Timing
+        self,
+        manager: HeartbeatManager,
+        client: Client,
+        interval: float,
+        timing: Timing,
+        connections: int = 0,
     ) -> None:
         super().__init__(name="faktory-heartbeat", daemon=True)
         self._manager = manager
@@ -53,6 +69,8 @@ class Heartbeat(Thread):
         self._late_beat = timing.late_beat
         self._grace = timing.beat_grace
         self._log = Log(manager.log)
+        self._connections = connections
+        """How many the worker takes, until the server has been asked how many it has."""
         self._stopped = Event()
         self.due: float | None = None
         """When the next beat is due (`time.monotonic`), None while one is under way."""
@@ -90,12 +108,28 @@ class Heartbeat(Thread):
                 )
             state = self._beat()
             self._manager.on_beat(asked_at, state)
+            if self._connections:
+                self._check_connections()
         except FaktoryAuthenticationError as error:
             self._manager.on_beat_error(asked_at, error)
             return False
         except Exception as error:
             self._on_error(asked_at, error)
         return True
+
+    def _check_connections(self) -> None:
+        own, self._connections = self._connections, 0
+        with suppress(FaktoryError, KeyError, TypeError):  # an answer of another kind: no matter
+            info = self._client.info()
+            there = info["server"]["connections"]
+            if there + own > NEAR and not is_enterprise(info):
+                self._log.warning(
+                    "the server has %d connections, and closes those beyond %d by default; this "
+                    "worker takes %d. Fewer threads take fewer, and fewer, wider processes",
+                    there,
+                    MAX_CONNECTIONS,
+                    own,
+                )
 
     def _on_error(self, asked_at: float, error: Exception) -> None:
         if isinstance(error, FaktoryServerError):

@@ -6,9 +6,10 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from types import FunctionType
+from typing import Any, Final, Protocol
 
-from ..jobs.context import current_job
+from ..jobs.context import JobContext, current_job
 from ..wire.log import clean, enabled
 
 
@@ -30,9 +31,13 @@ class JobFilter(logging.Filter):
             return True
         jid, jobtype = clean(job.jid), clean(job.jobtype)
         record.jid, record.jobtype = jid, jobtype
-        own = record.name.startswith("faktory.") and not record.name.startswith("faktory.job.")
-        record.job = "" if own else f"{jobtype} {jid} "
+        record.job = "" if is_own(record.name) else f"{jobtype} {jid} "
         return True
+
+
+def is_own(logger: str) -> bool:
+    """Return whether this package writes to the logger of that name: its messages name the job."""
+    return logger.startswith("faktory.") and not logger.startswith("faktory.job.")
 
 
 def mark_records() -> None:
@@ -50,6 +55,8 @@ class _Marking:
     def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
         self._mark = JobFilter().filter
+        self.is_plain = make is logging.LogRecord
+        """Whether it only adds the job to Python's own records."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = self._make(*args, **kwargs)
@@ -57,11 +64,76 @@ class _Marking:
         return record
 
 
+class LineWriter(Protocol):
+    """A handler that can write the line of a job without a record."""
+
+    def write_job(self, logger: str, message: str, job: JobContext) -> bool:
+        """Write the line that a record of level INFO would give, from this thread and now.
+
+        Returns False, and has written nothing, if that takes a record: for a filter, say.
+        """
+
+
+def _methods() -> tuple[object, ...]:
+    """Return what a record passes through, which other packages replace in the class."""
+    kind = logging.Logger
+    return kind.makeRecord, kind.handle, kind.callHandlers
+
+
+def _own_file(function: object) -> str | None:
+    return function.__code__.co_filename if type(function) is FunctionType else None
+
+
+_PLAIN: Final = _methods() if {*map(_own_file, _methods())} == {logging.__file__} else None
+"""Those methods, if they are Python's own."""
+
+
+def line_writer(log: logging.Logger) -> LineWriter | None:
+    """Return the handler that writes all records of a logger, if only it would see them.
+
+    Not where the program, or a package that watches it, has added, wrapped or replaced something.
+    """
+    factory = logging.getLogRecordFactory()
+    if type(factory) is not _Marking or not factory.is_plain or _methods() != _PLAIN:
+        return None
+    if log.filters or type(log) is not logging.Logger:
+        return None
+    if not (logging.logThreads and logging.logProcesses):
+        return None
+    only = None
+    each: logging.Logger | None = log
+    while each is not None:
+        if handlers := each.handlers:
+            if only is not None or len(handlers) > 1:
+                return None
+            only = handlers[0]
+        each = each.parent if each.propagate else None
+    return only if hasattr(only, "write_job") else None
+
+
 class JobLog:
     """Writes the lines of jobs; what a filter or handler of the program raises loses no job."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self.logger = logger
+
+    def info(self, text: str, job: JobContext, *args: object) -> None:
+        """Write a line of level INFO that begins with the job.
+
+        Each job has two of them: a record would be most of a line's cost.
+        """
+        log = self.logger
+        try:
+            if log.disabled:
+                enabled(log)
+            if not log.isEnabledFor(logging.INFO):
+                return
+            writer = line_writer(log)
+            if writer is not None and writer.write_job(log.name, text % (job, *args), job):
+                return
+        except BaseException:  # as a record it is written in any case
+            pass
+        self.log(logging.INFO, text, job, *args)
 
     def log(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
         """Write a line."""

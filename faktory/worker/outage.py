@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from math import inf
 from threading import Lock
 from time import monotonic
 from typing import Final
 
+from ..exceptions import FaktoryServerError
 from ..wire.log import Log
+from ..wire.recovery import TOO_MANY
 from ..wire.validate import clip
+
+ANSWERED_WITHIN: Final = 20.0
+"""Seconds since the last answer, to a beat at least, in which others of its connections work."""
+
+CROWDED: Final = (
+    "the worker goes on with the connections that it has. Fewer threads take fewer, and fewer, "
+    "wider processes"
+)
+
+_NUMBER: Final = re.compile(r"\d+")
 
 REFUSAL_INTERVAL: Final = 60.0
 """Seconds between two lines about a server that refuses FETCH: each thread asks once a second."""
@@ -43,8 +56,13 @@ class Outage:
     def begins(self, error: BaseException, asked_at: float) -> None:
         """Note that a command from `asked_at` (`time.monotonic`) failed; log it the first time.
 
-        Not if the server has answered a later one: then it is a matter of one connection.
+        Not if the server has answered a later one: then it is a matter of one connection. Nor if it
+        has too many and answers others: `refused` says what it has closed.
         """
+        answers = self._answered and monotonic() - self._answered < ANSWERED_WITHIN
+        if answers and self._since is None and is_crowded(error):
+            self._say(f"{clip(str(error), 1000)}; {CROWDED}")
+            return
         with self._lock:
             if self._since is not None or self._answered > asked_at:
                 return
@@ -71,11 +89,20 @@ class Outage:
 
     def refused(self, error: BaseException) -> None:
         """Log that the server refused FETCH, when the reason is a new one, or once a minute."""
-        text, now = clip(str(error), 1000), monotonic()
-        self._refused_at = now
+        self._refused_at = monotonic()
+        self._say(f"the server refused FETCH: {clip(str(error), 1000)}")
+
+    def _say(self, text: str) -> None:
+        kind, now = _NUMBER.sub("", text), monotonic()
         with self._lock:
             before, at = self._refusal
-            if text == before and now - at < REFUSAL_INTERVAL:
+            if kind == before and now - at < REFUSAL_INTERVAL:
                 return
-            self._refusal = (text, now)
-        self._log.warning("the server refused FETCH: %s", text)
+            self._refusal = (kind, now)
+        self._log.warning("%s", text)
+
+
+def is_crowded(error: BaseException) -> bool:
+    """Return whether the server has closed a connection because it has too many."""
+    reply = error.__cause__
+    return isinstance(reply, FaktoryServerError) and reply.message.startswith(TOO_MANY)

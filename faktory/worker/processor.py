@@ -159,7 +159,8 @@ class Processor(Thread):
         self._log = Log(manager.log)
         job_log = manager.log.getChild("job")
         self._job_log = Log(job_log)
-        self._log_job = JobLog(job_log).log
+        job_lines = JobLog(job_log)
+        self._log_job, self._log_info = job_lines.log, job_lines.info
         self._reconnect = False
         self._delivery: Delivery | None = None
         self._asked: tuple[str, ...] = ()
@@ -301,7 +302,7 @@ class Processor(Thread):
             if self.tally is not None:
                 self.tally.end("discarded", None)
             return Delivery(commands.ack(job.jid))
-        self._log_job(logging.INFO, "%s start", job)
+        self._log_info("%s start", job)
         try:
             end = self._perform(job)
         except BaseException as error:  # raised by the error's own methods, say
@@ -322,7 +323,7 @@ class Processor(Thread):
             if self.tally is not None:
                 self.tally.end(end.outcome, seconds)
             reason = f": {end.reason}" if end.outcome == "discarded" else ""
-            self._log_job(logging.INFO, "%s %s in %.3f s%s", job, end.outcome, seconds, reason)
+            self._log_info("%s %s in %.3f s%s", job, end.outcome, seconds, reason)
             return end.following or Delivery(commands.ack(job.jid))
         if self.tally is not None:
             self.tally.end(end.outcome, max(0.0, self._failed_at - self.running.since))
@@ -347,7 +348,7 @@ class Processor(Thread):
             self._log_job(logging.WARNING, "%s is run whenever it comes: %s", job, error)
             return False
         if expired:
-            self._log_job(logging.INFO, "%s expired: it is not run", job)
+            self._log_info("%s expired: it is not run", job)
         return expired
 
     def _perform(self, job: JobContext) -> _End:

@@ -342,7 +342,11 @@ class Worker:
         self._log.info("Queues: %s", "as get_queues() says" if overridden else self._queues)
         self._log.info("Labels: %s", ", ".join(self.labels))
         heartbeat = Heartbeat(
-            self._manager, self._make_client(), self.send_heartbeat_every, self._timing
+            self._manager,
+            self._make_client(),
+            self.send_heartbeat_every,
+            self._timing,
+            connections=self.concurrency + 1,
         )
         with handled(self._posted(self._orders.always), self._posted(self._orders.unless_used)):
             try:

@@ -206,7 +206,15 @@ def test_a_log_that_cannot_be_written_ends_no_worker(
     wait_until(lambda: server.processed == 3)
     assert worker.stop() == Exit.STOPPED
     assert [reports(server, jid) for jid in jids] == [["ACK"]] * 3
-    assert {verb for verb, _ in server.commands} <= {"PUSH", "FETCH", "ACK", "BEAT", "END", "HELLO"}
+    assert {verb for verb, _ in server.commands} <= {
+        "PUSH",
+        "FETCH",
+        "ACK",
+        "BEAT",
+        "END",
+        "HELLO",
+        "INFO",
+    }
 
 
 @KINDS

@@ -278,14 +278,65 @@ def test_a_file_that_gets_the_number_of_the_lock_file_is_not_locked(
         fcntl, "lockf", lambda number, *how: locked.append(number) or lockf(number, *how)
     )
     writer = make(pipe.descriptor)
+    writer.put("alone", wait=True)
+    assert locked == []  # no other process writes here
+    assert in_child(lambda: None) == 0
     writer.put("first", wait=True)
     assert set(locked) == {writer._turns}
     locked.clear()
     with open(tmp_path / "database", "wb") as file:
         os.dup2(file.fileno(), writer._turns or -1)
         writer.put("second", wait=True)
-    assert pipe.read() == ["first", "second"]
+    assert pipe.read() == ["alone", "first", "second"]
     assert locked == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes take turns where there is fork")
+def test_from_a_fork_on_a_process_takes_turns_also_in_the_middle_of_what_it_writes(
+    make: Make, pipe: Pipe, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    writer = make(pipe.descriptor)
+    calls: list[str] = []
+    lockf, write = fcntl.lockf, os.write
+
+    def forks(descriptor: int, data: bytes) -> int:
+        if descriptor == pipe.descriptor:
+            calls.append("write")
+            writer._reset_before_fork()
+        return write(descriptor, data)
+
+    monkeypatch.setattr(
+        fcntl, "lockf", lambda number, how: calls.append("lock") or lockf(number, how)
+    )
+    monkeypatch.setattr(module.os, "write", forks)
+    writer._lines.put(b"".join(b"%d\n" % number for number in range(2000)))
+    writer.flush(20)
+    assert pipe.read() == [str(number) for number in range(2000)]
+    assert calls[:2] == ["write", "lock"]
+    assert calls[-1] == "lock"
+    assert calls.count("write") > 2
+    assert calls.count("lock") == 2
+
+
+def test_what_waits_goes_to_a_file_at_once(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    write = os.write
+    with open(tmp_path / "log", "wb") as file:
+        writer = make(file.fileno())
+
+        def count(descriptor: int, data: bytes) -> int:
+            if descriptor == file.fileno():
+                sizes.append(len(data))
+            return write(descriptor, data)
+
+        monkeypatch.setattr(module.os, "write", count)
+        writer._lines.put(b"line\n" * 10_000)
+        writer.flush(20)
+        assert sizes == [50_000]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes take turns where there is fork")

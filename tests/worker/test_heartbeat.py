@@ -30,11 +30,19 @@ class FakeClient:
         self.answers = answers
         self.beats: list[tuple[str | None, int | None]] = []
         self.calls: list[str] = []
+        self.infos: list[Any] = []
 
     def beat(self, current_state: str | None = None, rss_kb: int | None = None) -> Any:
         self.calls.append("beat")
         self.beats.append((current_state, rss_kb))
         answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def info(self) -> Any:
+        self.calls.append("info")
+        answer = self.infos.pop(0)
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -197,3 +205,38 @@ def test_a_log_that_raises_does_not_stop_the_next_beat(
     beating = beat(UNKNOWN, UNKNOWN, KeyError("odd"))
     wait_until(lambda: beating.answered)
     assert beating.client.calls.count("beat") > 2
+
+
+def server_with(connections: object, edition: str = "Faktory") -> dict[str, Any]:
+    return {"server": {"description": edition, "connections": connections}}
+
+
+NEAR = (
+    "the server has 1780 connections, and closes those beyond 2000 by default; this worker takes "
+    "51. Fewer threads take fewer, and fewer, wider processes"
+)
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        (server_with(1780), [NEAR]),
+        (server_with(1749), []),
+        (server_with(1990, "Faktory Enterprise"), []),
+        (server_with("many"), []),
+        ({}, []),
+        (FaktoryConnectionError("gone"), []),
+    ],
+)
+def test_a_worker_says_once_how_many_connections_it_takes_where_the_server_has_many(
+    wait_until: WaitUntil, caplog: pytest.LogCaptureFixture, info: Any, said: list[str]
+) -> None:
+    beating = Beating([FaktoryConnectionError("not yet")], 0.001, DEFAULT)
+    beating.thread = Heartbeat(beating, beating.client, 0.001, DEFAULT, connections=51)  # type: ignore[arg-type]
+    beating.client.infos = [info]
+    beating.thread.start()
+    wait_until(lambda: len(beating.client.beats) > 3)
+    beating.thread.stop()
+    assert beating.client.calls[:4] == ["beat", "beat", "info", "beat"]
+    assert beating.client.calls.count("info") == 1
+    assert caplog.messages == said

@@ -5,6 +5,8 @@ from threading import Barrier, Thread
 
 import pytest
 
+from faktory.client.sockets import closing
+from faktory.exceptions import FaktoryServerError
 from faktory.worker import outage
 from faktory.worker.outage import Outage
 
@@ -110,3 +112,39 @@ def test_a_refusal_is_logged_once_a_minute(clock: Clock, log: pytest.LogCaptureF
         clock.now += 1
     trouble.refused(OSError("OOM"))
     assert [each.rpartition(" ")[2] for each in log.messages] == ["MISCONF", "MISCONF", "OOM"]
+
+
+def too_many(count: int) -> Exception:
+    return closing("host:7419", FaktoryServerError(f"ERR too many connections: {count}"))
+
+
+def test_it_is_not_an_outage_where_some_connections_are_closed_beyond_the_limit(
+    clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    trouble = Outage(LOG)
+    trouble.ends(clock.now)
+    for count in range(2001, 2010):
+        clock.now += 1
+        trouble.begins(too_many(count), clock.now)
+    assert trouble.state(60.0) == ""
+    clock.now += outage.REFUSAL_INTERVAL
+    trouble.ends(clock.now)
+    trouble.begins(too_many(2002), clock.now)
+    text = (
+        "host:7419 closes the connection: ERR too many connections: %d; the worker goes on with "
+        "the connections that it has. Fewer threads take fewer, and fewer, wider processes"
+    )
+    assert log.messages == [text % 2001, text % 2002]
+
+
+def test_where_no_connection_is_answered_any_more_it_is_an_outage(
+    clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    never, no_more = Outage(LOG), Outage(LOG)
+    no_more.ends(clock.now)
+    clock.now += outage.ANSWERED_WITHIN
+    for trouble in (never, no_more):
+        trouble.begins(too_many(2001), clock.now)
+        assert trouble.state(60.0) == "outage"
+    assert len(log.messages) == 2
+    assert all(each.startswith("lost the server, trying") for each in log.messages)

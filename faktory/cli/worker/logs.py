@@ -1,4 +1,4 @@
-"""The output of `faktory-worker`, as text or as JSON: one object a line.
+"""The output of `faktory-worker`, as text or as JSON, and the standard streams in JSON.
 
 Rules: in JSON both standard streams hold objects only. Printed lines, warnings and uncaught errors
 become objects, too; output that bypasses Python's streams (of C code, of a job's subprocess) does
@@ -13,153 +13,22 @@ import io
 import json
 import logging
 import os
-import re
 import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from functools import cache, lru_cache
-from time import localtime, strftime
+from collections.abc import Callable
+from functools import cache
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
+from ...jobs.context import JobContext
 from ...wire.failure import text_of
-from ...wire.log import Lines, Log, cut, escape, escape_lines, keep_enabled
-from ...worker.logs import mark_records
+from ...wire.log import Lines, Log, cut, escape_lines, keep_enabled
+from ...worker.logs import is_own, mark_records
 from .. import streams
+from .formats import MAX_LINE, MAX_TEXT, TextFormatter, format_json, json_of_job, shown_traceback
 from .writer import Writer
 
-MAX_TEXT: Final = 32_768
-"""Characters of a message, of a traceback or of another value; the middle of more is cut."""
-
-MAX_LINE: Final = 131_072
-"""Characters of a line of JSON; where it would have more, its values are cut shorter."""
-
 log = Log(logging.getLogger("faktory.command"))
-
-_OWN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "job", "jid", "jobtype"}
-
-_encode: Final = json.JSONEncoder(default=repr, allow_nan=False).encode
-
-
-class TextFormatter(logging.Formatter):
-    """Writes time, level, process if there are `many`, thread, and message.
-
-    By hand, as each job logs two lines: a template of `logging` takes a quarter of a line's time.
-    """
-
-    def __init__(self, many: bool) -> None:
-        super().__init__()
-        self._many = many
-        self._second = (-1, "")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line; a traceback comes after it."""
-        second, time = self._second
-        if second != int(record.created):
-            second = int(record.created)
-            time = strftime("%Y-%m-%d %H:%M:%S", localtime(second))
-            self._second = second, time
-        process = f"{record.process} " if self._many else ""
-        job = getattr(record, "job", "")
-        text = f"{record.threadName} {job}{record.getMessage()}"
-        if not text.isprintable() or len(text) > MAX_TEXT:
-            text = _indented(escape_lines(cut(text, MAX_TEXT)))
-        line = f"{time},{int(record.msecs):03} {record.levelname} {process}{text}"
-        for more in _more_lines(record):
-            line += "\n" + _LIKE_A_LINE.sub("    ", escape_lines(cut(more, MAX_TEXT)))
-        return line
-
-
-_LIKE_A_LINE: Final = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.M)
-_CONTINUED: Final = re.compile(r"\n(?=\S)")
-_REMOTE: Final = ("RemoteTraceback", "_RemoteTraceback")
-"""Exceptions whose text is a traceback of another process: ours, and of `concurrent.futures`."""
-
-
-def _indented(text: str) -> str:
-    return _CONTINUED.sub("\n    ", text)
-
-
-def _more_lines(record: logging.LogRecord) -> Iterator[str]:
-    """Yield what follows a record's message: its traceback, and its stack."""
-    if record.exc_info and record.exc_info[1] is not None:
-        yield _traceback(record.exc_info[1], record.exc_info[2])
-    elif record.exc_text:
-        yield record.exc_text
-    elif record.exc_info:
-        yield "NoneType: None"
-    if record.stack_info:
-        yield record.stack_info
-
-
-def _traceback(error: BaseException, trace: TracebackType | None) -> str:
-    """Return a traceback in which the text of each exception is one line."""
-    shown = [traceback.TracebackException(type(error), error, trace)]
-    for each in shown:  # which grows
-        text = getattr(each, "_str", None)  # where the text stands since Python 3.5
-        if isinstance(text, str):
-            remote = _name_of_type(each) in _REMOTE
-            each._str = _indented(text) if remote else escape(text)  # type: ignore[attr-defined]
-        inner = (each.__cause__, each.__context__, *(each.exceptions or ()))
-        shown += [other for other in inner if other is not None]
-    return "".join(shown[0].format()).removesuffix("\n")
-
-
-def _name_of_type(shown: traceback.TracebackException) -> str:
-    if sys.version_info >= (3, 13):  # where exc_type is deprecated
-        return (shown.exc_type_str or "").rpartition(".")[2]
-    return getattr(shown.exc_type, "__name__", "")
-
-
-def format_json(record: logging.LogRecord) -> str:
-    """Return a record as one line of JSON.
-
-    Its keys: `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process`, `thread`; inside a
-    job `jid` and `jobtype`; `exception` (a traceback) and `stack`; and the names in `extra`.
-    """
-    fields: dict[str, Any] = {
-        "time": f"{_utc(int(record.created))}.{int(record.msecs):03}Z",
-        "level": record.levelname,
-        "logger": record.name,
-        "message": record.getMessage(),
-        "process": record.process,
-        "thread": record.threadName,
-    }
-    if jid := getattr(record, "jid", ""):
-        fields.update(jid=jid, jobtype=getattr(record, "jobtype", ""))
-    if record.exc_info:
-        fields["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-    if record.stack_info:
-        fields["stack"] = record.stack_info
-    others = vars(record).items()
-    extra = {name: value for name, value in others if name not in _OWN and name not in fields}
-    try:
-        line = _encode(fields | extra if extra else fields)
-        if len(line) <= MAX_TEXT:  # so none of its values has more
-            return line
-        line = _encode(_cut_texts(fields | extra, MAX_TEXT))
-    except (ValueError, TypeError, RecursionError):
-        # NaN, keys that are not strings, a list that contains itself
-        extra = {name: repr(value) for name, value in extra.items()}
-        line = _encode(_cut_texts(fields | extra, MAX_TEXT))
-    if len(line) > MAX_LINE:
-        extra = {name: repr(value) for name, value in extra.items()}
-        line = _encode(_cut_texts(fields | extra, 1024))
-    return line if len(line) <= MAX_LINE else _encode(_cut_texts(fields, 1024))
-
-
-def _cut_texts(fields: dict[str, Any], limit: int) -> dict[str, Any]:
-    return {
-        name: cut(value, limit) if isinstance(value, str) else value
-        for name, value in fields.items()
-    }
-
-
-@lru_cache(maxsize=16)
-def _utc(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 class LineHandler(logging.Handler):
@@ -188,6 +57,18 @@ class LineHandler(logging.Handler):
             line = self.format(_unwritable(record, error))
         self._writer.put(line, wait=(record.levelno or 0) >= logging.ERROR)
 
+    def write_job(self, logger: str, message: str, job: JobContext) -> bool:
+        """Write the line of a job, see `worker.logs.LineWriter`."""
+        takes_all = self.level <= logging.INFO and not self.filters and is_own(logger)
+        line = self._job_line(logger, message, job) if takes_all else None
+        if line is not None:
+            self._writer.put(line)
+        return line is not None
+
+    def _job_line(self, logger: str, message: str, job: JobContext) -> str | None:  # noqa: ARG002
+        formatter = self.formatter
+        return formatter.job_line(message) if type(formatter) is TextFormatter else None
+
     def flush(self) -> None:
         """Wait until all is written, a second at most."""
         self._writer.wait()
@@ -199,6 +80,9 @@ class JsonHandler(LineHandler):
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as one line of JSON."""
         return format_json(record)
+
+    def _job_line(self, logger: str, message: str, job: JobContext) -> str | None:
+        return json_of_job(logger, message, job.jid, job.jobtype)
 
     def write(self, line: str, wait: bool = False) -> None:
         """Write a line as it is."""
@@ -385,7 +269,7 @@ def show_error(
         about = None if error is None else (type(error), error, error.__traceback__)
         log.log(level, "%s", Lines(message), exc_info=about)
         return
-    trace = "" if error is None else f"{_traceback(error, error.__traceback__)}\n"
+    trace = "" if error is None else f"{shown_traceback(error, error.__traceback__)}\n"
     word = "warning: " if level == logging.WARNING else ""
     text = escape_lines(f"{trace}faktory-worker: {word}{message}")
     if sys.stderr is sys.__stderr__:

@@ -19,6 +19,7 @@ import sys
 from _thread import LockType, allocate_lock
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from queue import SimpleQueue
 from tempfile import TemporaryFile
 from threading import Thread, get_ident
@@ -46,6 +47,9 @@ MAX_WAIT: Final = 1.0
 PAUSE: Final = 0.005
 """Seconds between two writes, so that a busy worker's lines are written many at a time."""
 
+MAX_AGE: Final = 1.0
+"""Seconds for which a descriptor that subprocesses inherit, as standard error, is what it was."""
+
 RETRY_INTERVAL: Final = 1.0
 """Seconds until what could not be written is tried again."""
 
@@ -61,12 +65,18 @@ class Writer:
         self._say_dropped = say_dropped
         self._turns = _shared_file()
         self._turns_id = _file_id(self._turns)
+        self._has_others = False
+        """Whether this process has forked or was forked, so that others write here too."""
         self._next_turn = 0.0
         """When to take turns again (`time.monotonic`), after a process that kept its own."""
-        self._socket = self._socket_id()
+        self._socket, self._is_file = self._look()
+        self._looked_at = -inf
+        """When it was looked at last (`time.monotonic`)."""
         self._reset()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._reset_after_fork)
+            os.register_at_fork(
+                before=self._reset_before_fork, after_in_child=self._reset_after_fork
+            )
         atexit.register(self.close)
 
     @property
@@ -139,6 +149,9 @@ class Writer:
         self._dropped = False
         self._reported = 0
         self._report_at = 0.0
+
+    def _reset_before_fork(self) -> None:
+        self._has_others = True
 
     def _reset_after_fork(self) -> None:
         self._reset()  # what is queued is the parent's to write
@@ -223,27 +236,45 @@ class Writer:
     def _write(self) -> None:
         """Write the rest, as long as it takes."""
         while self._rest:
-            self._lock(True)
+            self._failing = False
+            locked = self._has_others
+            if locked:
+                self._lock(True)
             try:
-                self._write_or_fail()
+                self._write_or_fail(locked)
             except OSError as error:
                 self._error = error
+                self._failing = True
             finally:
-                self._lock(False)
-            self._failing = bool(self._rest)
+                if locked:
+                    self._lock(False)
             if self._failing and not self._ident:  # without a thread there is no time to wait
                 self._rest = b""
             elif self._failing:
                 sleep(RETRY_INTERVAL)
 
-    def _write_or_fail(self) -> None:
+    def _write_or_fail(self, locked: bool) -> None:
+        """Write the rest, unless another process writes here from now on, and none has the lock.
+
+        Each call of the system that may wait has the writer wait for its next turn among the
+        threads: so there are few of them. A socket of Python's, such as a connection to the server
+        that has got the descriptor's number, is inherited by no subprocess: to ask for that is a
+        call that does not wait.
+        """
         whole = True
         try:
-            while self._rest:
+            while self._rest and (locked or not (whole and self._has_others)):
                 try:
-                    if self._socket_id() != self._socket:
-                        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-                    count = os.write(self._descriptor, self._rest[: self._next_end()])
+                    now = monotonic()
+                    inherited = os.get_inheritable(self._descriptor)
+                    if not inherited or now - self._looked_at > MAX_AGE:
+                        self._looked_at = now
+                        socket, self._is_file = self._look()
+                        if socket != self._socket:
+                            self._looked_at = -inf
+                            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+                    end = len(self._rest) if self._is_file else self._next_end()
+                    count = os.write(self._descriptor, self._rest[:end])
                 except BlockingIOError:
                     self._wait_for_reader()
                     continue
@@ -262,16 +293,17 @@ class Writer:
             return len(self._rest)
         return (self._rest.rfind(b"\n", 0, PIPE_BUF) + 1) or (self._rest.find(b"\n") + 1)
 
-    def _socket_id(self) -> int:
-        """Return which socket the descriptor is, 0 if it is none.
+    def _look(self) -> tuple[int, bool]:
+        """Return which socket the descriptor is, 0 if it is none, and whether it is a file on disk.
 
         Where a job has closed it, the next connection to the server has its number.
         """
         with suppress(OSError):
             found = os.fstat(self._descriptor)
             if stat.S_ISSOCK(found.st_mode):
-                return found.st_ino
-        return 0
+                return found.st_ino, False
+            return 0, stat.S_ISREG(found.st_mode)
+        return 0, False
 
     def _wait_for_reader(self) -> None:
         try:
