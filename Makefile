@@ -31,6 +31,15 @@ notices = sed -n 's/^ *\(error: \)*\(faktory-worker: \)/\2/p' $(VENV)/$(1).log
 requirements = $(RUN) -c 'import sys, tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))$(1)["$(2)"], sep="\n")'
 
+# $(call wheels,NAME): install each of a list's packages that has a wheel for this interpreter, an
+# older one if need be: many have none for a Python without a GIL, and some do not compile for it.
+FREE_THREADED := $(RUN) -c \
+	'import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))'
+wheels = while read -r each; do \
+		$(PIP) --only-binary :all: "$$each" >> $(VENV)/$(1).log 2>&1 < /dev/null || \
+			echo "No wheel of $$each for this Python: tests that need it are skipped"; \
+	done < $(VENV)/$(1).txt
+
 .DELETE_ON_ERROR:
 # Two instances of pip must not run in one environment at the same time.
 .NOTPARALLEL:
@@ -172,7 +181,7 @@ $(VENV)/check $(VENV)/bench $(VENV)/soak: $(VENV)/test
 $(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench $(VENV)/soak $(VENV)/wheel:
 	@echo "Installing what make $(@F) needs"
 	@$(call requirements,["project"]["optional-dependencies"],$(@F)) > $@.txt
-	@$(PIP) -r $@.txt $(call quietly,$(@F))
+	@if $(FREE_THREADED); then $(call wheels,$(@F)); else $(PIP) -r $@.txt $(call quietly,$(@F)); fi
 	@touch $@
 
 # Other clients, each in its own environment, because one has the same import name. If one cannot be

@@ -464,7 +464,7 @@ def _is_plain(value: object) -> bool:
                 return False
             if kind is dict:
                 assert isinstance(child, dict)
-                if not {str}.issuperset(map(type, child)):
+                if not {str}.issuperset(map(type, list(child))):
                     return False
                 stack.append(iter(list(child.values())))
             elif kind is list or kind is tuple:
