@@ -43,7 +43,7 @@ wheels = while read -r each; do \
 .DELETE_ON_ERROR:
 # Two instances of pip must not run in one environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test check docs bench chart instructions wheel wheel-test soak asan annotate clean FORCE
+.PHONY: help demo test check docs bench chart instructions wheel wheel-test soak asan tsan annotate clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -144,13 +144,27 @@ asan: ## the core's tests on a core built with AddressSanitizer and UndefinedBeh
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		FAKTORY_IMPL=cython .venv-asan/bin/pytest tests/proto --timeout=300 $(ARGS)
 
+tsan: ## threads on a core built with ThreadSanitizer; PYTHON is one of .ci/free-threaded --with-thread-sanitizer
+	@$(MAKE) --no-print-directory VENV=.venv-tsan .venv-tsan/env
+	@mkdir -p build/tsan-reports && rm -f build/tsan-reports/*
+	@CFLAGS="-O1 -g -fsanitize=thread" LDFLAGS="-fsanitize=thread" FAKTORY_REQUIRE_EXTENSIONS=1 \
+		.venv-tsan/bin/python -m pip install --disable-pip-version-check --no-build-isolation \
+		--no-deps --force-reinstall . > .venv-tsan/tsan.log 2>&1 || { cat .venv-tsan/tsan.log >&2; exit 1; }
+	@cd build && TSAN_OPTIONS="exitcode=0 log_path=tsan-reports/race" \
+		../.venv-tsan/bin/python ../tests/proto/races.py _proto $(TSAN_OPERATIONS)
+	@! grep -l "_proto\." build/tsan-reports/* 2> /dev/null || \
+		{ echo "Races in the core: see these files" >&2; exit 1; }
+
+# Races of the interpreter itself are not counted.
+TSAN_OPERATIONS ?= 200000
+
 annotate: $(VENV)/core ## the compiled core as a page whose yellow lines call Python
 	@mkdir -p build/annotate
 	@$(RUN) -m cython -a faktory/_proto.pyx -o build/annotate/_proto.c $(call quietly,annotate)
 	@echo build/annotate/_proto.html
 
 clean: ## remove all files that make and builds created
-	@rm -rf $(VENV) .venv-asan build dist *.egg-info faktory/_proto*.so faktory/_proto*.pyd faktory/_proto.c
+	@rm -rf $(VENV) .venv-asan .venv-tsan build dist *.egg-info faktory/_proto*.so faktory/_proto*.pyd faktory/_proto.c
 	@rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find faktory tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
