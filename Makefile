@@ -31,10 +31,19 @@ notices = sed -n 's/^ *\(error: \)*\(faktory-worker: \)/\2/p' $(VENV)/$(1).log
 requirements = $(RUN) -c 'import sys, tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))$(1)["$(2)"], sep="\n")'
 
+# $(call wheels,NAME): install each of a list's packages that has a wheel for this interpreter, an
+# older one if need be: many have none for a Python without a GIL, and some do not compile for it.
+FREE_THREADED := $(RUN) -c \
+	'import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))'
+wheels = while read -r each; do \
+		$(PIP) --only-binary :all: "$$each" >> $(VENV)/$(1).log 2>&1 < /dev/null || \
+			echo "No wheel of $$each for this Python: tests that need it are skipped"; \
+	done < $(VENV)/$(1).txt
+
 .DELETE_ON_ERROR:
 # Two instances of pip must not run in one environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test check docs bench chart instructions wheel wheel-test soak asan annotate clean FORCE
+.PHONY: help demo test check docs bench chart instructions wheel wheel-test soak asan tsan annotate clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -136,13 +145,27 @@ asan: ## the core's tests on a core built with AddressSanitizer and UndefinedBeh
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		FAKTORY_IMPL=cython .venv-asan/bin/pytest tests/proto --timeout=300 $(ARGS)
 
+tsan: ## threads on a core built with ThreadSanitizer; PYTHON is one of .ci/free-threaded --with-thread-sanitizer
+	@$(MAKE) --no-print-directory VENV=.venv-tsan .venv-tsan/env
+	@mkdir -p build/tsan-reports && rm -f build/tsan-reports/*
+	@CFLAGS="-O1 -g -fsanitize=thread" LDFLAGS="-fsanitize=thread" FAKTORY_REQUIRE_EXTENSIONS=1 \
+		.venv-tsan/bin/python -m pip install --disable-pip-version-check --no-build-isolation \
+		--no-deps --force-reinstall . > .venv-tsan/tsan.log 2>&1 || { cat .venv-tsan/tsan.log >&2; exit 1; }
+	@cd build && TSAN_OPTIONS="exitcode=0 log_path=tsan-reports/race" \
+		../.venv-tsan/bin/python ../tests/proto/races.py _proto $(TSAN_OPERATIONS)
+	@! grep -l "_proto\." build/tsan-reports/* 2> /dev/null || \
+		{ echo "Races in the core: see these files" >&2; exit 1; }
+
+# Races of the interpreter itself are not counted.
+TSAN_OPERATIONS ?= 200000
+
 annotate: $(VENV)/core ## the compiled core as a page whose yellow lines call Python
 	@mkdir -p build/annotate
 	@$(RUN) -m cython -a faktory/_proto.pyx -o build/annotate/_proto.c $(call quietly,annotate)
 	@echo build/annotate/_proto.html
 
 clean: ## remove all files that make and builds created
-	@rm -rf $(VENV) .venv-asan build dist *.egg-info faktory/_*.so faktory/_*.pyd faktory/_proto.c
+	@rm -rf $(VENV) .venv-asan .venv-tsan build dist *.egg-info faktory/_*.so faktory/_*.pyd faktory/_*.c
 	@rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find faktory tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -173,7 +196,7 @@ $(VENV)/check $(VENV)/bench $(VENV)/soak $(VENV)/browser: $(VENV)/test
 $(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench $(VENV)/browser $(VENV)/soak $(VENV)/wheel $(VENV)/web:
 	@echo "Installing what make $(@F) needs"
 	@$(call requirements,["project"]["optional-dependencies"],$(@F)) > $@.txt
-	@$(PIP) -r $@.txt $(call quietly,$(@F))
+	@if $(FREE_THREADED); then $(call wheels,$(@F)); else $(PIP) -r $@.txt $(call quietly,$(@F)); fi
 	@touch $@
 
 # Other clients, each in its own environment, because one has the same import name. If one cannot be

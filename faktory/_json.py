@@ -348,7 +348,7 @@ def _write_one(
 
 
 def _members(value: dict[object, object], path: list[_Segment]) -> Iterator[tuple[str, object]]:
-    for key, child in value.items():
+    for key, child in list(value.items()):  # another thread may change it meanwhile
         if not is_a(key, str):
             _reject(
                 path,

@@ -38,6 +38,16 @@ cdef extern from "_floats.h":
     power_t *powers
     char *put_double(char *, double)
 
+cdef extern from "_threads.h":
+    ctypedef struct held_t:
+        int count
+    const bint NO_GIL
+    const int JIDS
+    unsigned char *random_bytes
+    int jids_left
+    void hold(held_t *, PyObject *)
+    void let_go(held_t *)
+
 cdef extern from "Python.h":
     PyObject *Py_True
     PyObject *Py_False

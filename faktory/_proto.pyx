@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True
+# cython: language_level=3, cdivision=True, freethreading_compatible=True
 """The protocol core, compiled: parse replies, encode command lines and job JSON, make jids.
 
 The twin of `_proto_py.py`, which is easier to read: same names, same order, same errors, same
@@ -8,7 +8,7 @@ Rules, beside those of the twin: the fast paths accept regular JSON and exact bu
 return NULL for the rest; `_json` then processes the value again and returns the result or raises
 the error. No function recurses. A pointer into an object is used in one function only, which
 meanwhile runs no Python code or holds a reference to the object. The GIL protects shared state
-(jids, keys).
+(jids, keys); `_threads.h` says what does so without one.
 
 A function that writes to an `_Out` may write _ROOM bytes behind its position; before it writes
 more, it checks the room.
@@ -17,7 +17,7 @@ more, it checks the room.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
@@ -37,11 +37,11 @@ cdef enum:
     _MIN_ROOM = 64 * 1024  # of a view, and how much a parser buffers beyond one reply of full size
     _MAX_IDLE = 1024 * 1024  # bytes of an empty buffer; a larger one is replaced
     _MAX_DIGITS = 19  # of a number in a reply: a signed 64-bit integer
-    _JIDS = 256  # number of job ids from one read of the system's random source
     _MAX_DEPTH = 512  # as in `_json`
     _ROOM = 64  # bytes that can be written without a check: any number, some punctuation
     _SCRATCH = 2048  # bytes of output before a bytes object is allocated
     _KEYS = 1024  # cached keys, a power of two
+    _OWN_KEYS = 256  # those of one parser
     _MAX_KEY = 16  # characters of a cached key
 
 cdef int64_t _MAX_INTEGER = 1 << 53  # as in `_json`
@@ -62,9 +62,7 @@ cdef struct _Key:
     uint64_t head, tail
     Py_ssize_t size
 
-cdef _Key[_KEYS] _keys
-cdef unsigned char[12 * _JIDS] _random
-cdef int _jids_left = 0
+cdef _Key[_KEYS] _keys  # of all parsers and of `load_json`; without a GIL each parser has its own
 
 
 class NeedData(Enum):
@@ -95,18 +93,32 @@ cdef class ReplyParser:
     cdef Py_ssize_t _scanned  # how far the line was already searched for its end
     cdef Py_ssize_t _max_bulk, _max_line, _max_waiting
     cdef str _failure
+    cdef _Key *_own_keys
 
     def __cinit__(self, max_bulk=MAX_BULK, max_line=MAX_LINE):
+        if NO_GIL:
+            self._own_keys = <_Key *> PyMem_Calloc(_OWN_KEYS, sizeof(_Key))
+            if self._own_keys is NULL:
+                raise MemoryError()
         self._max_bulk = max_bulk
         self._max_line = max_line
         self._max_waiting = min(max_bulk + max_line + _MIN_ROOM, PY_SSIZE_T_MAX)
         self._buffer = bytearray(_MIN_ROOM)
         self._failure = ""
 
+    def __dealloc__(self):
+        cdef int place
+        if NO_GIL and self._own_keys is not NULL:
+            for place in range(_OWN_KEYS):
+                Py_XDECREF(self._own_keys[place].text)
+            PyMem_Free(self._own_keys)
+
+    @cython.critical_section
     def __len__(self):
         """Return how many bytes wait: replies that were not taken, and a part of one."""
         return self._end - self._start
 
+    @cython.critical_section
     def feed(self, data):
         """Add received bytes, which may be split anywhere."""
         cdef const char *source
@@ -117,11 +129,13 @@ cdef class ReplyParser:
             memmove(PyByteArray_AS_STRING(self._buffer) + self._end, source, size)
         self._add(size)
 
+    @cython.critical_section
     def get_buffer(self, Py_ssize_t sizehint=-1):
         """Return a writable view of at least `sizehint` bytes, valid until the next method call."""
         self._make_room(max(sizehint, _MIN_ROOM))
         return memoryview(self._buffer)[self._end :]
 
+    @cython.critical_section
     def buffer_updated(self, Py_ssize_t nbytes):
         """Add the first `nbytes` bytes of the view from `get_buffer`."""
         self._check_usable()
@@ -135,6 +149,7 @@ cdef class ReplyParser:
             raise self._fail(f"{self._end - self._start} bytes wait unread, which is too many")
         return 0
 
+    @cython.critical_section
     def next(self):
         """Remove and return the next reply, or return NEED_DATA.
 
@@ -142,6 +157,7 @@ cdef class ReplyParser:
         """
         return self._next(False)
 
+    @cython.critical_section
     def next_json(self):
         """Remove and return the next reply like `next`, but decode a bulk reply from JSON.
 
@@ -190,7 +206,9 @@ cdef class ReplyParser:
             if data[pos] != (c"\n" if pos > begin + size else c"\r"):
                 raise self._fail(f"a bulk reply ends with \\r\\n, {self._not_with(pos)}")
         self._consume(begin + size + 2)
-        return _load(data + begin, size) if decode else data[begin : begin + size]
+        if decode:
+            return _load(data + begin, size, self._own_keys if NO_GIL else _keys)
+        return data[begin : begin + size]
 
     cdef object _integer(self):
         cdef int64_t value = 0
@@ -316,8 +334,10 @@ def load_json(data):
     """
     cdef const char *source
     cdef Py_ssize_t size
+    if NO_GIL and type(data) is not bytes:
+        data = memoryview(data).tobytes()  # which no other thread changes while it is read
     holder = _contiguous(data, &source, &size)
-    return _load(source, size)
+    return _load(source, size, NULL if NO_GIL else _keys)
 
 
 def dump_json(value):
@@ -426,20 +446,20 @@ cdef class JobTemplate:
 
 cpdef str new_jid():
     """Return a new job id: 24 random hex digits. Safe in threads and after fork."""
-    global _jids_left
-    if not _jids_left:
-        block = os.urandom(12 * _JIDS)  # other threads may do the same meanwhile, harmlessly
-        memcpy(_random, PyBytes_AS_STRING(block), 12 * _JIDS)
-        _jids_left = _JIDS
-    _jids_left -= 1
+    global jids_left
+    if not jids_left:
+        block = os.urandom(12 * JIDS)  # other threads may do the same meanwhile, harmlessly
+        memcpy(random_bytes, PyBytes_AS_STRING(block), 12 * JIDS)
+        jids_left = JIDS
+    jids_left -= 1
     jid = OWNED(PyUnicode_New(24, 127))
-    put_hex(ASCII_DATA(<PyObject *> jid), _random + 12 * _jids_left, 12)
+    put_hex(ASCII_DATA(<PyObject *> jid), random_bytes + 12 * jids_left, 12)
     return jid
 
 
 def _reset_after_fork():
-    global _jids_left
-    _jids_left = 0
+    global jids_left
+    jids_left = 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -466,8 +486,8 @@ cdef object _not_a_dict(job, str name):
     )
 
 
-cdef object _load(const char *data, Py_ssize_t size):
-    cdef PyObject *value = _read(data, data + size)
+cdef object _load(const char *data, Py_ssize_t size, _Key *keys):
+    cdef PyObject *value = _read(data, data + size, keys)
     if value is NULL:
         return _load_again(data, size)
     return OWNED(value)
@@ -486,7 +506,7 @@ cdef object _load_again(const char *data, Py_ssize_t size):
     raise _json.too_large(PyMemoryView_FromMemory(<char *> data, size, PyBUF_READ))
 
 
-cdef PyObject *_read(const char *p, const char *end) noexcept:
+cdef PyObject *_read(const char *p, const char *end, _Key *keys) noexcept:
     """Decode one value from all bytes, or return NULL.
 
     A container is added to its parent when it opens, so that the outermost one owns all others.
@@ -504,7 +524,7 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
             break
         opening = p[0]
         if opening == b'"':
-            p = _read_text(p + 1, end, &value, depth == 1)
+            p = _read_text(p + 1, end, &value, depth == 1, keys)
         elif opening == b"{" or opening == b"[":
             if depth == _MAX_DEPTH:
                 break
@@ -550,7 +570,7 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
                 break
             p = skip_space(p + 1, end)
         if closing == b"}":
-            p = _read_key(p, end, &key)
+            p = _read_key(p, end, &key, keys)
             if p is NULL:
                 break
     Py_XDECREF(key)
@@ -559,7 +579,7 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
 
 
 cdef inline const char *_read_text(
-    const char *p, const char *end, PyObject **value, bint repeats
+    const char *p, const char *end, PyObject **value, bint repeats, _Key *keys
 ) noexcept:
     """Decode text after its opening quote; return the position after the closing one.
 
@@ -572,7 +592,7 @@ cdef inline const char *_read_text(
     if wide:
         value[0] = PyUnicode_DecodeUTF8(p, stop - p, NULL)
     elif repeats and stop - p <= _MAX_KEY:
-        value[0] = _short_key(p, stop - p)
+        value[0] = _short_key(p, stop - p, keys)
     else:
         value[0] = PyUnicode_New(stop - p, 127)
         if value[0] is not NULL:
@@ -605,7 +625,9 @@ cdef const char *_read_escaped(
     return stop + 1
 
 
-cdef inline const char *_read_key(const char *p, const char *end, PyObject **key) noexcept:
+cdef inline const char *_read_key(
+    const char *p, const char *end, PyObject **key, _Key *keys
+) noexcept:
     """Decode a key and its colon; return the position after it."""
     cdef int wide = 0
     cdef const char *stop
@@ -614,10 +636,10 @@ cdef inline const char *_read_key(const char *p, const char *end, PyObject **key
     p += 1
     stop = find_stop(p, end, &wide)
     if not wide and stop - p <= _MAX_KEY and stop != end and stop[0] == b'"':
-        key[0] = _short_key(p, stop - p)
+        key[0] = _short_key(p, stop - p, keys)
         p = stop + 1
     else:
-        p = _read_text(p, end, key, False)
+        p = _read_text(p, end, key, False, keys)
     if p is NULL or key[0] is NULL:
         return NULL
     p = skip_space(p, end)
@@ -626,14 +648,19 @@ cdef inline const char *_read_key(const char *p, const char *end, PyObject **key
     return p + 1
 
 
-cdef inline PyObject *_short_key(const char *p, Py_ssize_t size) noexcept:
+cdef inline PyObject *_short_key(const char *p, Py_ssize_t size, _Key *keys) noexcept:
     """Return a short ASCII key; jobs repeat their keys, so they are cached with their hashes."""
     cdef uint64_t head, tail, mixed
     cdef _Key *cached
     cdef PyObject *text
+    if NO_GIL and keys is NULL:
+        text = PyUnicode_New(size, 127)
+        if text is not NULL:
+            memcpy(ASCII_DATA(text), p, size)
+        return text
     both_ends(p, size, &head, &tail)
     mixed = (head + tail * 31 + <uint64_t> size) * <uint64_t> 0x9E3779B97F4A7C15
-    cached = &_keys[(mixed >> 40) % _KEYS]
+    cached = &keys[(mixed >> 40) % (_OWN_KEYS if NO_GIL else _KEYS)]
     text = cached.text
     if text is NULL or cached.head != head or cached.tail != tail or cached.size != size:
         text = PyUnicode_New(size, 127)
@@ -767,7 +794,16 @@ cdef bytes _encode(bytes before, value, bytes after):
 cdef char *_dump(_Out *out, char *p, value, str name, Py_ssize_t index) except NULL:
     """Encode JSON; an error's path begins with `name[index]`, unless the name is empty."""
     cdef Py_ssize_t before = p - out.start
-    p = _write(out, p, <PyObject *> value)
+    cdef held_t held
+    if NO_GIL:
+        held.count = 0
+        try:
+            p = _write(out, p, <PyObject *> value, &held)
+        finally:
+            while held.count:
+                let_go(&held)
+    else:
+        p = _write(out, p, <PyObject *> value, NULL)
     if p is NULL:
         from . import _json
         written = _json.write(value, (name, index) if name else ())
@@ -775,8 +811,11 @@ cdef char *_dump(_Out *out, char *p, value, str name, Py_ssize_t index) except N
     return p
 
 
-cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
-    """Encode a value of exact builtin types, or return NULL."""
+cdef char *_write(_Out *out, char *p, PyObject *value, held_t *held) except? NULL:
+    """Encode a value of exact builtin types, or return NULL.
+
+    Without a GIL, `held` has the open containers, also when this has failed.
+    """
     cdef _Parent[_MAX_DEPTH] parents
     cdef PyObject *here = NULL  # the innermost open container
     cdef Py_ssize_t pos = 0  # position of its next item
@@ -801,6 +840,8 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
                 return NULL
             parents[depth] = _Parent(here, pos, left)
             depth += 1
+            if NO_GIL:
+                hold(held, value)
             here = value
             pos = 0
             left = PyDict_GET_SIZE(value) if kind == <PyObject *> dict else PySequence_Fast_GET_SIZE(value)
@@ -823,6 +864,8 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
                 p[0] = b","
                 p += pos > 0
                 if TYPE(here) != <PyObject *> dict:
+                    if NO_GIL and pos >= PySequence_Fast_GET_SIZE(here):
+                        return NULL
                     value = PySequence_Fast_GET_ITEM(here, pos)
                     pos += 1
                     break
@@ -835,6 +878,8 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
                 break
             p = _put(p, b"}" if TYPE(here) == <PyObject *> dict else b"]", 1)
             depth -= 1
+            if NO_GIL:
+                let_go(held)
             here, pos, left = parents[depth].container, parents[depth].pos, parents[depth].left
             if out.limit - p < _ROOM:
                 p = _grow(out, p, _ROOM)
@@ -901,7 +946,7 @@ cdef char *_put_float(char *p, double number) except? NULL:
     """Encode a float like `float.__repr__`, or return NULL if it is not finite."""
     if number - number != 0:
         return NULL
-    if not powers[0].high:
+    if not NO_GIL and not powers[0].high:
         _fill_powers()
     return put_double(p, number)
 
@@ -919,3 +964,7 @@ cdef int _fill_powers() except -1:
             leading = -(-(power << 128) >> size)
         powers[exponent - LEAST_POWER] = power_t(leading >> 64, leading & 0xFFFFFFFFFFFFFFFF)
     return 0
+
+
+if NO_GIL:
+    _fill_powers()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import accumulate
@@ -438,11 +439,14 @@ _encode = JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
 ).encode
 
+_HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Without one the standard encoder can crash where another thread changes a list that it reads."""
+
 _LEAVES = frozenset({str, float, bool, type(None)})
 
 
 def _dump(value: object, root: Sequence[str | int]) -> bytes:
-    if _is_plain(value):
+    if _HAS_GIL and _is_plain(value):
         try:
             return _encode(value).encode()
         except (TypeError, ValueError, RecursionError):
@@ -468,7 +472,7 @@ def _is_plain(value: object) -> bool:
                 return False
             if kind is dict:
                 assert isinstance(child, dict)
-                if not {str}.issuperset(map(type, child)):
+                if not {str}.issuperset(map(type, list(child))):
                     return False
                 stack.append(iter(list(child.values())))
             elif kind is list or kind is tuple:

@@ -2,14 +2,13 @@
 for `client.transport`, which selects an exchange with it.
 
 `FAKTORY_IMPL` is read once, at the first import: `cython`, `python`, or `auto` (the default: the
-compiled core if it was built, else pure Python; pure Python if there is no GIL).
+compiled core if it was built, else pure Python).
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -53,9 +52,6 @@ def _choose() -> tuple[str, str, str]:
         return "python", "faktory._proto_py", "FAKTORY_IMPL=python asks for it"
     if wanted not in ("auto", "cython"):
         raise ImportError(f"FAKTORY_IMPL is {wanted!r}. Set it to auto, cython or python.")
-    if wanted == "auto" and not getattr(sys, "_is_gil_enabled", lambda: True)():
-        reason = "the compiled core would enable the GIL; FAKTORY_IMPL=cython selects it anyway"
-        return "python", "faktory._proto_py", reason
     try:
         core = importlib.import_module("faktory._proto")
         if not hasattr(core, "encode_push"):  # a file of the package faktory 1.0.0

@@ -93,8 +93,9 @@ class Page:
 
     def add_row(self) -> Row:
         """Return the numbers of one more thread, which only this process sees."""
-        self.rows.append([0.0] * _ROW)
-        return self.rows[-1]
+        row: Row = [0.0] * _ROW
+        self.rows.append(row)  # another worker of this process may add one, too
+        return row
 
     def name(self, index: int, queue: str, jobtype: str) -> None:
         """Note of which queue and job type the numbers at an index are."""
