@@ -5,31 +5,44 @@ owned reference to Cython; all other references are borrowed, except those to ne
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 cdef extern from *:
     """
     #define ASCII_DATA(text) ((char *)((PyASCIIObject *)(text) + 1))
     #define OWNED(pointer) (pointer)
     #define TYPE(pointer) ((PyObject *)Py_TYPE(pointer))
+    #if PY_VERSION_HEX >= 0x030C0000
+    #define IS_COMPACT(number) PyUnstable_Long_IsCompact((PyLongObject *)(number))
+    #define COMPACT_VALUE(number) PyUnstable_Long_CompactValue((PyLongObject *)(number))
+    #else
+    #define IS_COMPACT(number) ((size_t)(Py_SIZE(number) + 1) <= 2)
+    #define COMPACT_VALUE(number) (Py_SIZE(number) * (Py_ssize_t)((PyLongObject *)(number))->ob_digit[0])
+    #endif
     """
     char *ASCII_DATA(PyObject *)
     object OWNED(PyObject *)
     PyObject *TYPE(PyObject *)
+    bint IS_COMPACT(PyObject *)
+    Py_ssize_t COMPACT_VALUE(PyObject *)
 
 cdef extern from "_chars.h":
-    const int MAX_DIGITS
-    const bint EXACT_QUOTIENT
-    const double *POWERS
+    const int STEP
+    void copy_exactly(char *, const char *, Py_ssize_t)
     Py_ssize_t put_clean(char *, const char *, Py_ssize_t)
     const char *find_stop(const char *, const char *, int *)
     const char *skip_space(const char *, const char *)
     void both_ends(const char *, Py_ssize_t, uint64_t *, uint64_t *)
     const char *read_digits(const char *, const char *, uint64_t *)
-    char *unescape(char *, const char *, const char *, bint *)
-    char *put_escape(char *, unsigned char)
     char *put_integer(char *, int64_t)
     char *put_hex(char *, const unsigned char *, int)
+
+cdef extern from "_text.h":
+    char *unescape(char *, const char *, const char *, const char *, int *, bint *)
+    char *put_escape(char *, unsigned char)
+    int32_t count_utf8(const char *, const char *, Py_ssize_t *)
+    void decode_utf8(void *, const char *, const char *, int)
+    char *put_wide(char *, const void *, Py_ssize_t, int)
 
 cdef extern from "_floats.h":
     ctypedef struct power_t:
@@ -37,6 +50,7 @@ cdef extern from "_floats.h":
     const int LEAST_POWER, MOST_POWER
     power_t *powers
     char *put_double(char *, double)
+    bint read_decimal(uint64_t, int, double *)
 
 cdef extern from "Python.h":
     PyObject *Py_True
@@ -70,8 +84,9 @@ cdef extern from "Python.h":
     Py_buffer *PyMemoryView_GET_BUFFER(object)
     Py_hash_t PyObject_Hash(PyObject *) noexcept
     double PyOS_string_to_double(const char *, char **, PyObject *) noexcept
-    PyObject *PyUnicode_AsUTF8String(PyObject *) noexcept
     PyObject *PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(PyObject *)
+    int PyUnicode_KIND(PyObject *)
+    void *PyUnicode_DATA(PyObject *)
     bint PyUnicode_IS_COMPACT_ASCII(PyObject *)
     PyObject *PyUnicode_New(Py_ssize_t, Py_UCS4) noexcept

@@ -19,7 +19,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
 
 import os
@@ -41,6 +41,7 @@ cdef enum:
     _MAX_DEPTH = 512  # as in `_json`
     _ROOM = 64  # bytes that can be written without a check: any number, some punctuation
     _SCRATCH = 2048  # bytes of output before a bytes object is allocated
+    _PIECE = 256  # characters beyond ASCII that are written with one check
     _KEYS = 1024  # cached keys, a power of two
     _MAX_KEY = 16  # characters of a cached key
 
@@ -500,7 +501,7 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
             break
         opening = p[0]
         if opening == b'"':
-            p = _read_text(p + 1, end, &value, depth == 1)
+            p = _read_text(p + 1, end, &value, depth == 1 and closing == b"}")
         elif opening == b"{" or opening == b"[":
             if depth == _MAX_DEPTH:
                 break
@@ -566,14 +567,32 @@ cdef inline const char *_read_text(
     if stop == end or stop[0] != b'"':
         return _read_escaped(p, stop, end, wide, value)
     if wide:
-        value[0] = PyUnicode_DecodeUTF8(p, stop - p, NULL)
+        value[0] = _decode(p, stop)
     elif repeats and stop - p <= _MAX_KEY:
         value[0] = _short_key(p, stop - p)
     else:
-        value[0] = PyUnicode_New(stop - p, 127)
-        if value[0] is not NULL:
-            memcpy(ASCII_DATA(value[0]), p, stop - p)
+        value[0] = _ascii(p, stop - p)
     return stop + 1
+
+
+cdef inline PyObject *_ascii(const char *p, Py_ssize_t size) noexcept:
+    cdef PyObject *text = PyUnicode_New(size, 127)
+    if text is not NULL:
+        copy_exactly(ASCII_DATA(text), p, size)
+    return text
+
+
+cdef PyObject *_decode(const char *p, const char *end) noexcept:
+    """Decode UTF-8; return NULL if it is invalid."""
+    cdef Py_ssize_t count
+    cdef int32_t bits = count_utf8(p, end, &count)
+    cdef PyObject *text
+    if bits < 0:
+        return NULL
+    text = PyUnicode_New(count, 0x10FFFF if bits > 0xFFFF else bits)
+    if text is not NULL:
+        decode_utf8(PyUnicode_DATA(text), p, end, PyUnicode_KIND(text))
+    return text
 
 
 cdef const char *_read_escaped(
@@ -583,21 +602,31 @@ cdef const char *_read_escaped(
 
     Lone surrogates are accepted among ASCII only: "surrogatepass" would also accept raw ones.
     """
-    cdef char *start
+    cdef char[_SCRATCH] scratch
+    cdef char *start = scratch
     cdef char *to
+    cdef int codes = 0
     cdef bint lone = False
     while stop == end or stop[0] != b'"':
         if end - stop < 2 or stop[0] != b"\\":
             return NULL
         stop = find_stop(stop + 2, end, &wide)
-    start = <char *> PyMem_Malloc(stop - p)
-    if start is NULL:
-        return NULL
-    to = unescape(start, p, stop, &lone)
+    if stop - p > _SCRATCH - STEP:
+        start = <char *> PyMem_Malloc(stop - p + STEP)
+        if start is NULL:
+            return NULL
+    to = unescape(start, p, stop, end, &codes, &lone)
     value[0] = NULL
-    if to is not NULL and not (lone and wide):
-        value[0] = PyUnicode_DecodeUTF8(start, to - start, b"surrogatepass" if lone else b"strict")
-    PyMem_Free(start)
+    if to is NULL or (lone and wide):
+        pass
+    elif lone:
+        value[0] = PyUnicode_DecodeUTF8(start, to - start, b"surrogatepass")
+    elif wide or codes > 127:
+        value[0] = _decode(start, to)
+    else:
+        value[0] = _ascii(start, to - start)
+    if start != scratch:
+        PyMem_Free(start)
     return stop + 1
 
 
@@ -647,9 +676,11 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
     cdef const char *start = p
     cdef bint negative = p[0] == b"-"
     cdef const char *first = p + negative
-    cdef uint64_t number = 0
+    cdef uint64_t number = 0, power = 0
     cdef PyObject *text
     cdef Py_ssize_t digits
+    cdef int64_t exponent = 0
+    cdef bint minus
     cdef double result
     p = read_digits(first, end, &number)
     digits = p - first
@@ -671,17 +702,23 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
         if p == first:
             return NULL
         digits += p - first
-        # Both numbers are exact, so their quotient is the nearest double.
-        if digits <= MAX_DIGITS and EXACT_QUOTIENT and (p == end or p[0] | 0x20 != b"e"):
-            result = <double> number / POWERS[p - first]
-            value[0] = PyFloat_FromDouble(-result if negative else result)
-            return p
+        exponent = first - p
     if p < end and p[0] | 0x20 == b"e":
         p += 1
+        minus = p < end and p[0] == b"-"
         first = p + (p < end and (p[0] == b"+" or p[0] == b"-"))
-        p = read_digits(first, end, &number)
+        p = read_digits(first, end, &power)
         if p == first:
             return NULL
+        if p - first > 6:
+            digits = _MAX_DIGITS + 1  # too large or too small, unless these are leading zeros
+        else:
+            exponent += -<int64_t> power if minus else <int64_t> power
+    if not powers[0].high and _fill_powers() < 0:
+        return NULL
+    if digits <= _MAX_DIGITS and read_decimal(number, exponent, &result):
+        value[0] = PyFloat_FromDouble(-result if negative else result)
+        return p
     if p == end:  # the conversion needs a byte that ends the number
         return NULL
     result = PyOS_string_to_double(start, <char **> &start, NULL)
@@ -788,7 +825,11 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
         if kind == <PyObject *> str:
             p = _put_text(out, p, value)
         elif kind == <PyObject *> int:
-            number = PyLong_AsLongLongAndOverflow(value, &overflow)
+            overflow = 0
+            if IS_COMPACT(value):
+                number = COMPACT_VALUE(value)
+            else:
+                number = PyLong_AsLongLongAndOverflow(value, &overflow)
             if overflow or not -_MAX_INTEGER <= number <= _MAX_INTEGER:
                 return NULL
             p = put_integer(p, number)
@@ -875,22 +916,24 @@ cdef char *_put_escaped(_Out *out, char *p, const char *s, Py_ssize_t size) exce
 
 cdef char *_put_wide(_Out *out, char *p, PyObject *text) except? NULL:
     """Encode text that is not ASCII, or return NULL at a lone surrogate."""
-    cdef PyObject *utf8 = PyUnicode_AsUTF8String(text)
-    cdef Py_ssize_t size, done
-    if utf8 is NULL:
-        PyErr_Clear()
+    cdef Py_ssize_t left = PyUnicode_GET_LENGTH(text), size
+    cdef int width = PyUnicode_KIND(text)
+    cdef const char *s = <const char *> PyUnicode_DATA(text)
+    if width == 0:  # text of the old C API without its characters yet
         return NULL
-    try:
-        size = bytes_size(utf8)
-        if out.limit - p < size + _ROOM:
-            p = _grow(out, p, size + _ROOM)
-        p[0] = b'"'
-        done = put_clean(p + 1, bytes_data(utf8), size)
-        p = _put_escaped(out, p + 1 + done, bytes_data(utf8) + done, size - done)
-        p[0] = b'"'
-        return p + 1
-    finally:
-        Py_DECREF(utf8)
+    p[0] = b'"'
+    p += 1
+    while left:
+        size = min(left, _PIECE)
+        if out.limit - p < 6 * size + _ROOM:
+            p = _grow(out, p, 6 * size + _ROOM)
+        p = put_wide(p, s, size, width)
+        if p is NULL:
+            return NULL
+        s += size * width
+        left -= size
+    p[0] = b'"'
+    return p + 1
 
 
 cdef char *_put_float(char *p, double number) except? NULL:
