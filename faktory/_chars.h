@@ -264,6 +264,46 @@ static inline void put_pair(char *p, uint32_t number) {
     memcpy(p, PAIRS + number * 2, 2);
 }
 
+#ifdef HAS_WORDS
+/* Return the eight digits of a number below 10^8 as characters less '0', the first in the lowest byte. */
+static inline uint64_t eight_digits(uint32_t number) {
+    uint64_t fours = number / 10000 | (uint64_t)(number % 10000) << 32;
+    uint64_t high = (fours * 10486 >> 20) & UINT64_C(0x7F0000007F);
+    uint64_t pairs = high | (fours - 100 * high) << 16;
+    uint64_t tens = (pairs * 103 >> 10) & UINT64_C(0xF000F000F000F);
+    return tens | (pairs - 10 * tens) << 8;
+}
+
+/* Write eight digits of a number below 10^8. */
+static inline void put_eight(char *p, uint32_t number) {
+    uint64_t digits = eight_digits(number) | EACH('0');
+    memcpy(p, &digits, 8);
+}
+
+/* Write a number without leading zeros: below 10^4, below 10^8, with room for 8 bytes. Numbers differ
+   in length, which is hard to predict: no branch depends on it. */
+static inline char *put_up_to_four(char *p, uint32_t number) {
+    uint32_t high = number * 5243 >> 19;
+    uint16_t first, last;
+    memcpy(&first, PAIRS + 2 * high, 2);
+    memcpy(&last, PAIRS + 2 * (number - 100 * high), 2);
+    uint32_t digits = first | (uint32_t)last << 16;
+    int zeros = __builtin_ctz((digits & 0xF0F0F0F) | 1u << 24) / 8;
+    digits >>= 8 * zeros;
+    memcpy(p, &digits, 4);
+    return p + 4 - zeros;
+}
+
+static inline char *put_up_to_eight(char *p, uint32_t number) {
+    if (number < 10000)
+        return put_up_to_four(p, number);
+    uint64_t digits = eight_digits(number);
+    int zeros = __builtin_ctzll(digits) / 8;
+    digits = (digits | EACH('0')) >> 8 * zeros;
+    memcpy(p, &digits, 8);
+    return p + 8 - zeros;
+}
+#else
 /* Write four digits of a number below 10^4, eight of a number below 10^8. */
 static inline void put_four(char *p, uint32_t number) {
     put_pair(p, number / 100);
@@ -303,11 +343,13 @@ static inline char *put_up_to_eight(char *p, uint32_t number) {
     return p + 4;
 }
 
+#endif
+
 /* Write an integer within +-10^18. */
 static inline char *put_integer(char *p, int64_t number) {
     uint64_t left = (uint64_t)(number < 0 ? -number : number);
-    if (number < 0)
-        *p++ = '-';
+    *p = '-';
+    p += number < 0;
     if (left < 100000000)
         return put_up_to_eight(p, (uint32_t)left);
     uint64_t high = left / 100000000;

@@ -143,15 +143,6 @@ static inline char *put_exponent(char *p, int exponent) {
 }
 
 #ifdef HAS_WORDS
-/* Return the eight digits of a number below 10^8 as characters less '0', the first in the lowest byte. */
-static inline uint64_t eight_digits(uint32_t number) {
-    uint64_t fours = number / 10000 | (uint64_t)(number % 10000) << 32;
-    uint64_t high = (fours * 10486 >> 20) & UINT64_C(0x7F0000007F);
-    uint64_t pairs = high | (fours - 100 * high) << 16;
-    uint64_t tens = (pairs * 103 >> 10) & UINT64_C(0xF000F000F000F);
-    return tens | (pairs - 10 * tens) << 8;
-}
-
 /* Write digits * 10^exponent like Python: plain, or with an exponent for long numbers. There are 15 to
    17 digits; they stay in registers, because a load would wait for the stores of its parts. */
 static inline char *put_decimal(char *p, uint64_t digits, int exponent) {

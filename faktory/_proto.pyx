@@ -815,9 +815,10 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
     cdef Py_ssize_t pos = 0  # position of its next item
     cdef Py_ssize_t left = 0  # number of its items left
     cdef PyObject *key
+    cdef PyObject *item
     cdef PyObject *kind
-    cdef int64_t number
-    cdef int overflow, depth = 0
+    cdef Py_ssize_t next_pos
+    cdef int depth = 0
     while True:
         if out.limit - p < _ROOM:
             p = _grow(out, p, _ROOM)
@@ -825,14 +826,7 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
         if kind == <PyObject *> str:
             p = _put_text(out, p, value)
         elif kind == <PyObject *> int:
-            overflow = 0
-            if IS_COMPACT(value):
-                number = COMPACT_VALUE(value)
-            else:
-                number = PyLong_AsLongLongAndOverflow(value, &overflow)
-            if overflow or not -_MAX_INTEGER <= number <= _MAX_INTEGER:
-                return NULL
-            p = put_integer(p, number)
+            p = put_integer(p, COMPACT_VALUE(value)) if IS_COMPACT(value) else _put_long(p, value)
         elif kind == <PyObject *> dict or kind == <PyObject *> list or kind == <PyObject *> tuple:
             if depth == _MAX_DEPTH:
                 return NULL
@@ -842,14 +836,14 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
             pos = 0
             left = PyDict_GET_SIZE(value) if kind == <PyObject *> dict else PySequence_Fast_GET_SIZE(value)
             p = _put(p, b"{" if kind == <PyObject *> dict else b"[", 1)
+        elif kind == <PyObject *> float:
+            p = _put_float(p, PyFloat_AS_DOUBLE(value))
         elif value == <PyObject *> None:
             p = _put(p, b"null", 4)
         elif value == Py_True:
             p = _put(p, b"true", 4)
         elif value == Py_False:
             p = _put(p, b"false", 5)
-        elif kind == <PyObject *> float:
-            p = _put_float(p, PyFloat_AS_DOUBLE(value))
         else:
             return NULL
         if p is NULL:
@@ -863,8 +857,10 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
                     value = PySequence_Fast_GET_ITEM(here, pos)
                     pos += 1
                     break
-                if not PyDict_Next(here, &pos, &key, &value) or TYPE(key) != <PyObject *> str:
+                next_pos = pos  # variables whose address is taken are not kept in registers
+                if not PyDict_Next(here, &next_pos, &key, &item) or TYPE(key) != <PyObject *> str:
                     return NULL
+                pos, value = next_pos, item
                 p = _put_text(out, p, key)
                 if p is NULL:
                     return NULL
@@ -934,6 +930,15 @@ cdef char *_put_wide(_Out *out, char *p, PyObject *text) except? NULL:
         left -= size
     p[0] = b'"'
     return p + 1
+
+
+cdef char *_put_long(char *p, PyObject *value) noexcept:
+    """Encode an integer of any size, or return NULL if the server would change it."""
+    cdef int overflow
+    cdef int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow or not -_MAX_INTEGER <= number <= _MAX_INTEGER:
+        return NULL
+    return put_integer(p, number)
 
 
 cdef char *_put_float(char *p, double number) except? NULL:
