@@ -5,7 +5,7 @@ owned reference to Cython; all other references are borrowed, except those to ne
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from *:
     """
@@ -38,10 +38,10 @@ cdef extern from "_chars.h":
     char *put_hex(char *, const unsigned char *, int)
 
 cdef extern from "_text.h":
-    char *unescape(char *, const char *, const char *, const char *, int *, bint *)
+    const char *unescape(char **, const char *, const char *, const char *, int *, int *, bint *)
     char *put_escape(char *, unsigned char)
-    int32_t count_utf8(const char *, const char *, Py_ssize_t *)
-    void decode_utf8(void *, const char *, const char *, int)
+    Py_ssize_t survey_utf8(const char *, Py_ssize_t, unsigned *)
+    bint decode_utf8(void *, const char *, const char *, int)
     char *put_wide(char *, const void *, Py_ssize_t, int)
 
 cdef extern from "_floats.h":
@@ -73,8 +73,8 @@ cdef extern from "Python.h":
     PyObject *PyFloat_FromDouble(double) noexcept
     double PyFloat_AS_DOUBLE(PyObject *)
     PyObject *PyList_New(Py_ssize_t) noexcept
-    int PyList_Append(PyObject *, PyObject *) noexcept
     PyObject *PySequence_Fast_GET_ITEM(PyObject *, Py_ssize_t)
+    PyObject **PySequence_Fast_ITEMS(PyObject *)
     Py_ssize_t PySequence_Fast_GET_SIZE(PyObject *)
     PyObject *PyLong_FromLongLong(long long) noexcept
     PyObject *PyLong_FromUnicodeObject(PyObject *, int) noexcept

@@ -17,9 +17,9 @@ more, it checks the room.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
 
 import os
@@ -39,9 +39,11 @@ cdef enum:
     _MAX_DIGITS = 19  # of a number in a reply: a signed 64-bit integer
     _JIDS = 256  # number of job ids from one read of the system's random source
     _MAX_DEPTH = 512  # as in `_json`
+    _MOST_DIGITS = 1_000_000_000  # more than JSON can have, in the exponent of a number
     _ROOM = 64  # bytes that can be written without a check: any number, some punctuation
     _SCRATCH = 2048  # bytes of output before a bytes object is allocated
     _PIECE = 256  # characters beyond ASCII that are written with one check
+    _ITEMS = 256  # items of open lists before memory is allocated
     _KEYS = 1024  # cached keys, a power of two
     _MAX_KEY = 16  # characters of a cached key
 
@@ -52,6 +54,16 @@ cdef struct _Out:
     char *start
     char *limit
     char[_SCRATCH] scratch
+
+cdef struct _Open:
+    PyObject *here  # the dict, or NULL for a list, whose items are the last ones of `_Items`
+    PyObject *key  # owned: the key of the dict's next value
+    Py_ssize_t first  # place of the list's first item
+
+cdef struct _Items:
+    PyObject **place  # owned items of lists that are open
+    Py_ssize_t room
+    (PyObject *)[_ITEMS] some
 
 cdef struct _Parent:
     PyObject *container
@@ -486,14 +498,33 @@ cdef object _load_again(const char *data, Py_ssize_t size):
 cdef PyObject *_read(const char *p, const char *end) noexcept:
     """Decode one value from all bytes, or return NULL.
 
-    A container is added to its parent when it opens, so that the outermost one owns all others.
+    A list is made when it closes, of the items since it was opened.
     """
-    cdef (PyObject *)[_MAX_DEPTH] parents
-    cdef PyObject *root = NULL
-    cdef PyObject *here = NULL  # the innermost open container
-    cdef PyObject *key = NULL  # owned, while `here` is a dict without the value of this key
+    cdef _Items items
+    cdef PyObject *result = NULL
+    cdef Py_ssize_t count
+    items.place = items.some
+    items.room = _ITEMS
+    result = _read_value(p, end, &items, &count)
+    while count:
+        count -= 1
+        Py_DECREF(items.place[count])
+    if items.place != items.some:
+        PyMem_Free(items.place)
+    return result
+
+
+cdef PyObject *_read_value(
+    const char *p, const char *end, _Items *items, Py_ssize_t *remaining
+) noexcept:
+    """Decode like `_read`; set `remaining` to the number of items whose list was not made."""
+    cdef _Open[_MAX_DEPTH] parents
+    cdef PyObject *here = NULL  # the innermost open container: the dict, or NULL for a list
+    cdef PyObject *key = NULL
     cdef PyObject *value = NULL
-    cdef int depth = 0, failed = 0
+    cdef PyObject *result = NULL
+    cdef Py_ssize_t first = 0, count = 0
+    cdef int depth = 0, failed
     cdef char opening, closing = 0
     while True:
         p = skip_space(p, end)
@@ -501,58 +532,106 @@ cdef PyObject *_read(const char *p, const char *end) noexcept:
             break
         opening = p[0]
         if opening == b'"':
-            p = _read_text(p + 1, end, &value, depth == 1 and closing == b"}")
+            p = _read_text(p + 1, end, &value, depth == 1 and here is not NULL)
         elif opening == b"{" or opening == b"[":
             if depth == _MAX_DEPTH:
                 break
-            value = PyDict_New() if opening == b"{" else PyList_New(0)
+            parents[depth] = _Open(here, key, first)
+            depth += 1
+            here = key = NULL
+            first = count
+            closing = opening + 2  # in ASCII
+            if opening == b"{":
+                here = PyDict_New()
+                if here is NULL:
+                    break
+            p = skip_space(p + 1, end)
+            if p == end:
+                break
+            if p[0] != closing:
+                if opening == b"{":
+                    p = _read_key(p, end, &key)
+                    if p is NULL:
+                        break
+                continue
             p += 1
-        elif opening == b"-" or b"0" <= opening <= b"9":
+            value = here if here is not NULL else PyList_New(0)
+            depth -= 1
+            here, key, first = parents[depth].here, parents[depth].key, parents[depth].first
+            closing = b"}" if here is not NULL else b"]"
+        elif b"0" <= opening <= b"9" or opening == b"-":
             p = _read_number(p, end, &value)
         else:
             p = _read_word(p, end, &value)
         if p is NULL or value is NULL:
             break
-        if depth == 0:
-            root = value
-        else:
-            if closing == b"}":
+        while True:  # as many containers as close behind the value
+            if depth == 0:
+                if skip_space(p, end) == end:
+                    result = value
+                else:
+                    Py_DECREF(value)
+                p = NULL
+                break
+            if here is not NULL:
                 failed = PyDict_SetItem(here, key, value)
                 Py_DECREF(key)
+                Py_DECREF(value)
                 key = NULL
+                if failed:
+                    p = NULL
+                    break
             else:
-                failed = PyList_Append(here, value)
-            Py_DECREF(value)
-            if failed:
-                break
-        if opening == b"{" or opening == b"[":
-            parents[depth] = here
-            depth += 1
-            here = value
-            closing = opening + 2  # in ASCII
-        while depth:
+                if count == items.room and not _more_room(items):
+                    Py_DECREF(value)
+                    p = NULL
+                    break
+                items.place[count] = value
+                count += 1
             p = skip_space(p, end)
             if p == end or p[0] != closing:
                 break
             p += 1
+            value = here
+            if value is NULL:
+                value = PyList_New(count - first)
+                if value is NULL:
+                    p = NULL
+                    break
+                memcpy(PySequence_Fast_ITEMS(value), items.place + first, (count - first) * sizeof(value))
+                count = first
             depth -= 1
-            here = parents[depth]
-            closing = b"}" if depth and TYPE(here) == <PyObject *> dict else b"]"
-        if depth == 0:
-            if skip_space(p, end) != end:
-                break
-            return root
-        if here != value:  # otherwise it was just opened
-            if p == end or p[0] != b",":
-                break
-            p = skip_space(p + 1, end)
-        if closing == b"}":
-            p = _read_key(p, end, &key)
+            here, key, first = parents[depth].here, parents[depth].key, parents[depth].first
+            closing = b"}" if here is not NULL else b"]"
+        if p is NULL or p == end or p[0] != b",":
+            break
+        p += 1
+        if here is not NULL:
+            p = _read_key(skip_space(p, end), end, &key)
             if p is NULL:
                 break
+    remaining[0] = count
+    Py_XDECREF(here)
     Py_XDECREF(key)
-    Py_XDECREF(root)
-    return NULL
+    while depth:
+        depth -= 1
+        Py_XDECREF(parents[depth].here)
+        Py_XDECREF(parents[depth].key)
+    return result
+
+
+cdef bint _more_room(_Items *items) noexcept:
+    cdef bint first = items.place == items.some
+    cdef PyObject **place = <PyObject **> PyMem_Realloc(
+        NULL if first else items.place, 2 * items.room * sizeof(items.place[0])
+    )
+    if place is NULL:
+        return False
+    if first:
+        memcpy(place, items.some, items.room * sizeof(items.place[0]))
+    items.place = place
+    items.room *= 2
+    return True
 
 
 cdef inline const char *_read_text(
@@ -584,14 +663,15 @@ cdef inline PyObject *_ascii(const char *p, Py_ssize_t size) noexcept:
 
 cdef PyObject *_decode(const char *p, const char *end) noexcept:
     """Decode UTF-8; return NULL if it is invalid."""
-    cdef Py_ssize_t count
-    cdef int32_t bits = count_utf8(p, end, &count)
-    cdef PyObject *text
-    if bits < 0:
+    cdef unsigned largest
+    cdef Py_ssize_t count = survey_utf8(p, end - p, &largest)
+    cdef PyObject *text = PyUnicode_New(
+        count,
+        127 if largest < 0x80 else 0xFF if largest < 0xC4 else 0xFFFF if largest < 0xF0 else 0x10FFFF
+    )
+    if text is not NULL and not decode_utf8(PyUnicode_DATA(text), p, end, PyUnicode_KIND(text)):
+        Py_DECREF(text)
         return NULL
-    text = PyUnicode_New(count, 0x10FFFF if bits > 0xFFFF else bits)
-    if text is not NULL:
-        decode_utf8(PyUnicode_DATA(text), p, end, PyUnicode_KIND(text))
     return text
 
 
@@ -604,20 +684,25 @@ cdef const char *_read_escaped(
     """
     cdef char[_SCRATCH] scratch
     cdef char *start = scratch
-    cdef char *to
+    cdef char *to = scratch
     cdef int codes = 0
     cdef bint lone = False
-    while stop == end or stop[0] != b'"':
-        if end - stop < 2 or stop[0] != b"\\":
+    cdef const char *last = unescape(
+        &to, scratch + (_SCRATCH - 2 * STEP), p, end, &wide, &codes, &lone
+    )
+    value[0] = NULL
+    if last == end or last[0] != b'"':
+        if to < scratch + (_SCRATCH - 2 * STEP):
             return NULL
-        stop = find_stop(stop + 2, end, &wide)
-    if stop - p > _SCRATCH - STEP:
-        start = <char *> PyMem_Malloc(stop - p + STEP)
+        while stop == end or stop[0] != b'"':
+            if end - stop < 2 or stop[0] != b"\\":
+                return NULL
+            stop = find_stop(stop + 2, end, &wide)
+        start = to = <char *> PyMem_Malloc(stop - p + 3 * STEP)
         if start is NULL:
             return NULL
-    to = unescape(start, p, stop, end, &codes, &lone)
-    value[0] = NULL
-    if to is NULL or (lone and wide):
+        last = unescape(&to, start + (stop - p + STEP), p, end, &wide, &codes, &lone)
+    if last == end or last[0] != b'"' or (lone and wide):
         pass
     elif lone:
         value[0] = PyUnicode_DecodeUTF8(start, to - start, b"surrogatepass")
@@ -627,7 +712,7 @@ cdef const char *_read_escaped(
         value[0] = _ascii(start, to - start)
     if start != scratch:
         PyMem_Free(start)
-    return stop + 1
+    return last + 1
 
 
 cdef inline const char *_read_key(const char *p, const char *end, PyObject **key) noexcept:
@@ -676,10 +761,10 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
     cdef const char *start = p
     cdef bint negative = p[0] == b"-"
     cdef const char *first = p + negative
-    cdef uint64_t number = 0, power = 0
+    cdef uint64_t number = 0
     cdef PyObject *text
     cdef Py_ssize_t digits
-    cdef int64_t exponent = 0
+    cdef int64_t exponent = 0, power = 0
     cdef bint minus
     cdef double result
     p = read_digits(first, end, &number)
@@ -706,14 +791,14 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
     if p < end and p[0] | 0x20 == b"e":
         p += 1
         minus = p < end and p[0] == b"-"
-        first = p + (p < end and (p[0] == b"+" or p[0] == b"-"))
-        p = read_digits(first, end, &power)
+        p += p < end and (p[0] == b"+" or p[0] == b"-")
+        first = p
+        while p < end and b"0" <= p[0] <= b"9":
+            power = min(power * 10 + (p[0] - c"0"), _MOST_DIGITS)
+            p += 1
         if p == first:
             return NULL
-        if p - first > 6:
-            digits = _MAX_DIGITS + 1  # too large or too small, unless these are leading zeros
-        else:
-            exponent += -<int64_t> power if minus else <int64_t> power
+        exponent += -power if minus else power
     if not powers[0].high and _fill_powers() < 0:
         return NULL
     if digits <= _MAX_DIGITS and read_decimal(number, exponent, &result):

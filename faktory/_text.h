@@ -45,49 +45,53 @@ static inline char *put_utf8(char *p, int code) {
     return p;
 }
 
-/* Copy text, up to the quote at `end`, and replace its escapes by UTF-8, which is never longer. `to`
-   needs room for STEP bytes more; `limit` is where the input ends. Return the end of the output, or
-   NULL at an invalid escape. The bits of all codes go to *codes. A lone surrogate is written, too,
-   and sets *lone. */
-static inline char *unescape(char *to, const char *p, const char *end, const char *limit, int *codes,
-                             int *lone) {
+/* Copy text up to its closing quote, and replace its escapes by UTF-8, which is never longer. Stop at
+   the quote; where text is invalid or the input ends; or when *to has reached `full`, which has
+   2 * STEP bytes of room behind it. *wide is set by characters beyond ASCII, *codes has the bits of
+   escaped ones. A lone surrogate is written, too, and sets *lone. */
+static inline const char *unescape(char **to, const char *full, const char *p, const char *end,
+                                   int *wide, int *codes, int *lone) {
     static const char known[128] = {['"'] = '"',  ['\\'] = '\\', ['/'] = '/',  ['b'] = '\b',
                                     ['f'] = '\f', ['n'] = '\n',  ['r'] = '\r', ['t'] = '\t'};
-    int wide = 0;
-    while (p < end) {
-        if (*p != '\\') {
-            if (limit - p < STEP) {
-                *to++ = *p++;
-                continue;
-            }
-            memcpy(to, p, STEP);
-            int clean = count_clean(p, &wide);
-            to += clean;
+    char *q = *to;
+    while (q < full) {
+        if (end - p >= STEP) {
+            memcpy(q, p, STEP);
+            int clean = count_clean(p, wide);
+            q += clean;
             p += clean;
+            if (clean == STEP)
+                continue;
+        } else if (p < end && !is_stop((unsigned char)*p)) {
+            *wide |= *p & 0x80;
+            *q++ = *p++;
+            continue;
+        }
+        if (end - p < 2 || *p != '\\')
+            break;
+        unsigned char letter = (unsigned char)p[1];
+        if (letter < 128 && known[letter]) {
+            *q++ = known[letter];
+            p += 2;
             continue;
         }
         int code = read_hex(p, end);
-        if (code >= 0) {
-            p += 6;
-            if (code >= 0xD800 && code < 0xE000) {
-                int low = code < 0xDC00 ? read_hex(p, end) : -1;
-                if (low >= 0xDC00 && low < 0xE000) {
-                    code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
-                    p += 6;
-                } else
-                    *lone = 1;
-            }
-            *codes |= code;
-            to = put_utf8(to, code);
-        } else {
-            unsigned char letter = (unsigned char)p[1];
-            if (end - p < 2 || letter > 127 || !known[letter])
-                return NULL;
-            *to++ = known[letter];
-            p += 2;
+        if (code < 0)
+            break;
+        p += 6;
+        if (code >= 0xD800 && code < 0xE000) {
+            int low = code < 0xDC00 ? read_hex(p, end) : -1;
+            if (low >= 0xDC00 && low < 0xE000) {
+                code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+                p += 6;
+            } else
+                *lone = 1;
         }
+        *codes |= code;
+        q = put_utf8(q, code);
     }
-    return to;
+    *to = q;
+    return p;
 }
 
 static inline char *put_escape(char *p, unsigned char c) {
@@ -103,65 +107,45 @@ static inline char *put_escape(char *p, unsigned char c) {
     return p + 6;
 }
 
-/* Return the size of the character at s in UTF-8 and set its code; 0 if it is invalid. */
+/* Count the characters of UTF-8 by their first bytes, and find the largest byte, which tells how wide
+   the characters are. */
+static inline ptrdiff_t survey_utf8(const char *s, ptrdiff_t size, unsigned *largest) {
+    ptrdiff_t count = 0;
+    uint8_t most = 0;
+    while (size) {
+        ptrdiff_t some = size < 240 ? size : 240;
+        uint8_t starts = 0;
+        for (ptrdiff_t i = 0; i < some; i++) {
+            uint8_t byte = (uint8_t)s[i];
+            starts = (uint8_t)(starts + ((byte & 0xC0) != 0x80));
+            most = byte > most ? byte : most;
+        }
+        count += starts;
+        s += some;
+        size -= some;
+    }
+    *largest = most;
+    return count;
+}
+
+/* Return the size of the character at s, which is not ASCII, and set its code; 0 if it is invalid. */
 static inline int read_utf8(const unsigned char *s, const unsigned char *end, uint32_t *code) {
-    uint32_t c = s[0];
-    ptrdiff_t size = end - s;
-    if (c < 0x80) {
-        *code = c;
-        return 1;
-    }
+    ptrdiff_t left = end - s;
+    uint32_t c = s[0], second = left > 1 ? s[1] : 0, third = left > 2 ? s[2] : 0;
     if (c < 0xE0) {
-        if (c < 0xC2 || size < 2 || (s[1] & 0xC0) != 0x80)
-            return 0;
-        *code = (c & 0x1F) << 6 | (s[1] & 0x3Fu);
-        return 2;
+        *code = (c & 0x1F) << 6 | (second & 0x3F);
+        return c >= 0xC2 && (second & 0xC0) == 0x80 ? 2 : 0;
     }
-    if (size < 3 || (s[1] & 0xC0) != 0x80 || (s[2] & 0xC0) != 0x80)
+    if ((second & 0xC0) != 0x80 || (third & 0xC0) != 0x80)
         return 0;
     if (c < 0xF0) {
-        *code = (c & 0xF) << 12 | (s[1] & 0x3Fu) << 6 | (s[2] & 0x3Fu);
+        *code = (c & 0xF) << 12 | (second & 0x3F) << 6 | (third & 0x3F);
         return *code < 0x800 || (*code & 0xF800) == 0xD800 ? 0 : 3;
     }
-    if (c > 0xF4 || size < 4 || (s[3] & 0xC0) != 0x80)
+    if (c > 0xF4 || left < 4 || (s[3] & 0xC0) != 0x80)
         return 0;
-    *code = (c & 7) << 18 | (s[1] & 0x3Fu) << 12 | (s[2] & 0x3Fu) << 6 | (s[3] & 0x3Fu);
+    *code = (c & 7) << 18 | (second & 0x3F) << 12 | (third & 0x3F) << 6 | (s[3] & 0x3Fu);
     return *code < 0x10000 || *code > 0x10FFFF ? 0 : 4;
-}
-
-/* Return how many of the next eight bytes are ASCII before the first that is not. */
-static inline int count_ascii(const unsigned char *s, const unsigned char *end) {
-#ifdef HAS_WORDS
-    uint64_t w;
-    if (end - s >= 8) {
-        memcpy(&w, s, 8);
-        w &= EACH(0x80);
-        return w ? __builtin_ctzll(w) / 8 : 8;
-    }
-#endif
-    return s < end && *s < 0x80;
-}
-
-/* Count the characters of UTF-8; return the bits of all codes, or -1 if it is invalid. */
-static inline int32_t count_utf8(const char *p, const char *last, ptrdiff_t *count) {
-    const unsigned char *s = (const unsigned char *)p, *end = (const unsigned char *)last;
-    uint32_t bits = 0, code = 0;
-    ptrdiff_t characters = 0;
-    while (s < end) {
-        int size = count_ascii(s, end);
-        characters += size;
-        s += size;
-        while (s < end && *s >= 0x80) {
-            size = read_utf8(s, end, &code);
-            if (size == 0)
-                return -1;
-            bits |= code;
-            s += size;
-            characters++;
-        }
-    }
-    *count = characters;
-    return (int32_t)bits;
 }
 
 static inline void put_unit(void *to, ptrdiff_t index, uint32_t code, int width) {
@@ -173,37 +157,68 @@ static inline void put_unit(void *to, ptrdiff_t index, uint32_t code, int width)
         ((uint32_t *)to)[index] = code;
 }
 
+static inline int decode_units(void *to, const unsigned char *s, const unsigned char *end, int width) {
+    uint32_t code = 0;
+    ptrdiff_t index = 0;
+    while (s < end) {
+        if (*s < 0x80) {
+#ifdef HAS_WORDS
+            uint64_t w;
+            if (width != 2 && end - s >= 8) {
+                memcpy(&w, s, 8);
+                uint64_t other = w & EACH(0x80);
+                int size = other ? __builtin_ctzll(other) / 8 : 8;
+                for (int i = 0; i < size; i++, w >>= 8)
+                    put_unit(to, index + i, w & 0xFF, width);
+                index += size;
+                s += size;
+                continue;
+            }
+#endif
+            put_unit(to, index++, *s++, width);
+            continue;
+        }
+#ifdef HAS_WORDS
+        if (end - s >= 4) {
+            uint32_t w;
+            memcpy(&w, s, 4);
+            if (width > 1 && (w & 0xC0C0F0) == 0x8080E0) {
+                code = (w & 0xF) << 12 | (w >> 2 & 0xFC0) | (w >> 16 & 0x3F);
+                if (code < 0x800 || (code & 0xF800) == 0xD800)
+                    return 0;
+                put_unit(to, index++, code, width);
+                s += 3;
+                continue;
+            }
+            if ((w & 0xC0E0) == 0x80C0 && (w & 0x1E)) {
+                put_unit(to, index++, (w & 0x1F) << 6 | (w >> 8 & 0x3F), width);
+                s += 2;
+                continue;
+            }
+        }
+#endif
+        int size = read_utf8(s, end, &code);
+        if (size == 0)
+            return 0;
+        put_unit(to, index++, code, width);
+        s += size;
+    }
+    return 1;
+}
+
+/* Decode UTF-8 into as many characters as `survey_utf8` has counted, of 1, 2 or 4 bytes as the largest
+   byte demands; return 0 if it is invalid. */
+static inline int decode_utf8(void *to, const char *p, const char *last, int width) {
+    const unsigned char *s = (const unsigned char *)p, *end = (const unsigned char *)last;
+    return width == 1   ? decode_units(to, s, end, 1)
+           : width == 2 ? decode_units(to, s, end, 2)
+                        : decode_units(to, s, end, 4);
+}
+
 static inline uint32_t get_unit(const void *from, ptrdiff_t index, int width) {
     return width == 1   ? ((const uint8_t *)from)[index]
            : width == 2 ? ((const uint16_t *)from)[index]
                         : ((const uint32_t *)from)[index];
-}
-
-static inline void decode_units(void *to, const unsigned char *s, const unsigned char *end, int width) {
-    uint32_t code = 0;
-    ptrdiff_t index = 0;
-    while (s < end) {
-        int size = count_ascii(s, end);
-        for (int i = 0; i < size; i++)
-            put_unit(to, index + i, s[i], width);
-        index += size;
-        s += size;
-        while (s < end && *s >= 0x80) {
-            s += read_utf8(s, end, &code);
-            put_unit(to, index++, code, width);
-        }
-    }
-}
-
-/* Decode UTF-8 that `count_utf8` has found valid into characters of 1, 2 or 4 bytes. */
-static inline void decode_utf8(void *to, const char *p, const char *last, int width) {
-    const unsigned char *s = (const unsigned char *)p, *end = (const unsigned char *)last;
-    if (width == 1)
-        decode_units(to, s, end, 1);
-    else if (width == 2)
-        decode_units(to, s, end, 2);
-    else
-        decode_units(to, s, end, 4);
 }
 
 static inline char *put_units(char *p, const void *from, ptrdiff_t count, int width) {
