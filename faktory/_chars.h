@@ -227,24 +227,36 @@ static inline ptrdiff_t put_clean(char *p, const char *s, ptrdiff_t n) {
 #endif
 }
 
+#ifdef HAS_WORDS
+/* Set the high bit of each character that is not a digit; a word has the characters xor '0'. It is exact
+   up to the first character beyond ASCII. */
+static inline uint64_t not_digits(uint64_t word) {
+    return ((word + EACH(0x76)) | word) & EACH(0x80);
+}
+
+/* Return the number of the first `count` digits, 1 to 8, of a word. */
+static inline uint64_t number_of(uint64_t word, int count) {
+    word <<= 64 - 8 * count;
+    word = word * 10 + (word >> 8);
+    return ((word & UINT64_C(0xFF000000FF)) * UINT64_C(0xF424000000064)
+            + (word >> 16 & UINT64_C(0xFF000000FF)) * UINT64_C(0x271000000001)) >> 32;
+}
+#endif
+
 /* Append digits to *number, which overflows beyond 19 digits. */
 static inline const char *read_digits(const char *p, const char *end, uint64_t *number) {
 #ifdef HAS_WORDS
+    static const uint32_t powers[] = {1,      10,      100,      1000,     10000,
+                                      100000, 1000000, 10000000, 100000000};
     while (end - p >= 8) {
-        uint64_t w;
-        memcpy(&w, p, 8);
-        w ^= EACH('0');
-        uint64_t other = ((w + EACH(0x76)) | w) & EACH(0x80);  /* exact up to the lowest bit */
+        uint64_t word;
+        memcpy(&word, p, 8);
+        word ^= EACH('0');
+        uint64_t other = not_digits(word);
         int count = other ? __builtin_ctzll(other) / 8 : 8;
-        static const uint32_t powers[] = {1,      10,      100,      1000,     10000,
-                                          100000, 1000000, 10000000, 100000000};
         if (count == 0)
             return p;
-        w <<= 64 - 8 * count;
-        w = w * 10 + (w >> 8);
-        w = ((w & UINT64_C(0xFF000000FF)) * UINT64_C(0xF424000000064)
-             + (w >> 16 & UINT64_C(0xFF000000FF)) * UINT64_C(0x271000000001)) >> 32;
-        *number = *number * powers[count] + w;
+        *number = *number * powers[count] + number_of(word, count);
         p += count;
         if (count < 8)
             return p;
@@ -253,6 +265,40 @@ static inline const char *read_digits(const char *p, const char *end, uint64_t *
     for (; p < end && *p >= '0' && *p <= '9'; p++)
         *number = *number * 10 + (uint64_t)(*p - '0');
     return p;
+}
+
+/* Read digits, perhaps with a point among them, that are less than eight characters. Return how many
+   characters these are and set the number without its point, and how many digits there are before and
+   behind the point; return 0 for what is longer or not regular. */
+static inline int read_short(const char *p, const char *end, uint64_t *number, int *before, int *behind) {
+#ifdef HAS_WORDS
+    uint64_t word;
+    if (end - p < 8)
+        return 0;
+    memcpy(&word, p, 8);
+    word ^= EACH('0');
+    uint64_t other = not_digits(word);
+    int size = __builtin_ctzll(other | 1) / 8;  /* 0 without any */
+    if (size == 0)
+        return 0;
+    *before = size;
+    *behind = 0;
+    if ((uint8_t)(word >> 8 * size) != ('.' ^ '0')) {
+        *number = number_of(word, size);
+        return size;
+    }
+    other &= other - 1;
+    int all = __builtin_ctzll(other | 1) / 8 - 1;
+    if (all <= size)
+        return 0;
+    uint64_t kept = (UINT64_C(1) << 8 * size) - 1;
+    *behind = all - size;
+    *number = number_of((word & kept) | (word >> 8 & ~kept), all);
+    return all + 1;
+#else
+    (void)p, (void)end, (void)number, (void)before, (void)behind;
+    return 0;
+#endif
 }
 
 static const char PAIRS[] =

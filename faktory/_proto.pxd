@@ -34,6 +34,7 @@ cdef extern from "_chars.h":
     const char *skip_space(const char *, const char *)
     void both_ends(const char *, Py_ssize_t, uint64_t *, uint64_t *)
     const char *read_digits(const char *, const char *, uint64_t *)
+    int read_short(const char *, const char *, uint64_t *, int *, int *)
     char *put_integer(char *, int64_t)
     char *put_hex(char *, const unsigned char *, int)
 
@@ -48,6 +49,8 @@ cdef extern from "_floats.h":
     ctypedef struct power_t:
         uint64_t high, low
     const int LEAST_POWER, MOST_POWER
+    const bint EXACT_QUOTIENT
+    const double *POWERS
     power_t *powers
     char *put_double(char *, double)
     bint read_decimal(uint64_t, int, double *)

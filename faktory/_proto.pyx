@@ -386,6 +386,31 @@ def encode_push_bulk(jobs):
         Py_XDECREF(out.buffer)
 
 
+def complete_job(job, set queues not None, retry):
+    """Return the job to send, completed, if it is an ordinary one: a new dict, else None.
+
+    Ordinary is a dict of `jobtype`, `args`, and perhaps `queue` and `retry`, of exact types, with a
+    queue that is in `queues`.
+    """
+    if type(job) is not dict or len(<dict> job) > 4:
+        return None
+    jobtype, args = (<dict> job).get("jobtype"), (<dict> job).get("args")
+    queue, own_retry = (<dict> job).get("queue"), (<dict> job).get("retry")
+    if len(<dict> job) != 2 + (queue is not None) + (own_retry is not None):
+        return None
+    if type(jobtype) is not str or not jobtype or (type(args) is not list and type(args) is not tuple):
+        return None
+    if queue is None:
+        queue = "default"
+    elif type(queue) is not str or queue not in queues:
+        return None
+    if own_retry is not None:
+        if type(own_retry) is not int or not -1 <= own_retry <= _MAX_INTEGER:
+            return None
+        retry = own_retry
+    return {"jid": new_jid(), "jobtype": jobtype, "queue": queue, "args": args, "retry": retry}
+
+
 @cython.final
 @cython.auto_pickle(False)
 cdef class JobTemplate:
@@ -766,7 +791,18 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
     cdef Py_ssize_t digits
     cdef int64_t exponent = 0, power = 0
     cdef bint minus
+    cdef int before, behind
     cdef double result
+    p = first + read_short(first, end, &number, &before, &behind)
+    if p != first and p[0] | 0x20 != b"e" and (first[0] != b"0" or before == 1):
+        if not behind:
+            value[0] = PyLong_FromLongLong(-<int64_t> number if negative else <int64_t> number)
+            return p
+        if EXACT_QUOTIENT:  # of two exact numbers: it is the nearest double
+            result = <double> <int64_t> number / POWERS[behind]
+            value[0] = PyFloat_FromDouble(-result if negative else result)
+            return p
+    number = 0
     p = read_digits(first, end, &number)
     digits = p - first
     if digits == 0 or (first[0] == b"0" and digits > 1):

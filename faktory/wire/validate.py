@@ -23,7 +23,7 @@ LONGEST_WAIT: Final = 1_000_000
 
 QUEUE_NAME: Final = re.compile(r"[a-zA-Z0-9._-]+")
 
-_valid_queues: set[str] = set()
+valid_queues: set[str] = set()
 _MOST_QUEUES: Final = 1000
 """Names that are remembered as valid: a program has few, and matching takes the longest."""
 
@@ -39,11 +39,11 @@ def check_queue(name: str, value: object) -> str:
     For any other the server answers OK to a scheduled job and loses it when it is due
     (`manager/scheduler.go: schedule`).
     """
-    if type(value) is str and value in _valid_queues:
+    if type(value) is str and value in valid_queues:
         return value
     if isinstance(value, str) and QUEUE_NAME.fullmatch(value):
-        if len(_valid_queues) < _MOST_QUEUES:
-            _valid_queues.add(value)
+        if len(valid_queues) < _MOST_QUEUES:
+            valid_queues.add(value)
         return value
     raise FaktoryPayloadError(
         f"{name} is {show(value)}: a queue's name has letters, digits, '.', '_' and '-' only."
