@@ -278,7 +278,7 @@ static inline int read_short(const char *p, const char *end, uint64_t *number, i
     memcpy(&word, p, 8);
     word ^= EACH('0');
     uint64_t other = not_digits(word);
-    int size = __builtin_ctzll(other | 1) / 8;  /* 0 without any */
+    int size = other ? __builtin_ctzll(other) / 8 : 0;
     if (size == 0)
         return 0;
     *before = size;
@@ -288,7 +288,7 @@ static inline int read_short(const char *p, const char *end, uint64_t *number, i
         return size;
     }
     other &= other - 1;
-    int all = __builtin_ctzll(other | 1) / 8 - 1;
+    int all = other ? __builtin_ctzll(other) / 8 - 1 : 0;
     if (all <= size)
         return 0;
     uint64_t kept = (UINT64_C(1) << 8 * size) - 1;
