@@ -366,6 +366,7 @@ def fetch_from(request):
         yield server.url
 
 
+@pytest.mark.parametrize("kind", ["asyncio", pytest.param("uvloop", marks=pytest.mark.soak)])
 def test_3000_tasks_that_fetch_are_cancelled_and_each_job_is_accounted_for(
     kind, fetch_from, monkeypatch
 ):

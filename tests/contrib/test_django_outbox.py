@@ -75,7 +75,7 @@ def sqlite(tmp_path: Path, server: EmbeddedServer) -> Project:
     return Project(databases, server)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)])
 def project(request: pytest.FixtureRequest, server: EmbeddedServer) -> Iterator[Project]:
     """The same for each database."""
     if request.param == "sqlite":

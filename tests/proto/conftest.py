@@ -24,7 +24,7 @@ def twins() -> tuple[ModuleType, ModuleType]:
     return _proto_py, pytest.importorskip("faktory._proto")
 
 
-@pytest.fixture(params=[2_000, pytest.param(100_000, marks=pytest.mark.soak)])
+@pytest.fixture(params=[800, pytest.param(100_000, marks=pytest.mark.soak)])
 def for_all(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Return `for_all(strategy, ..., check)`, which calls check with many examples; soak: more."""
 
