@@ -35,7 +35,6 @@ __all__ = [
     "JobTemplate",
     "NeedData",
     "ReplyParser",
-    "complete_job",
     "dump_json",
     "encode_command",
     "encode_push",
@@ -90,5 +89,5 @@ def implementation_info() -> dict[str, str]:
 
 if not TYPE_CHECKING:
     _core = importlib.import_module(_module)
-    for _public in set(__all__) - {"implementation", "implementation_info"}:
-        globals()[_public] = getattr(_core, _public)
+    for _name_of_core in {*__all__, "complete_job"} - {"implementation", "implementation_info"}:
+        globals()[_name_of_core] = getattr(_core, _name_of_core)
