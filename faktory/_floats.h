@@ -97,7 +97,7 @@ static inline uint64_t shortest_exactly(uint64_t fraction, int biased, int *expo
     return s + (v > 4 * s + 2 || (v == 4 * s + 2 && (s & 1)));
 }
 
-/* Return the same from one product instead of three, unless a comparison is too close to tell.
+/* Return the same from one product instead of three, unless a comparison is too close.
 
    Its upper part s and its fraction are the number in units of 10^k, where what is read back as the
    same number is at most `half` away; `half` is 0.5 to 5. All have 60 bits behind the point in the
@@ -267,8 +267,8 @@ static inline char *put_double(char *p, double number) {
     return put_decimal(p, digits, exponent);
 }
 
-/* Set *number to digits * 10^exponent, rounded once; return 0 if this cannot be told from 128 bits of
-   the product, or not be held by a normal double. `powers` must be filled. */
+/* Set *number to digits * 10^exponent, rounded once; return 0 if 128 bits of the product do not suffice
+   for that, or a normal double cannot hold it. `powers` must be filled. */
 static inline int read_decimal(uint64_t digits, int exponent, double *number) {
     if (digits <= UINT64_C(1) << 53 && EXACT_QUOTIENT && exponent <= 0 && exponent >= -MOST_EXACT) {
         *number = (double)(int64_t)digits / POWERS[-exponent];

@@ -107,7 +107,7 @@ static inline char *put_escape(char *p, unsigned char c) {
     return p + 6;
 }
 
-/* Count the characters of UTF-8 by their first bytes, and find the largest byte, which tells how wide
+/* Count the characters of UTF-8 by their first bytes, and find the largest byte, which shows how wide
    the characters are. */
 static inline ptrdiff_t survey_utf8(const char *s, ptrdiff_t size, unsigned *largest) {
     ptrdiff_t count = 0;

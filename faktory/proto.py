@@ -19,13 +19,15 @@ if TYPE_CHECKING:
         JobTemplate,
         NeedData,
         ReplyParser,
-        complete_job,
         dump_json,
         encode_command,
         encode_push,
         encode_push_bulk,
         load_json,
         new_jid,
+    )
+    from ._proto import (
+        complete_job as complete_job,
     )
 
 __all__ = [
