@@ -121,12 +121,9 @@ static inline uint64_t shortest(uint64_t fraction, int biased, int *exponent) {
     if (below - half + close <= 2 * close || above - half + close <= 2 * close
         || low - middle + close <= 2 * close)
         return shortest_exactly(fraction, biased, exponent);
-    if (under != over) {
-        *exponent = k + 1;
-        return s / 10 + (uint64_t)over;
-    }
+    uint64_t ten = tens + (over ? 10 : 0), one = s + (low > middle);
     *exponent = k;
-    return s + (low > middle);
+    return under != over ? ten : one;  /* no branch: half of all numbers need the last digit */
 }
 
 static inline char *put_exponent(char *p, int exponent) {
@@ -146,7 +143,11 @@ static inline char *put_exponent(char *p, int exponent) {
 /* Write digits * 10^exponent like Python: plain, or with an exponent for long numbers. There are 15 to
    17 digits; they stay in registers, because a load would wait for the stores of its parts. */
 static inline char *put_decimal(char *p, uint64_t digits, int exponent) {
-    while (digits < UINT64_C(10000000000000000)) {
+    const uint64_t least = UINT64_C(10000000000000000);
+    int shorter = digits < least;  /* as often as not */
+    digits = shorter ? digits * 10 : digits;
+    exponent -= shorter;
+    while (digits < least) {
         digits *= 10;
         exponent--;
     }

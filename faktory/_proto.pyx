@@ -837,6 +837,11 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
         exponent += -power if minus else power
     if not powers[0].high and _fill_powers() < 0:
         return NULL
+    if digits > _MAX_DIGITS:
+        first = start + negative
+        while first < p and (first[0] == b"0" or first[0] == b"."):
+            digits -= first[0] == b"0"
+            first += 1
     if digits <= _MAX_DIGITS and read_decimal(number, exponent, &result):
         value[0] = PyFloat_FromDouble(-result if negative else result)
         return p
