@@ -76,7 +76,6 @@ cdef extern from "Python.h":
     PyObject *PyFloat_FromDouble(double) noexcept
     double PyFloat_AS_DOUBLE(PyObject *)
     PyObject *PyList_New(Py_ssize_t) noexcept
-    PyObject *PySequence_Fast_GET_ITEM(PyObject *, Py_ssize_t)
     PyObject **PySequence_Fast_ITEMS(PyObject *)
     Py_ssize_t PySequence_Fast_GET_SIZE(PyObject *)
     PyObject *PyLong_FromLongLong(long long) noexcept

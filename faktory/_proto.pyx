@@ -42,6 +42,7 @@ cdef enum:
     _MOST_DIGITS = 1_000_000_000  # more than JSON can have, in the exponent of a number
     _ROOM = 64  # bytes that can be written without a check: any number, some punctuation
     _SCRATCH = 2048  # bytes of output before a bytes object is allocated
+    _LARGE = 128 * 1024  # bytes of output that grow by less at a time
     _PIECE = 256  # characters beyond ASCII that are written with one check
     _ITEMS = 256  # items of open lists before memory is allocated
     _KEYS = 1024  # cached keys, a power of two
@@ -880,7 +881,9 @@ cdef inline char *_open(_Out *out) noexcept:
 cdef char *_grow(_Out *out, char *p, Py_ssize_t room) except NULL:
     """Make room for that many bytes; return the new position."""
     cdef Py_ssize_t size = p - out.start
-    cdef Py_ssize_t all_room = max(2 * (out.limit - out.start), size + room)
+    cdef Py_ssize_t before = out.limit - out.start
+    # Up to a size that is soon written, fewer copies are worth more than the memory.
+    cdef Py_ssize_t all_room = max((4 if before < _LARGE else 2) * before, size + room)
     if out.buffer is NULL:
         out.buffer = new_bytes(NULL, all_room)
         memcpy(bytes_data(out.buffer), out.scratch, size)
@@ -943,8 +946,10 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
     cdef PyObject *key
     cdef PyObject *item
     cdef PyObject *kind
-    cdef Py_ssize_t next_pos
+    cdef PyObject **items = NULL  # of a list or tuple, while no Python code runs
+    cdef Py_ssize_t next_pos, size
     cdef int depth = 0
+    cdef bint is_dict, keyed = False, opened = False
     while True:
         if out.limit - p < _ROOM:
             p = _grow(out, p, _ROOM)
@@ -956,12 +961,20 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
         elif kind == <PyObject *> dict or kind == <PyObject *> list or kind == <PyObject *> tuple:
             if depth == _MAX_DEPTH:
                 return NULL
-            parents[depth] = _Parent(here, pos, left)
-            depth += 1
-            here = value
-            pos = 0
-            left = PyDict_GET_SIZE(value) if kind == <PyObject *> dict else PySequence_Fast_GET_SIZE(value)
-            p = _put(p, b"{" if kind == <PyObject *> dict else b"[", 1)
+            is_dict = kind == <PyObject *> dict
+            size = PyDict_GET_SIZE(value) if is_dict else PySequence_Fast_GET_SIZE(value)
+            if size == 0:
+                p = _put(p, b"{}" if is_dict else b"[]", 2)
+            else:
+                parents[depth] = _Parent(here, pos, left)
+                depth += 1
+                here = value
+                keyed = is_dict
+                items = NULL if keyed else PySequence_Fast_ITEMS(value)
+                pos = 0
+                left = size
+                p = _put(p, b"{" if keyed else b"[", 1)
+                opened = True
         elif kind == <PyObject *> float:
             p = _put_float(p, PyFloat_AS_DOUBLE(value))
         elif value == <PyObject *> None:
@@ -974,31 +987,34 @@ cdef char *_write(_Out *out, char *p, PyObject *value) except? NULL:
             return NULL
         if p is NULL:
             return NULL
-        while depth:
+        while not opened:
+            if depth == 0:
+                return p
+            p = _put(p, b",", 1)
             if left:
-                left -= 1
-                p[0] = b","
-                p += pos > 0
-                if TYPE(here) != <PyObject *> dict:
-                    value = PySequence_Fast_GET_ITEM(here, pos)
-                    pos += 1
-                    break
-                next_pos = pos  # variables whose address is taken are not kept in registers
-                if not PyDict_Next(here, &next_pos, &key, &item) or TYPE(key) != <PyObject *> str:
-                    return NULL
-                pos, value = next_pos, item
-                p = _put_text(out, p, key)
-                if p is NULL:
-                    return NULL
-                p = _put(p, b":", 1)
                 break
-            p = _put(p, b"}" if TYPE(here) == <PyObject *> dict else b"]", 1)
+            p[-1] = b"}" if keyed else b"]"
             depth -= 1
             here, pos, left = parents[depth].container, parents[depth].pos, parents[depth].left
+            if depth:
+                keyed = TYPE(here) == <PyObject *> dict
+                items = NULL if keyed else PySequence_Fast_ITEMS(here)
             if out.limit - p < _ROOM:
                 p = _grow(out, p, _ROOM)
-        if depth == 0:
-            return p
+        opened = False
+        left -= 1
+        if not keyed:
+            value = items[pos]
+            pos += 1
+            continue
+        next_pos = pos  # variables whose address is taken are not kept in registers
+        if not PyDict_Next(here, &next_pos, &key, &item) or TYPE(key) != <PyObject *> str:
+            return NULL
+        pos, value = next_pos, item
+        p = _put_text(out, p, key)
+        if p is NULL:
+            return NULL
+        p = _put(p, b":", 1)
 
 
 cdef inline char *_put_text(_Out *out, char *p, PyObject *text) except? NULL:
