@@ -1,14 +1,19 @@
 """Count the instructions of each task of test_core.py, independently of the machine's load.
 
-    python benchmarks/instructions.py        (make instructions)
+    python benchmarks/instructions.py            (make instructions)
+    python benchmarks/instructions.py --keep     store those of the core in instructions.json
 
-Runs itself under valgrind's callgrind, which dumps its counts whenever getpgrp is called: before
-and after each task. Instructions are not time, but they decide where times are a tie.
+A test compares the stored ones with those of the code, on the same interpreter. Runs itself under
+valgrind's callgrind, which dumps its counts whenever getpgrp is called: before and after each task.
+Instructions are not time, but they decide where times are a tie.
 """
 
 from __future__ import annotations
 
+import gc
+import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -20,13 +25,43 @@ REPEATS = 5
 """Number of counted passes over the items of a task, after one pass to warm up."""
 
 
+KEPT = Path(__file__).with_name("instructions.json")
+
+
 def main() -> None:
     """Count the instructions and print the table."""
     if shutil.which("valgrind") is None:
         sys.exit("make instructions needs valgrind: apt-get install valgrind")
+    if "--keep" in sys.argv[1:]:
+        kept = {"interpreter": interpreter(), "instructions": ours()}
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+        return
+    print_table(count("work"))
+
+
+def interpreter() -> str:
+    """Return what the number of instructions depends on beside our code."""
+    libc = "-".join(platform.libc_ver())
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {platform.python_compiler()}, {libc}, {platform.machine()}"
+
+
+def ours() -> dict[str, int]:
+    """Return the instructions of the first way of each task that the compiled core does."""
+    from test_core import TASKS
+
+    names = [name for name, task in TASKS.items() if "cython" in task.ways]
+    counts = iter(count("ours")[1::2])
+    return {
+        name: round((next(counts) - next(counts)) / TASKS[name].count / REPEATS) for name in names
+    }
+
+
+def count(work: str) -> list[int]:
+    """Return the instructions between the calls of getpgrp in that work."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/counts"]
-        command += ["--dump-before=getpgrp", "--", sys.executable, __file__, "work"]
+        command += ["--dump-before=getpgrp", "--", sys.executable, __file__, work]
         done = subprocess.run(
             command,
             env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONMALLOC": "pymalloc"},
@@ -36,8 +71,7 @@ def main() -> None:
         if done.returncode:
             sys.exit(done.stderr)
         parts = sorted(Path(folder).glob("counts.*"), key=lambda path: int(path.suffix[1:]))
-        counts = [_total(path) for path in parts]
-    print_table(counts)
+        return [_total(path) for path in parts]
 
 
 def _total(path: Path) -> int:
@@ -46,12 +80,19 @@ def _total(path: Path) -> int:
     return int(found[1])
 
 
-def work() -> None:
+def work(first_only: bool) -> None:
     """Run each task in each way between two calls of getpgrp."""
     from test_core import TASKS
 
+    gc.disable()
     for ways, make, count in TASKS.values():
-        for run in (*ways.values(), lambda item: item):
+        runs = list(ways.values())
+        if first_only:
+            if "cython" not in ways:
+                continue
+            del runs[1:]
+        for run in (*runs, lambda item: item):
+            item = items = each = None  # freed here, not while they are counted
             items = [[make() for _ in range(count)] for _ in range(REPEATS + 1)]
             for item in items.pop():
                 run(item)
@@ -79,4 +120,4 @@ def print_table(counts: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    work() if sys.argv[1:] == ["work"] else main()
+    work(sys.argv[1] == "ours") if sys.argv[1:] in (["work"], ["ours"]) else main()

@@ -7,6 +7,7 @@ faster. A difference below 10 % is a tie, which `make instructions` decides.
 from __future__ import annotations
 
 import json
+import random
 import secrets
 from collections.abc import Callable, Iterable
 from time import perf_counter
@@ -100,6 +101,52 @@ def fetched(job: dict[str, Any], failure: dict[str, Any] | None = None) -> bytes
     body = {**job, **stamps, "retry": 25, **({"failure": failure} if failure else {})}
     data = json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
     return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def texts(alphabet: str, length: int, count: int) -> Callable[[], list[str]]:
+    """Return a function that makes texts of these characters, about as long."""
+    lengths = range(length // 2, length * 3 // 2)
+    return lambda: ["".join(some.choices(alphabet, k=some.choice(lengths))) for _ in range(count)]
+
+
+def many(make: Callable[[int], object], count: int) -> Callable[[], list[object]]:
+    return lambda: [make(index) for index in range(count)]
+
+
+some = random.Random(7)
+LATIN = "abcdefghijklmnopqrstuvwxyz" + 4 * " "
+VALUES: dict[str, Callable[[], list[Any]]] = {
+    "texts, short": texts(LATIN, 12, 1000),
+    "text, long": texts(LATIN, 20_000, 1),
+    "texts with escapes": texts(LATIN + '"\n\\', 40, 400),
+    "texts with <>&": texts(LATIN + "<>&", 40, 400),
+    "texts, accents": texts(3 * LATIN + "éüöñ", 40, 400),
+    "texts, Cyrillic": texts("абвгдежзиклмнопрст" + 3 * " ", 40, 300),
+    "texts, Chinese": texts("我能吞下玻璃而不伤身体", 20, 300),
+    "texts, emoji": texts(LATIN + "😀😃😄", 20, 300),
+    "integers, small": many(lambda _: some.randrange(1000), 3000),
+    "integers, 32 bits": many(lambda _: some.randrange(-(2**31), 2**31), 2000),
+    "integers, 53 bits": many(lambda _: some.randrange(2**53), 1200),
+    "decimals, short": many(lambda _: some.randrange(10_000) / some.choice((10, 100)), 3000),
+    "floats, long": many(lambda _: some.random(), 1000),
+    "floats, exponents": many(lambda _: some.random() * 10.0 ** some.randrange(-30, 30), 1000),
+    "lists, nested": many(lambda index: [[index % 200], [], [[True, None]]], 1000),
+    "dicts, shared keys": many(
+        lambda index: {"id": index, "name": None, "active": True, "count": 5}, 400
+    ),
+    "dicts, own keys": many(
+        lambda index: {f"{some.random()}"[:length]: index for length in (7, 10, 14)}, 400
+    ),
+}
+"""Lists of 5 to 20 kB of one kind of value, as arguments of jobs may have."""
+
+
+def as_server(value: object) -> bytes:
+    """Return JSON as the server writes it, with <, > and & as escapes."""
+    text = dumps(value).decode()
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode()
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -206,6 +253,18 @@ def read_lines() -> Task:
     return Task(ways, lambda: b"+OK\r\n" * 1000, 1)
 
 
+def write(make: Callable[[], Any]) -> Task:
+    packed = msgspec.json.Encoder().encode
+    ways: dict[str, Work] = {"cython": core.dump_json, "orjson": orjson.dumps, "msgspec": packed}
+    return Task(ways, make, 1)
+
+
+def read(make: Callable[[], Any]) -> Task:
+    unpacked = msgspec.json.Decoder().decode
+    ways: dict[str, Work] = {"cython": core.load_json, "orjson": orjson.loads, "msgspec": unpacked}
+    return Task(ways, lambda: as_server(make()), 1)
+
+
 def twin_encodes(make: Callable[[], Any], count: int) -> Task:
     """Measure the cost of the pure core's checks, beside plain json."""
     ways: dict[str, Work] = {
@@ -235,6 +294,8 @@ TASKS: dict[str, Task] = {
     "reply to dict, medium": read_job(lambda: fetched(medium()), 300),
     "reply to dict, large": read_job(lambda: fetched(large()), 4),
     "1000 +OK": read_lines(),
+    **{f"write {kind}": write(make) for kind, make in VALUES.items()},
+    **{f"read {kind}": read(make) for kind, make in VALUES.items()},
     "pure core, encode one, small": twin_encodes(small, 300),
     "pure core, encode one, medium": twin_encodes(medium, 300),
     "pure core, reply to dict, small": twin_reads(lambda: fetched(small()), 300),

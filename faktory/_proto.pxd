@@ -12,31 +12,48 @@ cdef extern from *:
     #define ASCII_DATA(text) ((char *)((PyASCIIObject *)(text) + 1))
     #define OWNED(pointer) (pointer)
     #define TYPE(pointer) ((PyObject *)Py_TYPE(pointer))
+    #if PY_VERSION_HEX >= 0x030C0000
+    #define IS_COMPACT(number) PyUnstable_Long_IsCompact((PyLongObject *)(number))
+    #define COMPACT_VALUE(number) PyUnstable_Long_CompactValue((PyLongObject *)(number))
+    #else
+    #define IS_COMPACT(number) ((size_t)(Py_SIZE(number) + 1) <= 2)
+    #define COMPACT_VALUE(number) (Py_SIZE(number) * (Py_ssize_t)((PyLongObject *)(number))->ob_digit[0])
+    #endif
     """
     char *ASCII_DATA(PyObject *)
     object OWNED(PyObject *)
     PyObject *TYPE(PyObject *)
+    bint IS_COMPACT(PyObject *)
+    Py_ssize_t COMPACT_VALUE(PyObject *)
 
 cdef extern from "_chars.h":
-    const int MAX_DIGITS
-    const bint EXACT_QUOTIENT
-    const double *POWERS
+    const int STEP
+    void copy_exactly(char *, const char *, Py_ssize_t)
     Py_ssize_t put_clean(char *, const char *, Py_ssize_t)
     const char *find_stop(const char *, const char *, int *)
     const char *skip_space(const char *, const char *)
     void both_ends(const char *, Py_ssize_t, uint64_t *, uint64_t *)
     const char *read_digits(const char *, const char *, uint64_t *)
-    char *unescape(char *, const char *, const char *, bint *)
-    char *put_escape(char *, unsigned char)
+    int read_short(const char *, const char *, uint64_t *, int *, int *)
     char *put_integer(char *, int64_t)
     char *put_hex(char *, const unsigned char *, int)
+
+cdef extern from "_text.h":
+    const char *unescape(char **, const char *, const char *, const char *, int *, int *, bint *)
+    char *put_escape(char *, unsigned char)
+    Py_ssize_t survey_utf8(const char *, Py_ssize_t, unsigned *)
+    bint decode_utf8(void *, const char *, const char *, int)
+    char *put_wide(char *, const void *, Py_ssize_t, int)
 
 cdef extern from "_floats.h":
     ctypedef struct power_t:
         uint64_t high, low
     const int LEAST_POWER, MOST_POWER
+    const bint EXACT_QUOTIENT
+    const double *POWERS
     power_t *powers
     char *put_double(char *, double)
+    bint read_decimal(uint64_t, int, double *)
 
 cdef extern from "_threads.h":
     ctypedef struct held_t:
@@ -69,8 +86,7 @@ cdef extern from "Python.h":
     PyObject *PyFloat_FromDouble(double) noexcept
     double PyFloat_AS_DOUBLE(PyObject *)
     PyObject *PyList_New(Py_ssize_t) noexcept
-    int PyList_Append(PyObject *, PyObject *) noexcept
-    PyObject *PySequence_Fast_GET_ITEM(PyObject *, Py_ssize_t)
+    PyObject **PySequence_Fast_ITEMS(PyObject *)
     Py_ssize_t PySequence_Fast_GET_SIZE(PyObject *)
     PyObject *PyLong_FromLongLong(long long) noexcept
     PyObject *PyLong_FromUnicodeObject(PyObject *, int) noexcept
@@ -80,8 +96,9 @@ cdef extern from "Python.h":
     Py_buffer *PyMemoryView_GET_BUFFER(object)
     Py_hash_t PyObject_Hash(PyObject *) noexcept
     double PyOS_string_to_double(const char *, char **, PyObject *) noexcept
-    PyObject *PyUnicode_AsUTF8String(PyObject *) noexcept
     PyObject *PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(PyObject *)
+    int PyUnicode_KIND(PyObject *)
+    void *PyUnicode_DATA(PyObject *)
     bint PyUnicode_IS_COMPACT_ASCII(PyObject *)
     PyObject *PyUnicode_New(Py_ssize_t, Py_UCS4) noexcept

@@ -17,7 +17,7 @@ more, it checks the room.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
@@ -38,8 +38,12 @@ cdef enum:
     _MAX_IDLE = 1024 * 1024  # bytes of an empty buffer; a larger one is replaced
     _MAX_DIGITS = 19  # of a number in a reply: a signed 64-bit integer
     _MAX_DEPTH = 512  # as in `_json`
+    _MOST_DIGITS = 1_000_000_000  # more than JSON can have, in the exponent of a number
     _ROOM = 64  # bytes that can be written without a check: any number, some punctuation
     _SCRATCH = 2048  # bytes of output before a bytes object is allocated
+    _LARGE = 128 * 1024  # bytes of output that grow by less at a time
+    _PIECE = 256  # characters beyond ASCII that are written with one check
+    _ITEMS = 256  # items of open lists before memory is allocated
     _KEYS = 1024  # cached keys, a power of two
     _OWN_KEYS = 256  # those of one parser
     _MAX_KEY = 16  # characters of a cached key
@@ -51,6 +55,16 @@ cdef struct _Out:
     char *start
     char *limit
     char[_SCRATCH] scratch
+
+cdef struct _Open:
+    PyObject *here  # the dict, or NULL for a list, whose items are the last ones of `_Items`
+    PyObject *key  # owned: the key of the dict's next value
+    Py_ssize_t first  # place of the list's first item
+
+cdef struct _Items:
+    PyObject **place  # owned items of lists that are open
+    Py_ssize_t room
+    (PyObject *)[_ITEMS] some
 
 cdef struct _Parent:
     PyObject *container
@@ -397,6 +411,31 @@ def encode_push_bulk(jobs):
         Py_XDECREF(out.buffer)
 
 
+def complete_job(job, set queues not None, retry):
+    """Return the job to send, completed, if it is an ordinary one: a new dict, else None.
+
+    Ordinary is a dict of `jobtype`, `args`, and perhaps `queue` and `retry`, of exact types, with a
+    queue that is in `queues`.
+    """
+    if type(job) is not dict or len(<dict> job) > 4:
+        return None
+    jobtype, args = (<dict> job).get("jobtype"), (<dict> job).get("args")
+    queue, own_retry = (<dict> job).get("queue"), (<dict> job).get("retry")
+    if len(<dict> job) != 2 + (queue is not None) + (own_retry is not None):
+        return None
+    if type(jobtype) is not str or not jobtype or (type(args) is not list and type(args) is not tuple):
+        return None
+    if queue is None:
+        queue = "default"
+    elif type(queue) is not str or queue not in queues:
+        return None
+    if own_retry is not None:
+        if type(own_retry) is not int or not -1 <= own_retry <= _MAX_INTEGER:
+            return None
+        retry = own_retry
+    return {"jid": new_jid(), "jobtype": jobtype, "queue": queue, "args": args, "retry": retry}
+
+
 @cython.final
 @cython.auto_pickle(False)
 cdef class JobTemplate:
@@ -509,14 +548,33 @@ cdef object _load_again(const char *data, Py_ssize_t size):
 cdef PyObject *_read(const char *p, const char *end, _Key *keys) noexcept:
     """Decode one value from all bytes, or return NULL.
 
-    A container is added to its parent when it opens, so that the outermost one owns all others.
+    A list is made when it closes, of the items since it was opened.
     """
-    cdef (PyObject *)[_MAX_DEPTH] parents
-    cdef PyObject *root = NULL
-    cdef PyObject *here = NULL  # the innermost open container
-    cdef PyObject *key = NULL  # owned, while `here` is a dict without the value of this key
+    cdef _Items items
+    cdef PyObject *result = NULL
+    cdef Py_ssize_t count
+    items.place = items.some
+    items.room = _ITEMS
+    result = _read_value(p, end, &items, &count, keys)
+    while count:
+        count -= 1
+        Py_DECREF(items.place[count])
+    if items.place != items.some:
+        PyMem_Free(items.place)
+    return result
+
+
+cdef PyObject *_read_value(
+    const char *p, const char *end, _Items *items, Py_ssize_t *remaining, _Key *keys
+) noexcept:
+    """Decode like `_read`; set `remaining` to the number of items whose list was not made."""
+    cdef _Open[_MAX_DEPTH] parents
+    cdef PyObject *here = NULL  # the innermost open container: the dict, or NULL for a list
+    cdef PyObject *key = NULL
     cdef PyObject *value = NULL
-    cdef int depth = 0, failed = 0
+    cdef PyObject *result = NULL
+    cdef Py_ssize_t first = 0, count = 0
+    cdef int depth = 0, failed
     cdef char opening, closing = 0
     while True:
         p = skip_space(p, end)
@@ -524,58 +582,106 @@ cdef PyObject *_read(const char *p, const char *end, _Key *keys) noexcept:
             break
         opening = p[0]
         if opening == b'"':
-            p = _read_text(p + 1, end, &value, depth == 1, keys)
+            p = _read_text(p + 1, end, &value, depth == 1 and here is not NULL, keys)
         elif opening == b"{" or opening == b"[":
             if depth == _MAX_DEPTH:
                 break
-            value = PyDict_New() if opening == b"{" else PyList_New(0)
+            parents[depth] = _Open(here, key, first)
+            depth += 1
+            here = key = NULL
+            first = count
+            closing = opening + 2  # in ASCII
+            if opening == b"{":
+                here = PyDict_New()
+                if here is NULL:
+                    break
+            p = skip_space(p + 1, end)
+            if p == end:
+                break
+            if p[0] != closing:
+                if opening == b"{":
+                    p = _read_key(p, end, &key, keys)
+                    if p is NULL:
+                        break
+                continue
             p += 1
-        elif opening == b"-" or b"0" <= opening <= b"9":
+            value = here if here is not NULL else PyList_New(0)
+            depth -= 1
+            here, key, first = parents[depth].here, parents[depth].key, parents[depth].first
+            closing = b"}" if here is not NULL else b"]"
+        elif b"0" <= opening <= b"9" or opening == b"-":
             p = _read_number(p, end, &value)
         else:
             p = _read_word(p, end, &value)
         if p is NULL or value is NULL:
             break
-        if depth == 0:
-            root = value
-        else:
-            if closing == b"}":
+        while True:  # as many containers as close behind the value
+            if depth == 0:
+                if skip_space(p, end) == end:
+                    result = value
+                else:
+                    Py_DECREF(value)
+                p = NULL
+                break
+            if here is not NULL:
                 failed = PyDict_SetItem(here, key, value)
                 Py_DECREF(key)
+                Py_DECREF(value)
                 key = NULL
+                if failed:
+                    p = NULL
+                    break
             else:
-                failed = PyList_Append(here, value)
-            Py_DECREF(value)
-            if failed:
-                break
-        if opening == b"{" or opening == b"[":
-            parents[depth] = here
-            depth += 1
-            here = value
-            closing = opening + 2  # in ASCII
-        while depth:
+                if count == items.room and not _more_room(items):
+                    Py_DECREF(value)
+                    p = NULL
+                    break
+                items.place[count] = value
+                count += 1
             p = skip_space(p, end)
             if p == end or p[0] != closing:
                 break
             p += 1
+            value = here
+            if value is NULL:
+                value = PyList_New(count - first)
+                if value is NULL:
+                    p = NULL
+                    break
+                memcpy(PySequence_Fast_ITEMS(value), items.place + first, (count - first) * sizeof(value))
+                count = first
             depth -= 1
-            here = parents[depth]
-            closing = b"}" if depth and TYPE(here) == <PyObject *> dict else b"]"
-        if depth == 0:
-            if skip_space(p, end) != end:
-                break
-            return root
-        if here != value:  # otherwise it was just opened
-            if p == end or p[0] != b",":
-                break
-            p = skip_space(p + 1, end)
-        if closing == b"}":
-            p = _read_key(p, end, &key, keys)
+            here, key, first = parents[depth].here, parents[depth].key, parents[depth].first
+            closing = b"}" if here is not NULL else b"]"
+        if p is NULL or p == end or p[0] != b",":
+            break
+        p += 1
+        if here is not NULL:
+            p = _read_key(skip_space(p, end), end, &key, keys)
             if p is NULL:
                 break
+    remaining[0] = count
+    Py_XDECREF(here)
     Py_XDECREF(key)
-    Py_XDECREF(root)
-    return NULL
+    while depth:
+        depth -= 1
+        Py_XDECREF(parents[depth].here)
+        Py_XDECREF(parents[depth].key)
+    return result
+
+
+cdef bint _more_room(_Items *items) noexcept:
+    cdef bint first = items.place == items.some
+    cdef PyObject **place = <PyObject **> PyMem_Realloc(
+        NULL if first else items.place, 2 * items.room * sizeof(items.place[0])
+    )
+    if place is NULL:
+        return False
+    if first:
+        memcpy(place, items.some, items.room * sizeof(items.place[0]))
+    items.place = place
+    items.room *= 2
+    return True
 
 
 cdef inline const char *_read_text(
@@ -590,14 +696,33 @@ cdef inline const char *_read_text(
     if stop == end or stop[0] != b'"':
         return _read_escaped(p, stop, end, wide, value)
     if wide:
-        value[0] = PyUnicode_DecodeUTF8(p, stop - p, NULL)
+        value[0] = _decode(p, stop)
     elif repeats and stop - p <= _MAX_KEY:
         value[0] = _short_key(p, stop - p, keys)
     else:
-        value[0] = PyUnicode_New(stop - p, 127)
-        if value[0] is not NULL:
-            memcpy(ASCII_DATA(value[0]), p, stop - p)
+        value[0] = _ascii(p, stop - p)
     return stop + 1
+
+
+cdef inline PyObject *_ascii(const char *p, Py_ssize_t size) noexcept:
+    cdef PyObject *text = PyUnicode_New(size, 127)
+    if text is not NULL:
+        copy_exactly(ASCII_DATA(text), p, size)
+    return text
+
+
+cdef PyObject *_decode(const char *p, const char *end) noexcept:
+    """Decode UTF-8; return NULL if it is invalid."""
+    cdef unsigned largest
+    cdef Py_ssize_t count = survey_utf8(p, end - p, &largest)
+    cdef PyObject *text = PyUnicode_New(
+        count,
+        127 if largest < 0x80 else 0xFF if largest < 0xC4 else 0xFFFF if largest < 0xF0 else 0x10FFFF
+    )
+    if text is not NULL and not decode_utf8(PyUnicode_DATA(text), p, end, PyUnicode_KIND(text)):
+        Py_DECREF(text)
+        return NULL
+    return text
 
 
 cdef const char *_read_escaped(
@@ -607,22 +732,37 @@ cdef const char *_read_escaped(
 
     Lone surrogates are accepted among ASCII only: "surrogatepass" would also accept raw ones.
     """
-    cdef char *start
-    cdef char *to
+    cdef char[_SCRATCH] scratch
+    cdef char *start = scratch
+    cdef char *to = scratch
+    cdef int codes = 0
     cdef bint lone = False
-    while stop == end or stop[0] != b'"':
-        if end - stop < 2 or stop[0] != b"\\":
-            return NULL
-        stop = find_stop(stop + 2, end, &wide)
-    start = <char *> PyMem_Malloc(stop - p)
-    if start is NULL:
-        return NULL
-    to = unescape(start, p, stop, &lone)
+    cdef const char *last = unescape(
+        &to, scratch + (_SCRATCH - 2 * STEP), p, end, &wide, &codes, &lone
+    )
     value[0] = NULL
-    if to is not NULL and not (lone and wide):
-        value[0] = PyUnicode_DecodeUTF8(start, to - start, b"surrogatepass" if lone else b"strict")
-    PyMem_Free(start)
-    return stop + 1
+    if last == end or last[0] != b'"':
+        if to < scratch + (_SCRATCH - 2 * STEP):
+            return NULL
+        while stop == end or stop[0] != b'"':
+            if end - stop < 2 or stop[0] != b"\\":
+                return NULL
+            stop = find_stop(stop + 2, end, &wide)
+        start = to = <char *> PyMem_Malloc(stop - p + 3 * STEP)
+        if start is NULL:
+            return NULL
+        last = unescape(&to, start + (stop - p + STEP), p, end, &wide, &codes, &lone)
+    if last == end or last[0] != b'"' or (lone and wide):
+        pass
+    elif lone:
+        value[0] = PyUnicode_DecodeUTF8(start, to - start, b"surrogatepass")
+    elif wide or codes > 127:
+        value[0] = _decode(start, to)
+    else:
+        value[0] = _ascii(start, to - start)
+    if start != scratch:
+        PyMem_Free(start)
+    return last + 1
 
 
 cdef inline const char *_read_key(
@@ -681,7 +821,20 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
     cdef uint64_t number = 0
     cdef PyObject *text
     cdef Py_ssize_t digits
+    cdef int64_t exponent = 0, power = 0
+    cdef bint minus
+    cdef int before, behind
     cdef double result
+    p = first + read_short(first, end, &number, &before, &behind)
+    if p != first and p[0] | 0x20 != b"e" and (first[0] != b"0" or before == 1):
+        if not behind:
+            value[0] = PyLong_FromLongLong(-<int64_t> number if negative else <int64_t> number)
+            return p
+        if EXACT_QUOTIENT:  # of two exact numbers: it is the nearest double
+            result = <double> <int64_t> number / POWERS[behind]
+            value[0] = PyFloat_FromDouble(-result if negative else result)
+            return p
+    number = 0
     p = read_digits(first, end, &number)
     digits = p - first
     if digits == 0 or (first[0] == b"0" and digits > 1):
@@ -702,17 +855,28 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
         if p == first:
             return NULL
         digits += p - first
-        # Both numbers are exact, so their quotient is the nearest double.
-        if digits <= MAX_DIGITS and EXACT_QUOTIENT and (p == end or p[0] | 0x20 != b"e"):
-            result = <double> number / POWERS[p - first]
-            value[0] = PyFloat_FromDouble(-result if negative else result)
-            return p
+        exponent = first - p
     if p < end and p[0] | 0x20 == b"e":
         p += 1
-        first = p + (p < end and (p[0] == b"+" or p[0] == b"-"))
-        p = read_digits(first, end, &number)
+        minus = p < end and p[0] == b"-"
+        p += p < end and (p[0] == b"+" or p[0] == b"-")
+        first = p
+        while p < end and b"0" <= p[0] <= b"9":
+            power = min(power * 10 + (p[0] - c"0"), _MOST_DIGITS)
+            p += 1
         if p == first:
             return NULL
+        exponent += -power if minus else power
+    if not powers[0].high and _fill_powers() < 0:
+        return NULL
+    if digits > _MAX_DIGITS:
+        first = start + negative
+        while first < p and (first[0] == b"0" or first[0] == b"."):
+            digits -= first[0] == b"0"
+            first += 1
+    if digits <= _MAX_DIGITS and read_decimal(number, exponent, &result):
+        value[0] = PyFloat_FromDouble(-result if negative else result)
+        return p
     if p == end:  # the conversion needs a byte that ends the number
         return NULL
     result = PyOS_string_to_double(start, <char **> &start, NULL)
@@ -748,7 +912,9 @@ cdef inline char *_open(_Out *out) noexcept:
 cdef char *_grow(_Out *out, char *p, Py_ssize_t room) except NULL:
     """Make room for that many bytes; return the new position."""
     cdef Py_ssize_t size = p - out.start
-    cdef Py_ssize_t all_room = max(2 * (out.limit - out.start), size + room)
+    cdef Py_ssize_t before = out.limit - out.start
+    # Up to a size that is soon written, fewer copies are worth more than the memory.
+    cdef Py_ssize_t all_room = max((4 if before < _LARGE else 2) * before, size + room)
     if out.buffer is NULL:
         out.buffer = new_bytes(NULL, all_room)
         memcpy(bytes_data(out.buffer), out.scratch, size)
@@ -821,9 +987,12 @@ cdef char *_write(_Out *out, char *p, PyObject *value, held_t *held) except? NUL
     cdef Py_ssize_t pos = 0  # position of its next item
     cdef Py_ssize_t left = 0  # number of its items left
     cdef PyObject *key
+    cdef PyObject *item
     cdef PyObject *kind
-    cdef int64_t number
-    cdef int overflow, depth = 0
+    cdef PyObject **items = NULL  # of a list or tuple, while no Python code runs
+    cdef Py_ssize_t next_pos, size
+    cdef int depth = 0
+    cdef bint is_dict, keyed = False, opened = False
     while True:
         if out.limit - p < _ROOM:
             p = _grow(out, p, _ROOM)
@@ -831,60 +1000,74 @@ cdef char *_write(_Out *out, char *p, PyObject *value, held_t *held) except? NUL
         if kind == <PyObject *> str:
             p = _put_text(out, p, value)
         elif kind == <PyObject *> int:
-            number = PyLong_AsLongLongAndOverflow(value, &overflow)
-            if overflow or not -_MAX_INTEGER <= number <= _MAX_INTEGER:
-                return NULL
-            p = put_integer(p, number)
+            p = put_integer(p, COMPACT_VALUE(value)) if IS_COMPACT(value) else _put_long(p, value)
         elif kind == <PyObject *> dict or kind == <PyObject *> list or kind == <PyObject *> tuple:
             if depth == _MAX_DEPTH:
                 return NULL
-            parents[depth] = _Parent(here, pos, left)
-            depth += 1
             if NO_GIL:
                 hold(held, value)
-            here = value
-            pos = 0
-            left = PyDict_GET_SIZE(value) if kind == <PyObject *> dict else PySequence_Fast_GET_SIZE(value)
-            p = _put(p, b"{" if kind == <PyObject *> dict else b"[", 1)
+            is_dict = kind == <PyObject *> dict
+            size = PyDict_GET_SIZE(value) if is_dict else PySequence_Fast_GET_SIZE(value)
+            if size == 0:
+                p = _put(p, b"{}" if is_dict else b"[]", 2)
+                if NO_GIL:
+                    let_go(held)
+            else:
+                parents[depth] = _Parent(here, pos, left)
+                depth += 1
+                here = value
+                keyed = is_dict
+                items = NULL if keyed else PySequence_Fast_ITEMS(value)
+                pos = 0
+                left = size
+                p = _put(p, b"{" if keyed else b"[", 1)
+                opened = True
+        elif kind == <PyObject *> float:
+            p = _put_float(p, PyFloat_AS_DOUBLE(value))
         elif value == <PyObject *> None:
             p = _put(p, b"null", 4)
         elif value == Py_True:
             p = _put(p, b"true", 4)
         elif value == Py_False:
             p = _put(p, b"false", 5)
-        elif kind == <PyObject *> float:
-            p = _put_float(p, PyFloat_AS_DOUBLE(value))
         else:
             return NULL
         if p is NULL:
             return NULL
-        while depth:
+        while not opened:
+            if depth == 0:
+                return p
+            p = _put(p, b",", 1)
             if left:
-                left -= 1
-                p[0] = b","
-                p += pos > 0
-                if TYPE(here) != <PyObject *> dict:
-                    if NO_GIL and pos >= PySequence_Fast_GET_SIZE(here):
-                        return NULL
-                    value = PySequence_Fast_GET_ITEM(here, pos)
-                    pos += 1
-                    break
-                if not PyDict_Next(here, &pos, &key, &value) or TYPE(key) != <PyObject *> str:
-                    return NULL
-                p = _put_text(out, p, key)
-                if p is NULL:
-                    return NULL
-                p = _put(p, b":", 1)
                 break
-            p = _put(p, b"}" if TYPE(here) == <PyObject *> dict else b"]", 1)
+            p[-1] = b"}" if keyed else b"]"
             depth -= 1
             if NO_GIL:
                 let_go(held)
             here, pos, left = parents[depth].container, parents[depth].pos, parents[depth].left
+            if depth:
+                keyed = TYPE(here) == <PyObject *> dict
+                items = NULL if keyed else PySequence_Fast_ITEMS(here)
             if out.limit - p < _ROOM:
                 p = _grow(out, p, _ROOM)
-        if depth == 0:
-            return p
+        opened = False
+        left -= 1
+        if not keyed:
+            if NO_GIL:  # while this thread waited for an inner container, this one was not held
+                if pos >= PySequence_Fast_GET_SIZE(here):
+                    return NULL
+                items = PySequence_Fast_ITEMS(here)
+            value = items[pos]
+            pos += 1
+            continue
+        next_pos = pos  # variables whose address is taken are not kept in registers
+        if not PyDict_Next(here, &next_pos, &key, &item) or TYPE(key) != <PyObject *> str:
+            return NULL
+        pos, value = next_pos, item
+        p = _put_text(out, p, key)
+        if p is NULL:
+            return NULL
+        p = _put(p, b":", 1)
 
 
 cdef inline char *_put_text(_Out *out, char *p, PyObject *text) except? NULL:
@@ -924,22 +1107,33 @@ cdef char *_put_escaped(_Out *out, char *p, const char *s, Py_ssize_t size) exce
 
 cdef char *_put_wide(_Out *out, char *p, PyObject *text) except? NULL:
     """Encode text that is not ASCII, or return NULL at a lone surrogate."""
-    cdef PyObject *utf8 = PyUnicode_AsUTF8String(text)
-    cdef Py_ssize_t size, done
-    if utf8 is NULL:
-        PyErr_Clear()
+    cdef Py_ssize_t left = PyUnicode_GET_LENGTH(text), size
+    cdef int width = PyUnicode_KIND(text)
+    cdef const char *s = <const char *> PyUnicode_DATA(text)
+    if width == 0:  # text of the old C API without its characters yet
         return NULL
-    try:
-        size = bytes_size(utf8)
-        if out.limit - p < size + _ROOM:
-            p = _grow(out, p, size + _ROOM)
-        p[0] = b'"'
-        done = put_clean(p + 1, bytes_data(utf8), size)
-        p = _put_escaped(out, p + 1 + done, bytes_data(utf8) + done, size - done)
-        p[0] = b'"'
-        return p + 1
-    finally:
-        Py_DECREF(utf8)
+    p[0] = b'"'
+    p += 1
+    while left:
+        size = min(left, _PIECE)
+        if out.limit - p < 6 * size + _ROOM:
+            p = _grow(out, p, 6 * size + _ROOM)
+        p = put_wide(p, s, size, width)
+        if p is NULL:
+            return NULL
+        s += size * width
+        left -= size
+    p[0] = b'"'
+    return p + 1
+
+
+cdef char *_put_long(char *p, PyObject *value) noexcept:
+    """Encode an integer of any size, or return NULL if the server would change it."""
+    cdef int overflow
+    cdef int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow or not -_MAX_INTEGER <= number <= _MAX_INTEGER:
+        return NULL
+    return put_integer(p, number)
 
 
 cdef char *_put_float(char *p, double number) except? NULL:

@@ -342,6 +342,35 @@ def encode_push_bulk(jobs: Iterable[dict[str, Any]]) -> bytes:
     return b"PUSHB [" + b",".join(pieces) + b"]\r\n"
 
 
+def complete_job(job: object, queues: set[str], retry: int) -> dict[str, Any] | None:
+    """Return the job to send, completed, if it is an ordinary one: a new dict, else None.
+
+    Ordinary is a dict of `jobtype`, `args`, and perhaps `queue` and `retry`, of exact types, with a
+    queue that is in `queues`.
+    """
+    if type(job) is not dict or len(job) > 4:
+        return None
+    jobtype, args = job.get("jobtype"), job.get("args")
+    queue, own_retry = job.get("queue"), job.get("retry")
+    if len(job) != 2 + (queue is not None) + (own_retry is not None):
+        return None
+    if (
+        type(jobtype) is not str
+        or not jobtype
+        or (type(args) is not list and type(args) is not tuple)
+    ):
+        return None
+    if queue is None:
+        queue = "default"
+    elif type(queue) is not str or queue not in queues:
+        return None
+    if own_retry is not None:
+        if type(own_retry) is not int or not -1 <= own_retry <= _json.MAX_INTEGER:
+            return None
+        retry = own_retry
+    return {"jid": new_jid(), "jobtype": jobtype, "queue": queue, "args": args, "retry": retry}
+
+
 class JobTemplate:
     """A job type and its options, encoded once, to push many jobs.
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         load_json,
         new_jid,
     )
+    from ._proto import (
+        complete_job as complete_job,
+    )
 
 __all__ = [
     "MAX_BULK",
@@ -85,5 +88,5 @@ def implementation_info() -> dict[str, str]:
 
 if not TYPE_CHECKING:
     _core = importlib.import_module(_module)
-    for _public in set(__all__) - {"implementation", "implementation_info"}:
-        globals()[_public] = getattr(_core, _public)
+    for _name_of_core in {*__all__, "complete_job"} - {"implementation", "implementation_info"}:
+        globals()[_name_of_core] = getattr(_core, _name_of_core)

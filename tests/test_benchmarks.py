@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,6 +141,28 @@ def test_the_chart_of_asyncio_matches_its_stored_results(module, asyncio_results
         for way, summary in ways.items():
             assert f">{way}</text>" in drawn
             assert f"> {chart.figure(chart.bar(row.quantity, summary)[1])}</text>" in drawn
+
+
+@pytest.mark.soak
+def test_the_core_takes_as_many_instructions_as_the_stored_ones(monkeypatch):
+    """Within 3 %: more is to be found out, less to be stored: benchmarks/instructions.py --keep."""
+    for name in ("faktory._proto", "orjson", "msgspec", "ujson", "hiredis"):
+        pytest.importorskip(name, reason=f"{name} is not installed: extra bench")
+    if shutil.which("valgrind") is None:
+        pytest.skip("valgrind is not installed")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    instructions = import_module("instructions")
+    kept = json.loads(instructions.KEPT.read_text("utf-8"))
+    if kept["interpreter"] != instructions.interpreter():
+        pytest.skip(f"stored for {kept['interpreter']}, this is {instructions.interpreter()}")
+    counted = instructions.ours()
+    assert counted.keys() == kept["instructions"].keys()
+    differs = {
+        name: f"{number:,} stored, {counted[name]:,} now"
+        for name, number in kept["instructions"].items()
+        if not 0.97 <= counted[name] / number <= 1.03
+    }
+    assert not differs
 
 
 def test_faktory_provider_is_ignored():

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeGuard
 
 from ..exceptions import FaktoryPayloadError
-from ..proto import new_jid
+from ..proto import complete_job, new_jid
 from .validate import check_duration, check_instant, check_queue, show, valid_queues
 
 DEFAULT_RETRY: Final = 25
@@ -37,6 +37,9 @@ def prepare(job: Mapping[str, object]) -> dict[str, Any]:
     FaktoryPayloadError names the field. `retry` is always explicit: the server's own default
     leaks from one job into the next (`server/commands.go: push`).
     """
+    completed = complete_job(job, valid_queues, DEFAULT_RETRY)
+    if completed is not None:
+        return completed
     if type(job) is not dict and not isinstance(job, dict):
         raise FaktoryPayloadError(
             f"a job is a dict with at least 'jobtype' and 'args', not {show(job)}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import ModuleType
@@ -215,3 +216,41 @@ def test_encoding_commands_leaks_nothing(
                 proto.encode_push_bulk([*large, wrong])
 
     assert not leaks(encode)
+
+
+@pytest.mark.parametrize(
+    ("job", "completed"),
+    [
+        ({"jobtype": "a", "args": []}, {"queue": "default", "retry": 25}),
+        ({"jobtype": "a", "args": (1,)}, {"queue": "default", "retry": 25}),
+        ({"args": [], "queue": "mail", "jobtype": "a"}, {"queue": "mail", "retry": 25}),
+        ({"jobtype": "a", "args": [], "retry": -1}, {"queue": "default", "retry": -1}),
+        ({"jobtype": "a", "args": [], "retry": 2**53}, {"queue": "default", "retry": 2**53}),
+    ],
+)
+def test_an_ordinary_job_is_completed(
+    proto: ModuleType, job: dict[str, Any], completed: dict[str, Any]
+) -> None:
+    before = dict(job)
+    made = proto.complete_job(job, {"mail"}, 25)
+    jid = made.pop("jid")
+    assert len(jid) == 24
+    assert made == {"jobtype": "a", "args": job["args"], **completed}
+    assert list(made) == ["jobtype", "queue", "args", "retry"]
+    assert made["args"] is job["args"]
+    assert job == before
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        *(None, [], "job", {}, {"jobtype": "a"}, {"args": []}, OrderedDict(jobtype="a", args=[])),
+        *({"jobtype": "", "args": []}, {"jobtype": 1, "args": []}, {"jobtype": "a", "args": "b"}),
+        *({"jobtype": "a", "args": [], "queue": each} for each in ("other", 1, [], None)),
+        *({"jobtype": "a", "args": [], "retry": each} for each in (-2, 2**53 + 1, True, 1.0, None)),
+        *({"jobtype": "a", "args": [], each: None} for each in ("jid", "at", "custom", "x", 1)),
+        {"jobtype": "a", "args": [], "queue": "mail", "retry": 1, "custom": {}},
+    ],
+)
+def test_a_job_that_is_not_ordinary_is_left_to_the_checks(proto: ModuleType, job: object) -> None:
+    assert proto.complete_job(job, {"mail"}, 25) is None

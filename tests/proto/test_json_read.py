@@ -322,6 +322,72 @@ def test_regular_json_does_not_use_the_slow_reference(
             proto.load_json((text if "[" in text or "{" in text else f"[{text}]").encode())
 
 
+def test_numbers_of_every_length_are_right_at_every_distance_from_the_end(
+    proto: ModuleType,
+) -> None:
+    for digits in range(1, 21):
+        for places in range(digits):
+            number = "12345678901234567890"[:digits]
+            text = f"{number[: digits - places]}.{number[digits - places :]}" if places else number
+            for spelling in (text, f"-{text}", f"{text}e5", f"{text}E-12", f"0.{number}"):
+                for tail in ("", *(" " * size + "7" for size in range(9))):
+                    data = f"[{spelling}{',' if tail else ''}{tail}]"
+                    assert repr(proto.load_json(data.encode())) == repr(json.loads(data))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["01", "-01", "00.5", "1.", "1.e5", "1.2.3", "1.5e", "-", "1-2", "1é"]
+)
+def test_numbers_that_are_almost_right_are_rejected_far_from_the_end_too(
+    proto: ModuleType, wrong: str
+) -> None:
+    for data in (f"[{wrong}]", f"[{wrong},1,2,3,4,5,6]"):
+        with pytest.raises(FaktoryJSONError):
+            proto.load_json(data.encode())
+
+
+@pytest.mark.parametrize("character", ["é", "ÿ", "Ā", "߿", "ࠀ", "€", "\uffff", "😀", "\U0010ffff"])
+def test_every_width_of_text_is_right_at_every_place(proto: ModuleType, character: str) -> None:
+    for before in range(20):
+        for after in range(20):
+            value = ["a" * before + character + "b" * after, character * before + "<" * after]
+            for ascii_only in (False, True):
+                data = json.dumps(value, ensure_ascii=ascii_only).encode()
+                assert proto.load_json(data) == value
+            written = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+            assert proto.dump_json(value) == written
+
+
+@pytest.mark.parametrize("size", [1, 100, 1000, 1950, 2047, 2048, 2049, 5000, 70_000])
+@pytest.mark.parametrize(
+    "escape", ["\\n", "\\u003c", "\\u00e9", "\\ud83d\\ude00", "\\ud800", "é\\n"]
+)
+def test_escapes_are_right_in_texts_of_every_size(
+    proto: ModuleType, size: int, escape: str
+) -> None:
+    for text in (escape * size, "x" * size + escape, escape + "x" * size + escape):
+        data = f'["{text}",1]'.encode()
+        assert proto.load_json(data) == json.loads(data)
+        for broken in (f'["{text}', f'["{text}\\', f'["{text}\\x"]', f'["{text}\n"]'):
+            with pytest.raises(FaktoryJSONError):
+                proto.load_json(broken.encode())
+
+
+def test_lists_of_every_size_are_right_inside_others(proto: ModuleType) -> None:
+    for size in (0, 1, 2, 255, 256, 257, 511, 512, 513, 5000):
+        numbers = list(range(size))
+        for value in (
+            numbers,
+            [numbers, [numbers], {"a": numbers, "b": [numbers, size]}],
+            [*numbers, numbers, {"a": [*numbers, {}]}],
+        ):
+            data = json.dumps(value).encode()
+            assert proto.load_json(data) == value
+            for broken in (data[:-1], data[:-1] + b"}", data + b","):
+                with pytest.raises(FaktoryJSONError):
+                    proto.load_json(broken)
+
+
 @pytest.mark.parametrize(("data", "reason"), BAD, ids=range(len(BAD)))
 def test_invalid_json_is_rejected_with_place_and_reason(
     proto: ModuleType, data: bytes, reason: str
