@@ -578,6 +578,11 @@ cdef PyObject *_read_value(
     cdef char opening, closing = 0
     while True:
         p = skip_space(p, end)
+        if here is not NULL:
+            p = _read_key(p, end, &key, keys)
+            if p is NULL:
+                break
+            p = skip_space(p, end)
         if p == end:
             break
         opening = p[0]
@@ -599,10 +604,6 @@ cdef PyObject *_read_value(
             if p == end:
                 break
             if p[0] != closing:
-                if opening == b"{":
-                    p = _read_key(p, end, &key, keys)
-                    if p is NULL:
-                        break
                 continue
             p += 1
             value = here if here is not NULL else PyList_New(0)
@@ -656,10 +657,6 @@ cdef PyObject *_read_value(
         if p is NULL or p == end or p[0] != b",":
             break
         p += 1
-        if here is not NULL:
-            p = _read_key(skip_space(p, end), end, &key, keys)
-            if p is NULL:
-                break
     remaining[0] = count
     Py_XDECREF(here)
     Py_XDECREF(key)
