@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sysconfig
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,13 @@ from typing import Any, Self, TypeVar
 import pytest
 
 T = TypeVar("T")
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+"""Whether this is a build of Python that can do without a GIL."""
+
+counts_memory = pytest.mark.skipif(
+    FREE_THREADED, reason="a free-threaded build of Python frees memory later, and takes more"
+)
 
 
 def wait_until(condition: Callable[[], T], timeout: float = 20) -> T:

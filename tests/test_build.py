@@ -20,6 +20,8 @@ from zipfile import ZipFile
 
 import pytest
 
+from .support import FREE_THREADED
+
 PROJECT = Path(__file__).parents[1]
 SWITCHES = ("FAKTORY_NO_EXTENSIONS", "FAKTORY_REQUIRE_EXTENSIONS", "FAKTORY_IMPL", "CC", "CFLAGS")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
@@ -124,7 +126,8 @@ def test_a_compiler_gives_a_wheel_for_this_platform(copy):
 
 def test_no_compiler_gives_the_pure_wheel_and_one_plain_notice(copy):
     # A file of an earlier build with a compiler.
-    platform = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+    abi = "t" if FREE_THREADED else ""
+    platform = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}{abi}"
     stale = copy.folder / f"build/lib.{platform}" / CORE
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"old")

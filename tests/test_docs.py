@@ -167,6 +167,8 @@ def folder(tmp_path: Path, page: Path) -> Path:
             path.write_text(block.code, encoding="utf-8")
         for needed in re.findall(rf"^(?:import|from) ({OPTIONAL})\b", block.code, re.M):
             pytest.importorskip(needed, reason=f"this page needs {needed} (extra docs or test)")
+    if page.name == "arguments.md":
+        pytest.importorskip("msgspec", reason="this page needs msgspec (extra types or test)")
     if page.name == "django.md":
         pytest.importorskip("django", reason="this page needs Django (extra test)")
         (folder / "manage.py").write_text(MANAGE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import pytest
@@ -13,7 +14,11 @@ from faktory import AsyncClient
 
 T = TypeVar("T")
 
-KINDS = ["asyncio", "uvloop"]
+_no_uvloop = pytest.mark.skipif(
+    find_spec("uvloop") is None, reason="needs uvloop, a wheel of the extra `test`"
+)
+
+KINDS = ["asyncio", pytest.param("uvloop", marks=_no_uvloop)]
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:

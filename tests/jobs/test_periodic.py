@@ -184,6 +184,8 @@ def test_default_options_count_as_they_are_at_the_tick(
 
 
 def test_arguments_of_other_types_are_sent_as_a_push_sends_them() -> None:
+    pytest.importorskip("msgspec")
+
     @faktory.job
     def on(day: date) -> None: ...
 

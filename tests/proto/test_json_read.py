@@ -479,7 +479,9 @@ def test_a_bytearray_can_be_resized_afterwards(proto: ModuleType, text: bytes) -
 
 
 def test_equal_keys_of_many_jobs_are_one_object(proto: ModuleType) -> None:
-    first, second = proto.load_json(b'[{"jobtype":1},{"jobtype":2}]')
+    parser = proto.ReplyParser()
+    parser.feed(b'$29\r\n[{"jobtype":1},{"jobtype":2}]\r\n')
+    first, second = parser.next_json()
     assert next(iter(first)) is next(iter(second))
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-PROGRAM = Path(__file__).parent / "races.py"
+from ..support import FREE_THREADED
 
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+PROGRAM = Path(__file__).parent / "races.py"
 
 
 @pytest.mark.parametrize("operations", [40_000, pytest.param(10_000_000, marks=pytest.mark.soak)])

@@ -17,6 +17,8 @@ from faktory.server.slices import finish, in_order
 from faktory.server.state import ServerState
 from faktory.server.workers import ClientRecord
 
+from ..support import counts_memory
+
 MANY = 20_000
 
 
@@ -348,6 +350,7 @@ def test_memory_that_is_freed_counts_again(limited, commands):
     assert limited.store.quota.used == 0
 
 
+@counts_memory
 def test_refused_jobs_do_not_count(limited):
     limited(push(0, jid="short"))
     limited(push(0, queue="a b"))

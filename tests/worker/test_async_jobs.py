@@ -24,6 +24,7 @@ from faktory.jobs.context import JobContext
 from faktory.server import EmbeddedServer
 from faktory.worker.timing import Timing
 
+from ..support import counts_memory
 from .conftest import (
     Held,
     Push,
@@ -334,6 +335,7 @@ def test_a_job_that_returns_an_awaitable_fails(
     gc.collect()  # a coroutine that was not closed would cause a warning now
 
 
+@counts_memory
 def test_the_variables_of_a_failed_job_are_released_at_once(
     start: Start, push: Push, reported: Reported, caplog: pytest.LogCaptureFixture
 ) -> None:

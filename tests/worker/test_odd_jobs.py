@@ -20,7 +20,7 @@ import faktory
 from faktory import Worker
 from faktory.worker import timing as worker_timing
 
-from ..support import AnsweringServer, bulk, wait_until
+from ..support import AnsweringServer, bulk, counts_memory, wait_until
 
 JID = "0123456789ab"
 GOOD = {"jid": "the-good-one", "jobtype": "work", "args": [1], "queue": "default", "retry": 3}
@@ -308,6 +308,7 @@ print("stopped", flush=True)
 """
 
 
+@counts_memory
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory so")
 @pytest.mark.parametrize(
     ("more", "failed"),
@@ -360,6 +361,7 @@ for ask in (client.info, lambda: client.fetch("default"), lambda: client.batch_s
 """
 
 
+@counts_memory
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory so")
 @pytest.mark.parametrize("more", [250_000_000, 20_000_000])
 def test_a_client_without_memory_for_an_answer_says_so_and_goes_on(more: int) -> None:
