@@ -41,7 +41,7 @@ help: ## list the targets
 	@echo '  PYTHON=python3.12 selects the interpreter, VENV=folder the environment, ARGS="-k name" is passed to pytest'
 	@echo '  make test uses all cores; ARGS="-n 0" runs one process, which a debugger needs'
 
-demo: $(VENV)/core ## a server, a worker and a few jobs, all on this machine
+demo: $(VENV)/core $(VENV)/web ## a server, a worker and a few jobs; DEMO_WEB=1 shows some in a browser
 	@$(RUN) -m faktory demo
 
 test: $(VENV)/core $(VENV)/test ## the tests, once for each implementation of the core
@@ -112,7 +112,7 @@ wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure whee
 wheel-test: ## install wheels for $(PYTHONS) into fresh environments and run the tests against them
 	@.ci/wheel-test $(PYTHONS)
 
-soak: $(VENV)/core $(VENV)/test $(VENV)/soak ## the long tests, then FUZZ=60 seconds of fuzzing
+soak: $(VENV)/core $(VENV)/test $(VENV)/soak $(VENV)/browser ## the long tests, then FUZZ=60 seconds of fuzzing
 	@$(call both,$(SOAK) $(if $(ARGS),,--ignore=tests/soak))
 	@$(if $(ARGS),,$(call both,$(SOAK) -n 8 tests/soak))
 	@if $(HAS_CORE); then \
@@ -167,9 +167,9 @@ $(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/_proto.pyx faktory/*
 	@touch $@
 
 # None of these depends on the core: a changed core does not run pip again.
-$(VENV)/test $(VENV)/wheel $(VENV)/docs: $(VENV)/env
-$(VENV)/check $(VENV)/bench $(VENV)/soak: $(VENV)/test
-$(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench $(VENV)/soak $(VENV)/wheel:
+$(VENV)/test $(VENV)/wheel $(VENV)/docs $(VENV)/web: $(VENV)/env
+$(VENV)/check $(VENV)/bench $(VENV)/soak $(VENV)/browser: $(VENV)/test
+$(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench $(VENV)/browser $(VENV)/soak $(VENV)/wheel $(VENV)/web:
 	@echo "Installing what make $(@F) needs"
 	@$(call requirements,["project"]["optional-dependencies"],$(@F)) > $@.txt
 	@$(PIP) -r $@.txt $(call quietly,$(@F))

@@ -39,7 +39,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!faktory\.).*"),
     (r"py:class", r"faktory\.[\w.]+\.[A-Z]"),
     (r"py:class", r"faktory\.(jobs\.signature\.Signature|testing\.modes\.Switched|wire\..*)"),
-    (r"py:class", r"faktory\.(server\.state\.Timing|worker\.manager\.JobTable)"),
+    (r"py:class", r"faktory\.server\.(state\.(Timing|ServerState)|web\.security\.Guard)"),
+    (r"py:class", r"faktory\.worker\.manager\.JobTable"),
     (r"py:class", r"faktory\.outbox\.database\.\w+"),
 ]
 

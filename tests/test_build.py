@@ -28,6 +28,13 @@ NO_COMPILER = {"CC": "/bin/false"}
 COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
 PURE = "py3-none-any.whl"
 
+PAGES = {
+    path.relative_to(PROJECT).as_posix()
+    for folder in ("templates", "static")
+    for path in (PROJECT / "faktory/server/web" / folder).iterdir()
+}
+"""What the pages of the embedded server need beside their modules."""
+
 needs_compiler = pytest.mark.skipif(
     shutil.which(COMPILER) is None, reason=f"needs a C compiler, and there is no {COMPILER}"
 )
@@ -96,7 +103,8 @@ def names(archive: Path) -> set[str]:
 def assert_only_what_is_used(members: set[str]) -> None:
     assert {"faktory/py.typed", "faktory/_proto.pyi", "faktory/_proto_py.py"} <= members
     assert {name.split("/")[0].split("-")[0] for name in members} == {"faktory", "faktory_worker"}
-    assert [name for name in members if name.endswith((".c", ".h", ".pyx", ".pxd", ".html"))] == []
+    others = members - PAGES
+    assert [name for name in others if name.endswith((".c", ".h", ".pyx", ".pxd", ".html"))] == []
 
 
 @needs_compiler
@@ -104,6 +112,8 @@ def test_a_compiler_gives_a_wheel_for_this_platform(copy):
     wheel = copy.build("wheel")
     assert not wheel.name.endswith(PURE)
     assert_only_what_is_used(names(wheel))
+    assert len(PAGES) > 10
+    assert PAGES - set(names(wheel)) == set()
     assert {name for name in names(wheel) if name.endswith((".so", ".pyd"))} == {CORE}
     assert copy.notices == ["faktory-worker: the compiled core is built."]
     assert not (copy.folder / "faktory/_proto.c").exists()
@@ -203,6 +213,7 @@ def test_the_sdist_contains_everything_for_building_and_testing(copy):
         *("pyproject.toml", "setup.py", "Makefile", "LICENSE", "README.md"),
         *("faktory/_proto.pyx", "faktory/_proto.pyi", "faktory/py.typed", "faktory/_proto_py.py"),
         *("tests/conftest.py", "tests/test_layers.py", "benchmarks/test_import.py"),
+        *PAGES,
     }
     assert needed - members == set()
     assert [name for name in members if name.endswith((".so", ".pyd", ".pyc"))] == []

@@ -50,7 +50,9 @@ PAGES = [
     ROOT / "benchmarks/README.md",
 ]
 LINKING = [*filter(Path.exists, (*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"))]
-OPTIONAL = r"flask|fastapi|aiohttp|opentelemetry\.sdk|sentry_sdk|prometheus_client|sqlalchemy"
+OPTIONAL = (
+    r"starlette|flask|fastapi|aiohttp|opentelemetry\.sdk|sentry_sdk|prometheus_client|sqlalchemy"
+)
 LANGUAGES = {"python", "sh", "output", "toml", "ini", "dockerfile", "text"}
 
 KEEPS_RUNNING = re.compile(
@@ -287,7 +289,7 @@ class Shell:
         variables, name = found.groups()
         before, workers = len(self.output), self._workers()
         if name.endswith("server"):  # the page's port may be in use here
-            command = command.replace(name, f"{name} --bind 127.0.0.1:0")
+            command = command.replace(name, f"{name} --no-web --bind 127.0.0.1:0")
         process = self._start(f"{variables}exec {command.removeprefix(variables)}")
         self._running.append((command, process))
         if name.endswith("server"):

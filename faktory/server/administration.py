@@ -16,6 +16,7 @@ from .go.json import INT, STRING, STRINGS, GoType, JSONError
 from .go.time import SECOND
 from .job import JOB
 from .slices import ITEMS, Steps, chunks
+from .state import ServerState
 
 VERSION: Final = "1.10.0"
 """The version of the real server that this one is held to."""
@@ -40,8 +41,8 @@ TRACK: Final = GoType(
 )
 
 
-def info(call: Call) -> Steps[Reply]:
-    state = call.state
+def information(state: ServerState) -> Steps[str]:
+    """Write what INFO and the page's `/stats` show, as JSON."""
     store = state.store
     now = state.clock()
     queues: dict[str, int] = {}
@@ -69,7 +70,7 @@ def info(call: Call) -> Steps[Reply]:
         **{name: task(name) for name in ("Dead", "Retries", "Scheduled")},
         "Workers": {"reaped": state.workers.reaped, "size": len(state.workers.table)},
     }
-    data = (
+    return (
         f'{{"now":"{go_time.write(now)}",'
         f'"server_utc_time":"{strftime("%H:%M:%S UTC", gmtime(now // SECOND))}",'
         f'"faktory":{{"queues":{sizes},"sets":{go_json.dump(sets)},'
@@ -80,7 +81,10 @@ def info(call: Call) -> Steps[Reply]:
         f'"uptime":{(now - state.started_at) // SECOND},"connections":{state.connection_count},'
         f'"command_count":{state.command_count},"used_memory_mb":0}}}}'
     )
-    return encode_bulk(data.encode())
+
+
+def info(call: Call) -> Steps[Reply]:
+    return encode_bulk((yield from information(call.state)).encode())
 
 
 def flush(call: Call) -> Steps[Reply]:

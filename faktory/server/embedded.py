@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from threading import RLock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -26,8 +27,10 @@ from .connection import ServerConnection
 from .faults import Fault
 from .go.time import SECOND
 from .listener import Listener, is_loopback, parse_bind, tls_context
+from .slices import Steps
 from .state import DEFAULT_TIMING, MAX_COMMAND, MAX_CONNECTIONS, ServerState, Timing
 from .views import Views
+from .work import Work
 
 if TYPE_CHECKING:
     from .disk.state import DurableState
@@ -102,6 +105,9 @@ class EmbeddedServer(Views):
         """Held while the loop starts, stops or is called."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
+        self._failure: Exception | None = None
+        self._works: set[Work[Any]] = set()
+        """What `perform` has begun, and is not done."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -120,6 +126,7 @@ class EmbeddedServer(Views):
         with self._lock:
             if self._thread is not None:
                 raise RuntimeError("the server is running already.")
+            self._failure = None
             durable = self._durable
             if durable is not None:
                 durable.open()
@@ -159,8 +166,20 @@ class EmbeddedServer(Views):
             self._thread.join()
             self._loop.close()
             self._loop = self._thread = None
+            for work in list(self._works):
+                work.fail(RuntimeError("the server was stopped."))
             if durable is not None:
                 durable.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started, and not stopped."""
+        return self._thread is not None
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it has ended by itself: its file could not be written."""
+        return self._failure
 
     @property
     def port(self) -> int:
@@ -202,6 +221,33 @@ class EmbeddedServer(Views):
         """Be as new, for the next test: no jobs, faults and commands, and the clock set back."""
         self._call(lambda state: state.reset())
         self.accept_connections()
+
+    # Work of others.
+
+    def perform(self, function: Callable[[ServerState], Steps[T]]) -> Future[T]:
+        """Do long work in the server's thread, in slices, so that clients are answered meanwhile.
+
+        `function` makes of the state a generator that yields after a millisecond at most, and
+        returns the result: see `slices`. With a file the result is there when all that it has
+        changed is on disk; RuntimeError if that fails, or the server is stopped. Never waits while
+        the server runs; `cancel` of the future ends the work at its next pause, and undoes nothing.
+        """
+        work = Work(self._state, function)
+        self._works.add(work)
+        work.future.add_done_callback(lambda _: self._works.discard(work))
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # it was closed just now
+                loop.call_soon_threadsafe(work.begin)
+                return work.future
+        with self._lock:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(work.begin)
+            elif self._durable is not None:
+                work.fail(RuntimeError("the server is stopped, and its file closed: start it."))
+            else:
+                work.do()
+        return work.future
 
     # Faults.
 
@@ -296,6 +342,7 @@ class EmbeddedServer(Views):
         return sock
 
     def _on_failure(self, error: Exception) -> None:
+        self._failure = error
         self._listener.close()
         if self.on_failure is not None:
             self.on_failure(error)

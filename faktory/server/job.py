@@ -13,6 +13,7 @@ from .errors import CommandError
 from .go import json as go_json
 from .go import time as go_time
 from .go.json import INT, STRING, STRINGS, GoType
+from .runs import Runs
 
 DEFAULT_RETRY: Final = 25
 """Retries of a job that has no `retry` (`client/job.go`). In the real server the `retry` of one job
@@ -132,6 +133,7 @@ class Failure:
         "next_at",
         "remaining",
         "retry_count",
+        "runs",
     )
 
     def __init__(self, fields: dict[str, Any]) -> None:
@@ -143,11 +145,17 @@ class Failure:
         self.backtrace: list[str] = get("backtrace", [])
         self.retry_count: int = get("retry_count", 0)
         self.remaining: int = get("remaining", 0)
+        self.runs: Runs | None = None
+        """The runs that failed here, None before the first; not in the payload."""
+
+    def texts(self) -> tuple[str, ...]:
+        """Return error type, message and backtrace."""
+        return (self.errtype, self.message, *self.backtrace)
 
     def size(self) -> int:
         """Return about how many bytes it takes, in the payload too."""
-        texts = (self.message, self.errtype, *self.backtrace)
-        return 2 * sum(getsizeof(text) for text in texts)
+        size = 2 * sum(getsizeof(text) for text in self.texts())
+        return size if self.runs is None else size + self.runs.size()
 
     def render(self) -> str:
         """Return it as JSON."""
@@ -205,6 +213,11 @@ class StoredJob:
         self.backtrace: int = get("backtrace", 0)
         self.payload = b""
         self.charge: Charge | None = None
+
+    @property
+    def runs(self) -> Runs | None:
+        """The runs that failed, None before the first."""
+        return None if self.failure is None else self.failure.runs
 
     def render(self) -> bytes:
         """Bring `payload` up to date and return it."""

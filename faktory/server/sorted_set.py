@@ -54,9 +54,15 @@ class SortedSet(Generic[T]):
 
         Members that are added meanwhile are included if they come after those already seen.
         """
-        number = 0
+        return self._iterate(None)
+
+    def _iterate(self, begin: int | None) -> Iterator[tuple[int, bytes, T]]:
+        number = 0 if begin is None else bisect_left(self._lasts, (begin, b""))
         while number < len(self._blocks):
             block = self._blocks[number].copy()
+            if begin is not None:
+                del block[: bisect_left(block, (begin, b""))]
+                begin = None
             for score, member in block:
                 entry = self._entries.get(member)
                 if entry is not None and entry[0] == score:
@@ -65,6 +71,35 @@ class SortedSet(Generic[T]):
             number = bisect_left(self._lasts, last)
             if number < len(self._lasts) and self._lasts[number] == last:
                 number += 1
+
+    def __reversed__(self) -> Iterator[tuple[int, bytes, T]]:
+        """As `__iter__`, in reversed order."""
+        number = len(self._blocks) - 1
+        while number >= 0:
+            block = self._blocks[number].copy()
+            for score, member in reversed(block):
+                entry = self._entries.get(member)
+                if entry is not None and entry[0] == score:
+                    yield score, member, entry[1]
+            number = bisect_left(self._lasts, block[0]) - 1
+
+    def page(self, start: int, count: int, reverse: bool = False) -> list[tuple[int, bytes, T]]:
+        """Return up to `count` members with scores and values, after the first `start` ones."""
+        found: list[tuple[int, bytes]] = []
+        for block in reversed(self._blocks) if reverse else self._blocks:
+            if start >= len(block):
+                start -= len(block)
+                continue
+            keys = block[::-1] if reverse else block
+            found += keys[start : start + count - len(found)]
+            start = 0
+            if len(found) >= count:
+                break
+        return [(score, member, self._entries[member][1]) for score, member in found]
+
+    def since(self, score: int) -> Iterator[tuple[int, bytes, T]]:
+        """As `__iter__`, from this score on."""
+        return self._iterate(score)
 
     def get(self, member: bytes) -> T | None:
         """Return the value of a member, None if it is not there."""

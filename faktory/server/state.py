@@ -18,6 +18,7 @@ from .faults import Faults
 from .go.long import LONG
 from .go.time import SECOND
 from .job import Quota
+from .series import SAMPLED
 from .slices import SWEPT, Steps
 from .store import Store
 from .workers import ClientRecord, Peer, Workers
@@ -126,6 +127,7 @@ class ServerState:
         self._alarm_at = 0
         self._serving = False
         """`_serve` has been scheduled."""
+        self._sampler: asyncio.TimerHandle
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to work in a loop."""
@@ -136,16 +138,23 @@ class ServerState:
         self.unfinished = self.long_commands = 0
         self._attached = True
         self._serving = False
+        self._sampler = loop.call_later(SAMPLED, self._sample)
         self.schedule()
 
     def detach(self) -> None:
         """Leave the loop, which is about to end."""
         self._attached = False
+        self._sampler.cancel()
+        self.store.sample()
         self._cancel_alarm()
 
     def clock(self) -> int:
         """Return the server's time in nanoseconds since the epoch."""
         return self._now() + self.offset
+
+    def after_commit(self, function: Callable[[], object]) -> None:
+        """Call a function when what has changed is on disk, or the server has failed."""
+        function()
 
     # Connections.
 
@@ -223,12 +232,14 @@ class ServerState:
     def travel(self, nanoseconds: int) -> Steps[None]:
         """Move the clock forward, stopping wherever something is due."""
         target = self.offset + nanoseconds
+        self.store.sample()
         while (due := self._next_due()) is not None:
             ahead = due - self._now()
             if ahead > target:
                 break
             self.offset = max(self.offset, ahead)
             self.sweep()
+            self.store.sample()
             yield
         self.offset = target
         while self.store.unserved:
@@ -247,6 +258,10 @@ class ServerState:
         self.log.clear()
         self._cancel_alarm()
         self.schedule()
+
+    def _sample(self) -> None:
+        self._sampler = self.loop.call_later(SAMPLED, self._sample)
+        self.store.sample()
 
     def _serve(self) -> None:
         self._serving = False

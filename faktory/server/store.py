@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from random import Random
 from typing import Final
@@ -18,12 +18,13 @@ from ..wire.log import Log
 from ..wire.payload import MAX_RESERVE
 from ..wire.validate import QUEUE_NAME
 from .errors import CommandError
-from .filters import Matches
 from .go import json as go_json
 from .go import time as go_time
 from .go.time import SECOND
 from .job import Failure, Quota, Reservation, StoredJob, move_expiry
-from .slices import ITEMS, Steps, chunks
+from .operations import DEAD_FOR, Operations
+from .runs import Run, Runs
+from .series import Series
 from .sorted_set import SortedSet
 
 DEFAULT_RESERVATION: Final = 1800
@@ -31,9 +32,6 @@ DEFAULT_RESERVATION: Final = 1800
 
 MIN_RESERVATION: Final = 60
 """Seconds; a shorter reservation is made as long [Go: manager/working.go]."""
-
-DEAD_FOR: Final = 180 * 86400
-"""Seconds until a dead job is forgotten [Go: manager/manager.go]."""
 
 _QUEUE_RULE = r"queue names must match \A[a-zA-Z0-9._-]+\z"
 
@@ -56,7 +54,7 @@ class Waiter:
         self.deliver = deliver
 
 
-class Store:
+class Store(Operations):
     """All jobs. Not safe to use from several threads."""
 
     edition = "Faktory"
@@ -77,6 +75,8 @@ class Store:
         self.paused: set[str] = set()
         self.processed = 0
         self.failures = 0
+        self.series = Series()
+        """What these two numbers were, by day and by minute."""
         self.expired = 0
         self.enqueued = {"Scheduled": 0, "Retries": 0}
         self.quota: Quota | None = None
@@ -116,10 +116,33 @@ class Store:
                     f"invalid timestamp for 'at': {go_json.quote(job.at)}: {error}"
                 ) from None
             if at > now:
+                if job.failure is not None:
+                    self._keep_runs(job, job.failure)
                 # The name of the queue is checked when the time has come.
                 self.scheduled.add(at, job.render(), job)
                 return
         self._enqueue(job)
+
+    def _keep_runs(self, job: StoredJob, failure: Failure) -> None:
+        """Keep the history of a job that its worker pushes again, for the next attempt.
+
+        The run has just failed, as the record says that comes with it.
+        """
+        reservation = self.reservations.get(job.jid)
+        if reservation is not None and failure.runs is None:
+            before = reservation.job.runs
+            failure.runs = Runs() if before is None else before.copy()
+            failure.runs.add(
+                Run(
+                    reservation.reserved_at,
+                    self.clock(),
+                    reservation.wid,
+                    _clean(failure.errtype, 100),
+                    _clean(failure.message, 1000),
+                )
+            )
+            if job.charge is not None and not job.charge.extend(failure.runs.size()):
+                failure.runs = None
 
     def _enqueue(self, job: StoredJob) -> None:
         try:
@@ -143,8 +166,12 @@ class Store:
             queue = self.queues[name] = self._new_queue(name)
         return queue
 
-    def _new_queue(self, _name: str) -> deque[StoredJob]:
+    def _new_queue(self, _name: str, /) -> deque[StoredJob]:
         return deque()
+
+    def _announce(self, name: str) -> None:
+        if name in self._waiting:
+            self.unserved.append(name)
 
     # Workers.
 
@@ -222,7 +249,7 @@ class Store:
         # After FLUSH there is a reservation without a job: nothing happens.
         if self.working.remove(reservation.member):
             self._fail_job(
-                reservation.job,
+                reservation,
                 _clean(errtype, 100),
                 _clean(message, 1000),
                 backtrace[:50],
@@ -234,8 +261,11 @@ class Store:
             raise CommandError(f"Job not found {jid}")
         return reservation
 
-    def _fail_job(self, job: StoredJob, errtype: str, message: str, backtrace: list[str]) -> None:
+    def _fail_job(
+        self, reservation: Reservation, errtype: str, message: str, backtrace: list[str]
+    ) -> None:
         """[Go: manager/retry.go, processFailure]"""
+        job = reservation.job
         self.processed += 1
         self.failures += 1
         now = self.clock()
@@ -254,8 +284,12 @@ class Store:
         failure.backtrace = backtrace
         if job.retry == 0:
             return
+        if failure.runs is None:
+            failure.runs = Runs()
+        failure.runs.add(Run(reservation.reserved_at, now, reservation.wid, errtype, message))
         if charge is not None and not charge.extend(failure.size() - before):
             failure.backtrace = []  # a job that was accepted is kept all the same
+            failure.runs.drop_last()
         if failure.retry_count < job.retry:
             at = now + _int64(self.retry_wait(failure.retry_count) * SECOND)
             failure.next_at = go_time.write(at)
@@ -298,130 +332,9 @@ class Store:
             except CommandError:
                 continue
             self.expired += 1
-            self._fail_job(
-                reservation.job, "ReservationExpired", "Faktory job reservation expired", []
-            )
+            self._fail_job(reservation, "ReservationExpired", "Faktory job reservation expired", [])
         for _ in islice(self.dead.pop_until(now), limit):
             pass
-
-    # Administration.
-
-    def pause(self, name: str) -> None:
-        """Stop handing out a queue's jobs; a queue that does not exist is not paused."""
-        if name in self.queues:
-            self.paused.add(name)
-
-    def resume(self, name: str) -> None:
-        """Hand out a queue's jobs again."""
-        self.paused.discard(name)
-
-    def remove(self, name: str) -> Steps[None]:
-        """Delete a queue with its jobs at once; a queue made later is not paused."""
-        self.paused.discard(name)
-        yield from _free(self.queues.pop(name, None))
-
-    def latency(self, name: str) -> float:
-        """Return how many seconds the oldest job of a queue has waited."""
-        queue = self.queues.get(name)
-        if not queue:
-            return 0.0
-        try:
-            return (self.clock() - go_time.read(queue[0].enqueued_at)) / SECOND
-        except ValueError as error:
-            # A scheduled job that MUTATE requeued has no `enqueued_at`.
-            raise CommandError(f"QUEUE: {error}") from None
-
-    def flush(self) -> Steps[None]:
-        """Delete all jobs; the queues stay, and so do their pauses.
-
-        The sets are emptied at once, the queues one after another: of the jobs that are pushed
-        meanwhile, some stay.
-        """
-        freed = [jobs.clear() for jobs in (self.scheduled, self.retries, self.dead)]
-        freed.append(self.working.clear())
-        self.processed = self.failures = 0
-        for steps in freed:
-            yield from steps
-        for names in chunks(list(self.queues)):
-            for name in names:
-                jobs = self.queues.get(name)
-                if jobs:
-                    self.queues[name] = self._new_queue(name)
-                    yield from _free(jobs)
-            yield
-
-    # The methods below go through a set as it is, while other connections go on changing it: what
-    # is added meanwhile may be left out. Each job is moved or deleted as a whole.
-
-    def discard(self, target: str, matches: Matches | None) -> Steps[None]:
-        """Delete the jobs of a set that match, all of them at once if None."""
-        jobs = self._set(target)
-        if matches is None:
-            yield from jobs.clear()
-            return
-        for job in self._matching(jobs, matches):
-            if job is None:
-                yield
-            else:
-                jobs.remove(job.payload)
-
-    def kill(self, target: str, matches: Matches | None) -> Steps[None]:
-        """Move the jobs of a set that match to the dead, all if None."""
-        jobs = self._set(target)
-        until = self.clock() + DEAD_FOR * SECOND
-        for job in self._matching(jobs, matches):
-            if job is None:
-                yield
-            else:
-                jobs.remove(job.payload)
-                self.dead.add(until, job.payload, job)
-
-    def requeue(self, target: str, matches: Matches | None) -> Steps[None]:
-        """Move the jobs of a set that match to their queues unchanged, all if None."""
-        jobs = self._set(target)
-        for job in self._matching(jobs, matches):
-            if job is None:
-                yield
-                continue
-            queue = self._queue(job.queue)
-            jobs.remove(job.payload)
-            queue.append(job)
-            if job.queue in self._waiting:
-                self.unserved.append(job.queue)
-
-    def _matching(
-        self, jobs: SortedSet[StoredJob], matches: Matches | None
-    ) -> Iterator[StoredJob | None]:
-        """Iterate over the jobs that match, with None where others have their turn.
-
-        What comes in meanwhile behind all others is left out.
-        """
-        last = jobs.last()
-        for number, (score, payload, job) in enumerate(jobs):
-            if last is None or (score, payload) > last:
-                return
-            if number % 20 == 19:
-                yield None
-            if matches is not None:
-                steps = matches(payload)
-                try:
-                    while True:
-                        next(steps)
-                        yield None
-                except StopIteration as end:
-                    if not end.value:
-                        continue
-            if jobs.get(payload) is job:  # others had their turn
-                yield job
-
-    def _set(self, name: str) -> SortedSet[StoredJob]:
-        if name == "retries":
-            return self.retries
-        if name == "scheduled":
-            return self.scheduled
-        if name == "dead":
-            return self.dead
-        raise CommandError("invalid target for mutation command")
 
 
 def _int64(number: int) -> int:
@@ -432,14 +345,6 @@ def _int64(number: int) -> int:
 def _is_due(jobs: SortedSet[StoredJob], now: int) -> bool:
     first = jobs.first()
     return first is not None and first <= now
-
-
-def _free(jobs: deque[StoredJob] | None) -> Steps[None]:
-    """Free the memory of jobs, which takes a while if there are many."""
-    while jobs:
-        for _ in range(min(ITEMS, len(jobs))):
-            jobs.pop()
-        yield
 
 
 def _clean(text: str, limit: int) -> str:

@@ -40,9 +40,9 @@ from ..server.clock import check_travel
 from ..server.commands import execute
 from ..server.enterprise.store import EnterpriseStore
 from ..server.errors import CommandError
-from ..server.filters import Matches
 from ..server.go.time import SECOND
 from ..server.job import StoredJob
+from ..server.operations import Which
 from ..server.slices import Steps, finish
 from ..server.sorted_set import SortedSet
 from ..server.state import ServerState
@@ -430,12 +430,13 @@ class _Store(EnterpriseStore):
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def requeue(self, target: str, matches: Matches | None) -> Steps[None]:
-        yield from super().requeue(target, matches)
+    def requeue(self, target: str, which: Which) -> Steps[int]:
+        count = yield from super().requeue(target, which)
         for queue in self.queues.values():
             for job in queue:
                 if job not in self.numbers:
                     self._note(job)
+        return count
 
     def flush(self) -> Steps[None]:
         yield from super().flush()

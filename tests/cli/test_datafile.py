@@ -52,7 +52,7 @@ def _job(jid: str, queue: str = "default", **fields: object) -> dict[str, object
 def test_a_server_with_a_file_has_its_jobs_after_a_kill(
     path: Path, run: Run, wait_until: WaitUntil
 ) -> None:
-    command = ("faktory", "server", "--bind", "127.0.0.1:0", "--data", str(path))
+    command = ("faktory", "server", "--no-web", "--bind", "127.0.0.1:0", "--data", str(path))
     server = run(*command)
     wait_until(lambda: "\n" in server.printed)
     assert f"with its jobs in {path}, for development and one small machine" in server.printed
@@ -75,7 +75,7 @@ def test_a_server_with_a_file_has_its_jobs_after_a_kill(
 
 
 def test_a_server_in_memory_says_how_many_jobs_are_gone(run: Run, wait_until: WaitUntil) -> None:
-    server = run("faktory", "server", "--bind", "127.0.0.1:0")
+    server = run("faktory", "server", "--no-web", "--bind", "127.0.0.1:0")
     wait_until(lambda: "\n" in server.printed)
     assert "its jobs are gone when it stops (--data FILE keeps them" in server.printed
     with Client(server.printed.rpartition("FAKTORY_URL=")[2].strip()) as client:
@@ -116,7 +116,7 @@ def test_check_shows_what_is_in_a_file(path: Path) -> None:
     before = path.read_bytes()
     shown = _check(path)
     for text in (
-        f"{path}, version 1, not in use",
+        f"{path}, version 2, not in use",
         "4 processed, 4 failures",
         "queue big: 599 jobs, the oldest waits for ",
         "queue dead: 0 jobs",
@@ -151,12 +151,12 @@ def test_check_ends_with_1_for_what_is_not_sound(path: Path, tmp_path: Path) -> 
     newer, text, blank = tmp_path / "newer.db", tmp_path / "text.db", tmp_path / "blank.db"
     fill(newer)
     with closing(sqlite3.connect(newer)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     text.write_text("my diary\n" * 100)
     blank.write_bytes(b"")
     for each, reason in (
         (path, "is damaged: "),
-        (newer, "has version 2, written by a newer faktory-worker"),
+        (newer, "has version 3, written by a newer faktory-worker"),
         (text, "is not a database"),
         (blank, "is empty"),
         (tmp_path / "nowhere.db", "there is no such file"),

@@ -30,7 +30,7 @@ def started(run: Run, wait_until: WaitUntil) -> Started:
     """`started("--enterprise")`: start the tool server, return its process and its URL."""
 
     def started(*flags: str) -> tuple[Process, str]:
-        server = run("faktory", "server", "--bind", "127.0.0.1:0", *flags)
+        server = run("faktory", "server", "--no-web", "--bind", "127.0.0.1:0", *flags)
         wait_until(lambda: "\n" in server.printed)
         return server, server.printed.rpartition("FAKTORY_URL=")[2].strip()
 
@@ -81,7 +81,7 @@ def test_the_server_has_enterprise_features_by_a_flag_and_calls_them_approximate
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0", ":0"])
 def test_a_server_for_other_machines_needs_a_password_or_consent(bind: str) -> None:
-    done = call("server", "--bind", bind)
+    done = call("server", "--no-web", "--bind", bind)
     assert (done.code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"python -m faktory server: --bind is {bind!r}: other machines")
     assert "--password" in done.stderr
@@ -89,7 +89,7 @@ def test_a_server_for_other_machines_needs_a_password_or_consent(bind: str) -> N
 
 
 def test_an_insecure_server_says_so(run: Run, wait_until: WaitUntil) -> None:
-    server = run("faktory", "server", "--bind", "0.0.0.0:0", "--insecure")
+    server = run("faktory", "server", "--no-web", "--bind", "0.0.0.0:0", "--insecure")
     wait_until(lambda: "\n" in server.printed)
     server.send(signal.SIGTERM)
     assert server.wait() == 0
@@ -109,7 +109,7 @@ def test_the_memory_for_jobs_is_limited_by_a_flag(started: Started) -> None:
 def test_a_taken_port_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-        done = call("server", "--bind", f"127.0.0.1:{port}")
+        done = call("server", "--no-web", "--bind", f"127.0.0.1:{port}")
     assert (done.code, done.stdout) == (1, "")
     assert done.stderr.startswith("python -m faktory server: ")
     assert str(port) in done.stderr
@@ -140,7 +140,10 @@ def test_help_names_the_variable_of_the_password_and_not_its_value() -> None:
     [
         ([], "the following arguments are required: TOOL"),
         (["nonsense"], "invalid choice: 'nonsense'"),
-        (["server", "--bind", "nonsense"], "python -m faktory server: bind is 'nonsense'"),
+        (
+            ["server", "--no-web", "--bind", "nonsense"],
+            "python -m faktory server: bind is 'nonsense'",
+        ),
         (["server", "--max-memory", "0"], "python -m faktory server: max_memory is 0: it must be"),
         (["server", "--tls-key", "x"], "python -m faktory server: TLS needs both"),
         (

@@ -27,9 +27,17 @@ def contents(store: Store) -> dict[str, Any]:
         "counts": (store.processed, store.failures, store.expired, store.enqueued),
     }
     found["working"].sort()
+    found["days"] = {day: counts for day, counts in store.series.days.items() if any(counts)}
+    everywhere = [each.job for _, _, each in store.working]
+    for queue in store.queues.values():
+        everywhere += queue
     for name in ("scheduled", "retries", "dead"):
         jobs = getattr(store, name)
+        everywhere += [job for _, _, job in jobs]
         found[name] = [(at, payload, job.render()) for at, payload, job in jobs]
+    found["runs"] = sorted(
+        (job.jid, job.runs.dropped, job.runs.kept) for job in everywhere if job.runs is not None
+    )
     if isinstance(store, EnterpriseStore):
         found["batches"] = [(at, bid, _batch(batch)) for at, bid, batch in store.batches.table]
         found["locks"] = list(store.locks._held)

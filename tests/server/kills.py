@@ -44,7 +44,16 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             self.port = sock.getsockname()[1]
         address = f"127.0.0.1:{self.port}"
-        tool = [sys.executable, "-m", "faktory", "server", "--enterprise", "--bind", address]
+        tool = [
+            sys.executable,
+            "-m",
+            "faktory",
+            "server",
+            "--no-web",
+            "--enterprise",
+            "--bind",
+            address,
+        ]
         self._command = [*tool, "--data", str(path), "--sync", sync]
         self._process: subprocess.Popen[str] | None = None
 

@@ -458,7 +458,7 @@ def test_a_first_page_that_only_the_new_pages_have_is_found_there(path: Path, di
     with EmbeddedServer(data=path, sync="normal") as server:
         dial(to=server).push("job-0001")
         with closing(sqlite3.connect(path)) as other:
-            for version in (0, 1):  # is on the first page
+            for version in (0, files.VERSION):  # is on the first page
                 other.execute(f"PRAGMA user_version = {version}")
             left = copy(path, path.with_name("left.db"))
     left.write_bytes(bytes(left.stat().st_size))
@@ -541,7 +541,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Broken]]:
     Broken.at = None
 
 
-@pytest.mark.parametrize("step", range(7))
+@pytest.mark.parametrize("step", range(9))
 def test_a_write_that_fails_ends_the_server_and_nothing_is_ahead_of_the_file(
     broken: type[Broken], path: Path, dial: Dial, step: int
 ) -> None:
@@ -550,21 +550,23 @@ def test_a_write_that_fails_ends_the_server_and_nothing_is_ahead_of_the_file(
     server.on_failure = reasons.append
     with server:
         client, waiting = dial(to=server), dial(to=server, wid="w")
-        client.push("job-0001")
-        client.call("FETCH default")
+        for jid in ("job-0001", "job-0009"):
+            client.push(jid)
+            client.call("FETCH default")
         waiting.send("FETCH nothing")
         before = copy(path, path.with_name("before.db"))
         broken.at = step
-        # A row goes, one comes, an entry and a counter change.
+        # A row goes, one comes, one with its history, an entry and a counter change.
         client.send(
             'ACK {"jid":"job-0001"}',
             'PUSH {"jid":"job-0002","jobtype":"T","args":[],"queue":"new"}',
+            'FAIL {"jid":"job-0009","message":"boom"}',
             "INFO",
         )
-        if step == 6:
+        if step == 8:
             assert client.reply() == b"+OK"
             assert [word.split()[0] for word in broken.seen] == (
-                ["BEGIN", "DELETE", "INSERT", "DELETE", "REPLACE", "COMMIT"]
+                ["BEGIN", "DELETE", "INSERT", "INSERT", "UPDATE", "DELETE", "REPLACE", "COMMIT"]
             )
             return
         assert client.is_closed()
@@ -577,9 +579,9 @@ def test_a_write_that_fails_ends_the_server_and_nothing_is_ahead_of_the_file(
             assert server.queues
         broken.at = None
     with EmbeddedServer(data=before) as old:
-        expected = (old.queues, old.working, old.processed)
+        expected = (old.queues, old.working, old.retries, old.processed)
     server.start()  # from the file
-    assert (server.queues, server.working, server.processed) == expected
+    assert (server.queues, server.working, server.retries, server.processed) == expected
     dial(to=server).push("job-0003")
     server.stop()
 
@@ -616,7 +618,17 @@ def test_a_full_disk_ends_the_process_with_1(path: Path) -> None:
     with EmbeddedServer(data=path):
         pass
     process = subprocess.Popen(
-        [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0", "--data", str(path)],
+        [
+            sys.executable,
+            "-m",
+            "faktory",
+            "server",
+            "--no-web",
+            "--bind",
+            "127.0.0.1:0",
+            "--data",
+            str(path),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -68,6 +68,7 @@ def push(state: DurableState, jid: str, **fields: object) -> None:
 
 def check(state: DurableState, opened: Open, to: Path) -> None:
     """Commit, and compare with what another server finds in a copy of the file."""
+    state.store.sample()
     state.commit()
     enterprise = "batches" in contents(state.store)
     other = opened(copy(Path(state.path), to), enterprise=enterprise)

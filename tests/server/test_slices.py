@@ -12,9 +12,9 @@ from faktory.server.commands import MAX_QUEUES, start
 from faktory.server.go.long import LONG
 from faktory.server.go.time import SECOND
 from faktory.server.job import StoredJob
+from faktory.server.operations import DEAD_FOR
 from faktory.server.slices import finish, in_order
 from faktory.server.state import ServerState
-from faktory.server.store import DEAD_FOR
 from faktory.server.workers import ClientRecord
 
 MANY = 20_000

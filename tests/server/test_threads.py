@@ -12,13 +12,14 @@ from faktory.server.enterprise.tracking import Tracks
 from faktory.server.faults import Faults
 from faktory.server.job import StoredJob
 from faktory.server.listener import Listener
+from faktory.server.series import Series
 from faktory.server.sorted_set import SortedSet
 from faktory.server.state import CommandLog, ServerState
 from faktory.server.store import Store
 from faktory.server.workers import ClientRecord, Workers
 
 STATE = [ServerState, CommandLog, Faults, Workers, ClientRecord, ServerConnection, Listener]
-STATE += [Store, SortedSet, StoredJob, Batches, StoredBatch, Locks, Tracks]
+STATE += [Store, Series, SortedSet, StoredJob, Batches, StoredBatch, Locks, Tracks]
 
 CALLS = {
     "travel": lambda server: server.travel(1),
@@ -35,6 +36,8 @@ CALLS = {
     "address": lambda server: server.address,
     "url": lambda server: server.url,
     "is_exposed": lambda server: server.is_exposed,
+    "is_running": lambda server: server.is_running,
+    "failure": lambda server: server.failure,
     "commands": lambda server: server.commands,
     "clear_commands": lambda server: server.clear_commands(),
     "queues": lambda server: server.queues,
@@ -46,6 +49,7 @@ CALLS = {
     "sizes": lambda server: server.sizes,
     "processed": lambda server: server.processed,
     "failures": lambda server: server.failures,
+    "perform": lambda server: server.perform(lambda state: state.store.find("job-0001")).result(20),
     "disconnect": lambda server: server.disconnect(),
     "refuse_connections": lambda server: server.refuse_connections(),
     "limit_connections": lambda server: server.limit_connections(1),

@@ -213,7 +213,16 @@ class Lab:
     def _start_server(self) -> None:
         if self.kind == "embedded":
             bind = f"0.0.0.0:{PORT}"
-            command = [sys.executable, "-m", "faktory", "server", "--bind", bind, "--insecure"]
+            command = [
+                sys.executable,
+                "-m",
+                "faktory",
+                "server",
+                "--no-web",
+                "--bind",
+                bind,
+                "--insecure",
+            ]
         else:
             command = real_command(self.folder / "data")
         server = self.start("server", command, self.far)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -28,6 +29,12 @@ DemoJob = tuple[FunctionJob[Any, None], Callable[[int], Sequence[object]]]
 """A job, and the function that returns the arguments of its nth push."""
 
 CONCURRENCY = 10
+
+_LOOK = (
+    "In a browser: http://127.0.0.1:7420/ while python -m faktory server runs; with jobs to look "
+    "at, DEMO_WEB=1 make demo."
+)
+_THEIRS = "The jobs of that server in a browser: on its own pages, as a rule on port 7420."
 STALL_TIMEOUT = 60.0
 """Seconds without a run after which the demo gives up."""
 
@@ -63,7 +70,7 @@ def run(jobs: int) -> int:
     if jobs < 100:
         raise ValueError(f"--jobs is {jobs}: the demo needs 100 or more.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up first
-    with _server() as (url, origin):
+    with _server() as (url, origin, page):
         configure(url=url)
         name = f"demo-{faktory.proto.new_jid()[:8]}"
         runs = Runs()
@@ -85,6 +92,11 @@ def run(jobs: int) -> int:
                     thread.join()
         differences = runs.differences(expected)
         _report(len(expected), push_rate, run_rate, runs.retried, runs.total, differences)
+        print(f"\n  {page}", flush=True)
+        if "://" in page and os.environ.get("DEMO_WEB"):
+            from . import demo_page
+
+            demo_page.show(url)
         return 1 if differences else 0
 
 
@@ -108,13 +120,18 @@ def _cleaned_up(client: faktory.Client, name: str, jobs: list[DemoJob]) -> Itera
 
 
 @contextmanager
-def _server() -> Iterator[tuple[str, str]]:
-    """Yield the server in FAKTORY_URL and its origin, or start an embedded one as a process."""
+def _server() -> Iterator[tuple[str, str, str]]:
+    """Yield the server in FAKTORY_URL, or start an embedded one as a process.
+
+    It comes with its origin, and a line about its pages in a browser.
+    """
     given = os.environ.get("FAKTORY_URL")
     if given:
-        yield given, "the one in FAKTORY_URL"
+        yield given, "the one in FAKTORY_URL", _THEIRS
         return
+    shows = bool(os.environ.get("DEMO_WEB"))
     command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0", "--until-eof"]
+    command += ["--web", _free_port()] if shows else ["--no-web"]
     # A password of the environment would be the server's, and it prints none.
     environ = {name: text for name, text in os.environ.items() if name != "FAKTORY_PASSWORD"}
     # In a session of its own, so that Ctrl-C does not end the server before the demo cleans up.
@@ -132,9 +149,19 @@ def _server() -> Iterator[tuple[str, str]]:
             line = process.stdout.readline()
             if not line:
                 raise faktory.FaktoryError("the embedded server did not start")
-            yield line.rpartition("=")[2].strip(), "an embedded one, in memory"
+            page = process.stdout.readline().strip() if shows else _LOOK
+            yield line.rpartition("=")[2].strip(), "an embedded one, in memory", page
         finally:
             process.terminate()
+
+
+def _free_port() -> str:
+    """Return the address of the pages: as ever, or with a free port if that one is taken."""
+    try:
+        with socket.create_server(("127.0.0.1", 7420)):
+            return "127.0.0.1:7420"
+    except OSError:
+        return "127.0.0.1:0"
 
 
 def _declare(name: str, runs: Runs, jobs: int) -> list[DemoJob]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+from contextlib import closing
 from queue import SimpleQueue
 from threading import Thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..exits import UsageError
+from .page import Page, add_flags
 
 if TYPE_CHECKING:
     from ...server import EmbeddedServer
@@ -62,6 +64,7 @@ def add_tools(tools: Any) -> None:
         action="store_true",
         help="listen for other machines without a password: anyone there can push and take jobs",
     )
+    add_flags(server)
     # For a program whose server must end with it, even if it is killed: the program holds the
     # server's standard input open.
     server.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
@@ -121,12 +124,13 @@ def _serve(options: argparse.Namespace) -> int:
     from ...worker.signals import handled
 
     gc.callbacks.append(_freeze_what_is_many)
-    stopped: SimpleQueue[None] = SimpleQueue()
+    lines: SimpleQueue[str | None] = SimpleQueue()
+    """What is to be printed; None ends the server."""
     failures: list[Exception] = []
 
     def on_failure(error: Exception) -> None:
         failures.append(error)
-        stopped.put(None)
+        lines.put(None)
 
     server = EmbeddedServer(
         bind=options.bind,
@@ -152,14 +156,23 @@ def _serve(options: argparse.Namespace) -> int:
         else f"with its jobs in {options.data}, for development and one small machine (beyond "
         "that: https://contribsys.com/faktory)."
     )
-    with handled(dict.fromkeys(("SIGTERM", "SIGINT"), lambda: stopped.put(None))), server:
+    page = Page(options)
+    page.bind()
+    with (
+        closing(page),
+        handled(dict.fromkeys(("SIGTERM", "SIGINT"), lambda: lines.put(None))),
+        server,
+    ):
         print(
             f"An embedded Faktory server, {kept}{approximate} FAKTORY_URL={server.address}",
             flush=True,
         )
         if options.until_eof:
-            Thread(target=_await_eof, args=(stopped,), name="stdin", daemon=True).start()
-        stopped.get()
+            Thread(target=_await_eof, args=(lines,), name="stdin", daemon=True).start()
+        page.start(server, lines.put)
+        while (line := lines.get()) is not None:
+            print(line, flush=True)
+        page.close()
     if failures:
         raise failures[0]
     if options.data is None:
@@ -190,11 +203,11 @@ def _freeze_what_is_many(phase: str, info: dict[str, int]) -> None:
             gc.freeze()
 
 
-def _await_eof(stopped: SimpleQueue[None]) -> None:
+def _await_eof(lines: SimpleQueue[str | None]) -> None:
     # Not through sys.stdin: a thread that ends with its lock held is fatal to the interpreter.
     while os.read(0, 4096):
         pass
-    stopped.put(None)
+    lines.put(None)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """Opens the data file, an SQLite database, or says why not; a new one is made durable first.
 
 `jobs` has a row for each job in each place; the order of `id` is that of the queues. `entries` has
-everything else, by kind: queues, counters, and what Enterprise knows of jobs.
+everything else, by kind: queues, counters, days, and what Enterprise knows of jobs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .lock import Lock, Locked
 APPLICATION: Final = 0x46414B54
 """The `application_id` in the header of a data file: "FAKT"."""
 
-VERSION: Final = 1
-"""The `user_version` of the files that this version writes."""
+VERSION: Final = 2
+"""The `user_version` of the files that this version writes; older ones are brought up to date."""
 
 SYNC: Final = ("full", "normal")
 """What a commit survives: a power cut, or only the end of the process."""
@@ -27,11 +27,14 @@ SYNC: Final = ("full", "normal")
 _SCHEMA = (
     # `at` has no type: an instant may be beyond 64 bits.
     "CREATE TABLE jobs (id INTEGER PRIMARY KEY, place TEXT NOT NULL, at, wid TEXT,"
-    " reserved_at INTEGER, job BLOB NOT NULL)",
+    " reserved_at INTEGER, job BLOB NOT NULL, runs TEXT)",
     "CREATE TABLE entries (kind TEXT, key BLOB, at, value, PRIMARY KEY (kind, key)) WITHOUT ROWID",
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {VERSION}",
 )
+
+_UPDATES = {1: ("ALTER TABLE jobs ADD COLUMN runs TEXT",)}
+"""What makes of a file of a version one of the next."""
 
 _BUSY: Final = 10.0
 """Seconds to wait for another program that writes into the file, such as a backup's restore."""
@@ -69,7 +72,7 @@ class DataFile:
             self.last_row = last or 0
         except sqlite3.Error as error:
             self._lock.release()
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
         except BaseException:
             self._lock.release()
             raise
@@ -114,6 +117,7 @@ def _open(path: str) -> sqlite3.Connection:
     try:
         if not check_version(connection, path):
             _create(connection, path)
+        _update(connection)
         # Some builds write zeros over whatever is deleted; here only where that costs no page more.
         connection.execute("PRAGMA secure_delete = FAST").fetchall()
         connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
@@ -148,7 +152,7 @@ def open_to_read(path: str) -> sqlite3.Connection:
         return connection
     except sqlite3.Error as error:
         connection.close()
-        raise _unusable(path, error) from error
+        raise unusable(path, error) from error
     except BaseException:
         connection.close()
         raise
@@ -207,6 +211,19 @@ def _create(connection: sqlite3.Connection, path: str) -> None:
             os.close(folder)
 
 
+def _update(connection: sqlite3.Connection) -> None:
+    """Bring a file of an older version up to date, at once or not at all."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    for number in range(version, VERSION):
+        for statement in _UPDATES[number]:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
 def _prepare_new_pages(connection: sqlite3.Connection, path: str) -> None:
     """Give the file of new pages some length, in zeros, which SQLite takes for no pages.
 
@@ -252,7 +269,8 @@ def _set_blank_aside(path: str) -> None:
         os.unlink(f"{path}-shm")
 
 
-def _unusable(path: str, error: sqlite3.Error) -> DataFileError:
+def unusable(path: str, error: sqlite3.Error) -> DataFileError:
+    """Return the error for a file that cannot be opened, read or written."""
     return DataFileError(
         f"the data file {path!r} cannot be used: {error}. Free the disk, repair the permissions, "
         "or put a backup in its place."

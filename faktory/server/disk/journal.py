@@ -1,8 +1,8 @@
 """Records what changes, and writes it in one commit.
 
 Rules: a job has a row in `jobs` for each place where it is, made when it comes and deleted when it
-goes; rows never change. What changes in place is an entry: it is only noted as touched, and written
-as it is at the commit. Nothing here forgets a change that was not committed.
+goes; after its commit a row never changes. What changes in place is an entry: it is only noted as
+touched, and written as it is at the commit. Nothing here forgets a change that was not committed.
 """
 
 from __future__ import annotations
@@ -52,8 +52,10 @@ class Journal:
         self._counted: dict[str, int] = {}
         self._last = self._file.last_row
         self._queued: dict[int, tuple[int, bytes]] = {}
-        """New rows of queues: id and job. Most are, and they take a quarter less time so."""
+        """New rows of queues: id and job. Most are such, and take a quarter less time so."""
         self._added: dict[int, Row] = {}
+        self._runs: list[tuple[str, int]] = []
+        """The failed runs of new rows: few have any, and the others do not pay for them."""
         self._removed: list[tuple[int]] = []
         self._touched: dict[tuple[str, bytes], Source] = {}
         self._cleared = False
@@ -88,6 +90,10 @@ class Journal:
             self.change()
         return row
 
+    def keep_runs(self, row: int, runs: str) -> None:
+        """Keep the failed runs of a job that has just been added."""
+        self._runs.append((runs, row))
+
     def remove(self, row: int) -> None:
         """Remove a job from where it was added."""
         if self._queued.pop(row, None) is None and self._added.pop(row, None) is None:
@@ -116,7 +122,7 @@ class Journal:
 
     # The file.
 
-    def jobs(self) -> Iterator[Row]:
+    def jobs(self) -> Iterator[tuple[int, str, Any, str | None, int | None, bytes, str | None]]:
         """Iterate over the jobs, oldest first."""
         yield from self._connection.execute("SELECT * FROM jobs ORDER BY id")
 
@@ -138,7 +144,11 @@ class Journal:
             queued = "INSERT INTO jobs (id, place, job) VALUES (?, 'queue', ?)"
             executemany(queued, self._queued.values())
         if self._added:
-            executemany("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)", self._added.values())
+            columns = "id, place, at, wid, reserved_at, job"
+            added = f"INSERT INTO jobs ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
+            executemany(added, self._added.values())
+        if self._runs:
+            executemany("UPDATE jobs SET runs = ? WHERE id = ?", self._runs)
         counters = self.counters()
         if self._touched or counters != self._counted:
             self._write_entries(counters)
@@ -169,5 +179,6 @@ class Journal:
         self.pending = self._cleared = False
         self._queued.clear()
         self._added.clear()
+        self._runs.clear()
         self._removed.clear()
         self._touched.clear()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from ..errors import DataFileError
 from ..job import Quota
 from ..state import ServerState
 from ..store import Store
+from .file import unusable
 from .journal import Journal
 from .store import DurableEnterpriseStore, DurableStore
 
@@ -48,6 +50,7 @@ class DurableState(ServerState):
         self._sync = sync
         self.on_failure: Callable[[Exception], object] = lambda _: None
         self._held_answers: list[DurableConnection] = []
+        self._held_calls: list[Callable[[], object]] = []
         self._put_off = False
         self._took = 0.0
         """Seconds of the last commit."""
@@ -66,6 +69,9 @@ class DurableState(ServerState):
             self.store.load()
             if self.journal.pending:
                 self.journal.commit()
+        except sqlite3.Error as error:
+            self.close()
+            raise unusable(self.path, error) from error
         except BaseException:
             self.close()
             raise
@@ -78,6 +84,7 @@ class DurableState(ServerState):
             self.journal = None
 
     def detach(self) -> None:
+        self.store.sample()
         self.commit()
         super().detach()
 
@@ -112,12 +119,23 @@ class DurableState(ServerState):
         self._expected = len(held)
         for peer in held:
             peer.send_held()
+        self._call_held()
 
     def hold_answers(self, peer: DurableConnection) -> None:
         """Have the answers of a connection sent after the commit."""
         self._held_answers.append(peer)
         if self._timer is not None and len(self._held_answers) >= self._expected:
             self.loop.call_soon(self.commit)
+
+    def after_commit(self, function: Callable[[], object]) -> None:
+        self._held_calls.append(function)
+        if not self.must_commit or self.failure is not None:
+            self._call_held()
+
+    def _call_held(self) -> None:
+        calls, self._held_calls = self._held_calls, []
+        for call in calls:
+            call()
 
     def _on_change(self) -> None:
         if self._attached:
@@ -126,7 +144,8 @@ class DurableState(ServerState):
     def _end_turn(self) -> None:
         assert self.journal is not None
         serves = self._serving and not self._put_off
-        goes_on = self.long_commands and not self._held_answers and self.journal.rows < MAX_ROWS
+        awaited = self._held_answers or self._held_calls
+        goes_on = self.long_commands and not awaited and self.journal.rows < MAX_ROWS
         if self.must_commit and (serves or goes_on):
             self._put_off = serves or self._put_off
             self.loop.call_soon(self._end_turn)
@@ -144,6 +163,7 @@ class DurableState(ServerState):
         self._held_answers.clear()
         for peer in list(self.peers):
             peer.abort()
+        self._call_held()
         _log.error("%s", self.failure)
         self.on_failure(self.failure)
 

@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections import deque
 from collections.abc import Callable
+from datetime import date
 from itertools import islice
 
 from ..enterprise.batches import Batches, Stage, StoredBatch
@@ -18,6 +19,8 @@ from ..enterprise.tracking import Track, Tracks
 from ..errors import DataFileError
 from ..go import json as go_json
 from ..job import JOB, Reservation, StoredJob
+from ..runs import read_runs
+from ..series import Series
 from ..slices import Steps
 from ..store import Store
 from .journal import Journal, Value
@@ -47,6 +50,7 @@ class DurableStore(Store):
         self.working = self._reserved_jobs = DurableWorking(journal)
         self.reservations = DurableReservations(journal, self._reserved_jobs)
         journal.counters = self.counters
+        self._days = _Days(self.series, journal)
 
     def counters(self) -> dict[str, int]:
         """Return the numbers that are kept."""
@@ -77,8 +81,11 @@ class DurableStore(Store):
         self.failures = counters.pop("failures", 0)
         self.expired = counters.pop("expired", 0)
         self.enqueued.update(counters)
-        for row, place, at, wid, reserved_at, payload in self._journal.jobs():
+        self._days.load((self.processed, self.failures), self.clock())
+        for row, place, at, wid, reserved_at, payload, runs in self._journal.jobs():
             job = read_job(payload)
+            if runs is not None and job.failure is not None:
+                job.failure.runs = read_runs(runs)
             if self.quota is not None:
                 self.quota.keep(job)
             if place == "queue":
@@ -101,7 +108,7 @@ class DurableStore(Store):
         self._reserved_jobs.shadow(reservation.member)
         return reservation
 
-    def _new_queue(self, name: str) -> deque[StoredJob]:
+    def _new_queue(self, name: str, /) -> deque[StoredJob]:
         self._journal.touch(self._named, name.encode())
         return DurableQueue(self._journal)
 
@@ -133,6 +140,49 @@ class _Queues:
     def entry(self, key: bytes) -> Value | None:
         name = key.decode()
         return (0, int(name in self._store.paused)) if name in self._store.queues else None
+
+
+class _Days:
+    """The entries of the days, by date, and one of the last sample."""
+
+    kind = "day"
+
+    def __init__(self, series: Series, journal: Journal) -> None:
+        self._series = series
+        self._journal = journal
+        series.on_change = self._touch
+
+    def load(self, counters: tuple[int, int], now: int) -> None:
+        """Take what the file has. What was counted after the last sample is of its day."""
+        series = self._series
+        last, series.sampled_at = counters, now  # without a sample nobody knows the days
+        for key, at, value in self._journal.entries(self.kind):
+            processed, failures = map(int, json.loads(value))
+            if key == _LAST_SAMPLE:
+                series.sampled_at = int(at)
+                last = (processed, failures)
+            else:
+                day = date.fromisoformat(key.decode()).toordinal() - _EPOCH
+                series.days[day] = (processed, failures)
+        series.sampled = last
+        series.sample(series.sampled_at, counters)
+        self._touch([])
+
+    def entry(self, key: bytes) -> Value | None:
+        if key == _LAST_SAMPLE:
+            return self._series.sampled_at, json.dumps(self._series.sampled)
+        counts = self._series.days.get(date.fromisoformat(key.decode()).toordinal() - _EPOCH)
+        return None if counts is None else (0, json.dumps(counts))
+
+    def _touch(self, days: list[int]) -> None:
+        self._journal.touch(self, _LAST_SAMPLE)
+        for day in days:
+            self._journal.touch(self, date.fromordinal(_EPOCH + day).isoformat().encode())
+
+
+_EPOCH = date(1970, 1, 1).toordinal()
+
+_LAST_SAMPLE = b"last sample"
 
 
 class DurableEnterpriseStore(DurableStore, EnterpriseStore):

@@ -22,7 +22,7 @@ from ..errors import CommandError
 from ..go import json as go_json
 from ..go import time as go_time
 from ..go.time import SECOND
-from ..job import LAST, StoredJob
+from ..job import LAST, Reservation, StoredJob
 from ..slices import SWEPT, Steps
 from ..store import Store
 from .batches import Batches
@@ -193,8 +193,11 @@ class EnterpriseStore(Store):
         if options.callback_of is not None:
             self.batches.on_callback(options.callback_of, jid)
 
-    def _fail_job(self, job: StoredJob, errtype: str, message: str, backtrace: list[str]) -> None:
-        super()._fail_job(job, errtype, message, backtrace)
+    def _fail_job(
+        self, reservation: Reservation, errtype: str, message: str, backtrace: list[str]
+    ) -> None:
+        super()._fail_job(reservation, errtype, message, backtrace)
+        job = reservation.job
         options = read_options(job.custom)
         if options.track:
             assert job.failure is not None
