@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from faktory import AsyncClient, Client
-from faktory.client import network
+from faktory.client import bulk, network
 from faktory.wire import payload
 from faktory.wire.session import Answer
 
@@ -112,12 +112,20 @@ class Recorder:
 def recorded(monkeypatch):
     """`recorded()`: a recorder that takes the server's place; jids are counted from 1."""
 
+    complete_job = payload.complete_job
+
+    def complete(*args):
+        completed = complete_job(*args)
+        return completed and {**completed, "jid": payload.new_jid()}
+
     def record():
         recorder, numbers = Recorder(), iter(range(10**8, 10**9))
         using = FakeNetwork(lambda *_: recorder)
         using.in_process = True
         monkeypatch.setattr(network, "current", using)
         monkeypatch.setattr(payload, "new_jid", lambda: str(next(numbers)))
+        for module in (payload, bulk):
+            monkeypatch.setattr(module, "complete_job", complete)  # which makes jids itself
         return recorder
 
     return record
