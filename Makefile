@@ -105,7 +105,7 @@ chart: $(VENV)/bench ## update the figures in README.md, docs/asyncio.md and doc
 	@$(RUN) -m benchmarks.chart_scale build/bench/results.json
 
 instructions: $(VENV)/core $(VENV)/bench ## the instructions that the core's tasks take, independent of other load
-	@$(RUN) benchmarks/instructions.py
+	@$(RUN) benchmarks/instructions.py $(ARGS)
 
 wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure wheel for all others
 	@rm -rf dist/faktory_worker-* build/lib* build/bdist*
