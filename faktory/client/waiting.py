@@ -24,6 +24,7 @@ from typing import Final
 if sys.platform == "linux":  # not later, when a fork may copy the import's lock
     from fcntl import ioctl
     from termios import TIOCOUTQ
+
 KERNEL_WAIT: Final = 0.005
 """Seconds for which a socket blocks in the kernel, longer than most answers take."""
 

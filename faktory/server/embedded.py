@@ -26,7 +26,7 @@ from .clock import check_travel, monotonic
 from .connection import ServerConnection
 from .faults import Fault
 from .go.time import SECOND
-from .listener import Listener, is_loopback, parse_bind, tls_context
+from .listener import Listener, bind, is_loopback, parse_bind, reachable, tls_context
 from .slices import Steps
 from .state import DEFAULT_TIMING, MAX_COMMAND, MAX_CONNECTIONS, ServerState, Timing
 from .views import Views
@@ -189,8 +189,9 @@ class EmbeddedServer(Views):
     @property
     def address(self) -> Address:
         """Where to connect, with the password."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self._host, self._host)
-        return Address(host, self._port, tls=self._uses_tls, password=self._password)
+        return Address(
+            reachable(self._host), self._port, tls=self._uses_tls, password=self._password
+        )
 
     @property
     def is_exposed(self) -> bool:
@@ -336,8 +337,7 @@ class EmbeddedServer(Views):
         self._call(lambda state: state.faults.plan(verb, fault, times))
 
     def _bind(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        sock = socket.create_server((self._host, self._port), family=family, backlog=1024)
+        sock = bind(self._host, self._port)
         self._port = sock.getsockname()[1]
         return sock
 

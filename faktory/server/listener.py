@@ -114,6 +114,17 @@ def parse_bind(bind: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def bind(host: str, port: int) -> socket.socket:
+    """Listen at an address; OSError if that cannot be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=1024)
+
+
+def reachable(host: str) -> str:
+    """Return where this machine connects to a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+
+
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can connect."""
     try:

@@ -62,7 +62,7 @@ class Page:
 
     def bind(self) -> None:
         """Bind the port; UsageError or OSError if it was asked for and cannot be."""
-        from ...server.listener import is_loopback, parse_bind  # which need the core
+        from ...server.listener import bind, is_loopback, parse_bind  # which need the core
 
         if not self._wanted:
             return
@@ -82,8 +82,7 @@ class Page:
             self._problem = _ABSENT
             return
         try:
-            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-            self._socket = socket.create_server((self._host, port), family=family)
+            self._socket = bind(self._host, port)
         except OSError as error:
             reason = error.strerror or error
             if self._asked is not None:
@@ -128,11 +127,12 @@ class Page:
             say(f"The pages have ended: {type(error).__name__}: {error}")
 
     def _run(self, server: EmbeddedServer, say: Say, sock: socket.socket) -> None:
+        from ...server.listener import reachable
         from ...server.web import application
         from ...server.web.run import Runner
 
         options = self._options
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self._host, self._host)
+        host = reachable(self._host)
         app = application(server, read_only=options.web_read_only, hosts=[self._host])
         self._runner = runner = Runner(app, sock, options.tls_cert, options.tls_key)
         if self._stopped:

@@ -67,8 +67,6 @@ class JobRow(NamedTuple):
     error: str
     """The last one, cut at 300 characters; "" if there is none."""
     wid: str
-    expires_at: int | None
-    """The end of its reservation."""
 
 
 class JobList(NamedTuple):

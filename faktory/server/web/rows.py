@@ -46,7 +46,6 @@ def job_row(
     at: int | None,
     key: str,
     wid: str = "",
-    expires_at: int | None = None,
 ) -> JobRow:
     """Make a row of a job."""
     failure = job.failure
@@ -62,7 +61,6 @@ def job_row(
         job.retry,
         cut(error, SHORT),
         wid,
-        expires_at,
     )
 
 
@@ -75,7 +73,7 @@ def set_row(place: str, score: int, job: StoredJob) -> JobRow:
 def reserved_row(reservation: Reservation) -> JobRow:
     """Make a row of a job that a worker has."""
     job = reservation.job
-    return job_row(job, reservation.reserved_at, job.jid, reservation.wid, reservation.expires_at)
+    return job_row(job, reservation.reserved_at, job.jid, reservation.wid)
 
 
 def row_of(found: Found) -> JobRow:
