@@ -144,6 +144,7 @@ asan: ## the core's tests on a core built with AddressSanitizer and UndefinedBeh
 		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		FAKTORY_IMPL=cython .venv-asan/bin/pytest tests/proto --timeout=300 $(ARGS)
 
+# Races of the interpreter itself, further up in a stack, do not count.
 tsan: $(VENV)/core ## races of threads in the core; TSAN=an interpreter of .ci/free-threaded FOLDER --with-thread-sanitizer
 	@rm -rf build/race && mkdir -p build/race
 	@cp -r faktory tests/proto/races.py build/race && rm -f build/race/faktory/*.so
@@ -152,7 +153,7 @@ tsan: $(VENV)/core ## races of threads in the core; TSAN=an interpreter of .ci/f
 		$(TSAN) -c 'import sysconfig; print(sysconfig.get_path("include"))')" \
 		build/race/_proto.c -o build/race/faktory/_proto.so
 	@cd build/race && TSAN_OPTIONS="exitcode=0 log_path=report" $(abspath $(TSAN)) races.py _proto 100000
-	@! grep -l "_proto\.so" build/race/report.* 2> /dev/null || \
+	@! grep -l "#[0-2] .*_proto\.so" build/race/report.* 2> /dev/null || \
 		{ echo "Races in the core: see these files" >&2; exit 1; }
 
 annotate: $(VENV)/core ## the compiled core as a page whose yellow lines call Python
