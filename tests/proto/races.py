@@ -108,14 +108,16 @@ def write_dicts(core: Any, number: int) -> Iterator[int]:
 
 
 def one_parser(core: Any, number: int) -> Iterator[int]:
-    """Use one parser from all threads, which is a fault of theirs: it must not crash."""
+    """Use one parser from all threads, which is a fault of theirs: it must not crash.
+
+    Not with views of its buffer: a view is valid until the next call, by any thread.
+    """
     while True:
         with suppress(Exception):
             PARSERS[0].feed(b'+OK\r\n$9\r\n{"a":"b"}\r\n:1\r\n')
-            PARSERS[0].get_buffer(100)  # it must not be written: another thread may go on
             PARSERS[0].next_json()
             PARSERS[0].next()
-            yield 4
+            yield 3
             continue
         PARSERS[0] = core.ReplyParser()
         yield 1
