@@ -1,10 +1,9 @@
-"""Publish the results of `make bench`: a chart, and the figures in the README.
+"""Publish the results of `make bench`: a chart, and the figures of README.md and benchmarks/README.md.
 
     python -m benchmarks.chart build/bench/results.json        (make chart)
 
-Keeps the results as benchmarks/results.json and .txt, draws benchmarks/results.svg, and writes the
-part of README.md between its two markers. That part is generated only: all its figures are from one
-run, and losses are included.
+Keeps the results as benchmarks/results.json and .txt, draws benchmarks/results.svg, and writes what
+stands between the two markers of a page: all figures are from one run, and losses are included.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import Any, NamedTuple
 
 from .contest import figure, spread
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+PAGE = HERE / "README.md"
 MARKERS = ("<!-- measured: written by make chart -->", "<!-- end of measured -->")
 
 OURS = ("cython", "python")
@@ -90,7 +89,7 @@ def beats_us(way: str, quantity: str, summary: Mapping[str, float]) -> bool:
 
 
 def table(results: Results) -> str:
-    """Return the README's table, with better peers in bold."""
+    """Return the table of all rows, with better peers in bold."""
     lines = [
         "| | compiled | pure Python | others (ratio) |",
         "|---|---|---|---|",
@@ -107,31 +106,50 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
+def kinds(results: Results) -> str:
+    """Return the table of each kind of value, written and read, with better peers in bold."""
+    lines = [
+        "| | written, us | orjson | msgspec | read, us | orjson | msgspec |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    found: dict[str, dict[str, Any]] = {}
+    for each in results["contests"]:
+        task, _, kind = each["title"].removeprefix("Core: ").partition(" ")
+        if task in ("write", "read"):
+            found.setdefault(kind, {})[task] = each["ways"]
+    for kind, tasks in found.items():
+        cells = []
+        for task in ("write", "read"):
+            cells.append(figure(tasks[task]["cython"]["ns"]["median"] / 1000))
+            for peer in ("orjson", "msgspec"):
+                summary = tasks[task][peer]["ns"]
+                cell = f"{summary['ratio']:.2f}x"
+                cells.append(f"**{cell}**" if beats_us(peer, "ns", summary) else cell)
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def headline(results: Results) -> str:
-    """Return the paragraph with the most important figures."""
+    """Return the README's row of figures."""
     encode, push, bulk, work = (measured(results, ROWS[number])[1] for number in (0, 4, 6, 8))
     if "faktory 1.0.0" not in work:
         sys.exit("Not in these results: faktory 1.0.0. The log of make bench says why.")
 
-    core = (
-        f"Encoding the command for a small job takes {figure(encode['cython']['median'])} ns "
-        f"(with orjson {encode['orjson']['ratio']:.1f} times as long, with json "
-        f"{encode['json']['ratio']:.0f} times)."
+    def beside(ways: Mapping[str, Mapping[str, float]], *peers: str) -> str:
+        return ", ".join(f"{name(peer)} {ways[peer]['ratio']:.2f}x" for peer in peers)
+
+    go = next((way for way in work if way.startswith("Go ")), None)
+    workers = ("faktory 1.0.0", *([go] if go else []))
+    cells = (
+        f"{figure(encode['cython']['median'])} ns (orjson {encode['orjson']['ratio']:.2f}x)",
+        f"{figure(push['cython']['median'])}/s ({beside(push, 'faktory 1.0.0', 'prepared bytes')})",
+        f"{figure(bulk['cython']['median'])}/s ({beside(bulk, 'pyfaktory 0.2.13')})",
+        f"{figure(work['cython']['median'])}/s ({beside(work, *workers)})",
     )
-    worker = (
-        f"One worker process runs {figure(work['cython']['median'])} empty jobs a second, "
-        f"{figure(work['cython, INFO']['median'])} with two log lines per job; the package "
-        f"`faktory` 1.0.0, on threads and without logging, "
-        f"{figure(work['faktory 1.0.0']['median'])}."
+    return (
+        "| Encode a job | Push one by one | Push in bulk | Run empty jobs, one process |\n"
+        f"|---|---|---|---|\n| {' | '.join(cells)} |"
     )
-    client = (
-        "One connection to a real server on the same machine pushes "
-        f"{figure(push['cython']['median'])} jobs a second one by one and "
-        f"{figure(bulk['cython']['median'])} in bulk; prepared bytes on a bare socket reach "
-        f"{push['prepared bytes']['ratio']:.2f} and "
-        f"{bulk['prepared bytes']['ratio']:.2f} times that."
-    )
-    return fill(f"- **Fast.** {core} {client} {worker}", 100, subsequent_indent="  ")
 
 
 def between_markers(text: str, block: str, page: str) -> str:
@@ -151,26 +169,42 @@ def load() -> Results:
     return json.loads(source.read_text("utf-8"))
 
 
+def where(results: Results) -> str:
+    """Return when and on what the results were measured."""
+    return f"{results['when'][:10]}, {results['machine']}"
+
+
 def readme(text: str, results: Results) -> str:
-    """Return the README's text with its figures replaced by these results."""
-    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    """Return the README's text with its row of figures replaced by these results."""
     block = f"""
 {headline(results)}
 
-![The figures of the table as bars](benchmarks/results.svg)
+In parentheses: the figure of others, divided by ours. Client, worker and a real Faktory server share
+two cores ({where(results)}). All figures, how they are measured, and where others
+are faster: [benchmarks/](benchmarks/README.md).
+"""
+    return between_markers(text, block, "README.md")
 
-<details><summary>All figures, their spread, and where others are faster</summary>
+
+def page(text: str, results: Results) -> str:
+    """Return the text of benchmarks/README.md with its tables replaced by these results."""
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    block = f"""
+![The figures of the table as bars](results.svg)
 
 {table(results)}
 
 After ±: half the distance between the quartiles, in percent. In parentheses: the figure divided by
 that of the compiled core, median of the rounds. In bold: more than 5 % better than that core.
 Client, worker and server share the machine. Logging is off; INFO logs two lines per job.
-{results["when"][:10]}, {results["machine"]}; {versions}.
 
-</details>
+A list of each kind of value, written as JSON and read, beside orjson and msgspec. Above 1, they take longer:
+
+{kinds(results)}
+
+{where(results)}; {versions}.
 """
-    return between_markers(text, block, "README.md")
+    return between_markers(text, block, "benchmarks/README.md")
 
 
 def draw(
@@ -188,7 +222,7 @@ def draw(
     )
     from matplotlib import pyplot
 
-    figure_, axes = pyplot.subplots(2, 3, figsize=(11, 5), layout="constrained")
+    figure_, axes = pyplot.subplots(2, 3, figsize=(12, 5.5), layout="constrained")
     for axis, row in zip(axes.flat, panels, strict=True):
         rounds, ways = measured(results, row)
         bars = [bar(row.quantity, summary) for summary in ways.values()]
@@ -199,10 +233,11 @@ def draw(
         ]
         colours = ["#1a7f5a" if is_green(way) else "#9aa5b1" for way in ways]
         axis.barh(
-            [*map(name, ways)], middles, xerr=errors, color=colours, ecolor="#444444", capsize=2
+            [*map(name, ways)], middles, xerr=errors, color=colours, ecolor="#444444", capsize=2.5
         )
         for place, (_, middle, high) in enumerate(bars):
-            axis.text(high, place, f" {figure(middle)}", va="center")
+            text = f" {figure(middle)}"
+            axis.annotate(text, (high, place), (3, 0), textcoords="offset points", va="center")
         axis.set_title(f"{row.about} (n = {rounds})", loc="left")
         axis.invert_yaxis()
         axis.margins(x=0.2)
@@ -211,7 +246,7 @@ def draw(
         axis.spines[["top", "right", "bottom"]].set_visible(False)
         axis.tick_params(left=False)
     figure_.supxlabel(
-        f"Longer is better; lines span the quartiles. {results['when'][:10]}, {results['machine']}",
+        f"Longer is better; lines span the quartiles. {where(results)}",
         fontsize=7,
     )
     pyplot.savefig(path, metadata={"Date": None})
@@ -227,11 +262,15 @@ def bar(quantity: str, summary: Mapping[str, float]) -> tuple[float, float, floa
 
 
 def main() -> None:
-    """Store the results of the given run, and update chart and README."""
+    """Store the results of the given run, and update the chart and both pages."""
     results = load()
-    text = readme(README.read_text("utf-8"), results)
+    texts = {
+        path: write(path.read_text("utf-8"), results)
+        for path, write in ((README, readme), (PAGE, page))
+    }
     draw(results, HERE / "results.svg")
-    README.write_text(text, "utf-8")
+    for path, text in texts.items():
+        path.write_text(text, "utf-8")
     for suffix in (".json", ".txt"):
         shutil.copy(Path(sys.argv[1]).with_suffix(suffix), HERE / f"results{suffix}")
 

@@ -89,9 +89,21 @@ def results() -> Any:
     return json.loads((ROOT / "benchmarks/results.json").read_text("utf-8"))
 
 
-def test_the_readme_shows_the_stored_results(module, results):
-    text = (ROOT / "README.md").read_text("utf-8")
-    assert module("chart").readme(text, results) == text
+@pytest.mark.parametrize(("page", "write"), [("README.md", "readme"), ("benchmarks/README.md", "page")])
+def test_the_pages_show_the_stored_results(module, results, page, write):
+    text = (ROOT / page).read_text("utf-8")
+    assert getattr(module("chart"), write)(text, results) == text
+
+
+def test_each_kind_of_value_is_shown_and_faster_peers_are_bold(module, results):
+    _, _, *lines = module("chart").kinds(results).split("\n")
+    shown = {line.split("|")[1].strip(): line for line in lines}
+    tasks = [each for each in results["contests"] if each["title"].startswith("Core: write ")]
+    assert len(lines) == len(tasks) > 10
+    for each in tasks:
+        line = shown[each["title"].removeprefix("Core: write ")]
+        ratio = each["ways"]["orjson"]["ns"]["ratio"]
+        assert (f"**{ratio:.2f}x**" in line) == (ratio < 0.95)
 
 
 def test_the_stored_tables_match_the_stored_results(module, results):
