@@ -153,7 +153,7 @@ tsan: ## threads on a core built with ThreadSanitizer; PYTHON is one of .ci/free
 		--no-deps --force-reinstall . > .venv-tsan/tsan.log 2>&1 || { cat .venv-tsan/tsan.log >&2; exit 1; }
 	@cd build && TSAN_OPTIONS="exitcode=0 log_path=tsan-reports/race" \
 		../.venv-tsan/bin/python ../tests/proto/races.py _proto $(TSAN_OPERATIONS)
-	@! grep -l "_proto\." build/tsan-reports/* 2> /dev/null || \
+	@! grep -lE "_(proto|exchange)\." build/tsan-reports/* 2> /dev/null || \
 		{ echo "Races in the core: see these files" >&2; exit 1; }
 
 # Races of the interpreter itself are not counted.
