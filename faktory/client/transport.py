@@ -119,7 +119,7 @@ class SocketTransport:
         left = 0
         tried: int | OSError | None = None
         try:
-            if self._at_once is not None and sent[0].min_timeout < inf:
+            if self._at_once is not None and sent[-1].min_timeout < inf:
                 result = self._at_once(sent)
                 if isinstance(result, list):
                     return result
