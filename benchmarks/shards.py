@@ -95,7 +95,9 @@ def run(urls: Sequence[str], program: str) -> float:
     ]
     share = JOBS // len(urls)
     try:
-        while any(connections(client) < 11 + idle for client, idle in zip(clients, before, strict=True)):
+        while any(
+            connections(client) < 11 + idle for client, idle in zip(clients, before, strict=True)
+        ):
             sleep(0.02)
         for worker in workers:
             worker.send_signal(signal.SIGSTOP)
