@@ -87,6 +87,7 @@ class Producers:
 def run(urls: Sequence[str], program: str) -> float:
     """Return how many empty jobs a second the workers of these servers run, one for each."""
     clients = [faktory.Client(url) for url in urls]
+    before = [connections(client) for client in clients]  # those of the pools stay
     command = [sys.executable, "-m", "faktory.cli.worker", "-r", program, "-c", "10"]
     workers = [
         subprocess.Popen([*command, "-q", "bench-shards"], env={**os.environ, "FAKTORY_URL": url})
@@ -94,7 +95,9 @@ def run(urls: Sequence[str], program: str) -> float:
     ]
     share = JOBS // len(urls)
     try:
-        while any(client.info()["server"]["connections"] < 12 for client in clients):
+        while any(
+            connections(client) < 11 + idle for client, idle in zip(clients, before, strict=True)
+        ):
             sleep(0.02)
         for worker in workers:
             worker.send_signal(signal.SIGSTOP)
@@ -116,6 +119,10 @@ def run(urls: Sequence[str], program: str) -> float:
         for client in clients:
             client.remove_queues("bench-shards")
             client.close()
+
+
+def connections(client: faktory.Client) -> int:
+    return int(client.info()["server"]["connections"])
 
 
 def left(client: faktory.Client, end: int) -> int:

@@ -2,8 +2,10 @@
 
 All ways are our worker, on the compiled core where there is one. In each turn a worker starts, all
 its threads connect, and it is stopped (SIGSTOP) while the jobs are pushed; the measured interval
-begins when it goes on and ends when all of them are acknowledged. It yields the rate, and the CPU
-time and the memory of the worker's processes: their proportional share (PSS) after the last job.
+begins when it goes on and ends when all of them are acknowledged. The server answers the FETCHes
+that wait meanwhile, one for each thread, so that a rate is a little too high where threads are many
+or jobs few. It yields the rate, and the CPU time and the memory of the worker's processes: their
+proportional share (PSS) after the last job.
 """
 
 from __future__ import annotations

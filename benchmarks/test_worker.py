@@ -149,12 +149,13 @@ class Worker:
         """Push jobs; return the rate of running them, and the CPU time of a job."""
         job = {"jobtype": self._load.jobtype, "args": [], "queue": self._queue}
         failures = self._server_info("total_failures")
-        self._process.send_signal(signal.SIGSTOP)  # else it could run jobs as fast as they arrive
+        # Else it, or the processes that it supervises, could run jobs as fast as they arrive.
+        os.killpg(self._process.pid, signal.SIGSTOP)
         try:
             assert not self._client.push_bulk(job for _ in range(self._load.jobs))
             whole = self._waiting()
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            os.killpg(self._process.pid, signal.SIGCONT)
         began, cpu_before, first = self._when(whole * 9 // 10, perf_counter() + 30)
         ended, cpu_after, last = self._when(whole // 10, began + ROUND_TIMEOUT)
         assert last < first < whole, f"it runs no jobs, try it manually: {self._process.args}"

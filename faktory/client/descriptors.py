@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from itertools import cycle
+from itertools import count
 from typing import Final
 
 try:
@@ -17,13 +17,16 @@ try:
 except ImportError:  # as on Windows
     fcntl = None  # type: ignore[assignment]
 
-_numbers: Final = cycle(range(512, 1000))
+_LEAST: Final = 512
+_MOST: Final = 999
 """Below 1024, which is the limit of open files by default, and of `select`."""
+
+_turns: Final = count()  # not a cycle, which Python 3.13 without a GIL must not share among threads
 
 
 def copy_high(descriptor: int) -> int | None:
     """Copy a descriptor to a high number that no program inherits; None where that fails."""
-    number = next(_numbers)
+    number = _LEAST + next(_turns) % (_MOST - _LEAST + 1)
     for least in (number, number // 4):  # the limit of open files may be 256
         with suppress(OSError):
             return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)

@@ -32,7 +32,9 @@ class Pushes:
         """Count so many jobs. From any thread."""
         counter = self._counters[outcome]
         deque(islice(counter, number), maxlen=0)  # each of its steps is one of C: none gets lost
-        self._totals[outcome] = value_of(counter)
+        stored = -1
+        while stored != (now := value_of(counter)):  # others count, and store, meanwhile
+            self._totals[outcome] = stored = now
 
 
 current: Pushes | None = None

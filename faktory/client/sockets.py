@@ -8,6 +8,8 @@ yet, and deliver it when the network is back. No socket has the program's defaul
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import struct
 import sys
@@ -27,6 +29,7 @@ from ..exceptions import (
 )
 from ..wire.validate import check_timeout
 from .descriptors import move_high
+from .waiting import DeadlinePassed
 
 TCP_KEEPALIVE: Final = 15.0
 """Seconds without traffic after which the system asks whether the peer is there. Load balancers
@@ -140,16 +143,48 @@ def reset_on_close(sock: socket.socket, on: bool) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
 
 
+def abort(sock: socket.socket, process: int) -> None:
+    """Close, and reset; in another process than this one, which has forked, only close."""
+    if os.getpid() == process:
+        reset_on_close(sock, True)
+    with suppress(OSError):  # the program has closed the descriptor itself
+        sock.close()
+
+
 def end_reading(sock: socket.socket) -> None:
     """Wake the thread that waits for a socket, which finds its end. From any thread."""
     with suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RD)  # not TLS's own, which the thread may use
 
 
+_OWN_CODE: Final = re.compile(
+    r"faktory\.(client\.(transport|opening|waiting|sockets|tls)$|wire\.|_proto|_exchange)|ssl$"
+)
+"""Modules whose code runs during an exchange; any other's runs in a signal handler."""
+
+
+def is_own(error: Exception) -> bool:
+    """Return False for an error that a signal handler raised in the middle of an exchange."""
+    step = error.__traceback__
+    while step is not None:
+        if not _OWN_CODE.match(step.tb_frame.f_globals.get("__name__", "")):
+            return False
+        step = step.tb_next
+    if isinstance(error, OSError) and not isinstance(error, (FaktoryError, DeadlinePassed)):
+        return error.errno is not None
+    return True
+
+
 def explain(error: Exception, place: str, timeout: float) -> FaktoryError:
-    """Return an error of this package, with the remedy, for one of the system."""
+    """Return an error of this package, with the remedy and its cause, for one of the system."""
     if isinstance(error, FaktoryError):
         return error
+    explained = _explained(error, place, timeout)
+    explained.__cause__ = error
+    return explained
+
+
+def _explained(error: Exception, place: str, timeout: float) -> FaktoryError:
     if isinstance(error, ConnectionRefusedError):
         return FaktoryConnectionError(
             f"nothing listens on {place} (connection refused). "

@@ -1,4 +1,4 @@
-"""A blocking socket under a session: the only place of the client that does I/O.
+"""A blocking socket under a session: with `opening`, the only place of the client that does I/O.
 
 Rules: the call that sends a command reads its answer; anything that prevents that, an interrupt
 included, closes the connection, so that no answer can be taken for another command's, and resets
@@ -17,19 +17,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
-import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..exceptions import (
-    FaktoryAuthenticationError,
     FaktoryConnectionError,
     FaktoryError,
-    FaktoryHandshakeError,
     FaktoryProtocolError,
     FaktoryTimeout,
 )
@@ -38,9 +33,9 @@ from ..wire import commands, recovery
 from ..wire.address import Address
 from ..wire.commands import Command
 from ..wire.log import Log
-from ..wire.session import Answer, ClientSession
-from . import sockets
-from .waiting import KERNEL_WAIT, MAX_TIMEOUTS, DeadlinePassed, TimedSocket, is_plain
+from ..wire.session import Answer
+from . import opening, sockets
+from .waiting import KERNEL_WAIT, MAX_TIMEOUTS, DeadlinePassed, is_plain
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -54,11 +49,6 @@ elif implementation == "cython":
 else:
     from .._exchange_py import Exchange
 
-
-_OWN_CODE: Final = re.compile(
-    r"faktory\.(client\.(transport|waiting|sockets|tls)$|wire\.|_proto|_exchange)|ssl$"
-)
-"""Modules whose code runs during an exchange; any other's runs in a signal handler."""
 
 _OK_SIZE: Final = len(b"+OK\r\n")
 """Bytes of the answer to ACK or FAIL, which the server sends ahead of the answer to the FETCH
@@ -113,7 +103,9 @@ class SocketTransport:
         self._resets = False
         self._interrupted = False
         self._chunk = _TLS_CHUNK if address.tls else None
-        self._open(address, identity, ssl_context, keepalive, kernel_wait)
+        self._socket, self._timed, self._session = opening.open_session(
+            address, identity, timeout, ssl_context, keepalive, kernel_wait
+        )
         # Here for each exchange, which would look them up there.
         self._send = self._timed.send
         self._can_read = self._timed.can_read
@@ -127,7 +119,7 @@ class SocketTransport:
         left = 0
         tried: int | OSError | None = None
         try:
-            if self._at_once is not None and sent[0].min_timeout < inf:
+            if self._at_once is not None and sent[-1].min_timeout < inf:
                 result = self._at_once(sent)
                 if isinstance(result, list):
                     return result
@@ -176,12 +168,12 @@ class SocketTransport:
                     "did a job close all descriptors? Connecting again.",
                     self._place,
                 )
-            if not _is_own(error):
+            if not sockets.is_own(error):
                 raise  # a signal handler's, at any point: nobody knows how much was sent
             if isinstance(error, DeadlinePassed):
                 cause: FaktoryError = self._stalled(left, len(data))
             else:
-                cause = self._explain(error)
+                cause = sockets.explain(error, self._place, self._timeout)
             answered = sum(len(answer.command.data) for answer in answers)
             raise recovery.ConnectionBroken(answers, max(0, left - answered), cause) from error
         except BaseException:
@@ -210,10 +202,7 @@ class SocketTransport:
 
     def abort(self) -> None:
         """Close without END, and reset; in a forked child, leave the parent's connection alone."""
-        if os.getpid() == self._process:
-            sockets.reset_on_close(self._socket, True)
-        with suppress(OSError):  # the program has closed the descriptor itself
-            self._socket.close()
+        sockets.abort(self._socket, self._process)
 
     def _expect_job(self) -> None:
         """Before the first FETCH: the server may give out a job whatever happens to the connection.
@@ -224,119 +213,6 @@ class SocketTransport:
         self._resets = True
         sockets.reset_on_close(self._socket, True)
         sockets.double_limit(self._socket)
-
-    def _open(
-        self,
-        address: Address,
-        identity: Mapping[str, object],
-        ssl_context: SSLContext | None,
-        keepalive: float,
-        kernel_wait: float,
-    ) -> None:
-        """Open a connection to the first of the host's addresses that answers as it should.
-
-        Each has its share of the time that is left.
-        """
-        try:
-            routes = sockets.resolve(address.host, address.port)
-        except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
-            raise self._explain(error) from error
-        failure: FaktoryConnectionError | None = None
-        until = monotonic() + self._timeout
-        for tried, route in enumerate(routes):
-            now = monotonic()
-            deadline = now + max(0.0, until - now) / (len(routes) - tried)
-            try:
-                self._socket = self._connect(route, address, ssl_context, keepalive, deadline)
-                try:
-                    self._timed = TimedSocket(
-                        self._socket, tls=address.tls, kernel_wait=kernel_wait
-                    )
-                    self._session = ClientSession()
-                    self._shake_hands(address, identity, deadline)
-                    return
-                except BaseException:
-                    self.abort()
-                    raise
-            except FaktoryAuthenticationError:
-                raise
-            except FaktoryConnectionError as error:
-                if not isinstance(failure, FaktoryHandshakeError):
-                    failure = error
-            except OSError as error:  # the socket was closed by other code of this process
-                if not _is_own(error):
-                    raise
-                failure = FaktoryConnectionError(str(self._explain(error)))
-        raise failure or self._explain(OSError("the host has no address"))
-
-    def _connect(
-        self,
-        route: sockets.Route,
-        address: Address,
-        ssl_context: SSLContext | None,
-        keepalive: float,
-        deadline: float,
-    ) -> socket.socket:
-        try:
-            sock = sockets.connect(route, deadline - monotonic(), keepalive)
-        except OSError as error:
-            raise self._explain(error) from error
-        if not address.tls:
-            return sock
-        try:
-            from . import tls  # takes long, and most connections do without
-
-            sock.settimeout(max(deadline - monotonic(), 0.001))
-            return tls.secure(sock, address, ssl_context, deadline)
-        except FaktoryError:  # an OSError, too; it has its cause
-            sock.close()
-            raise
-        except OSError as error:
-            sock.close()
-            raise self._explain(error) from error
-        except BaseException:
-            sock.close()
-            raise
-
-    def _shake_hands(
-        self, address: Address, identity: Mapping[str, object], deadline: float
-    ) -> None:
-        hi = None
-        try:
-            hi = self._receive_reply(deadline)
-            hello = self._session.hello(hi, identity, address.username, address.password)
-            while hello:
-                hello = hello[self._send_hello(hello, deadline) :]
-            self._session.welcome(self._receive_reply(deadline))
-        except (FaktoryHandshakeError, FaktoryAuthenticationError):
-            raise
-        except (OSError, FaktoryProtocolError) as error:
-            if not _is_own(error):
-                raise
-            cause = self._explain(error)
-            raise sockets.no_handshake(
-                error, cause, self._place, address.tls, hi is not None
-            ) from error
-
-    def _send_hello(self, hello: bytes, deadline: float) -> int:
-        self._start_step(deadline)
-        return self._timed.send(hello)
-
-    def _receive_reply(self, deadline: float) -> object:
-        """Receive one reply of the handshake."""
-        late = False
-        while (reply := self._session.parser.next()) is NEED_DATA:
-            if late:  # it trickles, or this process stood still
-                raise sockets.late(self._place, self._timeout)
-            self._start_step(deadline)
-            self._receive()
-            late = monotonic() > deadline
-        return reply
-
-    def _start_step(self, deadline: float) -> None:
-        """Start a wait that no progress prolongs: connecting has one budget."""
-        self._timed.start(0.0)
-        self._timed.deadline = deadline
 
     def _send_more(self, data: bytes, left: int) -> int:
         """Send what is left of some data; return how many bytes were sent."""
@@ -395,21 +271,3 @@ class SocketTransport:
             f"{self._place} takes no more: {left} of {size} bytes could be sent, and nothing moved "
             f"for {self._timeout:g} s; the connection is dropped"
         )
-
-    def _explain(self, error: Exception) -> FaktoryError:
-        explained = sockets.explain(error, self._place, self._timeout)
-        if explained is not error:
-            explained.__cause__ = error
-        return explained
-
-
-def _is_own(error: Exception) -> bool:
-    """Return False for an error that a signal handler raised in the middle of an exchange."""
-    step = error.__traceback__
-    while step is not None:
-        if not _OWN_CODE.match(step.tb_frame.f_globals.get("__name__", "")):
-            return False
-        step = step.tb_next
-    if isinstance(error, OSError) and not isinstance(error, (FaktoryError, DeadlinePassed)):
-        return error.errno is not None
-    return True

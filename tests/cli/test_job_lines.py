@@ -153,6 +153,13 @@ def wrap_method(_: Rig, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(logging.Logger, "callHandlers", lambda self, record: call(self, record))
 
 
+def wrap_emit(rig: Rig, patch: pytest.MonkeyPatch) -> None:
+    """As programs do it that color their lines."""
+    emit = rig.handler.emit
+    patch.setattr(rig.handler, "emit", lambda record: type(rig.handler).emit(rig.handler, record))
+    assert rig.handler.emit is not emit
+
+
 def wrap_factory(_: Rig, patch: pytest.MonkeyPatch) -> None:
     """As OpenTelemetry does it."""
     make = logging.getLogRecordFactory()
@@ -179,6 +186,7 @@ def log_no_threads(_: Rig, patch: pytest.MonkeyPatch) -> None:
         filter_handler,
         filter_logger,
         wrap_method,
+        wrap_emit,
         wrap_factory,
         replace_factory_before,
         log_no_threads,

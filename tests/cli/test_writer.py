@@ -97,6 +97,31 @@ def test_lines_are_written_in_order_and_once(make: Make, pipe: Pipe) -> None:
     assert pipe.read() == [str(number) for number in range(3000)]
 
 
+@pytest.mark.parametrize("moment", ["sleep", "monotonic"])
+def test_a_queue_that_had_room_meanwhile_is_waited_for_again(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The writer's thread notes that there is room at any moment, and others take it at once."""
+    writer = Writer(pipe.descriptor, lambda count, why: f"{count} lines were dropped: {why}")
+    for _ in range(MAX_ENTRIES):
+        writer._lines.put(b"")
+    times = iter(range(5))
+    real = time.monotonic()
+
+    def step(*_: float) -> float:
+        number = next(times)
+        if number == 2:
+            writer._full_since = None
+        elif number == 4:
+            writer._lines.get()
+        return real
+
+    monkeypatch.setattr(module, moment, step)
+    if moment == "monotonic":
+        monkeypatch.setattr(module, "sleep", lambda _: None)
+    assert writer._has_room()
+
+
 def test_lines_of_many_threads_are_whole(make: Make, pipe: Pipe, wait_until: WaitUntil) -> None:
     writer = make(pipe.descriptor)
 

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 import pytest
 
 from faktory import Client, Producer
-from faktory.client import transport
+from faktory.client import sockets
 from faktory.client.connections import Connection
 from faktory.client.transport import SocketTransport
 from faktory.exceptions import (
@@ -572,7 +572,7 @@ def test_a_signal_handlers_error_anywhere_in_a_push_comes_out_and_queues_it_once
 def test_a_client_that_takes_a_handlers_error_for_the_sockets_is_caught(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
-    monkeypatch.setattr(transport, "_is_own", lambda _: True)
+    monkeypatch.setattr(sockets, "is_own", lambda _: True)
     with pytest.raises(AssertionError, match=r"swallowed|FaktoryOutcomeUnknown"):
         interrupt_everywhere(rig, error)
 

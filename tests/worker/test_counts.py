@@ -457,6 +457,24 @@ def test_pushes_of_many_threads_are_all_counted(pushed: Counted) -> None:
     assert pushed() == {"pushed": 8 * 2000 * 3 + 1}
 
 
+def test_a_push_between_counting_and_storing_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A total that went back would be a restart for Prometheus."""
+    totals = memoryview(bytearray(8 * len(pushes.OUTCOMES))).cast("d")
+    counted, value_of = pushes.Pushes(totals), pushes.value_of
+
+    def interrupted(counter: Any) -> int:
+        value = value_of(counter)
+        monkeypatch.setattr(pushes, "value_of", value_of)
+        counted.add(pushes.PUSHED, 1)
+        return value
+
+    monkeypatch.setattr(pushes, "value_of", interrupted)
+    counted.add(pushes.PUSHED, 1)
+    assert totals[pushes.PUSHED] == 2
+
+
 def test_a_worker_made_before_is_counted_if_it_runs_after(
     server: EmbeddedServer, push: Push, start: Start, wait_until: WaitUntil
 ) -> None:

@@ -161,9 +161,11 @@ class Writer:
         """Wait for room, unless the queue has been full for a second."""
         if self._failing or get_ident() == self._ident:
             return False
-        self._full_since = self._full_since or monotonic()
+        began = monotonic()
+        self._full_since = self._full_since or began
         while self._lines.qsize() >= MAX_ENTRIES:
-            if self._full_since is None or monotonic() - self._full_since >= MAX_WAIT:
+            since = self._full_since  # None at any moment: there was room, which others have taken
+            if monotonic() - min(began, since or began) >= MAX_WAIT:
                 return False
             sleep(0.01)
         return True

@@ -59,7 +59,7 @@ class Outcomes:
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, self._SIZE + 1)
-        self._starts = itertools.cycle(range(0, self._SIZE, self._ENTRY))
+        self._turns = itertools.count()
 
     @property
     def stopping(self) -> bool:
@@ -72,7 +72,7 @@ class Outcomes:
 
     def new_entry(self) -> int:
         """Return the next entry."""
-        return next(self._starts)
+        return next(self._turns) % self._COUNT * self._ENTRY
 
     def write(self, entry: int, number: int, body: dict[str, Any]) -> None:
         """Note the outcome of a job, without its traceback if that is too long."""
