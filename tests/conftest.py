@@ -70,6 +70,7 @@ ONCE = [
     "cli/test_streams.py",
     "cli/test_title.py",
     "cli/test_tools.py",
+    "cli/test_top.py",
     "cli/test_web.py",
     "cli/test_worker_queues.py",
     "cli/test_writer.py",

@@ -148,6 +148,10 @@ class Failure:
         self.runs: Runs | None = None
         """The runs that failed here, None before the first; not in the payload."""
 
+    def is_record_of(self, other: Failure) -> bool:
+        """Return whether both are the record of the same failure."""
+        return (self.retry_count, self.failed_at) == (other.retry_count, other.failed_at)
+
     def texts(self) -> tuple[str, ...]:
         """Return error type, message and backtrace."""
         return (self.errtype, self.message, *self.backtrace)

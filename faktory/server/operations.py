@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from . import failures
 from .errors import CommandError
 from .filters import Matches
 from .go import time as go_time
@@ -132,6 +133,8 @@ class Operations(Lookup):
             else:
                 count += jobs.remove(job.payload)
                 self.dead.add(until, job.payload, job)
+                if jobs is not self.dead:
+                    failures.log_killed(job)
         return count
 
     def requeue(self, target: str, which: Which) -> Steps[int]:

@@ -17,6 +17,7 @@ from typing import Final
 from ..wire.log import Log
 from ..wire.payload import MAX_RESERVE
 from ..wire.validate import QUEUE_NAME
+from . import failures
 from .errors import CommandError
 from .go import json as go_json
 from .go import time as go_time
@@ -117,21 +118,26 @@ class Store(Operations):
                 ) from None
             if at > now:
                 if job.failure is not None:
-                    self._keep_runs(job, job.failure)
+                    self._note_run(job, job.failure, at - now)
                 # The name of the queue is checked when the time has come.
                 self.scheduled.add(at, job.render(), job)
                 return
         self._enqueue(job)
 
-    def _keep_runs(self, job: StoredJob, failure: Failure) -> None:
+    def _note_run(self, job: StoredJob, failure: Failure, wait: int) -> None:
         """Keep the history of a job that its worker pushes again, for the next attempt.
 
-        The run has just failed, as the record says that comes with it.
+        The run has just failed, as the record says that comes with it; if it is the old record, a
+        worker that stops returns the job.
         """
         reservation = self.reservations.get(job.jid)
-        if reservation is not None and failure.runs is None:
-            before = reservation.job.runs
-            failure.runs = Runs() if before is None else before.copy()
+        if reservation is None or failure.runs is not None:
+            return
+        before = reservation.job.failure
+        old = None if before is None else before.runs
+        failure.runs = Runs() if old is None else old.copy()
+        if before is None or not failure.is_record_of(before):
+            failures.log_retry(job, failure, wait)
             failure.runs.add(
                 Run(
                     reservation.reserved_at,
@@ -141,8 +147,8 @@ class Store(Operations):
                     _clean(failure.message, 1000),
                 )
             )
-            if job.charge is not None and not job.charge.extend(failure.runs.size()):
-                failure.runs = None
+        if job.charge is not None and not job.charge.extend(failure.runs.size()):
+            failure.runs = None
 
     def _enqueue(self, job: StoredJob) -> None:
         try:
@@ -283,6 +289,7 @@ class Store(Operations):
         failure.message = message
         failure.backtrace = backtrace
         if job.retry == 0:
+            failures.log_dropped(job, failure)
             return
         if failure.runs is None:
             failure.runs = Runs()
@@ -294,8 +301,10 @@ class Store(Operations):
             at = now + _int64(self.retry_wait(failure.retry_count) * SECOND)
             failure.next_at = go_time.write(at)
             self.retries.add(at, job.render(), job)
+            failures.log_retry(job, failure, at - now)
         else:
             self.dead.add(now + DEAD_FOR * SECOND, job.render(), job)
+            failures.log_dead(job, failure)
 
     def retry_wait(self, count: int) -> int:
         """Return the seconds until the next attempt of a job whose `retry_count` this is."""

@@ -95,6 +95,8 @@ TOOLS: dict[str, list[str]] = {
     "mutate --json": ["mutate", "requeue", "dead", "--json"],
     "flush": ["flush", "--yes"],
     "push": ["push", "work", "1"],
+    "top": ["top", "-n", "1"],
+    "top --json": ["top", "--json", "-d", "0.1"],
     "doctor": ["doctor", "--watch", "0"],
     "doctor --json": ["doctor", "--watch", "0", "--json"],
 }
@@ -132,7 +134,7 @@ def use(tool: str, url: str) -> int:
     assert done.code in (0, 1, 2, 4, 9), done
     assert "Traceback" not in done.stderr
     assert done.code == 0 or done.stderr or "doctor" in tool
-    for text in (done.stderr, *([] if tool == "info --json" else [done.stdout])):
+    for text in (done.stderr, *([] if tool in ("info --json", "top --json") else [done.stdout])):
         assert all(line.isprintable() for line in text.split("\n")), text
         assert len(text) < 10_000
     if tool.endswith("--json") and done.stdout:
@@ -146,8 +148,9 @@ def test_no_info_makes_a_tool_end_in_a_traceback(tool: str, share: int, odd: Odd
     """Each tool with a share of the shapes, so that all are tried; with all in `make soak`."""
     first = list(TOOLS).index(tool) % share
     for name, info in list(shapes())[first::share]:
-        if tool not in ("info", "doctor --json") and "queues" not in name and "sets" not in name:
-            continue  # the others look at nothing else
+        looks = tool in ("info", "top", "top --json", "doctor --json")
+        if not looks and "queues" not in name and "sets" not in name:
+            continue  # it looks at nothing else
         odd.info = bulk(info)
         try:
             use(tool, odd.url)
@@ -155,7 +158,7 @@ def test_no_info_makes_a_tool_end_in_a_traceback(tool: str, share: int, odd: Odd
             raise AssertionError(name) from error
 
 
-@pytest.mark.parametrize("tool", ["queues", "queues --json", "doctor", "doctor --json"])
+@pytest.mark.parametrize("tool", ["queues", "queues --json", "top", "doctor", "doctor --json"])
 def test_no_latency_makes_a_tool_end_in_a_traceback(tool: str, odd: Odd) -> None:
     for latency in LATENCIES:
         odd.latency = latency

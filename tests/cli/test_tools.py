@@ -45,6 +45,7 @@ def test_the_server_prints_its_address_and_serves_until_it_is_stopped(
     assert "in memory, for development and tests only" in server.printed
     assert "Enterprise" not in server.printed
     assert url.startswith("tcp://:***@127.0.0.1:")
+    assert "*** is the password, from --password. FAKTORY_URL=" in server.printed
     with Client(url.replace("***", "geh%2Feim")) as client:
         client.push({"jobtype": "work", "args": []})
         assert client.info()["faktory"]["queues"] == {"default": 1}
@@ -96,6 +97,36 @@ def test_an_insecure_server_says_so(run: Run, wait_until: WaitUntil) -> None:
     assert "without a password: other machines can push and take jobs" in server.said
 
 
+@pytest.mark.parametrize("flag", [(), ("-q",), ("--quiet",)])
+def test_the_server_logs_each_run_that_fails(
+    started: Started, wait_until: WaitUntil, flag: tuple[str, ...]
+) -> None:
+    server, url = started(*flag)
+    with Client(url) as client:
+        for retry in (1, 0, -1):
+            client.push({"jobtype": "resize", "args": [], "retry": retry, "jid": f"job-000{retry}"})
+            job = client.fetch("default")
+            assert job is not None
+            client.fail(job["jid"], ValueError("no such cat\n\x1b[2J"))
+        if not flag:
+            wait_until(lambda: server.said.count("\n") == 3)
+    server.send(signal.SIGTERM)
+    assert server.wait() == 0
+    assert server.printed.splitlines()[1:] == ["2 jobs are gone (1 retries, 1 dead)."]
+    lines = [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line) for line in server.stderr]
+    lines = [re.sub(r"again in \d\d s", "again in N s", line) for line in lines]
+    failed = "ValueError: no such cat\\n\\x1b[2J\n"
+    assert (
+        lines == []
+        if flag
+        else [
+            f"resize job-0001 from default: attempt 1 of 2 failed, runs again in N s: {failed}",
+            f"resize job-0000 from default: attempt 1 of 1 failed, dropped (retry=0): {failed}",
+            f"resize job-000-1 from default: attempt 1 of 1 failed, dead: {failed}",
+        ]
+    )
+
+
 def test_the_memory_for_jobs_is_limited_by_a_flag(started: Started) -> None:
     server, url = started("--max-memory", "1")
     with Client(url) as client:
@@ -121,7 +152,9 @@ def test_the_password_of_the_server_may_be_in_a_variable(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKTORY_PASSWORD", "geheim")
-    _, url = started()
+    server, url = started()
+    assert "*** is the password, from FAKTORY_PASSWORD. FAKTORY_URL=" in server.printed
+    assert "geheim" not in server.printed
     with Client(url.replace("***", "geheim")) as client:
         assert client.info()["server"]["description"] == "Faktory"
     with pytest.raises(faktory.FaktoryAuthenticationError):
@@ -166,6 +199,7 @@ def test_version() -> None:
 ON_A_SERVER = [
     ("info",),
     ("queues",),
+    ("top", "-n", "1"),
     ("push", "work"),
     ("push", "-f", "-"),
     ("pause", "mail"),

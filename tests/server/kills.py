@@ -49,6 +49,7 @@ class Server:
             "-m",
             "faktory",
             "server",
+            "--quiet",
             "--no-web",
             "--enterprise",
             "--bind",

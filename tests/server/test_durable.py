@@ -623,6 +623,7 @@ def test_a_full_disk_ends_the_process_with_1(path: Path) -> None:
             "-m",
             "faktory",
             "server",
+            "--quiet",
             "--no-web",
             "--bind",
             "127.0.0.1:0",

@@ -46,6 +46,7 @@ def info(options: argparse.Namespace) -> int:
         raise ExitError(Exit.FAILED, f"the answer to INFO is {show(state)}, not an object.")
     faktory, server = as_object(state.get("faktory")), as_object(state.get("server"))
     sets, queues = as_object(faktory.get("sets")), as_object(faktory.get("queues"))
+    tasks = as_object(faktory.get("tasks"))
     waiting = [output.number(size) or 0 for size in queues.values()]
     up = output.number(server.get("uptime"))
     rows = [
@@ -57,6 +58,7 @@ def info(options: argparse.Namespace) -> int:
         ("up for", "?" if up is None else output.duration(up)),
         ("its time", clip(str(state.get("now", state.get("server_utc_time"))))),
         ("connections", output.amount(server.get("connections", 0))),
+        ("workers", output.amount(as_object(tasks.get("Workers")).get("size", 0))),
         ("memory", f"{output.amount(server.get('used_memory_mb', 0))} MB"),
         ("processed", output.amount(faktory.get("total_processed", 0))),
         ("failed", output.amount(faktory.get("total_failures", 0))),
@@ -112,7 +114,7 @@ def queues(options: argparse.Namespace) -> int:
 
     with Client(options.url) as client:
         sizes = _sizes(client)
-        chosen = {name: sizes[name] for name in _check_known(options.names, sizes) or sorted(sizes)}
+        chosen = {name: sizes[name] for name in check_known(options.names, sizes) or sorted(sizes)}
         ages = latencies(client, chosen)
     if options.json:
         output.show_json(
@@ -175,7 +177,7 @@ def _change(
     _check_names(options)
     with Client(options.url) as client:
         sizes = _sizes(client)
-        names = _check_known(options.names, sizes)
+        names = check_known(options.names, sizes)
         change(client, ["*"] if options.all else names)
     output.show(
         f"{done}: {', '.join(names or sorted(sizes)) or 'nothing, the server has no queues'}"
@@ -190,7 +192,7 @@ def remove(options: argparse.Namespace) -> int:
     _check_names(options)
     with Client(options.url) as client:
         sizes = _sizes(client)
-        names = _check_known(options.names, sizes) or sorted(sizes)
+        names = check_known(options.names, sizes) or sorted(sizes)
         total = sum(sizes[name] for name in names)
         what = f"{len(names)} queues" if len(names) > 5 else f"queue {', '.join(names)}"
         output.confirm(f"Delete {what} of {client.faktory} with {output.jobs(total)}?", options.yes)
@@ -261,7 +263,7 @@ def _set_size(client: Client, name: str) -> int:
     return read_state(client.info()).sets.get(name, 0)
 
 
-def _check_known(names: Iterable[str], sizes: dict[str, int]) -> list[str]:
+def check_known(names: Iterable[str], sizes: dict[str, int]) -> list[str]:
     """Return the names without repetitions; raise ExitError if the server does not know one."""
     names = list(dict.fromkeys(names))
     for name in names:

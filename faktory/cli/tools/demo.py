@@ -131,7 +131,7 @@ def _server() -> Iterator[tuple[str, str, str]]:
         return
     shows = bool(os.environ.get("DEMO_WEB"))
     command = [sys.executable, "-m", "faktory", "server", "--bind", "127.0.0.1:0", "--until-eof"]
-    command += ["--web", _free_port()] if shows else ["--no-web"]
+    command += ["-q", "--web", _free_port()] if shows else ["-q", "--no-web"]
     # A password of the environment would be the server's, and it prints none.
     environ = {name: text for name, text in os.environ.items() if name != "FAKTORY_PASSWORD"}
     # In a session of its own, so that Ctrl-C does not end the server before the demo cleans up.

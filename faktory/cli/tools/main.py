@@ -22,7 +22,7 @@ from ...exceptions import (
 )
 from .. import loading, streams
 from ..exits import Exit, ExitError
-from . import admin, doctor, health, output, periodic, push, server
+from . import admin, doctor, health, output, periodic, push, server, top
 
 _EPILOG = """
 the server:
@@ -174,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_tools(tools)
     health.add_arguments(tools.add_parser("health", help=health.SUMMARY, description=health.ABOUT))
     _add_reading(tool)
+    top.add_tool(tool)
     _add_periodic(tool, tools)
     _add_changing(tool)
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 from contextlib import closing
 from queue import SimpleQueue
@@ -63,6 +64,12 @@ def add_tools(tools: Any) -> None:
         "--insecure",
         action="store_true",
         help="listen for other machines without a password: anyone there can push and take jobs",
+    )
+    server.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="log no lines about jobs that fail or are dead",
     )
     add_flags(server)
     # For a program whose server must end with it, even if it is killed: the program holds the
@@ -148,7 +155,10 @@ def _serve(options: argparse.Namespace) -> int:
             f"--bind is {options.bind!r}: other machines could push and take jobs without a "
             "password. Set one with --password or FAKTORY_PASSWORD, or accept that with --insecure."
         )
+    if not options.quiet:
+        _log_failures()
     approximate = " Its Enterprise features are approximate." if options.enterprise else ""
+    secret = f" *** is the password, from {_source(options.password)}." if options.password else ""
     kept = (
         "in memory, for development and tests only: its jobs are gone when it stops (--data FILE "
         "keeps them; production: https://contribsys.com/faktory)."
@@ -164,7 +174,7 @@ def _serve(options: argparse.Namespace) -> int:
         server,
     ):
         print(
-            f"An embedded Faktory server, {kept}{approximate} FAKTORY_URL={server.address}",
+            f"An embedded Faktory server, {kept}{approximate}{secret} FAKTORY_URL={server.address}",
             flush=True,
         )
         if options.until_eof:
@@ -178,6 +188,26 @@ def _serve(options: argparse.Namespace) -> int:
     if options.data is None:
         _count_gone(server)
     return 0
+
+
+def _source(password: str) -> str:
+    return "FAKTORY_PASSWORD" if os.environ.get("FAKTORY_PASSWORD") == password else "--password"
+
+
+def _log_failures() -> None:
+    """Write a line to standard error for each run that fails, until the process ends.
+
+    By the thread of a worker's log: who does not read the lines does not stop the server.
+    """
+    from ...server.failures import LOGGER
+    from ..worker.logs import LineHandler
+
+    handler = LineHandler(2)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger = logging.getLogger(LOGGER)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _count_gone(server: EmbeddedServer) -> None:
