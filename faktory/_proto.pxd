@@ -72,6 +72,7 @@ cdef extern from "Python.h":
     void Py_INCREF(PyObject *)
     void Py_DECREF(PyObject *)
     void Py_XDECREF(PyObject *)
+    void Py_XINCREF(PyObject *)
     void PyErr_Clear()
     PyObject *PyErr_Occurred()
     bint PyErr_ExceptionMatches(object)
@@ -88,6 +89,7 @@ cdef extern from "Python.h":
     PyObject *PyList_New(Py_ssize_t) noexcept
     PyObject **PySequence_Fast_ITEMS(PyObject *)
     Py_ssize_t PySequence_Fast_GET_SIZE(PyObject *)
+    PyObject *PyLong_FromLong(long) noexcept
     PyObject *PyLong_FromLongLong(long long) noexcept
     PyObject *PyLong_FromUnicodeObject(PyObject *, int) noexcept
     long long PyLong_AsLongLongAndOverflow(PyObject *, int *) noexcept

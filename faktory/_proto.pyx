@@ -47,6 +47,7 @@ cdef enum:
     _KEYS = 1024  # cached keys, a power of two
     _OWN_KEYS = 256  # those of one parser
     _MAX_KEY = 16  # characters of a cached key
+    _INTEGERS = 1024  # integers from 0 on that are made once
 
 cdef int64_t _MAX_INTEGER = 1 << 53  # as in `_json`
 
@@ -77,6 +78,7 @@ cdef struct _Key:
     Py_ssize_t size
 
 cdef _Key[_KEYS] _keys  # of all parsers and of `load_json`; without a GIL each parser has its own
+cdef (PyObject *)[_INTEGERS] _integers  # made when first read; none without a GIL
 
 
 class NeedData(Enum):
@@ -811,6 +813,17 @@ cdef inline PyObject *_short_key(const char *p, Py_ssize_t size, _Key *keys) noe
     return text
 
 
+cdef inline PyObject *_short_integer(long number) noexcept:
+    cdef PyObject *made
+    if NO_GIL or not 0 <= number < _INTEGERS:
+        return PyLong_FromLong(number)  # faster than PyLong_FromLongLong
+    made = _integers[number]
+    if made is NULL:
+        made = _integers[number] = PyLong_FromLong(number)
+    Py_XINCREF(made)
+    return made
+
+
 cdef inline const char *_read_number(const char *p, const char *end, PyObject **value) noexcept:
     cdef const char *start = p
     cdef bint negative = p[0] == b"-"
@@ -825,7 +838,7 @@ cdef inline const char *_read_number(const char *p, const char *end, PyObject **
     p = first + read_short(first, end, &number, &before, &behind)
     if p != first and p[0] | 0x20 != b"e" and (first[0] != b"0" or before == 1):
         if not behind:
-            value[0] = PyLong_FromLongLong(-<int64_t> number if negative else <int64_t> number)
+            value[0] = _short_integer(-<long> number if negative else <long> number)
             return p
         if EXACT_QUOTIENT:  # of two exact numbers: it is the nearest double
             result = <double> <int64_t> number / POWERS[behind]
