@@ -80,6 +80,7 @@ ONCE = [
     "client/test_waiting.py",
     "jobs/test_argument_types.py",
     "jobs/test_backoff.py",
+    "jobs/test_declared_twice.py",
     "jobs/test_docs.py",
     "jobs/test_policy.py",
     "jobs/test_retries.py",

@@ -30,6 +30,7 @@ from ..wire.validate import is_async
 from . import options as job_options
 from . import registry, retries, validation
 from .context import JobAttributes, JobContext, current_job
+from .declaration import find_declaration
 from .message import Message
 from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
@@ -79,7 +80,7 @@ class FunctionJob(Push[P], Generic[P, R]):
         own = job_options.merge({}, options)
         jobtype = function.__name__ if name is None else name
         super().__init__(jobtype, Signature(function), own)
-        registry.register(self._jobtype, self)
+        registry.register(self._jobtype, self, find_declaration(function, function))
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.__wrapped__(*args, **kwargs)
@@ -293,7 +294,8 @@ class Job(JobAttributes):
         takes_self = inspect.isfunction(inspect.getattr_static(cls, "perform"))
         name = cls.__name__ if own.get("name") is None else own["name"]
         cls._push = Push(name, Signature(perform, method=takes_self), options)
-        registry.register(name, _ClassJob(cls, time_limit, policy))
+        place = find_declaration(cls, vars(cls).get("perform"))
+        registry.register(name, _ClassJob(cls, time_limit, policy), place)
 
     @classmethod
     def on_exhausted(cls, handler: H) -> H:
