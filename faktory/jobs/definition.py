@@ -35,7 +35,7 @@ from .message import Message
 from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
-from .signature import AnyArguments, Signature
+from .signature import AnyArguments, Signature, check_call
 from .ticks import Arguments, schedule_job
 
 P = ParamSpec("P")
@@ -79,7 +79,7 @@ class FunctionJob(Push[P], Generic[P, R]):
         self.exhausted_handlers: list[ExhaustedHandler] = []
         own = job_options.merge({}, options)
         jobtype = function.__name__ if name is None else name
-        super().__init__(jobtype, Signature(function), own)
+        super().__init__(jobtype, Signature(function, jobtype), own)
         registry.register(self._jobtype, self, find_declaration(function, function))
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -112,7 +112,12 @@ class FunctionJob(Push[P], Generic[P, R]):
     def run(self, context: JobContext) -> object:
         """Run the function with the arguments of a job; an async one returns its coroutine."""
         function: Callable[..., object] = self.__wrapped__
-        return function(*self.typed_args(context.args))
+        args = self.typed_args(context.args)
+        try:
+            return function(*args)
+        except TypeError as error:
+            check_call(error, function, args, self._jobtype)
+            raise
 
 
 @overload
@@ -172,7 +177,7 @@ def external(
             f"the signature of {name} is {signature!r}: it must be a function. Options go by "
             'keyword, like queue="images".'
         )
-    parameters = AnyArguments() if signature is None else Signature(signature)
+    parameters = AnyArguments() if signature is None else Signature(signature, name)
     push: Push[...] = Push(name, parameters, job_options.merge({}, options))
     registry.external.add(name)
     return push
@@ -293,7 +298,7 @@ class Job(JobAttributes):
         validation.check_class(cls, perform)
         takes_self = inspect.isfunction(inspect.getattr_static(cls, "perform"))
         name = cls.__name__ if own.get("name") is None else own["name"]
-        cls._push = Push(name, Signature(perform, method=takes_self), options)
+        cls._push = Push(name, Signature(perform, name, method=takes_self), options)
         place = find_declaration(cls, vars(cls).get("perform"))
         registry.register(name, _ClassJob(cls, time_limit, policy), place)
 
@@ -411,7 +416,13 @@ class _ClassJob:
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()
         object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too
-        return instance.perform(*_push_of(self._class).typed_args(context.args))
+        push = _push_of(self._class)
+        args = push.typed_args(context.args)
+        try:
+            return instance.perform(*args)
+        except TypeError as error:
+            check_call(error, instance.perform, args, push.jobtype)
+            raise
 
 
 def _push_of(owner: type) -> Push[Any]:
