@@ -82,6 +82,7 @@ ONCE = [
     "jobs/test_backoff.py",
     "jobs/test_declared_twice.py",
     "jobs/test_docs.py",
+    "jobs/test_elsewhere.py",
     "jobs/test_policy.py",
     "jobs/test_retries.py",
     "jobs/test_typing_samples.py",

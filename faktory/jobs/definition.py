@@ -27,8 +27,8 @@ from typing import (
 
 from ..client import Pool, Producer
 from ..wire.validate import is_async
+from . import elsewhere, registry, retries, validation
 from . import options as job_options
-from . import registry, retries, validation
 from .context import JobAttributes, JobContext, current_job
 from .declaration import find_declaration
 from .message import Message
@@ -139,8 +139,22 @@ def job(
 ) -> FunctionJob[P, R] | Callable[[Callable[P, R]], FunctionJob[P, R]]:
     """Declare a function as a job, bare or with options: `@job` or `@job(queue="mail")`.
 
-    The job type is `name`, or else the function's name. For the options see `Options` and
-    `Declared`.
+    The job type is `name`, or else the function's name. The options, None is as good as not given:
+
+    queue: where the job waits ("default").
+    retry: attempts after the first (25); with 0 it is dropped with its first failure, with -1
+        buried.
+    reserve_for: seconds that a worker has for it (1800; 60 to 86,400).
+    time_limit: seconds after which the worker raises TimeLimitExceeded in it.
+    retry_on: an exception class or several after which it is tried again (all).
+    discard_on: those that end it without a retry.
+    backoff: a function from the attempt that failed, from 1, to the seconds until the next.
+    backtrace: lines of traceback kept with a failure (0; 50 at most).
+    custom: a dict of JSON that goes with the job.
+    expires_in, expires_at: seconds, or a time, after which it is not run any more.
+    unique_for, unique_until, track: with Faktory Enterprise only, see `Options`.
+
+    Wherever seconds are, a timedelta may be. See `Options` and `Declared`.
     """
     pushed: dict[str, object] = {**options}
     time_limit = job_options.take_time_limit(pushed)
@@ -386,6 +400,9 @@ class Job(JobAttributes):
 
     def _running(self) -> JobContext:
         return self._context or current_job()
+
+
+elsewhere.add_hints(Job, elsewhere.PUSHES)
 
 
 class _ClassJob:
