@@ -123,6 +123,7 @@ ONCE = [
     "test_exceptions.py",
     "test_import.py",
     "test_layers.py",
+    "test_reprs.py",
     "test_suite.py",
     "test_vocabulary.py",
 ]
