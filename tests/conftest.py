@@ -57,6 +57,7 @@ ONCE = [
     "cli/test_ending.py",
     "cli/test_health.py",
     "cli/test_health_soak.py",
+    "cli/test_hints.py",
     "cli/test_job_lines.py",
     "cli/test_loading.py",
     "cli/test_log_faults.py",

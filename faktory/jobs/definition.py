@@ -442,10 +442,26 @@ class _ClassJob:
             raise
 
 
+def without_perform() -> list[type[Job]]:
+    """Return the classes below `Job` that have no `perform`, and no class below them."""
+    found: list[type[Job]] = []
+    left = Job.__subclasses__()
+    while left:
+        cls = left.pop()
+        below = cls.__subclasses__()
+        left += below
+        if cls._push is None and not below:
+            found.append(cls)
+    return sorted(found, key=lambda cls: (cls.__module__, cls.__qualname__))
+
+
 def _push_of(owner: type) -> Push[Any]:
     push: Push[Any] | None = owner._push  # type: ignore[attr-defined]
     if push is None:
-        raise _HasNoPerform(f"{owner.__name__} has no perform method, so it cannot be pushed.")
+        raise _HasNoPerform(
+            f"{owner.__name__} has no perform method, so it cannot be pushed."
+            f"{validation.meant_perform(owner)}"
+        )
     return push
 
 
