@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from . import aio as aio
+    from . import testing as testing
     from .aio import AsyncClient
     from .client import Client, Pool, Producer
     from .client.defaults import configure, pool
@@ -108,7 +109,7 @@ __all__ = [
     "worker_middleware",
 ]
 
-_ROOMS = {"aio", "client", "exceptions", "jobs", "outbox", "proto", "server", "worker"}
+_ROOMS = {"aio", "client", "exceptions", "jobs", "outbox", "proto", "server", "testing", "worker"}
 _MODULES = {
     "AsyncClient": "aio",
     "configure": "client.defaults",

@@ -20,42 +20,43 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Final
 
+from ..wire.failure import name_of, text_of, traceback_of
+from ..wire.log import MAX_ARGUMENT, cut
+from . import hints
 from .exits import Exit, ExitError, UsageError
-
-DISCOVERED: Final = ("jobs", "tasks")
-"""The modules that are looked for below packages and in folders."""
-
-SKIPPED: Final = ("test", "tests")
-"""Folders in which they are not."""
+from .hints import DISCOVERED, INIT, SKIPPED, shown
 
 _NONE: Final = "there is no " + " and no ".join(f"{name}.py" for name in DISCOVERED)
-
-_INIT: Final = "__init__.py"
 
 
 class CannotImport(ExitError):
     """What -r names cannot be imported; `__cause__` is the error of the user's module, or None."""
 
     def __init__(self, name: str, code: Exit, reason: object) -> None:
-        shown = name if name.isprintable() else repr(name)
-        super().__init__(code, f"-r {shown}: cannot be imported: {reason}")
+        super().__init__(code, f"-r {shown(name)}: cannot be imported: {reason}")
 
 
-def load(names: Iterable[str]) -> None:
-    """Import what -r names, in this order; raise CannotImport for the first that fails."""
+def load(names: Iterable[str]) -> dict[str, list[ModuleType]]:
+    """Import what -r names, in this order; raise CannotImport for the first that fails.
+
+    Returns the modules of each name, a package before what is below it.
+    """
     with suppress(FileNotFoundError):  # the working folder was deleted
         _search_in(os.getcwd())  # not "", which would be another folder when a job calls chdir
+    loaded = {}
     for name in names:
         try:
-            _import(name)
+            loaded[name] = _import(name)
         except (KeyboardInterrupt, CannotImport):
             raise
         except BaseException as error:  # SystemExit of a script, too
-            if _is_missing(name.rstrip("."), error):
-                raise CannotImport(name, Exit.MISSING, error) from None
-            error.__traceback__ = _from_user_code(error.__traceback__)
-            hint = _package_hint(name, error)
-            raise CannotImport(name, Exit.IMPORT, f"{error!r}{hint}") from error
+            if (missing := _missing(name.rstrip("."), error)) is not None:
+                about = f"{error}{hints.near(name)}{hints.searched(missing)}"
+                raise CannotImport(name, Exit.MISSING, about) from None
+            error.__traceback__ = _from_user_code(error)
+            about = f"{_described(error)}{_package_hint(name, error)}"
+            raise CannotImport(name, Exit.IMPORT, about) from error
+    return loaded
 
 
 def find_loop_factory(name: str | None) -> Any:
@@ -87,15 +88,13 @@ def place(name: str) -> Path | None:
     return top / packages[0] if packages else folder
 
 
-def _import(name: str) -> None:
+def _import(name: str) -> list[ModuleType]:
     if not name.strip():
         raise CannotImport(name, Exit.MISSING, "the name is empty")
     if _is_file(name):
-        _import_file(name)
-        return
+        return [_import_file(name)]
     if _is_folder(name):
-        _import_folder(name)
-        return
+        return _import_folder(name)
     module_name = name.removesuffix(".")
     if "" in module_name.split(".") or not module_name.isprintable() or _is_path(name):
         what = (
@@ -106,8 +105,9 @@ def _import(name: str) -> None:
     found = _import_package(module)
     is_namespace = getattr(module, "__file__", None) is None and hasattr(module, "__path__")
     if (name.endswith(".") or is_namespace) and not found:
-        below = f"below {', '.join(map(_shown, module.__path__))}" if is_namespace else "below it"
+        below = f"below {', '.join(map(shown, module.__path__))}" if is_namespace else "below it"
         raise CannotImport(name, Exit.MISSING, f"{_NONE} {below}")
+    return [module, *found]
 
 
 def _is_file(name: str) -> bool:
@@ -127,7 +127,7 @@ def _is_folder(name: str) -> bool:
             return True
         return (
             name not in sys.modules
-            and any(Path(name).glob(f"*/{_INIT}"))
+            and any(Path(name).glob(f"*/{INIT}"))
             and not any(Path(name).glob("*.py"))
         )
     except ValueError:  # a zero in it
@@ -148,7 +148,7 @@ def _spelling(name: str) -> str:
     path = Path(*parts)
     if path.is_dir() or path.with_suffix(".py").is_file():
         return f". Is it -r {'.'.join(parts)}?"
-    return f" in {os.getcwd()}" if _is_path(name) else ""
+    return f" in {os.getcwd()}{hints.near(name)}" if _is_path(name) else ""
 
 
 def _package_hint(name: str, error: BaseException) -> str:
@@ -166,17 +166,15 @@ def _package_hint(name: str, error: BaseException) -> str:
     if path.is_dir():
         module += "."
     return (
-        f". A file is loaded without its package where that has no {_INIT}. Name it as part of "
+        f". A file is loaded without its package where that has no {INIT}. Name it as part of "
         f"that: -r {module}"
     )
 
 
-def _import_package(package: ModuleType) -> list[str]:
-    """Import the jobs and tasks below a package, if it is one; return their names."""
+def _import_package(package: ModuleType) -> list[ModuleType]:
+    """Import the jobs and tasks below a package, if it is one; return them."""
     found = _discover(package.__name__, getattr(package, "__path__", ()))
-    for each in found:
-        importlib.import_module(each)
-    return found
+    return [importlib.import_module(each) for each in found]
 
 
 def _discover(package: str, roots: Iterable[str]) -> list[str]:
@@ -212,15 +210,22 @@ def _in_archive(root: str, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             yield from _in_archive(os.path.join(root, module.name), (*above, module.name))
 
 
-def _is_missing(name: str, error: BaseException) -> bool:
-    """Return whether the module of that name does not exist, rather than one that it imports."""
+def _missing(name: str, error: BaseException) -> str | None:
+    """Return the module that does not exist if it is of that name, not one that it imports."""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"{name}.".startswith(f"{error.name}.")
-    return False
+        return error.name if f"{name}.".startswith(f"{error.name}.") else None
+    return None
 
 
-def _from_user_code(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without its beginning in this file and in Python's import system."""
+def _described(error: BaseException) -> str:
+    """Return an error's class and its text, of which the lines after the first are indented."""
+    text = cut(text_of(error), MAX_ARGUMENT).replace("\n", "\n    ")
+    return f"{name_of(error)}: {text}" if text else name_of(error)
+
+
+def _from_user_code(error: BaseException) -> TracebackType | None:
+    """Return a traceback from the user's first line on, without Python's import system."""
+    trace = traceback_of(error)
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
         if file not in (__file__, importlib.__file__) and not file.startswith("<frozen importlib"):
@@ -232,30 +237,31 @@ def _from_user_code(trace: TracebackType | None) -> TracebackType | None:
 # Files and folders
 
 
-def _import_file(name: str) -> None:
+def _import_file(name: str) -> ModuleType:
     """Import a file: as part of the packages that it is in, else alone."""
     path = Path(name).absolute()
     if not path.is_file():
-        raise CannotImport(name, Exit.MISSING, f"there is no file {name}")
+        where = "" if os.path.isabs(name) else f" in {os.getcwd()}"
+        about = f"there is no file {name}{where}{hints.near(name)}"
+        raise CannotImport(name, Exit.MISSING, about)
     top, packages = _split(path.parent)
     if packages:
-        stem = () if path.name == _INIT else (path.stem,)
-        _import_part(name, top, (*packages, *stem), path)
-    else:
-        _import_alone(name, path)
+        stem = () if path.name == INIT else (path.stem,)
+        return _import_part(name, top, (*packages, *stem), path)
+    return _import_alone(name, path)
 
 
-def _import_folder(name: str) -> None:
+def _import_folder(name: str) -> list[ModuleType]:
     """Import a package, or the jobs and tasks in a folder and in the packages in it."""
     folder = Path(name).absolute()
     top, packages = _split(folder)
     if packages:
-        _import_package(_import_part(name, top, packages, folder / _INIT))
-        return
+        package = _import_part(name, top, packages, folder / INIT)
+        return [package, *_import_package(package)]
     files = [folder / f"{each}.py" for each in DISCOVERED if (folder / f"{each}.py").is_file()]
     below = []
     for each in sorted(folder.iterdir()):
-        is_package = each.name.isidentifier() and (each / _INIT).is_file()
+        is_package = each.name.isidentifier() and (each / INIT).is_file()
         if is_package and each.name not in SKIPPED:
             if each.name in DISCOVERED:
                 below.append(each.name)
@@ -267,27 +273,23 @@ def _import_folder(name: str) -> None:
         if folder.name in DISCOVERED:  # as a file, or as a package, it would be imported
             others += sorted(folder.glob("*.py"))
         hint = f". Is it -r {os.path.relpath(others[0])}?" if others else ""
-        what = f"in {_shown(folder)}, nor in a package (a folder with {_INIT}) in it{hint}"
+        what = f"in {shown(folder)}, nor in a package (a folder with {INIT}) in it{hint}"
         raise CannotImport(name, Exit.MISSING, f"{_NONE} {what}")
-    for file in files:
-        _import_alone(name, file)
+    loaded = [_import_alone(name, file) for file in files]
     for module in below:
         parts = module.split(".")
         path = folder.joinpath(*parts)
-        is_folder = (path / _INIT).is_file()
-        _import_part(name, folder, parts, path / _INIT if is_folder else path.with_suffix(".py"))
-
-
-def _shown(folder: str | Path) -> str:
-    text = str(folder)
-    return text if text.isprintable() else repr(text)
+        is_folder = (path / INIT).is_file()
+        file = path / INIT if is_folder else path.with_suffix(".py")
+        loaded.append(_import_part(name, folder, parts, file))
+    return loaded
 
 
 def _split(folder: Path) -> tuple[Path, list[str]]:
     """Return the folder that a program would be started in, and the packages from there on."""
     packages: list[str] = []
     folder = Path(os.path.abspath(folder))  # without "..", and with its links
-    while (folder / _INIT).is_file() and folder.name.isidentifier():
+    while (folder / INIT).is_file() and folder.name.isidentifier():
         packages.insert(0, folder.name)
         folder = folder.parent
     return folder, packages
@@ -304,12 +306,13 @@ def _import_part(name: str, top: Path, parts: Iterable[str], path: Path) -> Modu
     return module
 
 
-def _import_alone(name: str, path: Path) -> None:
+def _import_alone(name: str, path: Path) -> ModuleType:
     existing = sys.modules.get(path.stem)
     if existing is not None or path.stem in sys.stdlib_module_names:
         origin = getattr(existing, "__file__", None)
-        if origin is not None and path.resolve() == Path(origin).resolve():
-            return
+        is_loaded = origin is not None and path.resolve() == Path(origin).resolve()
+        if existing is not None and is_loaded:
+            return existing
         raise _taken(name, path.stem, origin)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -318,6 +321,7 @@ def _import_alone(name: str, path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
+    return module
 
 
 def _taken(name: str, module_name: str, origin: str | None) -> CannotImport:

@@ -8,20 +8,45 @@ from functools import update_wrapper
 from typing import Any, ParamSpec, TypeVar
 
 from ..wire.address import parse
+from . import settings
 from .client import Client
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _OfAddress:
+    """Makes clients of an address."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._address = url, parse(url)
+
+    def __call__(self) -> Client:
+        return Client(self._url)
+
+    def __str__(self) -> str:
+        return str(self._address)
+
+
 def client_factory(make: str | Callable[[], Client]) -> Callable[[], Client]:
     """Return a function that makes clients of an address, or the function that is passed."""
     if isinstance(make, str):
-        parse(make)
-        return lambda: Client(make)
+        return _OfAddress(make)
     if not callable(make):
         raise TypeError(f"{make!r} is not an address, nor a function that makes a client.")
     return make
+
+
+def shown_factory(make: Callable[[], Client]) -> str:
+    """Return which clients a function makes: their address, without its password, or its name."""
+    if isinstance(make, _OfAddress):
+        return str(make)
+    if make is not Client:
+        return f"of {getattr(make, '__qualname__', type(make).__qualname__)}"
+    try:
+        return str(parse(settings.current.find_url()))
+    except ValueError:  # of the variables; a client says what is wrong
+        return "without a valid address"
 
 
 def _takes_arguments_of(

@@ -18,7 +18,7 @@ from ..exceptions import FaktoryTimeout
 from ..wire.validate import check_timeout
 from . import fork, network, settings
 from .client import Client
-from .factory import client_factory
+from .factory import client_factory, shown_factory
 
 
 def check_size(size: int) -> int:
@@ -55,6 +55,11 @@ class Pool:
         self._closed = False
         self.reset_after_fork()
         fork.register(self)
+
+    def __repr__(self) -> str:
+        used = self._made - len(self._idle)
+        state = "closed" if self._closed else f"{used} of {self.size} clients in use"
+        return f"<faktory.Pool {shown_factory(self._make)}, {state}>"
 
     def client(self) -> AbstractContextManager[Client]:
         """Acquire a client for a `with` block; a closed pool makes one for this block alone."""

@@ -42,7 +42,7 @@ from ..wire.types import AnyJob
 from ..wire.validate import check_timeout
 from . import fork, network
 from .client import Client
-from .factory import client_factory
+from .factory import client_factory, shown_factory
 
 EXIT_TIMEOUT: Final = 5.0
 """Seconds that the interpreter's exit waits for jobs that are not pushed yet."""
@@ -102,6 +102,10 @@ class Producer:
         self.reset_after_fork()
         fork.register(self)
         _producers.add(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.pending} jobs pending"
+        return f"<faktory.Producer {shown_factory(self._make)}, {state}>"
 
     def __enter__(self) -> Self:
         return self

@@ -27,14 +27,15 @@ from typing import (
 
 from ..client import Pool, Producer
 from ..wire.validate import is_async
+from . import elsewhere, registry, retries, validation
 from . import options as job_options
-from . import registry, retries, validation
 from .context import JobAttributes, JobContext, current_job
+from .declaration import find_declaration
 from .message import Message
 from .options import Declared, Options, PushOptions
 from .push import Duration, Instant, Push
 from .registry import ExhaustedHandler
-from .signature import AnyArguments, Signature
+from .signature import AnyArguments, Signature, check_call
 from .ticks import Arguments, schedule_job
 
 P = ParamSpec("P")
@@ -78,8 +79,8 @@ class FunctionJob(Push[P], Generic[P, R]):
         self.exhausted_handlers: list[ExhaustedHandler] = []
         own = job_options.merge({}, options)
         jobtype = function.__name__ if name is None else name
-        super().__init__(jobtype, Signature(function), own)
-        registry.register(self._jobtype, self)
+        super().__init__(jobtype, Signature(function, jobtype), own)
+        registry.register(self._jobtype, self, find_declaration(function, function))
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.__wrapped__(*args, **kwargs)
@@ -111,7 +112,12 @@ class FunctionJob(Push[P], Generic[P, R]):
     def run(self, context: JobContext) -> object:
         """Run the function with the arguments of a job; an async one returns its coroutine."""
         function: Callable[..., object] = self.__wrapped__
-        return function(*self.typed_args(context.args))
+        args = self.typed_args(context.args)
+        try:
+            return function(*args)
+        except TypeError as error:
+            check_call(error, function, args, self._jobtype)
+            raise
 
 
 @overload
@@ -133,8 +139,22 @@ def job(
 ) -> FunctionJob[P, R] | Callable[[Callable[P, R]], FunctionJob[P, R]]:
     """Declare a function as a job, bare or with options: `@job` or `@job(queue="mail")`.
 
-    The job type is `name`, or else the function's name. For the options see `Options` and
-    `Declared`.
+    The job type is `name`, or else the function's name. The options, None is as good as not given:
+
+    queue: where the job waits ("default").
+    retry: attempts after the first (25); with 0 it is dropped with its first failure, with -1
+        buried.
+    reserve_for: seconds that a worker has for it (1800; 60 to 86,400).
+    time_limit: seconds after which the worker raises TimeLimitExceeded in it.
+    retry_on: an exception class or several after which it is tried again (all).
+    discard_on: those that end it without a retry.
+    backoff: a function from the attempt that failed, from 1, to the seconds until the next.
+    backtrace: lines of traceback kept with a failure (0; 50 at most).
+    custom: a dict of JSON that goes with the job.
+    expires_in, expires_at: seconds, or a time, after which it is not run any more.
+    unique_for, unique_until, track: with Faktory Enterprise only, see `Options`.
+
+    Wherever seconds are, a timedelta may be. See `Options` and `Declared`.
     """
     pushed: dict[str, object] = {**options}
     time_limit = job_options.take_time_limit(pushed)
@@ -171,7 +191,7 @@ def external(
             f"the signature of {name} is {signature!r}: it must be a function. Options go by "
             'keyword, like queue="images".'
         )
-    parameters = AnyArguments() if signature is None else Signature(signature)
+    parameters = AnyArguments() if signature is None else Signature(signature, name)
     push: Push[...] = Push(name, parameters, job_options.merge({}, options))
     registry.external.add(name)
     return push
@@ -292,8 +312,9 @@ class Job(JobAttributes):
         validation.check_class(cls, perform)
         takes_self = inspect.isfunction(inspect.getattr_static(cls, "perform"))
         name = cls.__name__ if own.get("name") is None else own["name"]
-        cls._push = Push(name, Signature(perform, method=takes_self), options)
-        registry.register(name, _ClassJob(cls, time_limit, policy))
+        cls._push = Push(name, Signature(perform, name, method=takes_self), options)
+        place = find_declaration(cls, vars(cls).get("perform"))
+        registry.register(name, _ClassJob(cls, time_limit, policy), place)
 
     @classmethod
     def on_exhausted(cls, handler: H) -> H:
@@ -381,6 +402,9 @@ class Job(JobAttributes):
         return self._context or current_job()
 
 
+elsewhere.add_hints(Job, elsewhere.PUSHES)
+
+
 class _ClassJob:
     """Runs jobs of a class: a new instance for each."""
 
@@ -409,13 +433,35 @@ class _ClassJob:
     def run(self, context: JobContext) -> object:
         instance: Any = self._class()
         object.__setattr__(instance, "_context", context)  # for a frozen dataclass, too
-        return instance.perform(*_push_of(self._class).typed_args(context.args))
+        push = _push_of(self._class)
+        args = push.typed_args(context.args)
+        try:
+            return instance.perform(*args)
+        except TypeError as error:
+            check_call(error, instance.perform, args, push.jobtype)
+            raise
+
+
+def without_perform() -> list[type[Job]]:
+    """Return the classes below `Job` that have no `perform`, and no class below them."""
+    found: list[type[Job]] = []
+    left = Job.__subclasses__()
+    while left:
+        cls = left.pop()
+        below = cls.__subclasses__()
+        left += below
+        if cls._push is None and not below:
+            found.append(cls)
+    return sorted(found, key=lambda cls: (cls.__module__, cls.__qualname__))
 
 
 def _push_of(owner: type) -> Push[Any]:
     push: Push[Any] | None = owner._push  # type: ignore[attr-defined]
     if push is None:
-        raise _HasNoPerform(f"{owner.__name__} has no perform method, so it cannot be pushed.")
+        raise _HasNoPerform(
+            f"{owner.__name__} has no perform method, so it cannot be pushed."
+            f"{validation.meant_perform(owner)}"
+        )
     return push
 
 

@@ -18,7 +18,7 @@ from ..exceptions import FaktoryPayloadError
 from ..proto import encode_push
 from ..wire.payload import prepare
 from ..wire.validate import check_duration, check_instant, check_timeout
-from . import chains
+from . import chains, elsewhere
 from .backoff import Backoff
 
 
@@ -127,9 +127,16 @@ def check(options: Mapping[str, Any], where: str, others: Iterable[str] = ()) ->
             )
         if name not in NAMES:
             known = sorted({*NAMES, *others})
-            close = get_close_matches(name, {*known, *_POLICY}, 1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"There are {known}."
-            raise TypeError(f"{where} has no option {name!r}. {hint}")
+            raise TypeError(f"{where} has no option {name!r}. {_hint(name, known)}")
+
+
+def _hint(name: str, known: list[str]) -> str:
+    if remedy := elsewhere.REMEDIES.get(name):
+        return remedy
+    every = {*known, *_POLICY}
+    there = elsewhere.OPTIONS.get(name)
+    close = [there] if there in every else get_close_matches(name, every, 1)
+    return f"Did you mean {close[0]!r}?" if close else f"There are {known}."
 
 
 def take_time_limit(options: dict[str, Any]) -> float | None:

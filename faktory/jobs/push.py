@@ -23,8 +23,8 @@ from ..wire import commands
 from ..wire.commands import Command
 from ..wire.payload import prepare
 from ..wire.validate import check_instant
+from . import elsewhere, schedule
 from . import options as job_options
-from . import schedule
 from .bulk import BULK_CHUNK, BulkPush, Encode, check_shared
 from .message import Message
 from .middleware import client_middleware
@@ -47,6 +47,9 @@ Around = TypeVar("Around", bound=Callable[..., object])
 
 class Push(Sender, Generic[P]):
     """A job type with options, ready to be pushed."""
+
+    def __dir__(self) -> Iterable[str]:
+        return [name for name in super().__dir__() if name not in elsewhere.METHODS]
 
     def set(
         self, *, pool: Pool | Producer | None = None, **options: Unpack[PushOptions]
@@ -375,3 +378,6 @@ class Push(Sender, Generic[P]):
                 client_middleware.run(keep, payload)
             except FaktoryPayloadError as error:
                 raise FaktoryPayloadError(f"rows[{index}]: {error}") from None
+
+
+elsewhere.add_hints(Push, elsewhere.METHODS)

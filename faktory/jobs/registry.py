@@ -1,7 +1,8 @@
 """The job types of this process, and what runs each of them.
 
 Rules: a module that is loaded again replaces its own jobs (notebooks, reload, `__main__`). Two
-different functions under one job type are an error: each would run the other's jobs.
+different functions under one job type are an error, in one module too: each would run the other's
+jobs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 from ..wire.validate import brief
 from .context import JobContext
+from .declaration import Declaration
 from .retries import Policy
 
 ExhaustedHandler = Callable[[JobContext, BaseException], object]
@@ -52,6 +54,8 @@ class Runnable(Protocol):
 
 _jobs: dict[str, Runnable] = {}
 
+_declarations: dict[str, Declaration | None] = {}
+
 schedules: dict[str, Any] = {}
 """The schedules of periodic jobs, by name, see `ticks.py`."""
 
@@ -72,7 +76,7 @@ def isolated() -> Iterator[None]:
     """Begin with an empty registry, and restore this one at the end of the block: for tests."""
     global resolver
     kept: list[tuple[Any, Any]] = [
-        (each, each.copy()) for each in (_jobs, external, schedules, other_queues)
+        (each, each.copy()) for each in (_jobs, _declarations, external, schedules, other_queues)
     ]
     asked, resolver = resolver, None
     for each, _ in kept:
@@ -93,15 +97,36 @@ class UnknownJob(LookupError):
     """
 
 
-def register(jobtype: str, job: Runnable) -> None:
-    """Let `job` run the jobs of this type."""
+def register(jobtype: str, job: Runnable, declaration: Declaration | None = None) -> None:
+    """Let `job` run the jobs of this type; ValueError if another one does, see `declaration.py`."""
     known = _jobs.get(jobtype)
-    if known is not None and known.origin != job.origin:
+    if known is not None:
+        _check_replaces(jobtype, known, _declarations.get(jobtype), job, declaration)
+    _jobs[jobtype], _declarations[jobtype] = job, declaration
+
+
+def _check_replaces(
+    jobtype: str,
+    known: Runnable,
+    before: Declaration | None,
+    job: Runnable,
+    now: Declaration | None,
+) -> None:
+    """Raise ValueError for another job of the same type, unless its module was loaded again."""
+    same = known.origin == job.origin
+    (first, _, _), (file, _, _) = (each.origin.rpartition(":") for each in (known, job))
+    if before is not None and now is not None and first == file:
+        if not before.is_same_execution(now) or (same and before.body == now.body):
+            return
+        raise ValueError(
+            f"the job type {jobtype!r} is declared twice: at {file}:{before.line}, and at "
+            f"{file}:{now.line}. Give one of them another name."
+        )
+    if not (same or first == file == "__main__"):  # of a prompt or a notebook, which have no file
         raise ValueError(
             f"the job type {jobtype!r} is taken: by {known.origin}, and now by {job.origin}. "
             "Give one of them another name=."
         )
-    _jobs[jobtype] = job
 
 
 def find(jobtype: str) -> Runnable | None:

@@ -51,6 +51,10 @@ class Sender(JobSpec):
         super().__init__(jobtype, signature, options, once)
         self._pool = pool
 
+    def __repr__(self) -> str:
+        shown = super().__repr__()
+        return shown if self._pool is None else f"{shown[:-1]} pool={self._pool!r}>"
+
     def __getstate__(self) -> dict[str, Any]:
         if self._pool is not None:
             raise TypeError(

@@ -1,18 +1,22 @@
 """The parameters of a job: the arguments of a call become the positions in a job's `args`.
 
-Rules: wrong arguments are a TypeError where the job is pushed, in Python's own words.
+Rules: wrong arguments are a TypeError where the job is pushed, in Python's own words, with the
+parameters that the job has.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..exceptions import FaktoryPayloadError
 from ..proto import dump_json
-from ..wire.validate import clip, signature_of
+from ..wire.validate import brief, clip, signature_of
 from .arguments import Arguments, kind_of_leaf
+
+MAX_SHOWN: Final = 500
+"""Characters of a signature in a message."""
 
 
 class Signature:
@@ -24,11 +28,14 @@ class Signature:
     typed = False
     _arguments: Arguments | None = None
 
-    def __init__(self, function: Callable[..., object], *, method: bool = False) -> None:
+    def __init__(
+        self, function: Callable[..., object], jobtype: str = "", *, method: bool = False
+    ) -> None:
         """Read them from `function`, with `method` those behind `self`.
 
-        TypeError for a parameter that has no position.
+        TypeError for a parameter that has no position. `jobtype` is for messages.
         """
+        self._jobtype = jobtype
         self._signature = signature_of(function)
         parameters = list(self._signature.parameters.values())
         if method and not parameters:
@@ -68,8 +75,15 @@ class Signature:
                 else:
                     positions.append(self._in_gap(name, default, len(positions)))
         if found < len(kwargs) or not self.fits(len(positions)):
-            self._signature.bind(*args, **kwargs)  # raises, with the reason
+            try:
+                self._signature.bind(*args, **kwargs)  # raises, with the reason
+            except TypeError as error:
+                raise TypeError(f"{error}; the job is {self}") from None
         return positions
+
+    def __str__(self) -> str:
+        """Return what a call looks like: `resize(image: str, width: int = 200)`."""
+        return show_call(self._jobtype, self._signature)
 
     def fits(self, count: int) -> bool:
         """Return whether the function takes that many positions."""
@@ -117,6 +131,55 @@ class Signature:
                 "that a job can carry: pass a value for it, too."
             ) from None
         return default
+
+
+def check_call(
+    error: TypeError, function: Callable[..., object], args: Sequence[object], jobtype: str
+) -> None:
+    """Raise TypeError, with the parameters, if a call of the function has failed for its arguments.
+
+    Not for an error of the function itself.
+    """
+    trace = error.__traceback__
+    if trace is None or trace.tb_next is not None:
+        return
+    try:
+        signature = signature_of(function)
+    except (TypeError, ValueError):  # written in C
+        return
+    try:
+        signature.bind(*args)
+    except TypeError:
+        raise TypeError(f"{error}; the job is {show_call(jobtype, signature)}") from None
+
+
+def show_call(jobtype: str, signature: inspect.Signature) -> str:
+    """Return what a call looks like: `resize(image: str, width: int = 200)`."""
+    shown = [
+        each.replace(
+            annotation=_shown_annotation(each.annotation), default=_shown_default(each.default)
+        )
+        for each in signature.parameters.values()
+    ]
+    return clip(f"{jobtype}{inspect.Signature(shown)}", MAX_SHOWN)
+
+
+class _Shown(str):
+    """Text that stands for what it names, in a signature that is shown."""
+
+    __repr__ = str.__str__
+
+
+def _shown_annotation(annotation: Any) -> Any:
+    """Return an annotation that is shown without quotes where it is text, or names what is not."""
+    if annotation is inspect.Parameter.empty or isinstance(annotation, type):
+        return annotation
+    text = getattr(annotation, "__forward_arg__", annotation)
+    return _Shown(text) if isinstance(text, str) else annotation
+
+
+def _shown_default(default: object) -> object:
+    return default if default is inspect.Parameter.empty else _Shown(brief(default))
 
 
 class AnyArguments(Signature):

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from ..exceptions import FaktoryPayloadError
 from ..proto import new_jid
+from ..wire.validate import brief
 from . import options as job_options
 from .schedule import OnePush
 from .signature import Signature
@@ -47,7 +48,8 @@ class JobSpec:
             raise FaktoryPayloadError(f"the job {jobtype!r}: {error}") from None
 
     def __repr__(self) -> str:
-        return f"<faktory job {self._jobtype}>"
+        options = "".join(f" {name}={brief(value)}" for name, value in self.options.items())
+        return f"<faktory job {self._jobtype}{options}>"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_checked": _NOT_CHECKED}  # made of this process's default options

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, Final
 
 from ..client import Pool, Producer
@@ -90,6 +91,13 @@ def check_class(cls: type, perform: object) -> None:
                     f"{cls.__name__}.__init__ needs {parameter.name!r}, and a worker makes an "
                     "instance for each job without arguments: give it a default."
                 )
+
+
+def meant_perform(cls: type) -> str:
+    """Return a question, with a space before it, if a class may have a misspelt `perform`."""
+    own = [name for name, value in vars(cls).items() if inspect.isroutine(value)]
+    likely = get_close_matches("perform", own, 1, 0.7) or [name for name in own if name == "run"]
+    return f" Did you mean perform, instead of {likely[0]}?" if likely else ""
 
 
 def check_handler(handler: Any) -> Any:

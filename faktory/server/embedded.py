@@ -121,8 +121,15 @@ class EmbeddedServer(Views):
     ) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Listen; OSError if the address cannot be bound, or the file not be used."""
+    def __repr__(self) -> str:
+        state = "running" if self.is_running else "not running"
+        return f"<faktory.server.EmbeddedServer {self.address}, {state}>"
+
+    def start(self) -> Self:
+        """Listen, and return itself.
+
+        OSError if the address cannot be bound, or the file not be used.
+        """
         with self._lock:
             if self._thread is not None:
                 raise RuntimeError("the server is running already.")
@@ -151,6 +158,7 @@ class EmbeddedServer(Views):
                 "and take jobs",
                 self._host or "all addresses",
             )
+        return self
 
     def stop(self) -> None:
         """Close the port and all connections; the jobs stay. With a file: they are in it."""

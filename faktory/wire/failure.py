@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final
 
+from ..exceptions import FaktoryError
+
 MAX_ERRTYPE: Final = 100
 """Bytes that the server keeps of the error's type."""
 
@@ -87,23 +89,42 @@ def name_of(error: BaseException) -> str:
 def traceback_of(error: BaseException) -> TracebackType | None:
     """Return an error's traceback without the frames of this package that lead to other code.
 
-    Where a traceback is cut, the frames of the job, or of the cause, are what counts.
+    Where a traceback is cut, the frames of the job, or of the cause, are what counts. So do they
+    where this package refuses something on purpose: then its frames at the end are left out, too,
+    and nothing is left where there are no others.
     """
     steps = []
     step: TracebackType | None = _GET_TRACEBACK(error)
     while step is not None:
         steps.append(step)
         step = step.tb_next
+    if steps and _is_own(steps[-1]) and _is_refusal(error, steps[-1]):
+        while steps and _is_own(steps[-1]):
+            steps.pop()
     kept: TracebackType | None = None
     leading = False
     for step in reversed(steps):
-        name = step.tb_frame.f_globals.get("__name__")  # code run by `exec` may have any
-        if not (isinstance(name, str) and name.startswith("faktory.")):
+        if not _is_own(step):
             leading = True
         elif leading:
             continue
         kept = TracebackType(kept, step.tb_frame, step.tb_lasti, step.tb_lineno)
     return kept
+
+
+def _is_own(step: TracebackType) -> bool:
+    name = step.tb_frame.f_globals.get("__name__")  # code run by `exec` may have any
+    return isinstance(name, str) and name.startswith("faktory.")
+
+
+def _is_refusal(error: BaseException, step: TracebackType) -> bool:
+    """Return whether this package has raised an error itself: any other is a defect of it."""
+    from opcode import opmap
+
+    return (
+        issubclass(type(error), FaktoryError)
+        or step.tb_frame.f_code.co_code[step.tb_lasti] == opmap["RAISE_VARARGS"]
+    )
 
 
 def _traceback(error: BaseException) -> list[str]:

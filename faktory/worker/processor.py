@@ -420,7 +420,8 @@ class Processor(Thread):
             if not (is_wanted or given_back):
                 seconds = monotonic() - self.running.since
                 text = "%s fail in %.3f s: %s: %s"
-                exc_info = (kind, error, traceback)
+                is_shown = traceback is not None or issubclass(kind, RemoteError)
+                exc_info = (kind, error, traceback) if is_shown else None
                 self._log_job(logging.WARNING, text, job, seconds, *report[:2], exc_info=exc_info)
                 self._manager.on_failure(job, error, verdict.outcome == "bury")
             if verdict.note:

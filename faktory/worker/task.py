@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..jobs.context import JobContext
 from ..jobs.retries import Policy
+from ..jobs.signature import check_call
 from ..wire.validate import is_async
 
 
@@ -53,7 +54,12 @@ class Task(NamedTuple):
 
     def run(self, job: JobContext) -> object:
         """Call the function with a job's arguments."""
-        return self.func(*self.arguments(job))
+        args = self.arguments(job)
+        try:
+            return self.func(*args)
+        except TypeError as error:
+            check_call(error, self.func, args, self.name)
+            raise
 
 
 class AsyncTask(Task):

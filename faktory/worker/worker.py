@@ -26,7 +26,7 @@ from ..jobs.options import check_time_limit
 from ..jobs.runner import JobRunner
 from ..jobs.ticks import schedules
 from ..wire.log import Log, keep_enabled
-from ..wire.validate import check_duration
+from ..wire.validate import check_duration, clip
 from . import counts, events, timing
 from .backends.base import NEEDS_THREADS, Backends, check_can_fork
 from .backends.loop import AsyncJobs, LoopFactory
@@ -202,6 +202,14 @@ class Worker:
         self._started = False
         self.abandoned: list[str] = []
         """The threads whose job did not end in time, or whose report was not delivered."""
+
+    def __repr__(self) -> str:
+        state = self._lifecycle.state.name.lower() if self._started else "not started"
+        queues = clip(str(self._queues), 200)
+        return (
+            f"<faktory.Worker {self.faktory}, queues: {queues}, concurrency: {self.concurrency}, "
+            f"{'ended' if self._ended else state}>"
+        )
 
     @property
     def _log(self) -> Log:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from faktory import Client
+from faktory.cli.worker.main import main
+from faktory.jobs import registry
 from faktory.server import EmbeddedServer
 from faktory.server.state import Timing
 
-from .support import Process
+from .support import Done, Load, Process, call
 
 JOBS = """
 import time
@@ -75,3 +78,25 @@ def run(folder: Path) -> Iterator[Callable[..., Process]]:
     yield run
     ended = [process.end() for process in started]  # each one, even if another would not end
     assert all(ended)
+
+
+@pytest.fixture
+def load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """`load("jobs", ...)`: call `faktory-worker -r jobs` in this process, for imports that fail."""
+    monkeypatch.setattr(registry, "_jobs", {})
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = {*sys.modules}
+
+    def load(*names: str) -> Done:
+        flags = [word for name in names for word in ("-r", name)]
+        return call(*flags, main=main, cwd=folder)
+
+    yield load
+    made = {name: sys.modules[name] for name in {*sys.modules} - before}
+    places = {
+        name: getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "/")
+        for name, module in made.items()
+    }
+    for name, place in places.items():
+        if Path(place).is_relative_to(folder):
+            del sys.modules[name]

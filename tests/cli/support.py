@@ -157,6 +157,9 @@ class Done(NamedTuple):
     stderr: str
 
 
+Load = Callable[..., Done]
+
+
 def call(
     *command: str,
     main: Callable[[list[str]], int] = tools_main,

@@ -105,7 +105,7 @@ def test_a_missing_module_is_an_error_and_the_other_checks_still_run(server, tmp
     code, found, stderr = examine("-r", "app.jobs", url=server.url, cwd=tmp_path)
     level, text, remedy = parts(found["program"])
     assert (code, level) == (7, "error")
-    assert text == "-r app.jobs: cannot be imported: No module named 'app'"
+    assert text.startswith("-r app.jobs: cannot be imported: No module named 'app'. Searched: /")
     assert remedy == "Is the name right, and is this the folder to import it from?"
     assert found["server"]["level"] == "ok"
     assert "Traceback" not in stderr
@@ -116,7 +116,7 @@ def test_an_import_error_of_the_program_is_shown_with_its_own_traceback(server, 
     code, found, stderr = examine("-r", "app", start=run, url=server.url, cwd=tmp_path)
     level, text, remedy = parts(found["program"])
     assert (code, level) == (3, "error")
-    assert text.startswith("-r app: cannot be imported: ModuleNotFoundError(")
+    assert text.startswith("-r app: cannot be imported: ModuleNotFoundError: ")
     assert remedy == "See the message, and the traceback above if there is one."
     assert 'app.py", line 2, in <module>' in stderr
     assert "begins\n" in stderr  # and not on standard output
@@ -127,8 +127,11 @@ def test_a_program_without_jobs_is_an_error(server, tmp_path):
     code, found, _ = examine("-r", "app", start=run, url=server.url, cwd=tmp_path)
     level, text, remedy = parts(found["program"])
     assert (code, level) == (2, "error")
-    assert text == "no job type is registered, so every job would fail"
-    assert remedy == "Name the module that defines jobs: -r app.jobs"
+    assert text == (
+        "no job type is registered, so every job would fail: "
+        f"-r app is the module app ({tmp_path / 'app.py'}), without a job"
+    )
+    assert remedy == "Put @faktory.job above a function, or name another module: -r app.jobs"
 
 
 def test_an_invalid_address_is_an_error():

@@ -119,7 +119,7 @@ def test_every_line_is_an_object_with_its_job(
         ([], Exit.USAGE, "no job type is registered"),
         (["-C", "gone.toml"], Exit.USAGE, "-C gone.toml: cannot be read"),
         (["-r", "gone"], Exit.MISSING, "-r gone: cannot be imported: No module named 'gone'"),
-        (["-r", "broken"], Exit.IMPORT, "-r broken: cannot be imported: ZeroDivisionError("),
+        (["-r", "broken"], Exit.IMPORT, "-r broken: cannot be imported: ZeroDivisionError: "),
     ],
 )
 def test_an_error_is_one_object(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import signal
+import string
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -330,8 +331,9 @@ def test_a_worker_without_job_types_ends_before_it_connects(
     worker = run(WORKER, "-r", "string", url=server.url)
     assert worker.wait() == Exit.USAGE
     assert worker.said == (
-        "faktory-worker: no job type is registered, so every job would fail. "
-        "Name the module that defines jobs: -r app.jobs\n"
+        "faktory-worker: no job type is registered, so every job would fail: "
+        f"-r string is the module string ({string.__file__}), without a job. "
+        "Put @faktory.job above a function, or name another module: -r app.jobs\n"
     )
     assert server.commands == []
 

@@ -178,7 +178,7 @@ def test_an_external_job_takes_any_positions_and_is_not_registered(
     assert [job["jid"] for job in server.jobs[3:]] == jids
     assert [job["args"] for job in server.jobs[1:]] == [[], [1], [1], [2, 3], []]
     assert registry.names() == []
-    assert repr(job) == "<faktory job ResizeImage>"
+    assert repr(job) == "<faktory job ResizeImage queue='images' retry=3 custom={'a': 1}>"
 
 
 def test_an_external_job_without_a_signature_takes_no_keywords(server: FakeServer) -> None:

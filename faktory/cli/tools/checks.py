@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...exceptions import FaktoryAuthenticationError, FaktoryError
 from ...wire.validate import clip, show
-from .. import conflict, loading
+from .. import conflict, hints, loading
 from ..exits import Exit
 from . import output
 
@@ -87,7 +87,7 @@ def program(modules: Sequence[str]) -> Iterator[Result]:
         return
     try:
         with redirect_stdout(sys.stderr):  # standard output is the tool's
-            loading.load(modules)
+            loaded = loading.load(modules)
     except loading.CannotImport as error:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
@@ -99,13 +99,7 @@ def program(modules: Sequence[str]) -> Iterator[Result]:
         return
     declared = declared_queues()
     if not declared:
-        yield Result(
-            "error",
-            "program",
-            "no job type is registered, so every job would fail",
-            "Name the module that defines jobs: -r app.jobs",
-            Exit.USAGE,
-        )
+        yield Result("error", "program", *hints.no_jobs(loaded), Exit.USAGE)
         return
     queues = shorten(sorted(fetched_queues()))
     text = f"job types: {shorten(declared)}; a worker without -q fetches their queues: {queues}"

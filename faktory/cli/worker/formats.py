@@ -99,8 +99,11 @@ def _more_lines(record: logging.LogRecord) -> Iterator[str]:
         yield record.stack_info
 
 
-def shown_traceback(error: BaseException, trace: TracebackType | None) -> str:
-    """Return a traceback in which the text of each exception is one line."""
+def shown_traceback(error: BaseException, trace: TracebackType | None, message: bool = True) -> str:
+    """Return a traceback in which the text of each exception is one line.
+
+    Without `message` it ends before that of the error, which is said elsewhere.
+    """
     shown = [traceback.TracebackException(type(error), error, trace)]
     for each in shown:  # which grows
         text = getattr(each, "_str", None)  # where the text stands since Python 3.5
@@ -109,7 +112,11 @@ def shown_traceback(error: BaseException, trace: TracebackType | None) -> str:
             each._str = _indented(text) if remote else escape(text)  # type: ignore[attr-defined]
         inner = (each.__cause__, each.__context__, *(each.exceptions or ()))
         shown += [other for other in inner if other is not None]
-    return "".join(shown[0].format()).removesuffix("\n")
+    lines = list(shown[0].format())
+    ends = lines[-1:] == list(shown[0].format_exception_only())[-1:]  # not of a group, indented
+    if ends and not message and not hasattr(error, "__notes__"):
+        lines.pop()
+    return "".join(lines).removesuffix("\n")
 
 
 def _name_of_type(shown: traceback.TracebackException) -> str:

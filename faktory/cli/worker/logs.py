@@ -266,12 +266,16 @@ def close() -> bool:
 def show_error(
     message: object, error: BaseException | None = None, level: int = logging.ERROR
 ) -> None:
-    """Write what is wrong to standard error in the log's format, with the traceback of `error`."""
+    """Write what is wrong to standard error in the log's format, with the traceback of `error`.
+
+    `message` has its text, with which that does not end again.
+    """
     if _json:
         about = None if error is None else (type(error), error, error.__traceback__)
         log.log(level, "%s", Lines(message), exc_info=about)
         return
-    trace = "" if error is None else f"{shown_traceback(error, error.__traceback__)}\n"
+    trace = "" if error is None else shown_traceback(error, error.__traceback__, message=False)
+    trace += "\n" * bool(trace)
     word = "warning: " if level == logging.WARNING else ""
     text = escape_lines(f"{trace}faktory-worker: {word}{message}")
     if sys.stderr is sys.__stderr__:

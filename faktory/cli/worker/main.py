@@ -28,7 +28,7 @@ from ...wire.log import Log
 from ...worker import Worker
 from ...worker.manager import CannotStart
 from ...worker.signals import handled, noticed
-from .. import conflict, loading, streams
+from .. import conflict, hints, loading, streams
 from ..exits import Exit, ExitError, UsageError
 from . import config, logs, queues, title
 from .ending import STOP_SIGNALS, EarlySignals, end, unblock
@@ -126,13 +126,13 @@ def _run(argv: Sequence[str], early: EarlySignals, served: ExitStack) -> tuple[E
         with (
             noticed() if attach is None else nullcontext()
         ):  # a TERM ends a supervised one as usual
-            loading.load(options.require)
+            loaded = loading.load(options.require)
     finally:
         early.check()  # an import may have caught what a signal raised, or made another error of it
     declared = registry.fetched_queues()
     worker = _make_worker(options, declared, loading.find_loop_factory(options.loop_factory))
     if not registry.names():
-        raise UsageError(NO_JOBS)
+        raise UsageError(". ".join(hints.no_jobs(loaded)) if loaded else NO_JOBS)
     if attach is not None:
         attach(worker)
     return _work(worker, options, early)

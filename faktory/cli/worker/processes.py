@@ -120,7 +120,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         url: str,
         changes: int | None = None,
         *,
-        load: Callable[[], None] = lambda: None,
+        load: Callable[[], object] = lambda: None,
         burst: bool = False,
         health: HealthServer | None = None,
         stop_grace: float = STOP_GRACE,

@@ -85,7 +85,7 @@ class Reporter(Child):
             self._counted.count()
 
     def run(
-        self, url: str, load: Callable[[], None], backoff: Callable[[int, float], float]
+        self, url: str, load: Callable[[], object], backoff: Callable[[int, float], float]
     ) -> NoReturn:
         """Send the reports to the worker's server, else to that of `url`, and end the process.
 
@@ -107,7 +107,7 @@ class Reporter(Child):
             os._exit(code)
 
 
-def _load(load: Callable[[], None]) -> None:
+def _load(load: Callable[[], object]) -> None:
     """Import the program; if that fails, the system's certificates may do."""
     try:
         load()

@@ -405,6 +405,7 @@ def tests() -> None:
         assert_type(memory.drain(), int)
     assert_type(testing.jobs, list[dict[str, Any]])
     assert_type(testing.queues, dict[str, list[dict[str, Any]]])
+    assert_type(faktory.testing.jobs, list[dict[str, Any]])
     testing.assert_enqueued(bare, args=(1,), queue="images", at=datetime.now(UTC), count=1)
     testing.assert_enqueued(Resize, retry=3)
     testing.assert_not_enqueued(faktory.external("Resize"))
@@ -528,3 +529,8 @@ def periodic_jobs() -> None:
     faktory.periodic("@daily", sweep, every=60)  # type: ignore[call-overload]
     faktory.periodic("@daily", report, args=("today",))  # type: ignore[call-overload]
     report.every("@daily", zone="UTC")  # type: ignore[call-arg]
+
+
+def of_other_libraries() -> None:
+    bare.delay(1)  # type: ignore[attr-defined]
+    Resize.delay(1)  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ def with_a_file(path: Path) -> None:
         assert_type(server.is_running, bool)
         server.on_failure = print
     EmbeddedServer("127.0.0.1:0", data="jobs.db", sync="normal", enterprise=True)
+    assert_type(EmbeddedServer().start(), EmbeddedServer)
     EmbeddedServer(data=path, sync="off")  # type: ignore[arg-type]
     EmbeddedServer(data=1)  # type: ignore[arg-type]
 
