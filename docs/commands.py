@@ -15,6 +15,7 @@ from pathlib import Path
 from faktory.cli.names import GROUPS
 from faktory.cli.parser import Parser
 from faktory.cli.tools import main as tools
+from faktory.cli.tools.main import SERVER
 from faktory.cli.worker import command_line as worker
 from faktory.cli.worker.flags import FILE_KEYS, FLAGS, Flag
 
@@ -67,6 +68,8 @@ top. Without `-C` the table `[tool.faktory-worker]` of a `pyproject.toml` in the
 the file, and `-e production` adds `[tool.faktory-worker.production]` to it.
 """
 
+ALL_TOOLS = "All but `health`, `server` and `demo` talk to a server, and have:\n"
+
 COMPLETION = """\
 ## Completion
 
@@ -99,6 +102,8 @@ def make() -> str:
     parser = argparse.ArgumentParser(prog=PROGRAM)
     adding = parser.add_subparsers(parser_class=Parser)
     tools.add_tools(adding, PROGRAM)
+    common = _table(("Argument", ""), _rows(_of_server(adding.choices["info"])))
+    parts.append(f"## Tools\n\n{ALL_TOOLS}\n{common}")
     for title, group in GROUPS.items():
         parts.append(f"## Tools: {title}\n")
         parts += [_tool(name, adding.choices[name]) for name in group]
@@ -109,21 +114,32 @@ def make() -> str:
 
 
 def _row(flag: Flag) -> tuple[str, str, str]:
-    value = f" {flag.metavar}" if flag.metavar else ""
-    names = [f"`{name}{value}`" for name in (flag.short, f"--{flag.name}") if name]
+    long = f"--{flag.name} {flag.metavar}".strip()
+    names = [f"`{name}`" for name in (flag.short, long) if name]
     key = f", `{flag.name}`" if flag.name in FILE_KEYS else ""
     return ", ".join(names), f"`{flag.variable}`{key}", _code(flag.help)
 
 
 def _tool(name: str, parser: argparse.ArgumentParser) -> str:
-    rows = [row for action in parser._actions if (row := _argument(action))]
+    rows = _rows(action for action in parser._actions if action not in _of_server(parser))
     about = f"{parser.description}"
     commands = (parser.epilog or "").removeprefix("examples:\n").splitlines()
     pairs = [
         (command.strip(), text.strip().removesuffix(":"))
         for text, command in zip(commands[::2], commands[1::2], strict=True)
     ]
-    return f"### {name}\n\n{_code(about)}\n\n{_table(('Argument', ''), rows)}\n{_examples(pairs)}"
+    table = f"{_table(('Argument', ''), rows)}\n" if rows else ""
+    return f"### {name}\n\n{_code(about)}\n\n{table}{_examples(pairs)}"
+
+
+def _of_server(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Return the arguments that all tools have that talk to a server."""
+    groups = parser._action_groups
+    return [each for group in groups if group.title == SERVER for each in group._group_actions]
+
+
+def _rows(actions: Iterable[argparse.Action]) -> list[tuple[str, str]]:
+    return [row for action in actions if (row := _argument(action))]
 
 
 def _argument(action: argparse.Action) -> tuple[str, str] | None:
@@ -131,7 +147,8 @@ def _argument(action: argparse.Action) -> tuple[str, str] | None:
         return None
     metavar = action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper()
     value = "" if action.nargs == 0 else f" {metavar}"
-    names = [f"`{name}{value}`" for name in action.option_strings] or [f"`{metavar}`"]
+    *short, long = action.option_strings or [metavar]
+    names = [f"`{name}`" for name in (*short, f"{long}{value}" if action.option_strings else long)]
     return ", ".join(names).replace("|", "\\|"), _code(action.help or "")
 
 

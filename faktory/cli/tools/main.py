@@ -55,6 +55,8 @@ EXAMPLES: Final = (
 )
 
 
+SERVER: Final = "the server"  # the group of the arguments of all tools that talk to one
+
 _CHANGING: Final = frozenset(("push", "pause", "resume", "remove", "mutate", "flush", "server"))
 """Tools that are done when the server has answered: with another exit code a script would repeat
 them. And the server, which has served whether or not anybody reads its last line."""
@@ -179,7 +181,7 @@ def add_tools(tools: Any, prog: str) -> None:
     ) -> Any:
         """Add a tool that talks to a server; return the function that adds its arguments."""
         added = bare(name, run, more, *uses)
-        group = added.add_argument_group("the server")
+        group = added.add_argument_group(SERVER)
         group.add_argument(
             "--url",
             help="the server's address (default: that of faktory.configure, else the variable "
