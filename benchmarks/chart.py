@@ -1,9 +1,10 @@
-"""Publish the results of `make bench`: a chart, and the figures of README.md and benchmarks/README.md.
+"""Publish the results of `make bench`: a chart, and the figures of two pages.
 
     python -m benchmarks.chart build/bench/results.json        (make chart)
 
 Keeps the results as benchmarks/results.json and .txt, draws benchmarks/results.svg, and writes what
-stands between the two markers of a page: all figures are from one run, and losses are included.
+stands between the two markers of README.md and benchmarks/README.md: all figures are from one run,
+and losses are included.
 """
 
 from __future__ import annotations
@@ -179,9 +180,9 @@ def readme(text: str, results: Results) -> str:
     block = f"""
 {headline(results)}
 
-In parentheses: the figure of others, divided by ours. Client, worker and a real Faktory server share
-two cores ({where(results)}). All figures, how they are measured, and where others
-are faster: [benchmarks/](benchmarks/README.md).
+In parentheses: the figure of others, divided by ours. Client, worker and a real Faktory server
+share two cores ({where(results)}).
+All figures, how they are measured, and where others are faster: [benchmarks/](benchmarks/README.md).
 """
     return between_markers(text, block, "README.md")
 
@@ -198,7 +199,8 @@ After ±: half the distance between the quartiles, in percent. In parentheses: t
 that of the compiled core, median of the rounds. In bold: more than 5 % better than that core.
 Client, worker and server share the machine. Logging is off; INFO logs two lines per job.
 
-A list of each kind of value, written as JSON and read, beside orjson and msgspec. Above 1, they take longer:
+A list of each kind of value, written as JSON and read, beside orjson and msgspec. Above 1, they
+take longer:
 
 {kinds(results)}
 

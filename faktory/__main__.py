@@ -1,16 +1,8 @@
-"""`python -m faktory`: the tools."""
+"""`python -m faktory` is the program `faktory-worker`; alone it lists the tools."""
 
 import sys
 
+from .cli.program import AS_MODULE, main
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["health"]:  # a probe, which must take no time
-        from .cli.tools import health
-
-        sys.exit(health.main(sys.argv[2:]))
-
-    from .cli import conflict
-    from .cli.tools.main import main
-
-    if sys.argv[1:2] != ["doctor"]:  # it reports that itself
-        conflict.warn()
-    sys.exit(main())
+    sys.exit(main(prog=AS_MODULE))

@@ -66,6 +66,7 @@ ONCE = [
     "cli/test_odd_answers.py",
     "cli/test_output.py",
     "cli/test_processes.py",
+    "cli/test_program.py",
     "cli/test_reload.py",
     "cli/test_signals.py",
     "cli/test_streams.py",

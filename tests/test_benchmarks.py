@@ -89,7 +89,9 @@ def results() -> Any:
     return json.loads((ROOT / "benchmarks/results.json").read_text("utf-8"))
 
 
-@pytest.mark.parametrize(("page", "write"), [("README.md", "readme"), ("benchmarks/README.md", "page")])
+@pytest.mark.parametrize(
+    ("page", "write"), [("README.md", "readme"), ("benchmarks/README.md", "page")]
+)
 def test_the_pages_show_the_stored_results(module, results, page, write):
     text = (ROOT / page).read_text("utf-8")
     assert getattr(module("chart"), write)(text, results) == text

@@ -37,6 +37,7 @@ import pytest
 import faktory
 import faktory.testing
 from faktory import Client
+from faktory.cli.names import TOOLS
 from faktory.cli.tools import main as tools
 from faktory.cli.worker import config
 from faktory.server import EmbeddedServer
@@ -53,10 +54,12 @@ LINKING = [*filter(Path.exists, (*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANG
 OPTIONAL = (
     r"starlette|flask|fastapi|aiohttp|opentelemetry\.sdk|sentry_sdk|prometheus_client|sqlalchemy"
 )
-LANGUAGES = {"python", "sh", "output", "toml", "ini", "dockerfile", "text"}
+LANGUAGES = {"python", "sh", "output", "toml", "ini", "dockerfile", "text", "bash"}
+"""What blocks are written in; bash is for commands.md, which tests/cli/test_program.py parses."""
 
 KEEPS_RUNNING = re.compile(
-    r"((?:\w+=\S* )*)(faktory-worker(?!.* --burst)|python -m faktory server|python \w*worker\.py"
+    rf"((?:\w+=\S* )*)(faktory-worker server|faktory-worker(?!.* --burst| (?:{'|'.join(TOOLS)})\b)"
+    r"|python -m faktory server|python \w*worker\.py"
     r"|python manage\.py faktory(?!.* --burst))\b"
 )
 """Commands that do not end by themselves, with the variables before them."""
@@ -417,7 +420,9 @@ def test_the_commands_of_unit_files_and_images_exist(page: Path, folder: Path) -
         )
         assert commands or not named, f"line {block.line}: its command cannot be parsed"
         for name, *words in commands:
-            if name == "faktory-worker":
+            if name == "faktory-worker" and words[0] in TOOLS:
+                assert tools._parser().parse_args(words).tool == words[0]
+            elif name == "faktory-worker":
                 assert config.load(words, {}).require
             else:
                 assert name == "python"

@@ -114,7 +114,9 @@ def test_variables_can_name_the_file_and_the_table() -> None:
         ("LABEL", "blue green", ["blue", "green"]),
         ("TAG", "shop", "shop"),
         ("LOG_FORMAT", "json", "json"),
+        ("LOG_LEVEL", "warning", "WARNING"),
         ("VERBOSE", "TRUE", True),
+        ("PLAIN", "1", True),
         ("CONCURRENCY", "", 10),
     ],
 )
@@ -124,7 +126,7 @@ def test_every_flag_has_a_variable(variable: str, text: str, value: object) -> N
 
 def test_the_list_above_is_complete() -> None:
     (mark,) = test_every_flag_has_a_variable.pytestmark  # type: ignore[attr-defined]
-    known = {flag.variable for flag in FLAGS}
+    known = {flag.variable for flag in FLAGS if flag.name != "url"}  # FAKTORY_URL, of clients
     assert {f"FAKTORY_WORKER_{row[0]}" for row in mark.args[1]} | {
         "FAKTORY_WORKER_CONFIG",
         "FAKTORY_WORKER_ENV",
@@ -143,8 +145,19 @@ def test_the_list_above_is_complete() -> None:
         ("env = 'x'", "-C worker.toml: env: no such key."),
         (
             "concurrency = '4'",
-            "-C worker.toml: concurrency: '4' is not a whole number of 1 or more",
+            "-C worker.toml: concurrency: '4' is text. Write it without quotes: concurrency = 4",
         ),
+        ("timeout = '2.0'", "timeout: '2.0' is text. Write it without quotes: timeout = 2"),
+        ("burst = 'yes'", "burst: 'yes' is text. Write it without quotes: burst = true"),
+        ("[a]\nmax_jobs = '5'", "[a] max_jobs: '5' is text. Write it without quotes: max_jobs = 5"),
+        ("concurrency = 'ten'", "concurrency: 'ten' is not a whole number of 1 or more"),
+        (
+            "url = 'tcp://:geheim@host:7419'",
+            "-C worker.toml: url: the server's address is not a key, since a file gets committed, "
+            "and its password with it. Set FAKTORY_URL, or FAKTORY_PROVIDER to the name of the "
+            "variable that has it",
+        ),
+        ("log-level = 'loud'", "'loud' is not a level of the log: DEBUG, INFO, WARNING, ERROR, "),
         ("concurrency = true", "concurrency: True is not a whole number of 1 or more"),
         ("concurrency = 0", "concurrency: 0 is not a whole number of 1 or more"),
         ("timeout = true", "timeout: True is not a number of seconds, 0 or more"),
@@ -221,6 +234,15 @@ def test_an_unknown_variable_is_ignored_and_a_misspelt_one_a_warning() -> None:
             "unrecognized arguments: app.jobs. Does it define the jobs? -r app.jobs",
         ),
         (["--zzz"], "unrecognized arguments: --zzz"),
+        (
+            ["--log-level", "loud"],
+            "argument --log-level: 'loud' is not a level of the log: DEBUG, INFO, WARNING, ERROR, "
+            "CRITICAL",
+        ),
+        (
+            ["--log-levle", "info"],
+            "unrecognized arguments: --log-levle info. Did you mean --log-level?",
+        ),
         (["--conc", "4"], "unrecognized arguments: --conc 4. Did you mean --concurrency?"),
         (["--processes"], "argument --processes: expected one argument"),
         (["--log-format", "xml"], "argument --log-format: 'xml' is neither text nor json"),
@@ -279,6 +301,149 @@ def test_an_error_in_the_file_is_logged_in_the_format_that_the_file_asks_for(
     with pytest.raises(config.ConfigError) as raised:
         load("-C", "worker.toml")
     assert raised.value.log_format == format
+
+
+def test_a_file_of_ruby_users_is_not_toml(file: Path) -> None:
+    for name in ("faktory.yml", "faktory.YAML"):
+        path = file.with_name(name)
+        path.write_text(":concurrency: 5\n:queues:\n  - critical\n")
+        assert error("-C", str(path)) == (
+            f"-C {path}: is YAML, and the file of faktory-worker is TOML, with the same keys where "
+            "they exist: :concurrency: 5 is concurrency = 5"
+        )
+
+
+def test_the_variable_of_the_address_has_a_hint() -> None:
+    assert load(URL="tcp://localhost")["warnings"] == [
+        "the variable FAKTORY_WORKER_URL has no meaning. Did you mean FAKTORY_URL?"
+    ]
+    assert load("--url", "tcp://localhost")["url"] == "tcp://localhost"
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "level"),
+    [
+        ([], {}, "INFO"),
+        (["-v"], {}, "DEBUG"),
+        (["--log-level", "Error"], {}, "ERROR"),
+        (["-v", "--log-level", "error"], {}, "ERROR"),
+        ([], {"LOG_LEVEL": "warning"}, "WARNING"),
+        (["-v"], {"LOG_LEVEL": "warning"}, "DEBUG"),
+        (["--log-level", "info"], {"VERBOSE": "1"}, "INFO"),
+        (["-C", "worker.toml", "-e", "production"], {}, "DEBUG"),
+        (["-C", "worker.toml", "-e", "production"], {"LOG_LEVEL": "critical"}, "CRITICAL"),
+    ],
+)
+@pytest.mark.usefixtures("file")
+def test_the_level_of_the_log_is_that_of_the_first_source(
+    argv: list[str], environ: dict[str, str], level: str
+) -> None:
+    assert load(*argv, **environ)["log_level"] == level
+
+
+@pytest.mark.parametrize("label", ["INFO", "debug"])
+def test_a_label_that_is_a_level_has_a_hint(label: str) -> None:
+    expected = [
+        f"-l {label} is a label of this worker, which the server's pages show. The level of the "
+        f"log is --log-level {label.lower()}"
+    ]
+    assert load("-l", label, "-l", "blue")["warnings"] == expected
+    assert load(LABEL=label)["warnings"] == expected
+    assert load("-l", label)["label"] == [label]
+
+
+# pyproject.toml
+
+PROJECT = """
+[project]
+name = "shop"
+
+[tool.faktory-worker]
+require = ["jobs"]
+concurrency = 3
+
+[tool.faktory-worker.production]
+concurrency = 5
+log-format = "json"
+"""
+
+
+@pytest.fixture
+def project(file: Path) -> Path:
+    path = file.with_name("pyproject.toml")
+    path.write_text(PROJECT)
+    return path
+
+
+@pytest.mark.usefixtures("project")
+def test_the_table_of_pyproject_is_read_by_itself() -> None:
+    assert (load()["require"], load()["concurrency"]) == (["jobs"], 3)
+    assert load("-e", "production")["concurrency"] == 5
+    assert load(ENV="production")["log_format"] == "json"
+    assert load("-c", "7")["concurrency"] == 7
+    assert load(CONCURRENCY="6")["concurrency"] == 6
+
+
+@pytest.mark.usefixtures("project")
+def test_another_file_goes_before_it_and_it_can_be_named() -> None:
+    assert load("-C", "worker.toml")["queue"] == ["a", "b"]
+    assert load(CONFIG="worker.toml")["label"] == ["of the file"]
+    assert load("-C", "pyproject.toml", "-e", "production")["concurrency"] == 5
+
+
+@pytest.mark.parametrize("text", ["", "[project]\nname = 'shop'\n", "tool = 1\n"])
+def test_without_the_table_it_is_ignored(project: Path, text: str) -> None:
+    project.write_text(text)
+    assert load()["concurrency"] == 10
+    assert load("-e", "production")["env"] == "production"
+    assert error("-C", str(project)) == f"-C {project}: has no table [tool.faktory-worker]"
+
+
+def test_one_that_is_not_toml_is_a_warning(project: Path) -> None:
+    project.write_text("[tool")
+    (warning,) = load()["warnings"]
+    assert warning.startswith("pyproject.toml: is not TOML: ")
+    assert warning.endswith("So its table [tool.faktory-worker], if any, does not count")
+    assert error("-C", "pyproject.toml").startswith("-C pyproject.toml: is not TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[tool.faktory-worker]\nconcurency = 1",
+            "pyproject.toml: [tool.faktory-worker] concurency: no such key. "
+            "Did you mean concurrency?",
+        ),
+        (
+            "[tool.faktory-worker.a]\nconcurrency = '1'",
+            "pyproject.toml: [tool.faktory-worker.a] concurrency: '1' is text. "
+            "Write it without quotes: concurrency = 1",
+        ),
+        ("tool.faktory-worker = 5", "pyproject.toml: tool.faktory-worker is 5, not a table"),
+    ],
+)
+def test_an_error_in_its_table_is_named_by_its_place(
+    project: Path, text: str, message: str
+) -> None:
+    project.write_text(text)
+    assert error() == message
+    assert error("-C", "pyproject.toml") == f"-C {message}"
+
+
+@pytest.mark.usefixtures("project")
+def test_an_unknown_table_of_it_is_an_error() -> None:
+    assert error("-e", "prod") == (
+        "-e prod: pyproject.toml has no table [tool.faktory-worker.prod]: there is "
+        "[tool.faktory-worker.production]"
+    )
+
+
+@pytest.mark.usefixtures("project")
+def test_a_worker_runs_by_the_table_alone(server: EmbeddedServer, run: Run) -> None:
+    worker = run(WORKER, "--burst", url=server.url)
+    assert worker.wait() == Exit.STOPPED
+    assert "concurrency: 3" in worker.said
 
 
 # As a command

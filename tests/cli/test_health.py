@@ -464,7 +464,8 @@ def test_the_tool_imports_neither_the_program_nor_what_is_heavy(
     assert said.stdout.splitlines() == [
         "ready",
         "0",
-        "faktory.cli faktory.cli.health_address faktory.cli.tools faktory.cli.tools.health",
+        "faktory.cli faktory.cli.health_address faktory.cli.names faktory.cli.parser "
+        "faktory.cli.program faktory.cli.tools faktory.cli.tools.health",
         "set()",
     ], said.stderr
 

@@ -116,7 +116,7 @@ def test_every_line_is_an_object_with_its_job(
     [
         (["--nonsense"], Exit.USAGE, "unrecognized arguments: --nonsense"),
         (["-c", "0"], Exit.USAGE, "argument -c/--concurrency: '0' is not a whole number"),
-        ([], Exit.USAGE, "no job type is registered"),
+        ([], Exit.USAGE, "no module is named that defines the jobs"),
         (["-C", "gone.toml"], Exit.USAGE, "-C gone.toml: cannot be read"),
         (["-r", "gone"], Exit.MISSING, "-r gone: cannot be imported: No module named 'gone'"),
         (["-r", "broken"], Exit.IMPORT, "-r broken: cannot be imported: ZeroDivisionError: "),

@@ -371,7 +371,7 @@ def test_workers_that_are_killed_before_they_are_ready_never_end_the_supervisor(
     ("flags", "message"),
     [
         (["-q", "a,2", "-q", "a", "-r", "jobs"], "-q a is given twice, with different weights"),
-        ([], "no job type is registered"),
+        ([], "no module is named that defines the jobs"),
     ],
 )
 def test_an_error_that_each_worker_would_raise_is_printed_once(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -16,7 +15,6 @@ import pytest
 
 import faktory
 from faktory import Client
-from faktory.cli.tools import main as tools
 from faktory.server import EmbeddedServer
 
 from .support import Process, Run, WaitUntil, call, run_on_terminal
@@ -244,7 +242,7 @@ def test_a_wrong_password_has_its_own_exit_code(command: tuple[str, ...]) -> Non
 def test_an_unknown_flag_is_wrong_usage(tool: str) -> None:
     done = call(tool, "--nonsense")
     assert done.code == 2
-    assert done.stderr.endswith("error: unrecognized arguments: --nonsense\n") or (
+    assert "unrecognized arguments: --nonsense. See " in done.stderr or (
         tool == "mutate" and "the following arguments are required" in done.stderr
     )
     assert "Traceback" not in done.stderr
@@ -286,16 +284,6 @@ def test_a_closed_output_causes_no_traceback(server: EmbeddedServer) -> None:
 def test_help_has_the_tools_examples_and_exit_codes() -> None:
     text = call("--help").stdout
     for tool in (*(command[0] for command in ON_A_SERVER), "doctor", "server", "demo"):
-        assert f"\n    {tool} " in text
-    for part in ("FAKTORY_URL", "examples:", "exit codes:", "faktory-worker"):
+        assert f"\n  {tool} " in text
+    for part in ("FAKTORY_URL", "examples:", "exit codes of the tools:", "faktory-worker"):
         assert part in text
-
-
-def test_each_example_of_the_help_is_a_valid_command() -> None:
-    examples = []
-    for tool in ([], *([command[0]] for command in ON_A_SERVER), ["doctor"]):
-        text = call(*tool, "--help", env={"COLUMNS": "200"}).stdout.partition("example")[2]
-        examples += re.findall(r"^(?:s:\n)?.*?python -m faktory ([a-z]+(?: \S+)*)", text, re.M)
-    assert len(examples) == 4 + len(ON_A_SERVER) + 1
-    for example in examples:
-        assert tools._parser().parse_args(shlex.split(example)).run

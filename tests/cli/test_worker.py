@@ -415,6 +415,6 @@ def test_version_and_help() -> None:
 
 def test_the_help_has_the_exit_codes_of_a_worker() -> None:
     text = call("-h", main=main).stdout.partition("exit codes:")[2]
-    listed = re.findall(r"^ +(\d+) ([A-Z_]+) ", text, re.M)
+    listed = re.findall(r"^ +(\d+) +([A-Z_]+) ", text, re.M)
     assert [Exit[name] for _, name in listed] == [int(code) for code, _ in listed]
     assert len(listed) == 10

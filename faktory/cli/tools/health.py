@@ -1,4 +1,4 @@
-"""`python -m faktory health`: ask a worker's probe, for a probe that is a command.
+"""`faktory-worker health`: ask a worker's probe, for a probe that is a command.
 
 Rules: it takes little more time than Python itself, so it imports neither the core nor `http`, and
 nothing of the program's. It ends with 0 or 1, and prints why.
@@ -15,12 +15,18 @@ from json import loads
 from time import monotonic
 
 from .. import health_address
+from ..names import TOOLS
+from ..parser import Parser, examples
 
-SUMMARY = "ask a worker with --health whether it is ready, or alive"
 ABOUT = (
     "For the exec probes of a container. It exits with 0 if the worker says so, else with 1, also "
     "where nothing answers; and prints the reason."
 )
+USES = (
+    ("--url http://127.0.0.1:7431", "whether the worker of --health 7431 is ready"),
+    ("--live", "whether the one of FAKTORY_WORKER_HEALTH is alive"),
+)
+"""Its arguments in examples, each with what that does."""
 MAX_ANSWER = 65536
 
 
@@ -43,13 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=5.0,
         help="for the whole answer (default: 5)",
     )
-    parser.set_defaults(run=run)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], prog: str) -> int:
     """Run the tool alone, without the other ones; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m faktory health", description=f"{SUMMARY.capitalize()}. {ABOUT}"
+    name = f"{prog} health"
+    parser = Parser(
+        prog=name,
+        description=f"{TOOLS['health'].capitalize()}. {ABOUT}",
+        epilog=examples((f"{name} {use}", text) for use, text in USES),
     )
     add_arguments(parser)
     return run(parser.parse_args(argv))

@@ -1,4 +1,4 @@
-"""`python -m faktory`: parse the command line and run a tool.
+"""The tools of `faktory-worker`: parse the command line and run one.
 
 Rules: every error is one message on standard error and an exit code of `exits`. Nothing here
 imports the core, so that a core that does not load is reported like any other error.
@@ -10,7 +10,7 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from ... import __version__
 from ...exceptions import (
@@ -22,73 +22,80 @@ from ...exceptions import (
 )
 from .. import loading, streams
 from ..exits import Exit, ExitError
+from ..names import GROUPS, TOOLS, WORKER, WORKER_SUMMARY
+from ..parser import Parser, add_completion, columns, examples
 from . import admin, doctor, health, output, periodic, push, server, top
 
-_EPILOG = """
-the server:
-  FAKTORY_URL names it, tcp://:password@host:port, or tcp+tls:// for TLS. FAKTORY_PROVIDER may
-  name another variable that holds the address. Without either it is tcp://localhost:7419. Where
-  the program names it, by faktory.configure, load the program: -r app.jobs, as for faktory-worker.
+_ABOUT: Final = """\
+The worker of the Faktory job server, and tools around it.
 
-examples:
-  python -m faktory server                              a server in memory, to try things out
-  python -m faktory push resize cat.png 200 -q images   push a job, print its jid
-  python -m faktory queues                              which queues there are, how full
-  python -m faktory doctor -r app.jobs                  what is wrong with this setup
+The server is the one in FAKTORY_URL: tcp://:password@host:port, or tcp+tls:// for TLS. \
+FAKTORY_PROVIDER may name another variable that holds the address. Without either it is \
+tcp://localhost:7419. Where the program names it, by faktory.configure, load the program: \
+-r app.jobs, as for the worker."""
 
-`python -m faktory TOOL --help` explains each tool. Another command runs the jobs: faktory-worker.
+EXIT_CODES: Final = {
+    Exit.DONE: "done",
+    Exit.FAILED: "the server refused, or something else went wrong; doctor: an error was found",
+    Exit.USAGE: "wrong usage: an invalid flag, variable or address",
+    Exit.IMPORT: "a module of -r exists and cannot be imported",
+    Exit.REFUSED: "the server refuses the password",
+    Exit.MISSING: "-r names a module, a file or a folder that does not exist",
+    Exit.UNREACHABLE: "no connection to the server, or it broke",
+    Exit.DECLINED: "not confirmed, so nothing was changed",
+    Exit.INTERRUPTED: "interrupted",
+}
 
-exit codes:
-  0    done
-  1    the server refused, or something else went wrong; doctor: an error was found
-  2    wrong usage: an invalid flag, variable or address
-  3    a module of -r exists and cannot be imported
-  4    the server refuses the password
-  7    -r names a module, a file or a folder that does not exist
-  9    no connection to the server, or it broke
-  10   not confirmed, so nothing was changed
-  130  interrupted
-"""
+EXAMPLES: Final = (
+    ("server", "a server in memory, to try things out"),
+    ("worker -r app.jobs", "run the jobs of a program"),
+    ("push resize cat.png 200 -q images", "push a job, and print its jid"),
+    ("queues", "which queues there are, and how full"),
+    ("doctor -r app.jobs", "what is wrong with this setup"),
+)
 
+
+SERVER: Final = "the server"  # the group of the arguments of all tools that talk to one
 
 _CHANGING: Final = frozenset(("push", "pause", "resume", "remove", "mutate", "flush", "server"))
 """Tools that are done when the server has answered: with another exit code a script would repeat
 them. And the server, which has served whether or not anybody reads its last line."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a tool; return its exit code."""
+def main(argv: Sequence[str] | None = None, prog: str = "python -m faktory") -> int:
+    """Run a tool; return its exit code. `prog` is what the user has typed for this program."""
     streams.open_missing()
     before = sys.stdout
     sys.stdout = written = streams.Output(before)
     try:
-        return _run(argv, written)
+        return _run(argv, prog, written)
     finally:
         sys.stdout = before
         streams.flush(sys.stdout, sys.stderr, timeout=None)
 
 
-def _run(argv: Sequence[str] | None, written: streams.Output) -> int:
-    options = _parser().parse_args(argv)
+def _run(argv: Sequence[str] | None, prog: str, written: streams.Output) -> int:
+    options = _parse(argv, prog)
+    name = f"{prog} {options.tool}"
     if options.run is not doctor.run:
         try:
             from ... import proto  # noqa: F401
         except ImportError as error:  # FAKTORY_IMPL asks for a core that was not built
-            return _show_error(options.tool, error, Exit.USAGE)
+            return _show_error(name, error, Exit.USAGE)
     try:
         required = getattr(options, "require", None)
         if required and options.run is not doctor.run:  # which checks that itself
             loading.load(required)
         code: int = options.run(options)
-        return _check_written(written, options.tool, code)
+        return _check_written(written, name, options.tool, code)
     except ExitError as error:
-        return _show_error(options.tool, error, error.code)
+        return _show_error(name, error, error.code)
     except (FaktoryError, OSError, ValueError) as error:
         taken = getattr(error, "errno", None) == errno.EADDRINUSE
         remedy = ". --bind 127.0.0.1:0 takes a free port." if taken else ""
-        return _show_error(options.tool, f"{error}{remedy}", _code(error))
+        return _show_error(name, f"{error}{remedy}", _code(error))
     except KeyboardInterrupt:
-        return _show_error(options.tool, "interrupted", Exit.INTERRUPTED)
+        return _show_error(name, "interrupted", Exit.INTERRUPTED)
 
 
 def _code(error: Exception) -> Exit:
@@ -102,7 +109,7 @@ def _code(error: Exception) -> Exit:
     return Exit.FAILED if isinstance(error, (FaktoryError, OSError)) else Exit.USAGE
 
 
-def _check_written(written: streams.Output, tool: str, code: int) -> int:
+def _check_written(written: streams.Output, name: str, tool: str, code: int) -> int:
     """Return the exit code of a tool that has done what it should, and perhaps could not say so."""
     written.flush()
     if written.error is None:
@@ -110,57 +117,77 @@ def _check_written(written: streams.Output, tool: str, code: int) -> int:
     if isinstance(written.error, BrokenPipeError):  # the reader has closed it
         return code if tool in _CHANGING else Exit.FAILED
     what = f"done, but its output cannot be written: {written.error.strerror}"
-    return _show_error(tool, what, Exit.FAILED)
+    return _show_error(name, what, Exit.FAILED)
 
 
-def _show_error(tool: str, message: object, code: Exit) -> int:
+def _show_error(name: str, message: object, code: Exit) -> int:
     lines = str(message).split("\n")
     try:
         text = "\n".join(map(output.escape, lines))
-        print(f"python -m faktory {tool}:", text, file=sys.stderr, flush=True)
+        print(f"{name}:", text, file=sys.stderr, flush=True)
     except OSError:
         streams.discard(sys.stderr)
     return code
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """End with 2, as ever, also where standard error cannot be written (Python 3.11.2)."""
-        try:
-            super().error(message)
-        except OSError:
-            streams.discard(sys.stderr)
-            sys.exit(Exit.USAGE)
+def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
+    """Return the options; what is left over is an error of the tool's own parser."""
+    options, rest = _parser(prog).parse_known_args(argv)
+    if rest:
+        options.parser.refuse(rest)
+    return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m faktory",
-        description="Tools around the Faktory job server.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _parser(prog: str = "python -m faktory") -> Parser:
+    tools = "\n\n".join(f"{title}:\n{columns(tools.items())}" for title, tools in GROUPS.items())
+    codes = columns(((str(int(code)), text) for code, text in EXIT_CODES.items()), 7)
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} TOOL [flags]",
+        description=_ABOUT,
+        epilog=f"the worker:\n{columns([(WORKER, WORKER_SUMMARY)])}\n\n{tools}\n\n"
+        f"  {prog} TOOL --help explains each.\n\nexit codes of the tools:\n{codes}\n\n"
+        + examples((f"{prog} {command}", text) for command, text in EXAMPLES),
     )
     parser.add_argument(
         "-V", "--version", action="version", version=f"faktory-worker {__version__}"
     )
-    tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL", title="tools")
+    add_completion(parser)
+    hidden = argparse.SUPPRESS  # the list above has them in groups
+    add_tools(parser.add_subparsers(dest="tool", required=True, metavar="TOOL", help=hidden), prog)
+    return parser
 
-    def tool(
-        name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str, example: str
+
+def add_tools(tools: Any, prog: str) -> None:
+    """Add a parser for each tool; what it returns has its `run` and its `parser`."""
+
+    def bare(
+        name: str, run: Callable[[argparse.Namespace], int], more: str, *uses: tuple[str, str]
     ) -> Any:
-        """Add a tool that talks to a server; return the function that adds its arguments."""
+        """Add a tool; `uses` are its arguments in examples, each with what that does."""
+        summary = TOOLS[name]
         added = tools.add_parser(
             name,
+            prog=f"{prog} {name}",
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}. {more}".strip(),
-            epilog=f"example: python -m faktory {name}{example}",
+            epilog=examples((f"{prog} {name} {use}".strip(), text) for use, text in uses),
         )
-        added.add_argument(
+        added.set_defaults(run=run, parser=added)
+        return added
+
+    def tool(
+        name: str, run: Callable[[argparse.Namespace], int], more: str, *uses: tuple[str, str]
+    ) -> Any:
+        """Add a tool that talks to a server; return the function that adds its arguments."""
+        added = bare(name, run, more, *uses)
+        group = added.add_argument_group(SERVER)
+        group.add_argument(
             "--url",
             help="the server's address (default: that of faktory.configure, else the variable "
             "FAKTORY_URL, which keeps a password out of the list of processes)",
         )
-        added.add_argument(
+        group.add_argument(
             "-r",
             "--require",
             metavar="MODULE",
@@ -168,26 +195,24 @@ def _parser() -> argparse.ArgumentParser:
             default=[],
             help="load this as faktory-worker does; may be repeated. Its faktory.configure counts",
         )
-        added.set_defaults(run=run)
         return added.add_argument
 
-    server.add_tools(tools)
-    health.add_arguments(tools.add_parser("health", help=health.SUMMARY, description=health.ABOUT))
+    server.add_tools(bare)
+    health.add_arguments(bare("health", health.run, health.ABOUT, *health.USES))
     _add_reading(tool)
     top.add_tool(tool)
     _add_periodic(tool, tools)
     _add_changing(tool)
-    return parser
 
 
 def _add_reading(tool: Callable[..., Any]) -> None:
     add = tool(
         "doctor",
         doctor.run,
-        "find what is wrong with a setup, and how to fix it",
         "It changes nothing on the server and takes no job. It ends with 0 unless a check finds "
         "an error.",
-        " -r app.jobs",
+        ("-r app.jobs", "check the server of a program, and its jobs"),
+        ("--json", "for programs: a list of objects"),
     )
     add(
         "--watch",
@@ -197,14 +222,20 @@ def _add_reading(tool: Callable[..., Any]) -> None:
         help="how long to watch queues whose jobs have waited for more than a minute (default: 3)",
     )
     _add_json(add, "a list of objects with level, check, text and remedy")
-    add = tool("info", admin.info, "show the server's state", "", " --json")
+    add = tool(
+        "info",
+        admin.info,
+        "",
+        ("", "version, memory, how many jobs"),
+        ("--json --url tcp://localhost:7419", "all that a server at an address says"),
+    )
     _add_json(add, "the server's answer to INFO, unchanged")
     add = tool(
         "queues",
         admin.queues,
-        "show queues: how many jobs wait in them, and for how long the oldest",
         "The server does not show whether a queue is paused.",
-        "",
+        ("", "all queues"),
+        ("images mail --json", "two of them, for programs"),
     )
     add("names", metavar="QUEUE", nargs="*", help="only these queues (default: all)")
     _add_json(add, "a list of objects with name, size and latency, in seconds")
@@ -214,9 +245,9 @@ def _add_periodic(tool: Callable[..., Any], tools: Any) -> None:
     add = tool(
         "periodic",
         periodic.run,
-        "show when periodic jobs are due, or push them",
         "Without --run it needs no server, and goes by this machine's clock.",
-        " -r app.jobs --next 3",
+        ("-r app.jobs --next 3", "the next three ticks of each schedule"),
+        ("-r app.jobs --run", "push them, beside workers with --no-periodic"),
     )
     one = tools.choices["periodic"].add_mutually_exclusive_group().add_argument
     one("--list", action="store_true", help="each schedule and its next tick (the default)")
@@ -248,32 +279,37 @@ def _add_changing(tool: Callable[..., Any]) -> None:
     add = tool(
         "pause",
         admin.pause,
-        "stop the server from handing out jobs of queues",
         "Jobs can still be pushed to them.",
-        " images",
+        ("images mail", "two queues"),
+        ("--all", "all that there are"),
     )
     _add_queues(add)
     add = tool(
-        "resume", admin.resume, "let the server hand out jobs of paused queues again", "", " images"
+        "resume",
+        admin.resume,
+        "",
+        ("images", "one queue"),
+        ("--all", "all that there are"),
     )
     _add_queues(add)
     add = tool(
         "remove",
         admin.remove,
-        "delete queues with the jobs that wait in them",
         "It asks first.",
-        " images --yes",
+        ("images", "say how many jobs that are, and ask"),
+        ("images --yes", "in a script, which cannot answer"),
     )
     _add_queues(add)
     _add_yes(add)
     add = tool(
         "mutate",
         admin.mutate,
-        "change jobs that are scheduled, wait for a retry, or are dead",
         "It changes all jobs of the set, or those chosen by --jid, or by --jobtype and --matching. "
         "It asks first, except for requeue. The server does not say how many jobs it changed, so "
         "the sizes of the set before and after are shown.",
-        " requeue dead --jobtype resize",
+        ("requeue dead --jobtype resize", "dead jobs of a type run again"),
+        ("kill retries --jid 0123456789abcdef", "a job is not tried again"),
+        ("""discard scheduled --matching '*"cat.png"*'""", "delete what has a text in it"),
     )
     add(
         "operation",
@@ -294,9 +330,9 @@ def _add_changing(tool: Callable[..., Any]) -> None:
     add = tool(
         "flush",
         admin.flush,
-        "delete all jobs of the server, in every queue and set",
         "It asks first.",
-        " --yes",
+        ("", "say how many jobs that are, and ask"),
+        ("--yes --url tcp://localhost:7419", "a server at an address, in a script"),
     )
     _add_yes(add)
 
@@ -305,9 +341,10 @@ def _add_push(tool: Callable[..., Any]) -> None:
     add = tool(
         "push",
         push.run,
-        "push a job, or many from a file",
         "Prints the job's jid. TYPE and its ARGs stand together, other flags before or after them.",
-        """ resize cat.png 200 '{"crop": true}' -q images""",
+        ("""resize cat.png 200 '{"crop": true}' -q images""", "text, a number, an object"),
+        ("report --in 3600", "in an hour"),
+        ("-f jobs.jsonl", "one job a line"),
     )
     add("jobtype", metavar="TYPE", nargs="?", help="the job's type")
     add(

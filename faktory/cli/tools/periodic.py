@@ -67,7 +67,7 @@ def _push(options: argparse.Namespace, declared: list[Schedule]) -> int:
     from ...worker.scheduler import Scheduler
     from ..worker import logs
 
-    logs.configure(options.log_format, options.verbose)
+    logs.configure(options.log_format, logging.DEBUG if options.verbose else logging.INFO)
     scheduler = Scheduler(Client(options.url), declared, logging.getLogger("faktory.worker"))
     with suppress(_Stopped):
         for number in (signal.SIGTERM, signal.SIGINT):

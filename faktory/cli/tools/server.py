@@ -24,14 +24,16 @@ _LONG_COLLECTION = 0.015
 _began = 0.0
 
 
-def add_tools(tools: Any) -> None:
-    """Add both tools to the parser."""
-    server = tools.add_parser(
+def add_tools(add: Any) -> None:
+    """Add both tools; `add` makes the parser of one."""
+    server = add(
         "server",
-        help="run an embedded server, for development and one small machine",
-        description="Run a server of the Faktory protocol: for development, tests and one small "
-        "machine. Its jobs are gone when it stops, unless --data names a file for them. Beyond "
-        "that: the real Faktory, the same code, another URL.",
+        _server,
+        "It speaks the protocol of Faktory. Its jobs are gone when it stops, unless --data names a "
+        "file for them. Beyond that: the real Faktory, the same code, another URL.",
+        ("", "in memory, on 127.0.0.1:7419"),
+        ("--data jobs.db", "with its jobs in a file"),
+        ("--bind 127.0.0.1:0 --no-web", "on a free port, which it prints"),
     )
     _add_data(server.add_argument)
     server.add_argument(
@@ -75,15 +77,15 @@ def add_tools(tools: Any) -> None:
     # For a program whose server must end with it, even if it is killed: the program holds the
     # server's standard input open.
     server.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
-    server.set_defaults(run=_server)
-    demo = tools.add_parser(
+    demo = add(
         "demo",
-        help="push 20,000 jobs, run them, and check that each ran as often as it should",
-        description="Push jobs, run them, check the count. Uses the server in FAKTORY_URL, if "
-        "set, with queues and job types of its own; else an embedded one.",
+        _demo,
+        "It uses the server in FAKTORY_URL, if set, with queues and job types of its own; else an "
+        "embedded one.",
+        ("", "20,000 jobs"),
+        ("--jobs 1000", "fewer"),
     )
     demo.add_argument("--jobs", metavar="N", type=int, default=20_000, help="default: 20000")
-    demo.set_defaults(run=_demo)
 
 
 def _add_data(add: Any) -> None:

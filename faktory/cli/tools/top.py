@@ -46,10 +46,10 @@ def add_tool(tool: Any) -> None:
     add = tool(
         "top",
         run,
-        "watch a server: its queues and sets, what is pushed, processed and fails",
         "On a terminal it redraws one screen until q or Ctrl-C (with the extra `cli`), else it "
         "prints lines for each reading. Rates are those since the reading before.",
-        " -d 5 images mails",
+        ("-d 5 images mails", "these queues, every five seconds"),
+        ("--json", "one reading for programs, with rates"),
     )
     add("names", metavar="QUEUE", nargs="*", help="only these queues (default: the largest)")
     add(

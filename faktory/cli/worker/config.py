@@ -7,13 +7,16 @@ variable is not, since others set them too (Kubernetes: FAKTORY_WORKER_SERVICE_H
 
 from __future__ import annotations
 
-import tomllib
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..exits import UsageError
-from .flags import FILE_KEYS, FLAGS, PREFIX, closest, parse
+from ..parser import closest
+from . import file
+from .command_line import parse
+from .flags import FLAGS, PREFIX
+from .values import LEVELS
 
 
 class ConfigError(UsageError):
@@ -25,19 +28,24 @@ class ConfigError(UsageError):
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Namespace:
-    """Return every option, and in `warnings` sentences about variables that may be misspelt.
+    """Return every option, and in `warnings` sentences about what may be a mistake.
 
     All three sources are read even if there is an error, and ConfigError raised for the first one:
     an error on the command line is logged in the format that the file asks for.
     """
     errors: list[str] = []
-    flags = parse(argv, errors)
-    given = {**_from_variables(environ, errors), **flags}
-    path, env = given.get("config"), given.get("env")
-    tables = {} if path is None else _from_file(path, errors)
+    warnings: list[str] = []
+    given: dict[str, Any] = {}
+    for source in (_from_variables(environ, errors), parse(argv, errors)):
+        given.update(_with_level(source))
+    env = given.get("env")
+    found = file.read(given.get("config"), errors, warnings)
+    tables = {name: _with_level(options) for name, options in found.tables.items()}
     if tables and env not in tables:
-        existing = ", ".join(f"[{name}]" for name in tables if name) or "no table at all"
-        errors.append(f"-e {env}: {path} has no table [{env}]: there is {existing}")
+        existing = ", ".join(map(found.header, filter(None, tables))) or "no table at all"
+        errors.append(
+            f"-e {env}: {found.path} has no table {found.header(env)}: there is {existing}"
+        )
     if errors:
         # Without the right -e any table may be the one that counts: who reads JSON gets JSON.
         sources = [given] if "log_format" in given else tables.values()
@@ -45,14 +53,20 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Namespace:
         raise ConfigError(errors[0], "json" if json else "text")
     defaults = {flag.attribute: flag.default for flag in FLAGS}
     options = {**defaults, **tables.get(None, {}), **tables.get(env, {}), **given}
-    return Namespace(**options, warnings=_warnings(environ))
+    warnings += _about_variables(environ) + _about_labels(options["label"])
+    return Namespace(**options, warnings=warnings)
+
+
+def _with_level(source: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of one source, with what -v says about the level of the log."""
+    return {"log_level": "DEBUG", **source} if source.get("verbose") else source
 
 
 def _from_variables(environ: Mapping[str, str], errors: list[str]) -> dict[str, Any]:
     found = {}
     for flag in FLAGS:
         text = environ.get(flag.variable)
-        if not text:  # set to nothing is how a variable is taken back
+        if not text or flag.of_client:  # set to nothing is how a variable is taken back
             continue
         try:
             found[flag.attribute] = flag.value_type.from_text(text)
@@ -61,51 +75,22 @@ def _from_variables(environ: Mapping[str, str], errors: list[str]) -> dict[str, 
     return found
 
 
-def _warnings(environ: Mapping[str, str]) -> list[str]:
-    known = [flag.variable.removeprefix(PREFIX) for flag in FLAGS]
+def _about_variables(environ: Mapping[str, str]) -> list[str]:
+    known = {flag.attribute.upper(): flag.variable for flag in FLAGS}
     found = []
     for name in sorted(environ):
         rest = name.removeprefix(PREFIX)
-        if rest not in (name, *known) and (meant := closest(rest, known)):
-            found.append(f"the variable {name} has no meaning. Did you mean {PREFIX}{meant}?")
+        if rest == name or known.get(rest) == name:
+            continue
+        if close := closest(rest, known):
+            found.append(f"the variable {name} has no meaning. Did you mean {known[close]}?")
     return found
 
 
-def _from_file(path: str, errors: list[str]) -> dict[str | None, dict[str, Any]]:
-    """Return the options of the file's tables by name, those at its top as None.
-
-    Of all tables, so that an error in [production] is found on the developer's machine.
-    """
-    try:
-        with open(path, "rb") as file:
-            top = tomllib.loads(file.read().decode("utf-8-sig"))
-    except OSError as error:
-        errors.append(f"-C {path}: cannot be read: {error.strerror or error}")
-        return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        errors.append(f"-C {path}: is not TOML: {error}")
-        return {}
-    names = [name for name in top if isinstance(top[name], dict) and name not in FILE_KEYS]
-    tables = {name: top.pop(name) for name in names}
-    return {
-        None: _from_table(top, f"-C {path}: ", errors),
-        **{name: _from_table(tables[name], f"-C {path}: [{name}] ", errors) for name in names},
-    }
-
-
-def _from_table(table: Mapping[str, object], where: str, errors: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        flag = FILE_KEYS.get(key.replace("_", "-"))
-        if flag is None:
-            close = closest(key, list(FILE_KEYS))
-            hint = f"Did you mean {close}?" if close else f"There are: {', '.join(FILE_KEYS)}"
-            errors.append(f"{where}{key}: no such key. {hint}")
-        elif flag.attribute in found:
-            errors.append(f"{where}{key}: given twice, with - and with _")
-        else:
-            try:
-                found[flag.attribute] = flag.value_type.from_value(value)
-            except ValueError as error:
-                errors.append(f"{where}{key}: {error}")
-    return found
+def _about_labels(labels: Sequence[str]) -> list[str]:
+    return [
+        f"-l {label} is a label of this worker, which the server's pages show. The level of the "
+        f"log is --log-level {label.lower()}"
+        for label in labels
+        if label.upper() in LEVELS
+    ]

@@ -211,12 +211,11 @@ _format: Callable[[logging.LogRecord], str] = TextFormatter(many=False).format
 _json = False
 
 
-def configure(log_format: str, verbose: bool = False, many: bool = False) -> None:
+def configure(log_format: str, level: int = logging.INFO, many: bool = False) -> None:
     """Set up the log, and for JSON the standard streams; `many`: for one of several processes."""
     global _format, _json
     mark_records()
     keep_enabled()
-    level = logging.DEBUG if verbose else logging.INFO
     if log_format != "json":
         handler = LineHandler(2)
         handler.setFormatter(TextFormatter(many))

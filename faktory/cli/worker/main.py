@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Final
 
 from ... import __version__
+from ...client.defaults import configure
 from ...exceptions import FaktoryAuthenticationError, FaktoryPayloadError
 from ...jobs import registry
 from ...proto import implementation, implementation_info
@@ -40,9 +41,9 @@ periodic jobs, imports, a log."""
 
 MORE_FILES: Final = "raise the limit (ulimit -n, LimitNOFILE=), or use a lower number"
 
-NO_JOBS: Final = (
-    "no job type is registered, so every job would fail. "
-    "Name the module that defines jobs: -r app.jobs"
+NO_MODULE: Final = (
+    "no module is named that defines the jobs: faktory-worker -r app.jobs. The tools are doctor, "
+    "server, push, queues and others, as in faktory-worker doctor: see faktory-worker --help"
 )
 
 log = Log(logging.getLogger("faktory.worker"))
@@ -99,7 +100,7 @@ def _run(argv: Sequence[str], early: EarlySignals, served: ExitStack) -> tuple[E
         stop = "" if str(error).endswith("?") else "."
         raise UsageError(f"{error}{stop} See faktory-worker --help") from None
     supervised = options.processes is not None or options.reload
-    logs.configure(options.log_format, options.verbose, many=supervised)
+    logs.configure(options.log_format, getattr(logging, options.log_level), many=supervised)
     for warning in filter(None, (conflict.find(), *options.warnings)):
         show_error(warning, level=logging.WARNING)
 
@@ -108,6 +109,8 @@ def _run(argv: Sequence[str], early: EarlySignals, served: ExitStack) -> tuple[E
         raise UsageError(
             "--burst ends when the queues are empty, and --reload goes on for ever: leave one out"
         )
+    if options.url is not None:
+        _use_server(options.url)
     if supervised:
         _check_supervisor(options)
         outcome = _supervise(options, early)
@@ -127,15 +130,27 @@ def _run(argv: Sequence[str], early: EarlySignals, served: ExitStack) -> tuple[E
             noticed() if attach is None else nullcontext()
         ):  # a TERM ends a supervised one as usual
             loaded = loading.load(options.require)
+            if options.url is not None:
+                _use_server(options.url)  # also where the program configures another
     finally:
         early.check()  # an import may have caught what a signal raised, or made another error of it
     declared = registry.fetched_queues()
     worker = _make_worker(options, declared, loading.find_loop_factory(options.loop_factory))
     if not registry.names():
-        raise UsageError(". ".join(hints.no_jobs(loaded)) if loaded else NO_JOBS)
+        raise UsageError(". ".join(hints.no_jobs(loaded)) if loaded else NO_MODULE)
     if attach is not None:
         attach(worker)
     return _work(worker, options, early)
+
+
+def _use_server(url: str) -> None:
+    """Use the server of --url here, in what the program pushes, and in what its jobs start."""
+    try:
+        configure(url=url)
+    except ValueError as error:
+        raise UsageError(f"--url: {error}") from None
+    os.environ["FAKTORY_URL"] = url
+    os.environ.pop("FAKTORY_PROVIDER", None)
 
 
 def _check_files(flag: str, number: int) -> None:
@@ -165,7 +180,7 @@ def _check_supervisor(options: Namespace) -> None:
     if options.reload and not reload.available():
         raise UsageError("--reload needs watchfiles: pip install 'faktory-worker[reload]'")
     if not options.require:
-        raise UsageError(NO_JOBS)
+        raise UsageError(NO_MODULE)
     worker = _make_worker(options, ())
     count = options.processes or 1
     _check_files("--processes", count)
