@@ -71,6 +71,7 @@ ONCE = [
     "cli/test_title.py",
     "cli/test_tools.py",
     "cli/test_web.py",
+    "cli/test_words.py",
     "cli/test_worker_queues.py",
     "cli/test_writer.py",
     "client/test_exchange.py",

@@ -19,7 +19,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from time import monotonic
@@ -95,7 +95,8 @@ class SocketTransport:
 
     `identity` is sent with HELLO. `timeout` is the seconds for connecting, the handshake included,
     and without progress for each answer, unless a command's own minimum is longer; `keepalive` see
-    `sockets`, `kernel_wait` see `waiting`.
+    `sockets`, `kernel_wait` see `waiting`. `begun` is called with this object before it connects:
+    from then on it can be interrupted.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class SocketTransport:
         ssl_context: SSLContext | None = None,
         keepalive: float = sockets.TCP_KEEPALIVE,
         kernel_wait: float = KERNEL_WAIT,
+        begun: Callable[[Transport], object] | None = None,
     ) -> None:
         self._place = address.place
         self._timeout = timeout
@@ -113,6 +115,8 @@ class SocketTransport:
         self._resets = False
         self._interrupted = False
         self._chunk = _TLS_CHUNK if address.tls else None
+        if begun is not None:
+            begun(self)
         self._open(address, identity, ssl_context, keepalive, kernel_wait)
         # Here for each exchange, which would look them up there.
         self._send = self._timed.send
@@ -189,12 +193,14 @@ class SocketTransport:
             raise
 
     def interrupt(self) -> None:
-        """End the wait for an answer, if there is one; the connection is closed then.
+        """End the wait to connect, or for an answer, if there is one; it is closed then.
 
-        From any thread. What has arrived is read first.
+        From any thread. What has arrived is read first. What the system does to find the host's
+        addresses goes on.
         """
         self._interrupted = True
-        sockets.end_reading(self._socket)
+        if (sock := getattr(self, "_socket", None)) is not None:
+            sockets.end_reading(sock)
 
     def close(self) -> None:
         """Send END, which the server does not answer, and close."""
@@ -244,6 +250,8 @@ class SocketTransport:
         failure: FaktoryConnectionError | None = None
         until = monotonic() + self._timeout
         for tried, route in enumerate(routes):
+            if self._interrupted:
+                break
             now = monotonic()
             deadline = now + max(0.0, until - now) / (len(routes) - tried)
             try:
@@ -267,7 +275,15 @@ class SocketTransport:
                 if not _is_own(error):
                     raise
                 failure = FaktoryConnectionError(str(self._explain(error)))
+        if self._interrupted:
+            raise sockets.given_up(self._place) from failure
         raise failure or self._explain(OSError("the host has no address"))
+
+    def _begin(self, sock: socket.socket) -> None:
+        """Let `interrupt` find a socket that is about to wait; raise if that was called before."""
+        self._socket = sock
+        if self._interrupted:
+            raise sockets.given_up(self._place)
 
     def _connect(
         self,
@@ -278,7 +294,7 @@ class SocketTransport:
         deadline: float,
     ) -> socket.socket:
         try:
-            sock = sockets.connect(route, deadline - monotonic(), keepalive)
+            sock = sockets.connect(route, deadline - monotonic(), keepalive, self._begin)
         except OSError as error:
             raise self._explain(error) from error
         if not address.tls:
@@ -287,16 +303,11 @@ class SocketTransport:
             from . import tls  # takes long, and most connections do without
 
             sock.settimeout(max(deadline - monotonic(), 0.001))
-            return tls.secure(sock, address, ssl_context, deadline)
+            return tls.secure(sock, address, ssl_context, deadline, self._begin)
         except FaktoryError:  # an OSError, too; it has its cause
-            sock.close()
             raise
         except OSError as error:
-            sock.close()
             raise self._explain(error) from error
-        except BaseException:
-            sock.close()
-            raise
 
     def _shake_hands(
         self, address: Address, identity: Mapping[str, object], deadline: float

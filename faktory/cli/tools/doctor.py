@@ -91,5 +91,7 @@ def _check(options: argparse.Namespace) -> Iterator[Result]:
         except ExitError as odd:
             yield checks.error_result("info", odd, REMEDY, odd.code)
             return
-        yield backlog.queues(client, sizes, options.watch)
+        counts = backlog.read_counts(info)
+        yield backlog.queues(client, sizes, options.watch, counts)
+        yield from backlog.reservations(counts)
         yield backlog.jobtypes(sizes, options.require)

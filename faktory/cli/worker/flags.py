@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple, NoReturn
 
 from ... import __version__
+from ...proto import implementation, implementation_info
 from .. import health_address
 
 PREFIX: Final = "FAKTORY_WORKER_"
@@ -340,6 +342,13 @@ exit codes:
 """
 
 
+def versions() -> str:
+    """Return the versions of this package and of Python, and which core is loaded, and why."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    reason = implementation_info()["reason"]
+    return f"faktory-worker {__version__} on Python {python}, core: {implementation} ({reason})"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
@@ -371,8 +380,7 @@ def make_parser(flags: Iterable[Flag] = FLAGS, add_help: bool = True) -> argpars
             read = _for_argparse(flag.value_type)
             group.add_argument(*names, metavar=flag.metavar, type=read, help=flag.help)
     if add_help:
-        version = f"faktory-worker {__version__}"
-        parser.add_argument("-V", "--version", action="version", version=version)
+        parser.add_argument("-V", "--version", action="version", version=versions())
     return parser
 
 

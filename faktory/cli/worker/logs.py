@@ -57,15 +57,26 @@ class LineHandler(logging.Handler):
             line = self.format(_unwritable(record, error))
         self._writer.put(line, wait=(record.levelno or 0) >= logging.ERROR)
 
-    def write_job(self, logger: str, message: str, job: JobContext) -> bool:
+    def write_job(
+        self, logger: str, message: str, job: JobContext, event: str, seconds: float | None
+    ) -> bool:
         """Write the line of a job, see `worker.logs.LineWriter`."""
-        takes_all = self.level <= logging.INFO and not self.filters and is_own(logger)
-        line = self._job_line(logger, message, job) if takes_all else None
-        if line is not None:
-            self._writer.put(line)
-        return line is not None
+        if self.level > logging.INFO or self.filters or not is_own(logger):
+            return False
+        line = self._job_line(logger, message, job, event, seconds)
+        if line is None:
+            return False
+        self._writer.put(line)
+        return True
 
-    def _job_line(self, logger: str, message: str, job: JobContext) -> str | None:  # noqa: ARG002
+    def _job_line(
+        self,
+        logger: str,  # noqa: ARG002
+        message: str,
+        job: JobContext,  # noqa: ARG002
+        event: str,  # noqa: ARG002
+        seconds: float | None,  # noqa: ARG002
+    ) -> str | None:
         formatter = self.formatter
         return formatter.job_line(message) if type(formatter) is TextFormatter else None
 
@@ -81,8 +92,10 @@ class JsonHandler(LineHandler):
         """Return a record as one line of JSON."""
         return format_json(record)
 
-    def _job_line(self, logger: str, message: str, job: JobContext) -> str | None:
-        return json_of_job(logger, message, job.jid, job.jobtype)
+    def _job_line(
+        self, logger: str, message: str, job: JobContext, event: str, seconds: float | None
+    ) -> str | None:
+        return json_of_job(logger, message, job, event, seconds)
 
     def write(self, line: str, wait: bool = False) -> None:
         """Write a line as it is."""
@@ -95,8 +108,13 @@ def _unwritable(record: logging.LogRecord, error: Exception) -> logging.LogRecor
     return _record(logging.ERROR, f"a record cannot be written: {why}: {what}")
 
 
-def _record(level: int, message: str, name: str = "faktory.log") -> logging.LogRecord:
-    return logging.LogRecord(name, level, "", 0, message, (), None)
+def _record(
+    level: int, message: str, name: str = "faktory.log", event: str = "other"
+) -> logging.LogRecord:
+    record = logging.LogRecord(name, level, "", 0, message, (), None)
+    if is_own(name):
+        record.event = event
+    return record
 
 
 @cache
@@ -114,7 +132,9 @@ def writer_of(descriptor: int) -> Writer:
 
 
 def _say_dropped(count: int, why: str) -> str:
-    return _format(_record(logging.WARNING, f"{count} lines of the log were dropped: {why}"))
+    lines = "line of the log was" if count == 1 else "lines of the log were"
+    text = f"{count} {lines} dropped: {why}"
+    return _format(_record(logging.WARNING, text, event="dropped_lines"))
 
 
 class JsonStream(io.TextIOBase):
