@@ -24,8 +24,9 @@ from ...jobs.context import JobContext
 from ...wire.failure import text_of
 from ...wire.log import Lines, Log, cut, escape_lines, keep_enabled
 from ...worker.logs import is_own, mark_records
-from .. import streams
+from .. import streams, terminal
 from .formats import MAX_LINE, MAX_TEXT, TextFormatter, format_json, json_of_job, shown_traceback
+from .printing import TextStream
 from .writer import Writer
 
 log = Log(logging.getLogger("faktory.command"))
@@ -227,21 +228,25 @@ def _object(line: str) -> dict[str, Any] | None:
 
 _format: Callable[[logging.LogRecord], str] = TextFormatter(many=False).format
 _json = False
+_is_live = False
 
 
 def configure(log_format: str, verbose: bool = False, many: bool = False) -> None:
-    """Set up the log, and for JSON the standard streams; `many`: for one of several processes."""
-    global _format, _json
+    """Set up the log and the standard streams; `many`: for one of several processes."""
+    global _format, _json, _is_live
     mark_records()
     keep_enabled()
     level = logging.DEBUG if verbose else logging.INFO
     if log_format != "json":
         handler = LineHandler(2)
-        handler.setFormatter(TextFormatter(many))
+        handler.setFormatter(_formatter(many))
         _format = handler.format
+        _replace_streams()
         logging.basicConfig(level=level, handlers=[handler])  # nothing if there are others
         if handler in logging.root.handlers:
             run_in_background()
+        else:
+            _is_live = False
         return
     _json = True
     _format = format_json
@@ -254,6 +259,43 @@ def configure(log_format: str, verbose: bool = False, many: bool = False) -> Non
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     run_in_background()
+
+
+def _formatter(many: bool) -> TextFormatter:
+    if not terminal.has_colour(sys.stderr):
+        return TextFormatter(many)
+    from .live import LiveFormatter
+
+    return LiveFormatter(many)
+
+
+def _replace_streams() -> None:
+    """Have what the program prints go out in whole lines, in order with the log's."""
+    global _is_live
+    if sys.stderr is not sys.__stderr__ or sys.stderr is None:
+        return
+    writer = writer_of(2)
+    if codec := _codec(sys.stderr):
+        writer.encoding = codec
+    if terminal.is_live(sys.stderr) and terminal.has_rich():
+        _is_live = True
+        writer.use_screen()
+    sys.stderr = TextStream(sys.stderr, writer, waits=True)
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        sys.stdout = TextStream(sys.stdout, writer if writer_of(1) is writer else None)
+
+
+def _codec(stream: Any) -> str:
+    """Return the encoding of a stream, "" if a line end is not one byte of it."""
+    try:
+        return stream.encoding if "\n".encode(stream.encoding) == b"\n" else ""
+    except (AttributeError, TypeError, LookupError, UnicodeError):
+        return ""
+
+
+def live_writer() -> Writer | None:
+    """Return the writer of a terminal that can show how a worker is, None if there is none."""
+    return writer_of(2) if _is_live else None
 
 
 def run_in_background() -> None:
@@ -276,6 +318,9 @@ def _used() -> tuple[int, ...]:
 
 def close() -> bool:
     """Write what is left, for a second at most; return False if a reader does not take it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextStream):
+            stream.end()
     for descriptor in _used():
         writer_of(descriptor).close()
     return streams.flush(sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
@@ -291,8 +336,10 @@ def show_error(
         return
     trace = "" if error is None else f"{shown_traceback(error, error.__traceback__)}\n"
     word = "warning: " if level == logging.WARNING else ""
-    text = escape_lines(f"{trace}faktory-worker: {word}{message}")
-    if sys.stderr is sys.__stderr__:
+    meaning = "warning" if word else "error"
+    name = terminal.painted("faktory-worker:", meaning, sys.stderr)
+    text = f"{escape_lines(trace)}{name} {escape_lines(f'{word}{message}')}"
+    if sys.stderr is sys.__stderr__ or isinstance(sys.stderr, TextStream):
         writer_of(2).put(text, wait=True)
     else:
         print(text, file=sys.stderr, flush=True)

@@ -27,9 +27,9 @@ from ...worker import Worker
 from ...worker.manager import CannotStart
 from ...worker.signals import handled, noticed
 from ...worker.texts import counted, is_terminal, listed
-from .. import conflict, loading, streams
+from .. import conflict, loading, streams, terminal
 from ..exits import Exit, ExitError, UsageError
-from . import config, flags, logs, queues, title
+from . import config, flags, live, logs, queues, title
 from .ending import STOP_SIGNALS, EarlySignals, end, unblock
 from .logs import show_error
 
@@ -102,6 +102,7 @@ def _run(argv: Sequence[str], early: EarlySignals, served: ExitStack) -> tuple[E
         raise UsageError(f"{error}{stop} See faktory-worker --help") from None
     options.queue_source = _queue_source(argv, options)
     supervised = options.processes is not None or options.reload
+    terminal.is_plain = getattr(options, "plain", False)
     logs.configure(options.log_format, options.verbose, many=supervised)
     for warning in filter(None, (conflict.find(), *options.warnings)):
         show_error(warning, level=logging.WARNING)
@@ -244,8 +245,10 @@ def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit
         if worker._number is None:
             _log_versions(worker)
         worker._introduce = partial(_introduce, worker, options)
+        # Not for one of several: each would draw it.
+        writer = logs.live_writer() if (options.processes or 1) == 1 else None
         try:
-            with title.shown(worker, options.tag):
+            with title.shown(worker, options.tag), live.shown(worker, writer):
                 worker.run()
         except FaktoryAuthenticationError as error:
             raise ExitError(Exit.REFUSED, error) from None
