@@ -20,7 +20,7 @@ from ...exceptions import (
     FaktoryOutcomeUnknown,
     FaktoryPayloadError,
 )
-from .. import loading, streams
+from .. import loading, streams, terminal
 from ..exits import Exit, ExitError
 from . import admin, doctor, health, output, periodic, push, server
 
@@ -59,6 +59,7 @@ them. And the server, which has served whether or not anybody reads its last lin
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a tool; return its exit code."""
     streams.open_missing()
+    streams.show_all_characters()
     before = sys.stdout
     sys.stdout = written = streams.Output(before)
     try:
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None, written: streams.Output) -> int:
     options = _parser().parse_args(argv)
+    terminal.is_plain = getattr(options, "plain", False)
     if options.run is not doctor.run:
         try:
             from ... import proto  # noqa: F401
@@ -117,7 +119,8 @@ def _show_error(tool: str, message: object, code: Exit) -> int:
     lines = str(message).split("\n")
     try:
         text = "\n".join(map(output.escape, lines))
-        print(f"python -m faktory {tool}:", text, file=sys.stderr, flush=True)
+        name = terminal.painted(f"python -m faktory {tool}:", "error", sys.stderr)
+        print(name, text, file=sys.stderr, flush=True)
     except OSError:
         streams.discard(sys.stderr)
     return code
