@@ -59,7 +59,7 @@ def test_nothing_is_written_where_nothing_has_changed(screen: Screen) -> None:
     assert shown(screen.compose(b"", False, False)) == ["", "3 running"]
 
 
-def test_a_few_times_a_second_at_most_it_is_made_anew(
+def test_it_is_made_a_few_times_a_second_at_most(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DRAW_INTERVAL", 60.0)

@@ -65,7 +65,7 @@ def test_without_rich_there_is_no_colour(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not terminal.has_colour(Stream(True), XTERM)
 
 
-def test_a_stream_that_is_closed_or_none_is_no_terminal() -> None:
+def test_a_stream_that_is_closed_or_none_is_not_a_terminal() -> None:
     closed = Stream(True)
     closed.close()
     assert not terminal.is_live(None, XTERM)

@@ -45,7 +45,7 @@ class TextStream:
             raise ValueError("I/O operation on closed file.")
         thread = get_ident()
         written = self._unfinished.pop(thread, "") + text
-        # A line that is begun anew, as a progress bar's, is shown at once.
+        # A line that is written again, as a progress bar's, is shown at once.
         end = len(written) if "\r" in text else written.rfind("\n") + 1
         if len(written) - end > MAX_UNFINISHED:
             end = len(written)

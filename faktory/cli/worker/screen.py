@@ -17,7 +17,7 @@ PAUSE: Final = 0.05
 """Seconds between two writes: a subprocess, which writes past the log, is to come after it."""
 
 DRAW_INTERVAL: Final = 0.25
-"""Seconds between two times that the line is made anew. With lines it is drawn as it is."""
+"""Seconds between two times that the line is made. With lines it is drawn again as it is."""
 
 CHECK_INTERVAL: Final = 0.5
 """Seconds between two looks whether it has changed, where nothing else is written."""
