@@ -100,7 +100,10 @@ def line_writer(log: logging.Logger) -> LineWriter | None:
     Not where the program, or a package that watches it, has added, wrapped or replaced something.
     """
     factory = logging.getLogRecordFactory()
-    if type(factory) is not _Marking or not factory.is_plain or _methods() != _PLAIN:
+    if type(factory) is not _Marking or not factory.is_plain:
+        return None
+    kind = logging.Logger
+    if (kind.makeRecord, kind.handle, kind.callHandlers) != _PLAIN:  # `_methods`, without a call
         return None
     if log.filters or type(log) is not logging.Logger:
         return None

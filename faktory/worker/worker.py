@@ -558,8 +558,7 @@ class Worker:
 
     def _on_server_state(self, state: str) -> None:
         if not (self.is_disconnecting or (state == "quiet" and self.is_quiet)):
-            what = "be quiet" if state == "quiet" else "stop"
-            self._log.info("the server asks this worker to %s", what)
+            self._log.info("the server asks this worker to %s", state)
         if state == "quiet":
             self._become_quiet()
         else:

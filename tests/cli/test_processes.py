@@ -140,7 +140,7 @@ def test_several_workers_run_jobs_until_the_supervisor_is_stopped(
     wait_until(lambda: len(server.workers) == 3)
     assert stop(supervisor, number) == Exit.STOPPED
     assert reports(server, jid) == ["ACK"]
-    assert "concurrency: 2, 3 workers" in supervisor.said
+    assert "starts 3 workers, each for 2 jobs at a time" in supervisor.said
     assert supervisor.said.splitlines()[-1].endswith("stopped, every job answered")
     assert not any(map(alive, pids(supervisor)))
     assert "Traceback" not in supervisor.said

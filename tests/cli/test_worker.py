@@ -134,7 +134,7 @@ def test_labels_and_weights_reach_the_server(
 def test_the_password_is_not_shown(run: Run, wait_until: WaitUntil) -> None:
     with EmbeddedServer(password="geheim", timing=Timing(fetch_wait=0.1)) as server:
         worker = run(WORKER, "-r", "jobs", url=server.url)
-        wait_until(lambda: server.workers)
+        wait_until(lambda: " job types, " in worker.said)
         worker.send(signal.SIGTERM)
         assert worker.wait() == 0
     assert "connected to Faktory 1.10.0 at 127.0.0.1:" in worker.said
@@ -405,8 +405,10 @@ def test_an_invalid_variable_is_wrong_usage(variable: str, value: str, message: 
 
 
 def test_version_and_help() -> None:
-    version = f"faktory-worker {faktory.__version__}\n"
-    assert call("-V", main=main) == (0, version, "")
+    shown = call("-V", main=main)
+    assert (shown.code, shown.stderr) == (0, "")
+    assert shown.stdout.startswith(f"faktory-worker {faktory.__version__} on Python ")
+    assert f", core: {faktory.implementation} (" in shown.stdout
     help = call("-h", main=main)
     assert (help.code, help.stderr) == (0, "")
     assert "exit codes:" in help.stdout

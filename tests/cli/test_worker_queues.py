@@ -306,7 +306,7 @@ def start(run: Run, folder: Path, server: EmbeddedServer, *flags: str) -> Proces
 
 def first_lines(worker: Process, wait_until: WaitUntil) -> str:
     """Return its first ten lines, that of its job types included."""
-    wait_until(lambda: "runs 3 job types" in worker.said)
+    wait_until(lambda: " at a time: " in worker.said)
     return "".join(worker.said.splitlines(keepends=True)[:10])
 
 
@@ -373,7 +373,7 @@ def test_the_first_worker_of_a_supervisor_says_what_all_of_them_fetch(
 ) -> None:
     supervisor = start(run, folder, server, "--processes", "2", *flags)
     wait_until(lambda: supervisor.said.count(": connected to") == 2)
-    wait_until(lambda: "runs 3 job types" in supervisor.said)
+    wait_until(lambda: " each for " in supervisor.said and " job types" in supervisor.said)
     (line,) = [line for line in supervisor.said.splitlines() if "Queues: " in line]
     assert line.endswith(f"Queues: {expected}")
 

@@ -252,7 +252,7 @@ def test_the_first_one_that_reaches_the_server_asks_for_its_info_and_hands_it_on
     tried: list[int] = []
     beating = Beating([FaktoryConnectionError("not yet")], 1000.0, DEFAULT)
     beating.client.infos = [server_with(1)]
-    timing = Timing(first_beat_interval=0.01)  # and then as seldom as it was told to
+    timing = Timing(first_beat_interval=0.01)
     beating.thread = Heartbeat(
         beating,  # type: ignore[arg-type]
         beating.client,  # type: ignore[arg-type]
@@ -272,7 +272,7 @@ def test_the_first_one_that_reaches_the_server_asks_for_its_info_and_hands_it_on
     assert beating.client.calls == ["beat", "beat", "info", "close"]
 
 
-def test_a_beat_that_the_stop_has_ended_is_no_outage(wait_until: WaitUntil) -> None:
+def test_a_beat_that_the_stop_has_ended_is_not_an_outage(wait_until: WaitUntil) -> None:
     """It is interrupted at once where there is no connection."""
     beating = Beating([], 1000.0, Timing(beat_grace=20.0))
     interrupted = Event()

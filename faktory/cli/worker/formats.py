@@ -36,9 +36,6 @@ _OWN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "job", "j
 _MAX_PLAIN: Final = 4096
 """Characters of a text that needs no record to be cut."""
 
-_MAX_CACHED: Final = 512
-"""Characters of the names in a line whose JSON is kept for the next one."""
-
 _encode: Final = json.JSONEncoder(default=repr, allow_nan=False).encode
 
 
@@ -150,10 +147,10 @@ def format_json(record: logging.LogRecord) -> str:
         "process": record.process,
         "thread": record.threadName,
     }
-    if jid := getattr(record, "jid", ""):
-        fields.update(jid=jid, jobtype=getattr(record, "jobtype", ""))
     if is_own(record.name):
         fields["event"] = getattr(record, "event", "other")
+    if jid := getattr(record, "jid", ""):
+        fields.update(jid=jid, jobtype=getattr(record, "jobtype", ""))
     if record.exc_info:
         fields["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
     if record.stack_info:
@@ -179,22 +176,29 @@ def json_of_job(
     logger: str, message: str, job: JobContext, event: str, seconds: float | None
 ) -> str | None:
     """Return a job's line, written at INFO by this thread now; None: a record is needed."""
-    jid, jobtype, queue, name = job.jid, job.jobtype, job.queue, current_thread().name
-    if not (jid and is_plain(jid) and is_plain(message)):
-        return None
-    if len(jobtype) + len(queue) + len(name) > _MAX_CACHED:
-        return None
     head = _json_head(logger, logging.getLevelName(logging.INFO))
-    thread = _json_text(name)
-    names = _json_names(jobtype, event, queue)
-    if head is None or thread is None or names is None:
+    thread = _json_text(current_thread().name)
+    fields = job.logged_as
+    if fields is None:
+        fields = job.logged_as = _json_of(job)
+    if not (head and thread and fields and is_plain(message)):
         return None
     now = time()
     took = "" if seconds is None else f', "seconds": {round(seconds, 6)!r}'
     return (
         f'{{"time": "{_utc(int(now))}.{int(now % 1 * 1000):03}Z", {head}{_quoted(message)}, '
-        f'"process": {_process}, "thread": {thread}, "jid": {_quoted(jid)}, {names}, '
-        f'"attempt": {job.attempt}, "retries_remaining": {job.retries_remaining}{took}}}'
+        f'"process": {_process}, "thread": {thread}, "event": "{event}", {fields}{took}}}'
+    )
+
+
+def _json_of(job: JobContext) -> str:
+    """Return what both lines of a job have of it; "" if that takes a record."""
+    jid, jobtype, queue = job.jid, job.jobtype, job.queue
+    if not (jid and is_plain(jid) and is_plain(jobtype) and is_plain(queue)):
+        return ""
+    return (
+        f'"jid": {_quoted(jid)}, "jobtype": {_quoted(jobtype)}, "queue": {_quoted(queue)}, '
+        f'"attempt": {job.attempt}, "retries_remaining": {job.retries_remaining}'
     )
 
 
@@ -206,18 +210,9 @@ def _json_text(text: str) -> str | None:
 
 @lru_cache(maxsize=16)
 def _json_head(logger: str, level: str) -> str | None:
-    parts = _json_text(level), _json_text(logger)
-    if None in parts:
+    if not (is_plain(logger) and is_plain(level)):
         return None
-    return '"level": {}, "logger": {}, "message": '.format(*parts)
-
-
-@lru_cache(maxsize=1024)
-def _json_names(jobtype: str, event: str, queue: str) -> str | None:
-    parts = _json_text(jobtype), _json_text(event), _json_text(queue)
-    if None in parts:
-        return None
-    return '"jobtype": {}, "event": {}, "queue": {}'.format(*parts)
+    return f'"level": {_quoted(level)}, "logger": {_quoted(logger)}, "message": '
 
 
 def is_plain(text: str) -> bool:

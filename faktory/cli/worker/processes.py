@@ -277,7 +277,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         if number == signal.SIGTSTP and not self._quiet:
             self._quiet = True
             log.warning(
-                "quiet: the workers fetch no more jobs, and none is replaced; running jobs go on, "
+                "quiet: the workers fetch no more jobs, no worker is replaced; running jobs go on, "
                 "TERM or Ctrl-C stops them; they do not fetch again: start others for that",
                 event="quiet",
             )
