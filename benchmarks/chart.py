@@ -182,7 +182,7 @@ def readme(text: str, results: Results) -> str:
 
 In parentheses: the figure of others, divided by ours. Client, worker and a real Faktory server
 share two cores ({where(results)}).
-All figures, how they are measured, and where others are faster: [benchmarks/](benchmarks/README.md).
+All figures, how they are measured, where others are faster: [benchmarks/](benchmarks/README.md).
 """
     return between_markers(text, block, "README.md")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 from typing import Any, Final
 
@@ -28,6 +29,15 @@ def open_missing() -> None:
             stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+
+def show_all_characters() -> None:
+    """Have what the encoding of standard output or error lacks escaped: it would be an error."""
+    stream: Any
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", "") in ("strict", "surrogateescape"):
+            with suppress(AttributeError, ValueError, OSError):
+                stream.reconfigure(errors="backslashreplace")
 
 
 class Output:

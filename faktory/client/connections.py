@@ -14,12 +14,13 @@ from logging import DEBUG
 from time import time
 from typing import Any
 
-from ..exceptions import FaktoryConnectionError, FaktoryTimeout
+from ..exceptions import FaktoryConnectionError
 from ..wire import recovery
 from ..wire.commands import Command
 from ..wire.session import Answer
 from ..wire.trace import CommandLog
 from . import fork, network, settings
+from .sockets import given_up
 from .transport import Transport
 
 
@@ -41,6 +42,7 @@ class Connection:
         self._log = CommandLog(log, log_payloads)
         self._network: network.Network = network.SOCKETS
         self._transport: Transport | None = None  # opened by this network
+        self._opening: Transport | None = None  # one that connects
         self._busy = False  # in an exchange
         self._interrupted = False
         fork.register(self)
@@ -80,8 +82,9 @@ class Connection:
         again. Outside an exchange this ends the next one.
         """
         self._interrupted = True
-        if (transport := self._transport) is not None:
-            transport.interrupt()
+        for transport in (self._opening, self._transport):  # in this order: one becomes the other
+            if transport is not None:
+                transport.interrupt()
 
     def exchange(self, *sent: Command[Any]) -> list[Answer]:
         """Send commands in one piece; return an answer for each, errors of the server included.
@@ -166,17 +169,30 @@ class Connection:
         if self._transport is None:
             if self._endpoint.address.tls:
                 fork.preload(tls=True, password=False)
-            transport = self._connect(self._network)
-            if self._interrupted:
+            try:
+                transport = self._connect(self._network)
+                if self._interrupted:
+                    transport.abort()
+                    raise given_up(self._endpoint.address.place)
+                self._transport = transport
+            except BaseException:
                 self._interrupted = False
-                transport.abort()
-                raise FaktoryTimeout(f"connecting to {self._endpoint.address.place} was given up")
-            self._transport = transport
+                raise
+            finally:
+                self._opening = None
         return self._transport
+
+    def _begin(self, transport: Transport) -> None:
+        """Let `interrupt` find a transport that connects."""
+        self._opening = transport
+        if self._interrupted:
+            transport.interrupt()
 
     def _connect(self, using: network.Network) -> Transport:
         to = self._endpoint
-        return using.connect(to.address, to.hello(), to.timeout, to.ssl_context, to.keepalive)
+        return using.connect(
+            to.address, to.hello(), to.timeout, to.ssl_context, to.keepalive, self._begin
+        )
 
     def _drop(self) -> None:
         transport, self._transport = self._transport, None

@@ -8,7 +8,7 @@ and is used again when the network that opened it is back.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..wire.address import Address
@@ -35,8 +35,13 @@ class Network(Protocol):
         timeout: float,
         ssl_context: SSLContext | None,
         keepalive: float,
+        begun: Callable[[Transport], object] | None = None,
     ) -> Transport:
-        """Open a connection; FaktoryConnectionError or one below it where that fails."""
+        """Open a connection; FaktoryConnectionError or one below it where that fails.
+
+        `begun` is called with the transport before it waits for a server, so that another thread
+        can interrupt it.
+        """
 
 
 class SocketNetwork:
@@ -51,9 +56,10 @@ class SocketNetwork:
         timeout: float,
         ssl_context: SSLContext | None,
         keepalive: float,
+        begun: Callable[[Transport], object] | None = None,
     ) -> Transport:
         """Open a socket, with TLS if the address says so, and shake hands."""
-        return SocketTransport(address, identity, timeout, ssl_context, keepalive)
+        return SocketTransport(address, identity, timeout, ssl_context, keepalive, begun=begun)
 
 
 class MemoryNetwork(ABC):
@@ -69,6 +75,7 @@ class MemoryNetwork(ABC):
         timeout: float,
         ssl_context: SSLContext | None,
         keepalive: float,
+        begun: Callable[[Transport], object] | None = None,
     ) -> Transport:
         """Return the server in memory, whatever the address."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,8 +44,13 @@ def open_session(
     ssl_context: SSLContext | None,
     keepalive: float,
     kernel_wait: float,
+    begun: Callable[[socket.socket], object],
 ) -> Opened:
-    """Open a connection to the first of the host's addresses that answers as it should."""
+    """Open a connection to the first of the host's addresses that answers as it should.
+
+    `begun` is called with each socket before it waits, so that another thread can end that; it may
+    raise.
+    """
     process = os.getpid()
     place = address.place
     try:
@@ -58,7 +63,7 @@ def open_session(
         now = monotonic()
         deadline = now + max(0.0, until - now) / (len(routes) - tried)
         try:
-            sock = _connect(route, address, timeout, ssl_context, keepalive, deadline)
+            sock = _connect(route, address, timeout, ssl_context, keepalive, deadline, begun)
             try:
                 timed = TimedSocket(sock, tls=address.tls, kernel_wait=kernel_wait)
                 session = ClientSession()
@@ -86,27 +91,20 @@ def _connect(
     ssl_context: SSLContext | None,
     keepalive: float,
     deadline: float,
+    begun: Callable[[socket.socket], object],
 ) -> socket.socket:
     try:
-        sock = sockets.connect(route, deadline - monotonic(), keepalive)
-    except OSError as error:
-        raise sockets.explain(error, address.place, timeout) from error
-    if not address.tls:
-        return sock
-    try:
+        sock = sockets.connect(route, deadline - monotonic(), keepalive, begun)
+        if not address.tls:
+            return sock
         from . import tls  # takes long, and most connections do without
 
         sock.settimeout(max(deadline - monotonic(), 0.001))
-        return tls.secure(sock, address, ssl_context, deadline)
+        return tls.secure(sock, address, ssl_context, deadline, begun)
     except FaktoryError:  # an OSError, too; it has its cause
-        sock.close()
         raise
     except OSError as error:
-        sock.close()
         raise sockets.explain(error, address.place, timeout) from error
-    except BaseException:
-        sock.close()
-        raise
 
 
 class _Handshake(NamedTuple):

@@ -13,6 +13,7 @@ import re
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from math import ceil
@@ -97,10 +98,16 @@ def create(route: Route, keepalive: float) -> socket.socket:
         raise
 
 
-def connect(route: Route, timeout: float, keepalive: float) -> socket.socket:
-    """Return a socket that is connected within `timeout` seconds, see `create`; OSError if not."""
+def connect(
+    route: Route, timeout: float, keepalive: float, begun: Callable[[socket.socket], object]
+) -> socket.socket:
+    """Return a socket that is connected within `timeout` seconds, see `create`; OSError if not.
+
+    `begun` is called with it before it connects; it may raise.
+    """
     sock = create(route, keepalive)
     try:
+        begun(sock)
         sock.settimeout(max(timeout, 0.001))
         sock.connect(route.address)
         return sock
@@ -152,7 +159,10 @@ def abort(sock: socket.socket, process: int) -> None:
 
 
 def end_reading(sock: socket.socket) -> None:
-    """Wake the thread that waits for a socket, which finds its end. From any thread."""
+    """Wake the thread that waits for a socket, which finds its end. From any thread.
+
+    On Linux also one that waits for it to connect, which is reset by that.
+    """
     with suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RD)  # not TLS's own, which the thread may use
 
@@ -204,6 +214,11 @@ def _explained(error: Exception, place: str, timeout: float) -> FaktoryError:
     reset = isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError))
     kind = FaktoryConnectionResetError if reset else FaktoryConnectionError
     return kind(f"the connection to {place} broke: {error}")
+
+
+def given_up(place: str) -> FaktoryTimeout:
+    """Return the error for a connection that was interrupted before it was there."""
+    return FaktoryTimeout(f"connecting to {place} was given up")
 
 
 def closed(place: str) -> FaktoryConnectionResetError:

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
@@ -33,17 +34,33 @@ _log = Log(logging.getLogger("faktory.connection"))
 
 
 def secure(
-    sock: socket.socket, address: Address, context: ssl.SSLContext | None, deadline: float
+    sock: socket.socket,
+    address: Address,
+    context: ssl.SSLContext | None,
+    deadline: float,
+    begun: Callable[[socket.socket], object],
 ) -> ssl.SSLSocket:
     """Begin TLS on a socket until then (`time.monotonic`).
 
-    FaktoryConnectionError, with the remedy, where the certificate is not trusted;
-    FaktoryHandshakeError where the peer does not speak TLS; OSError as of any socket.
+    `begun` is called, before anything is sent, with the socket that takes the place of the other
+    one; it may raise. FaktoryConnectionError, with the remedy, where the certificate is not
+    trusted; FaktoryHandshakeError where the peer does not speak TLS; OSError as of any socket. The
+    sockets are closed then.
     """
-    peer = sock.getpeername()
+    peer = None
+    present = sock
     try:
-        return (context or make_context(address)).wrap_socket(sock, server_hostname=address.host)
-    except (ssl.SSLError, ConnectionResetError) as error:
+        peer = sock.getpeername()
+        present = secured = (context or make_context(address)).wrap_socket(
+            sock, server_hostname=address.host, do_handshake_on_connect=False
+        )
+        begun(secured)
+        secured.do_handshake()
+        return secured
+    except BaseException as error:
+        present.close()
+        if not isinstance(error, (ssl.SSLError, ConnectionResetError)):
+            raise
         raise explain(error, address, sock.family, peer, deadline) from error
 
 

@@ -17,12 +17,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..exceptions import (
+    FaktoryAuthenticationError,
     FaktoryConnectionError,
     FaktoryError,
     FaktoryProtocolError,
@@ -85,7 +87,8 @@ class SocketTransport:
 
     `identity` is sent with HELLO. `timeout` is the seconds for connecting, the handshake included,
     and without progress for each answer, unless a command's own minimum is longer; `keepalive` see
-    `sockets`, `kernel_wait` see `waiting`.
+    `sockets`, `kernel_wait` see `waiting`. `begun` is called with this object before it connects:
+    from then on it can be interrupted.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class SocketTransport:
         ssl_context: SSLContext | None = None,
         keepalive: float = sockets.TCP_KEEPALIVE,
         kernel_wait: float = KERNEL_WAIT,
+        begun: Callable[[Transport], object] | None = None,
     ) -> None:
         self._place = address.place
         self._timeout = timeout
@@ -103,9 +107,16 @@ class SocketTransport:
         self._resets = False
         self._interrupted = False
         self._chunk = _TLS_CHUNK if address.tls else None
-        self._socket, self._timed, self._session = opening.open_session(
-            address, identity, timeout, ssl_context, keepalive, kernel_wait
-        )
+        if begun is not None:
+            begun(self)
+        try:
+            self._socket, self._timed, self._session = opening.open_session(
+                address, identity, timeout, ssl_context, keepalive, kernel_wait, self._begin
+            )
+        except FaktoryConnectionError as error:
+            if self._interrupted and not isinstance(error, FaktoryAuthenticationError):
+                raise sockets.given_up(self._place) from error
+            raise
         # Here for each exchange, which would look them up there.
         self._send = self._timed.send
         self._can_read = self._timed.can_read
@@ -181,12 +192,14 @@ class SocketTransport:
             raise
 
     def interrupt(self) -> None:
-        """End the wait for an answer, if there is one; the connection is closed then.
+        """End the wait to connect, or for an answer, if there is one; it is closed then.
 
-        From any thread. What has arrived is read first.
+        From any thread. What has arrived is read first. What the system does to find the host's
+        addresses goes on.
         """
         self._interrupted = True
-        sockets.end_reading(self._socket)
+        if (sock := getattr(self, "_socket", None)) is not None:
+            sockets.end_reading(sock)
 
     def close(self) -> None:
         """Send END, which the server does not answer, and close."""
@@ -213,6 +226,12 @@ class SocketTransport:
         self._resets = True
         sockets.reset_on_close(self._socket, True)
         sockets.double_limit(self._socket)
+
+    def _begin(self, sock: socket.socket) -> None:
+        """Let `interrupt` find a socket that is about to wait; raise if that was called before."""
+        self._socket = sock
+        if self._interrupted:
+            raise sockets.given_up(self._place)
 
     def _send_more(self, data: bytes, left: int) -> int:
         """Send what is left of some data; return how many bytes were sent."""

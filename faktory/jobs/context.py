@@ -135,6 +135,8 @@ class JobContext(JobAttributes):
 
     _policy: Any = None
     """What is declared of the job's failures, a `retries.Policy`; set where middleware runs."""
+    logged_as: str | None = None
+    """What the lines of a log have of it; kept by who writes them, since each job has two."""
     in_test_thread = False
     """Whether a test runs the job, in its own thread, which has more to do after the job's end."""
 
@@ -153,7 +155,10 @@ class JobContext(JobAttributes):
         return f"<job {self}>"
 
     def __str__(self) -> str:
-        return f"{clip(self.jobtype)} {clip(self.jid)}"
+        jobtype, jid = self.jobtype, self.jid
+        if len(jobtype) + len(jid) <= 100:  # in each line of the log
+            return f"{jobtype} {jid}"
+        return f"{clip(jobtype)} {clip(jid)}"
 
     @property
     def jobtype(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from typing import Any, Final
 
 from .failure import text_of
@@ -67,21 +68,21 @@ class Log:
         self.isEnabledFor = self.logger.isEnabledFor
         """The logger's own, for what is costly to say."""
 
-    def debug(self, message: str, *args: object) -> None:
-        """Write a line of level DEBUG."""
-        self._write(logging.DEBUG, message, args)
+    def debug(self, message: str, *args: object, **extra: object) -> None:
+        """Write a line of level DEBUG; `extra` are further attributes of its record."""
+        self._write(logging.DEBUG, message, args, None, extra)
 
-    def info(self, message: str, *args: object) -> None:
-        """Write a line of level INFO."""
-        self._write(logging.INFO, message, args)
+    def info(self, message: str, *args: object, **extra: object) -> None:
+        """Write a line of level INFO; `extra` are further attributes of its record."""
+        self._write(logging.INFO, message, args, None, extra)
 
-    def warning(self, message: str, *args: object) -> None:
-        """Write a line of level WARNING."""
-        self._write(logging.WARNING, message, args)
+    def warning(self, message: str, *args: object, **extra: object) -> None:
+        """Write a line of level WARNING; `extra` are further attributes of its record."""
+        self._write(logging.WARNING, message, args, None, extra)
 
-    def error(self, message: str, *args: object) -> None:
-        """Write a line of level ERROR."""
-        self._write(logging.ERROR, message, args)
+    def error(self, message: str, *args: object, **extra: object) -> None:
+        """Write a line of level ERROR; `extra` are further attributes of its record."""
+        self._write(logging.ERROR, message, args, None, extra)
 
     def critical(self, message: str, *args: object, exc_info: Any = None) -> None:
         """Write a line of level CRITICAL."""
@@ -91,17 +92,33 @@ class Log:
         """Write a line of level ERROR, with the traceback of what is handled."""
         self._write(logging.ERROR, message, args, exc_info)
 
-    def log(self, level: int, message: str, *args: object, exc_info: Any = None) -> None:
+    def log(
+        self, level: int, message: str, *args: object, exc_info: Any = None, **extra: object
+    ) -> None:
         """Write a line."""
-        self._write(level, message, args, exc_info)
+        self._write(level, message, args, exc_info, extra)
 
     def _write(
-        self, level: int, message: str, args: tuple[object, ...], exc_info: Any = None
+        self,
+        level: int,
+        message: str,
+        args: tuple[object, ...],
+        exc_info: Any = None,
+        extra: dict[str, object] | None = None,
     ) -> None:
         try:
-            if enabled(self.logger).isEnabledFor(level):
-                quoted = [clean(value) for value in args]
-                self.logger.log(level, message, *quoted, exc_info=exc_info, stacklevel=3)
+            if not enabled(self.logger).isEnabledFor(level):
+                return
+            quoted = [clean(value) for value in args]
+            write = partial(
+                self.logger.log, level, message, *quoted, exc_info=exc_info, stacklevel=3
+            )
+            try:
+                write(extra=extra)
+            except KeyError as error:
+                if "overwrite" not in str(error):
+                    raise
+                write()  # the program's record factory has an attribute of that name
         except Exception:
             pass
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import count
 from time import time
@@ -215,6 +215,21 @@ class Counts:
         """Have the next thread go on with the counters of one that has ended."""
         self._free.append(tally.row)
 
+    def ended(self, tallies: Iterable[Tally]) -> dict[str, int]:
+        """Return how many runs ended in each of OUTCOMES; of `tallies` those not answered yet, too.
+
+        For a thread that shows them: a run may be there twice at the moment of its answer.
+        """
+        rows, firsts = self.page.rows.copy(), {*self.firsts.copy().values(), self._other}
+        found = [
+            int(sum(row[first + number] for row in rows for first in firsts))
+            for number in range(len(OUTCOMES))
+        ]
+        for tally in tallies:
+            if at := tally.at:
+                found[(at - _PAIRS) % len(OUTCOMES)] += 1
+        return dict(zip(OUTCOMES, found, strict=True))
+
     def publish(self, reason: int, stuck: int, beat_due: float, now: float) -> None:
         """Note the state of the worker: for the thread that manages it."""
         head = self.page.head
@@ -235,6 +250,11 @@ class Tally:
         self._at = 0
         """The number that grows when the report is answered."""
         self._job: JobContext | None = None
+
+    @property
+    def at(self) -> int:
+        """The number that grows when the report of a run that has ended is answered, or 0."""
+        return self._at
 
     def begin(self, job: JobContext) -> None:
         """A job was fetched, and is about to run."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import inf
 from time import localtime, strftime, time
 from typing import Any, Final
@@ -23,7 +24,7 @@ from ..client import Client
 from ..exceptions import FaktoryConnectionError, FaktoryError, FaktoryOutcomeUnknown, Retry
 from ..jobs import retries
 from ..jobs.chains import ChainBroken
-from ..jobs.context import JobContext, reservation_clock
+from ..jobs.context import JobContext, reservation_clock, run_in
 from ..jobs.options import fix_expiry
 from ..jobs.retries import Verdict
 from ..wire import commands, recovery
@@ -32,6 +33,7 @@ from ..wire.log import Log
 from ..wire.session import Answer
 from ..wire.validate import clip
 from .backends.base import Report
+from .texts import fields_of, server_wait
 
 FIRST_DELAY, LONGEST_DELAY = 5.0, 600.0
 """Seconds ahead, doubling, for a job that is pushed once more, the outcome before being unknown:
@@ -181,7 +183,8 @@ class PushAgain(Delivery):
             self._is_acked = False
             self._delay = min(2 * self._delay or FIRST_DELAY, LONGEST_DELAY)
         self.commands = (self._encode(self._delay),)
-        self._log.info("%s again at %s", self._job, self.at)
+        about = partial(self._log.info, "%s again at %s", self._job, self.at)
+        run_in(self._job, partial(about, **fields_of(self._job, "retried")))
         return self
 
     def on_answers(self, answers: Sequence[Answer], log: Log) -> Delivery | None:
@@ -278,7 +281,8 @@ class PushNext(Delivery):
             f"{clip(self._next['jobtype'])} {clip(self._next['jid'])}: "
             f"{clip(str(answer.error), 500)}"
         )
-        log.error("%s fails: %s", self._job, text)
+        about = partial(log.error, "%s fails: %s", self._job, text)
+        run_in(self._job, partial(about, **fields_of(self._job, "failed")))
         return Delivery(commands.fail(jid, ChainBroken.__name__, text, []))
 
 
@@ -300,7 +304,8 @@ def report_of(
     """
     fail = commands.fail(job.jid, *report)
     if verdict.outcome == "bury":
-        log.warning("%s is buried: its retry_on has no %s", job, report[0])
+        text = "%s is buried: its retry_on has no %s"
+        log.warning(text, job, report[0], **fields_of(job, "other"))
         kill = commands.mutate("kill", "retries", jids=[job.jid])
         assert kill is not None
         return Delivery(fail, kill)
@@ -313,8 +318,12 @@ def report_of(
         else:
             uncounted = "" if verdict.counted else ", not counted as an attempt"
             reason = f": {report[1]}" if is_wanted or given_back else ""
-            log.info("%s again at %s%s%s", job, delivery.at, uncounted, reason)
+            fields = fields_of(job, "retried")
+            log.info("%s again at %s%s%s", job, delivery.at, uncounted, reason, **fields)
             return delivery
+    elif is_wanted:
+        wait = server_wait(job)
+        log.info("%s again in about %s: %s", job, wait, report[1], **fields_of(job, "retried"))
     return Delivery(fail)
 
 

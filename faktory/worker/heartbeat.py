@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Thread
 from time import monotonic
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ..client import Client
 from ..client.settings import is_enterprise
@@ -51,7 +52,9 @@ class HeartbeatManager(Protocol):
 class Heartbeat(Thread):
     """Beats every `interval` seconds until stopped.
 
-    After the first beat it warns if the worker's `connections` bring the server near its limit.
+    After the first beat it asks for the server's INFO, if the worker takes some `connections`, and
+    hands it to `on_connected`, None if it did not come; and it warns if these bring the server near
+    its limit. `on_tried` is called after each beat.
     """
 
     def __init__(
@@ -61,16 +64,24 @@ class Heartbeat(Thread):
         interval: float,
         timing: Timing,
         connections: int = 0,
+        on_connected: Callable[[object], object] = lambda info: None,  # noqa: ARG005
+        on_tried: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(name="faktory-heartbeat", daemon=True)
         self._manager = manager
         self._client = client
         self._interval = interval
+        self._first_interval = min(interval, timing.first_beat_interval)
         self._late_beat = timing.late_beat
         self._grace = timing.beat_grace
         self._log = Log(manager.log)
         self._connections = connections
         """How many the worker takes, until the server has been asked how many it has."""
+        self._on_connected = on_connected
+        self._on_tried = on_tried
+        self._is_connected = False
+        self.has_tried = False
+        """Whether a beat has reached the server, or could not."""
         self._stopped = Event()
         self.due: float | None = None
         """When the next beat is due (`time.monotonic`), None while one is under way."""
@@ -80,8 +91,9 @@ class Heartbeat(Thread):
         try:
             due = monotonic()
             while self._beat_once(due):
-                self.due = due = monotonic() + self._interval
-                if self._stopped.wait(self._interval):
+                interval = self._interval if self._is_connected else self._first_interval
+                self.due = due = monotonic() + interval
+                if self._stopped.wait(interval):
                     return
                 self.due = None
         finally:
@@ -90,6 +102,8 @@ class Heartbeat(Thread):
     def stop(self) -> None:
         """End the thread, after a beat that is under way if that is answered in time."""
         self._stopped.set()
+        if self.is_alive() and not self._client.is_connected:
+            self._client.interrupt()
         if self.is_alive():
             self.join(self._grace)
         if self.is_alive():
@@ -107,20 +121,28 @@ class Heartbeat(Thread):
                     ", ".join(self._manager.running()) or "nothing",
                 )
             state = self._beat()
+            self._is_connected = True
             self._manager.on_beat(asked_at, state)
             if self._connections:
-                self._check_connections()
+                self._ask_once()
         except FaktoryAuthenticationError as error:
             self._manager.on_beat_error(asked_at, error)
             return False
         except Exception as error:
-            self._on_error(asked_at, error)
+            if not self._stopped.is_set():  # else the worker may have ended the wait itself
+                self._on_error(asked_at, error)
+        finally:
+            self.has_tried = True
+            self._on_tried()
         return True
 
-    def _check_connections(self) -> None:
+    def _ask_once(self) -> None:
         own, self._connections = self._connections, 0
-        with suppress(FaktoryError, KeyError, TypeError):  # an answer of another kind: no matter
+        info: Any = None
+        with suppress(FaktoryError):
             info = self._client.info()
+        self._on_connected(info)
+        with suppress(KeyError, TypeError):  # an answer of another kind: no matter
             there = info["server"]["connections"]
             if there + own > NEAR and not is_enterprise(info):
                 self._log.warning(

@@ -6,11 +6,13 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache, partial
 from types import FunctionType
 from typing import Any, Final, Protocol
 
 from ..jobs.context import JobContext, current_job
 from ..wire.log import clean, enabled
+from .texts import fields_of
 
 
 class JobFilter(logging.Filter):
@@ -35,6 +37,7 @@ class JobFilter(logging.Filter):
         return True
 
 
+@lru_cache(maxsize=256)
 def is_own(logger: str) -> bool:
     """Return whether this package writes to the logger of that name: its messages name the job."""
     return logger.startswith("faktory.") and not logger.startswith("faktory.job.")
@@ -67,10 +70,13 @@ class _Marking:
 class LineWriter(Protocol):
     """A handler that can write the line of a job without a record."""
 
-    def write_job(self, logger: str, message: str, job: JobContext) -> bool:
+    def write_job(
+        self, logger: str, message: str, job: JobContext, event: str, seconds: float | None
+    ) -> bool:
         """Write the line that a record of level INFO would give, from this thread and now.
 
-        Returns False, and has written nothing, if that takes a record: for a filter, say.
+        `event` and `seconds` are attributes of that record, see `texts.fields_of`. Returns False,
+        and has written nothing, if that takes a record: for a filter, say.
         """
 
 
@@ -94,7 +100,10 @@ def line_writer(log: logging.Logger) -> LineWriter | None:
     Not where the program, or a package that watches it, has added, wrapped or replaced something.
     """
     factory = logging.getLogRecordFactory()
-    if type(factory) is not _Marking or not factory.is_plain or _methods() != _PLAIN:
+    if type(factory) is not _Marking or not factory.is_plain:
+        return None
+    kind = logging.Logger
+    if (kind.makeRecord, kind.handle, kind.callHandlers) != _PLAIN:  # `_methods`, without a call
         return None
     if log.filters or type(log) is not logging.Logger:
         return None
@@ -117,8 +126,15 @@ class JobLog:
     def __init__(self, logger: logging.Logger) -> None:
         self.logger = logger
 
-    def info(self, text: str, job: JobContext, *args: object) -> None:
-        """Write a line of level INFO that begins with the job.
+    def info(
+        self,
+        event: str,
+        text: str,
+        job: JobContext,
+        *args: object,
+        seconds: float | None = None,
+    ) -> None:
+        """Write a line of level INFO that begins with the job; `event` is what has happened to it.
 
         Each job has two of them: a record would be most of a line's cost.
         """
@@ -129,14 +145,25 @@ class JobLog:
             if not log.isEnabledFor(logging.INFO):
                 return
             writer = line_writer(log)
-            if writer is not None and writer.write_job(log.name, text % (job, *args), job):
+            if writer is not None and writer.write_job(
+                log.name, text % (job, *args), job, event, seconds
+            ):
                 return
         except BaseException:  # as a record it is written in any case
             pass
-        self.log(logging.INFO, text, job, *args)
+        self.log(logging.INFO, event, text, job, *args, seconds=seconds)
 
-    def log(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
-        """Write a line."""
+    def log(
+        self,
+        level: int,
+        event: str,
+        text: str,
+        job: JobContext,
+        *args: object,
+        seconds: float | None = None,
+        exc_info: Any = None,
+    ) -> None:
+        """Write a line that begins with the job."""
         with suppress(BaseException):
             log = self.logger
             if log.disabled:
@@ -144,9 +171,14 @@ class JobLog:
             if log.isEnabledFor(level):
                 # As `Logger.log` does it, without its search for the caller: that is this line.
                 line = sys._getframe().f_lineno
-                args = tuple(map(clean, args))
-                name = "log"
-                record = log.makeRecord(log.name, level, __file__, line, text, args, exc_info, name)
+                quoted = tuple(map(clean, (job, *args)))
+                make = partial(
+                    log.makeRecord, log.name, level, __file__, line, text, quoted, exc_info, "log"
+                )
+                try:
+                    record = make(extra=fields_of(job, event, seconds))
+                except KeyError:  # the program's factory has attributes of such names
+                    record = make()
                 try:
                     log.handle(record)
                 except BaseException:

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from ..client import Client
 from ..exceptions import FaktoryAuthenticationError, FaktoryError, Shutdown
-from ..jobs.context import JobContext
+from ..jobs.context import JobContext, run_in
 from ..jobs.registry import ExhaustedHandler, UnknownJob
 from ..jobs.retries import FAIL
 from ..jobs.runner import JobRunner
@@ -36,6 +36,7 @@ from .outage import Outage
 from .processor import Processor
 from .queues import Limits
 from .stacks import stack
+from .texts import fields_of, of_failure
 from .timing import Timing
 
 DUMP_INTERVAL: Final = 1.0
@@ -292,12 +293,13 @@ class Manager:
             names.append(processor.name)
             has_failed = processor.running.failed is not None
             verdict = give_back(job) if self.give_back and not has_failed else FAIL
-            self._log.warning(
-                "%s does not end: abandoned on thread %s and %s",
-                job,
-                processor.name,
-                "returned" if verdict.outcome == "again" else "reported as failed",
-            )
+            event, what = "retried", "returned"
+            if verdict.outcome != "again":
+                event, words = of_failure(job, verdict)
+                what = f"reported as failed ({words})"
+            text = "%s does not end: abandoned on thread %s and %s"
+            about = partial(self._log.warning, text, job, processor.name, what)
+            run_in(job, partial(about, **fields_of(job, event)))
             self._settle(processor, verdict.outcome)
             if verdict.outcome == "fail" and not has_failed:
                 failed.append(job)
@@ -323,8 +325,9 @@ class Manager:
         for processor in self.processors:
             if processor.name not in names:
                 processor.join(max(0.0, until - monotonic()))
-                is_at_work = processor.is_alive() and processor.waits_since is None
-                if processor.has_report or is_at_work:
+                # Only with a connection it may have been given a job that it has not begun.
+                is_at_work = processor.is_connected and processor.waits_since is None
+                if processor.has_report or (is_at_work and processor.is_alive()):
                     processor.give_up_report()
                     names.append(processor.name)
         return names
@@ -345,7 +348,7 @@ class Manager:
                 if connects or now - since >= after:
                     processor.interrupt()
             elif not processor.has_report and now - interrupted_at >= self.timing.report_grace:
-                self.processors.remove(processor)
+                self.processors.remove(processor)  # the system looks for the host's addresses, say
 
     def _remove(self, processor: Processor, error: BaseException | None) -> None:
         processor.join()  # that it ends was its last call

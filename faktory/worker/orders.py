@@ -16,8 +16,8 @@ from .lifecycle import Lifecycle, State
 class SignalOrders:
     """The functions of the signals of one worker, by their names.
 
-    `stop` is for a signal that skips the grace period when it comes again, `terminate` for one that
-    does not.
+    `stop` is for a signal that skips the grace period when it comes again, `interrupt` for the same
+    from a terminal, `terminate` for one that does not.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class SignalOrders:
         lifecycle: Lifecycle,
         log: logging.Logger,
         stop: Callable[[], None],
+        interrupt: Callable[[], None],
         terminate: Callable[[], None],
         quiet: Callable[[], None],
         log_threads: Callable[[], None],
@@ -36,7 +37,7 @@ class SignalOrders:
         self._log_threads = log_threads
         self.always: dict[str, Callable[[], None]] = {
             "SIGTERM": stop,
-            "SIGINT": stop,
+            "SIGINT": interrupt,
             "SIGQUIT": self.quit,
             "SIGTSTP": self._on_tstp,
             "SIGTTIN": log_threads,
@@ -61,12 +62,9 @@ class SignalOrders:
         return self._lifecycle.state is State.TERMINATE
 
     def _on_tstp(self) -> None:
-        self._quiet()
         if not self._is_stopping:
-            self._log.info(
-                "SIGTSTP (Ctrl-Z) makes a worker quiet, and does not suspend it: running jobs go "
-                "on, and it stays until TERM or Ctrl-C. To go on fetching, start another one."
-            )
+            self._log.info("SIGTSTP (Ctrl-Z) makes a worker quiet, and does not suspend it")
+        self._quiet()
 
     def _on_xcpu(self) -> None:
         if not self._is_stopping:

@@ -32,8 +32,12 @@ REFUSAL_INTERVAL: Final = 60.0
 class Outage:
     """A time in which the server cannot be reached. Safe to use from any thread."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, place: str = "the server") -> None:
         self._log = Log(log)
+        self.place = place
+        """Where the server is, for the log."""
+        self.was_lost = False
+        """Whether there was such a time."""
         self._lock = Lock()
         self._since: float | None = None
         self._answered = 0.0  # when the last command was sent that was answered
@@ -67,15 +71,21 @@ class Outage:
             if self._since is not None or self._answered > asked_at:
                 return
             self._since = monotonic()
+            self.was_lost = True
         self.on_change()
-        self._log.warning("lost the server, trying until it is back: %s", error)
+        what = "lost the connection to" if self._answered else "cannot reach"
+        reason, stop, remedy = clip(str(error), 1000).partition(". ")
+        reason = reason.removesuffix(".").replace(f" on {self.place}", " there")
+        text = f"{what} {self.place}: {reason}; trying again{stop}{remedy}"
+        self._log.warning("%s", text, event="outage")
 
     def ends(self, asked_at: float) -> None:
         """Note that the server answered a command that was sent at `asked_at` (`time.monotonic`).
 
         An answer to a command from before the outage, read later, does not end it.
         """
-        if asked_at > self._answered:  # a FETCH may have been sent long ago
+        was_reached = self._answered
+        if asked_at > was_reached:  # a FETCH may have been sent long ago
             self._answered = asked_at
         if self._since is None:
             return
@@ -85,7 +95,8 @@ class Outage:
                 return
             self._since = None
         self.on_change()
-        self._log.info("the server is back after %.1f s", monotonic() - since)
+        if was_reached:  # else the heartbeat says that it is connected
+            self._log.info("the server is back after %.1f s", monotonic() - since, event="back")
 
     def refused(self, error: BaseException) -> None:
         """Log that the server refused FETCH, when the reason is a new one, or once a minute."""

@@ -44,6 +44,7 @@ from ..wire.commands import Command
 from ..wire.log import Log
 from ..wire.payload import INVALID_JOB, find_fault, usable_jid
 from ..wire.validate import brief, clip
+from . import texts
 from .backends.base import NEEDS_THREADS, Backend, RemoteError, Report
 from .backends.loop import AsyncJobs
 from .burst import Burst
@@ -285,7 +286,8 @@ class Processor(Thread):
         if jid is not None:
             if self.tally is not None:
                 self.tally.refuse()
-            self._log.error("the job %s fails, since it cannot be run: %s", clip(jid), fault)
+            text = "the job %s fails, since it cannot be run: %s"
+            self._log.error(text, clip(jid), fault, event="failed")
             report = failure.describe(None, INVALID_JOB, fault)
             self._delivery = Delivery(commands.fail(jid, *report))
             return
@@ -302,16 +304,17 @@ class Processor(Thread):
             if self.tally is not None:
                 self.tally.end("discarded", None)
             return Delivery(commands.ack(job.jid))
-        self._log_info("%s start", job)
+        self._log_info("start", "%s start", job)
         try:
             end = self._perform(job)
         except BaseException as error:  # raised by the error's own methods, say
             self.running.end()
             end = _End("fail", failure.describe(error))
             text = "%s fail, and its error cannot be handled"
-            self._log_job(logging.ERROR, text, job, exc_info=sys.exc_info())
+            event, _ = texts.of_failure(job, FAIL)
+            self._log_job(logging.ERROR, event, text, job, exc_info=sys.exc_info())
         if not self.running.report():
-            self._log_job(logging.WARNING, "%s ended, too late to be reported", job)
+            self._log_job(logging.WARNING, "other", "%s ended, too late to be reported", job)
             return None
         if job.time_remaining() < 0:
             if self.tally is not None:
@@ -323,7 +326,8 @@ class Processor(Thread):
             if self.tally is not None:
                 self.tally.end(end.outcome, seconds)
             reason = f": {end.reason}" if end.outcome == "discarded" else ""
-            self._log_info("%s %s in %.3f s%s", job, end.outcome, seconds, reason)
+            text = "%s %s in %.3f s%s"
+            self._log_info(end.outcome, text, job, end.outcome, seconds, reason, seconds=seconds)
             return end.following or Delivery(commands.ack(job.jid))
         if self.tally is not None:
             self.tally.end(end.outcome, max(0.0, self._failed_at - self.running.since))
@@ -345,10 +349,11 @@ class Processor(Thread):
         try:
             expired = has_expired(job.payload, datetime.now(UTC))
         except ValueError as error:
-            self._log_job(logging.WARNING, "%s is run whenever it comes: %s", job, error)
+            text = "%s is run whenever it comes: %s"
+            self._log_job(logging.WARNING, "other", text, job, error)
             return False
         if expired:
-            self._log_info("%s expired: it is not run", job)
+            self._log_info("discarded", "%s expired: it is not run", job)
         return expired
 
     def _perform(self, job: JobContext) -> _End:
@@ -418,15 +423,23 @@ class Processor(Thread):
         is_wanted = is_wanted and not verdict.is_fault
         if self.running.failed is not None:
             if not (is_wanted or given_back):
-                seconds = monotonic() - self.running.since
-                text = "%s fail in %.3f s: %s: %s"
                 is_shown = traceback is not None or issubclass(kind, RemoteError)
                 exc_info = (kind, error, traceback) if is_shown else None
-                self._log_job(logging.WARNING, text, job, seconds, *report[:2], exc_info=exc_info)
+                self._log_failure(job, verdict, report, exc_info)
                 self._manager.on_failure(job, error, verdict.outcome == "bury")
             if verdict.note:
-                self._log_job(logging.WARNING, "%s is failed as by default: %s", job, verdict.note)
+                text = "%s is failed as by default: %s"
+                self._log_job(logging.WARNING, "other", text, job, verdict.note)
         return _End(verdict.outcome, report, verdict, is_wanted, given_back)
+
+    def _log_failure(
+        self, job: JobContext, verdict: Verdict, report: Report, exc_info: Any
+    ) -> None:
+        seconds = monotonic() - self.running.since
+        event, what = texts.of_failure(job, verdict)
+        text = "%s fail in %.3f s (%s): %s: %s"
+        args = job, seconds, what, *report[:2]
+        self._log_job(logging.WARNING, event, text, *args, seconds=seconds, exc_info=exc_info)
 
     def _judge(self, task: Runnable | None, job: JobContext, error: BaseException) -> Verdict:
         kind = type(error)
@@ -514,7 +527,8 @@ class Processor(Thread):
             self._log.debug("reconnecting: %s", error)
             return
         timing = self._manager.timing
-        self._manager.outage.begins(error, asked_at)
+        if self.interrupted_at is None:  # else the worker stops, and ended that wait
+            self._manager.outage.begins(error, asked_at)
         seconds = timing.backoff(failures - 1, random())
         self.due = monotonic() + seconds
         if not self.stopping.is_set():
@@ -553,4 +567,5 @@ class Processor(Thread):
         )
         seconds = monotonic() - self.running.since
         reason = f": {report[0]}: {report[1]}" if outcome != "done" else ""
-        self._log_job(logging.WARNING, text, job, -job.time_remaining(), outcome, seconds, reason)
+        args = job, -job.time_remaining(), outcome, seconds, reason
+        self._log_job(logging.WARNING, "other", text, *args, seconds=seconds)

@@ -123,8 +123,10 @@ class Scheduler(Thread):
             self._client.close()
 
     def stop(self) -> None:
-        """End the thread; a push under way is given up after a second."""
+        """End the thread; a push under way is given up after a second, connecting at once."""
         self._stopped.set()
+        if self.is_alive() and not self._client.is_connected:
+            self._client.interrupt()
         if self.is_alive():
             self.join(1.0)
         if self.is_alive():

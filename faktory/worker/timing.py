@@ -35,6 +35,12 @@ class Timing:
     stuck_after: float = 15.0
     """For which a thread may be late until the worker does not count as alive."""
 
+    first_beat_interval: float = 1.0
+    """Between two heartbeats until the first one has reached the server."""
+
+    connect_notice: float = 1.0
+    """For the first one, before the log says that it has not reached the server yet."""
+
     refused_fetch_interval: float = 1.0
     """Before FETCH is sent again after the server refused it."""
 

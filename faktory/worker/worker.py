@@ -10,6 +10,7 @@ with processors; this module decides when.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ from .scheduler import Scheduler
 from .signals import handled
 from .status import Status
 from .task import Task, make_task
+from .texts import ENDS, QUIET, counted, is_terminal, listed
 from .timing import Timing
 
 if TYPE_CHECKING:
@@ -171,6 +173,7 @@ class Worker:
             self.log,
             timing,
         )
+        self._manager.outage.place = self.faktory.place
         if self._queues.limits:
             self._manager.limits = Limits(self._queues.limits)
         if burst:
@@ -186,6 +189,7 @@ class Worker:
             self._lifecycle,
             self.log,
             self._on_stop_signal,
+            partial(self._on_stop_signal, interrupts=True),
             self._terminate,
             self._become_quiet,
             self._manager.log_threads,
@@ -200,6 +204,13 @@ class Worker:
         self._drained = False
         self._fatal: BaseException | None = None
         self._started = False
+        self._number: int | None = None
+        """Which of several workers it is, if a supervisor has started it."""
+        self._introduce: Callable[[], None] | None = None
+        """Logs what this worker does, when it is connected or waits for that; None: what faktory
+        1.0.0 logs, before that."""
+        self._after_quiet = QUIET
+        """What the log says of a worker that fetches no more."""
         self.abandoned: list[str] = []
         """The threads whose job did not end in time, or whose report was not delivered."""
 
@@ -346,15 +357,18 @@ class Worker:
                 raise ValueError(f"{name}: {NEEDS_THREADS}")
 
     def _run(self) -> None:
-        overridden = getattr(self.get_queues, "__func__", None) is not Worker.get_queues
-        self._log.info("Queues: %s", "as get_queues() says" if overridden else self._queues)
-        self._log.info("Labels: %s", ", ".join(self.labels))
+        if self._introduce is None:
+            overridden = getattr(self.get_queues, "__func__", None) is not Worker.get_queues
+            self._log.info("Queues: %s", "as get_queues() says" if overridden else self._queues)
+            self._log.info("Labels: %s", ", ".join(self.labels))
         heartbeat = Heartbeat(
             self._manager,
             self._make_client(),
             self.send_heartbeat_every,
             self._timing,
             connections=self.concurrency + 1,
+            on_connected=self._log_connected,
+            on_tried=self._wake,
         )
         with handled(self._posted(self._orders.always), self._posted(self._orders.unless_used)):
             try:
@@ -376,7 +390,11 @@ class Worker:
     def _start_threads(self, heartbeat: Heartbeat) -> None:
         if self._status is not None:
             self._status.heartbeat = heartbeat
-        starts = [heartbeat.start, *[self._manager.start_processor] * self.concurrency]
+        starts: list[Callable[[], object]] = [
+            heartbeat.start,
+            partial(self._introduce_after, heartbeat),
+            *[self._manager.start_processor] * self.concurrency,
+        ]
         for start in starts:
             while not (self.is_disconnecting or self._inbox.empty()):
                 self._step(None)  # a TERM need not wait until all have started
@@ -396,6 +414,36 @@ class Worker:
                 self._scheduler = None
                 self._log.error("no thread for periodic jobs, so they are not pushed: %s", error)
 
+    def _introduce_after(self, heartbeat: Heartbeat) -> None:
+        """Wait a moment for the first heartbeat, so that its line is the first one."""
+        until = monotonic() + self._timing.connect_notice
+        while not (heartbeat.has_tried or self.is_disconnecting) and monotonic() < until:
+            self._step(until)
+        if self.is_disconnecting:
+            return
+        if not heartbeat.has_tried:
+            self._log.info("connecting to %s: no answer yet", self._where)
+        if self._introduce is not None:
+            self._introduce()
+
+    @property
+    def _where(self) -> str:
+        return f"{self.faktory.place} ({'tcp+tls' if self.faktory.tls else 'tcp'})"
+
+    def _log_connected(self, info: object) -> None:
+        """Log that the server was reached first; `info` is its INFO. From any thread."""
+        server = info.get("server") if isinstance(info, dict) else None
+        server = server if isinstance(server, dict) else {}
+        names = (str(server.get(name, "")) for name in ("description", "faktory_version"))
+        name, version = (clip(each) for each in names)
+        self._log.info(
+            "%sconnected to %s at %s",
+            "" if self._number is None else f"worker {self._number}: ",
+            f"{name or 'Faktory'} {version}".rstrip(),
+            self._where,
+            event="back" if self._manager.outage.was_lost else "other",
+        )
+
     def _manage(self, until: Callable[[], bool]) -> None:
         """Do what is in the inbox until that is true, or the grace period is over."""
         while not (self._ended or until()):
@@ -414,7 +462,8 @@ class Worker:
             return
         if self._manager.is_drained():
             self._drained = True
-            self._log.info("burst: no job waits in these queues, and none runs here")
+            text = "burst: no job waits in these queues, and none runs here"
+            self._log.info(text, event="stop")
             self._terminate()
         elif self.is_quiet and not self._manager.processors:
             self._terminate()
@@ -461,25 +510,36 @@ class Worker:
 
     def _become_quiet(self) -> None:
         if self._lifecycle.advance(State.QUIET):
-            self._log.warning("quiet: no more jobs are fetched")
+            after = self._after_quiet if self._manager.burst is None else ENDS
+            self._log.warning("quiet: fetches no more jobs; %s", after, event="quiet")
             self._manager.close_burst()
             self._calls.fire("quiet")
 
-    def _terminate(self) -> None:
+    def _terminate(self, interrupts: bool = False) -> None:
         was_quiet = self.is_quiet
         if not self._lifecycle.advance(State.TERMINATE):
             return
         self._stopped_at = monotonic()
         self._deadline = self._stopped_at + self.disconnect_wait
-        running = self._manager.running()
-        self._log.info(
-            "Shutdown: waiting up to %g seconds for %d jobs to finish%s",
-            self.disconnect_wait,
-            len(running),
-            ": " + ", ".join(running) if running else "",
-        )
+        self._log_stop(interrupts and is_terminal(sys.stderr))
         self._manager.stop()
         self._calls.fire(*(() if was_quiet else ("quiet",)), "shutdown")
+
+    def _log_stop(self, hint: bool) -> None:
+        running = self._manager.running()
+        if not running:
+            if self._fatal is None and not self._drained:  # both have a line of their own
+                self._log.info("stopping", event="stop")
+            return
+        them = "it" if len(running) == 1 else "them"
+        self._log.info(
+            "Shutdown: waiting up to %g seconds for %s to finish: %s%s",
+            self.disconnect_wait,
+            counted(len(running), "job"),
+            listed(running),
+            f"; Ctrl-C again interrupts {them}" if hint else "",
+            event="stop",
+        )
 
     def _next_check(self) -> float:
         """When to check the jobs again, or to stop waiting for them (`time.monotonic`)."""
@@ -494,10 +554,10 @@ class Worker:
     def _posted(self, signals: Mapping[str, Callable[[], None]]) -> dict[str, Callable[[], object]]:
         return {name: partial(self._inbox.put, do) for name, do in signals.items()}
 
-    def _on_stop_signal(self) -> None:
-        """Stop; the second signal ends the grace period."""
+    def _on_stop_signal(self, interrupts: bool = False) -> None:
+        """Stop; the second signal ends the grace period. `interrupts`: it may be Ctrl-C."""
         self._shorten(0.0)
-        self._terminate()
+        self._terminate(interrupts)
 
     def _shorten(self, grace: float) -> None:
         """End the grace period so many seconds from now, unless it ends earlier or has ended."""
@@ -521,14 +581,17 @@ class Worker:
         """Interrupt the running jobs, wait a little longer, then report those that go on."""
         self._ending = True
         if running := self._manager.running():
-            what = "fail by that and use up an attempt (one with retry 0 is dropped)"
+            one = len(running) == 1
+            what = "fails by that and uses" if one else "fail by that and use"
+            what = f"{what} up an attempt (one with retry 0 is dropped)"
             if self._manager.give_back:
-                what = "are returned and use up no attempt"
+                what = f"{'is returned and uses' if one else 'are returned and use'} up no attempt"
             self._log.warning(
-                "the grace period is over: interrupting %d jobs, which %s: %s",
-                len(running),
+                "the grace period is over: interrupting %s, which %s: %s",
+                counted(len(running), "job"),
                 what,
                 ", ".join(running),
+                event="stop",
             )
         self._manager.interrupt_jobs()
         jobs_until = monotonic() + self._timing.shutdown_grace

@@ -292,7 +292,8 @@ def _environment(
     names = ("FAKTORY_URL", "FAKTORY_PROVIDER")
     kept = {name: value for name, value in os.environ.items() if name not in names}
     given = {} if url is None else {"FAKTORY_URL": url}
-    shown = {"COLUMNS": "200", "TERM": "xterm"} if terminal else {}
+    # With NO_COLOR="" in `env` there are colours, and lines that are redrawn.
+    shown = {"COLUMNS": "200", "TERM": "xterm", "NO_COLOR": "1"} if terminal else {}
     return {**kept, **given, **shown, **(env or {})}
 
 

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import json
 import re
+from threading import Event
 
 import pytest
+
+from faktory import Client
+from faktory.cli.tools import admin, output, waiting
 
 from .support import call, call_on_terminal
 
@@ -237,3 +241,46 @@ def test_flush_without_a_terminal_needs_yes(server, client):
     fill(client, mail=2)
     assert call("flush", "-y", url=server.url) == (0, f"flushed {server.url}\n", "")
     assert sizes(client).get("mail", 0) == 0
+
+
+def test_what_is_left_of_a_long_command_is_shown_on_a_terminal(server, client, monkeypatch):
+    monkeypatch.setattr(waiting, "INTERVAL", 0.01)
+    monkeypatch.setattr(output, "REDRAW_INTERVAL", 0.0)
+    for _ in range(10):
+        client.push({"jobtype": "work", "args": [], "queue": "mail"})
+    asked = Event()
+    sizes = iter([7, 4])
+
+    def left(client):
+        size = next(sizes, 0)
+        if not size:
+            asked.set()
+        return size
+
+    monkeypatch.setattr(admin, "_waiting_in", lambda names: left)
+    monkeypatch.setattr(Client, "remove_queues", lambda client, *names: asked.wait(20))
+    env = {"NO_COLOR": ""}
+    done = call_on_terminal("remove", "mail", "--yes", url=server.url, env=env)
+    assert done.code == 0
+    assert [found[1] for found in re.finditer(r"removing: (\d+) jobs?, .*?, (\d+)%", done.stdout)][
+        :2
+    ] == ["3", "6"]
+    assert done.stdout.endswith("\r\x1b[Kremoved: mail\n")
+
+
+@pytest.mark.parametrize("command", [("remove", "mail"), ("mutate", "discard", "dead")])
+def test_a_short_command_shows_nothing_of_that(server, client, command):
+    client.push({"jobtype": "work", "args": [], "queue": "mail"})
+    done = call_on_terminal(*command, "--yes", url=server.url, env={"NO_COLOR": ""})
+    assert done.code == 0
+    assert "\x1b" not in done.stdout
+
+
+def test_failures_have_a_colour_on_a_terminal(server, client):
+    pytest.importorskip("rich")
+    jid = client.push({"jobtype": "work", "args": [], "retry": 0})
+    client.fetch("default")
+    client.fail(jid)
+    done = call_on_terminal("info", url=server.url, env={"NO_COLOR": ""})
+    assert "\x1b[33mfailed       1\x1b[0m\n" in done.stdout
+    assert "\ndead         0\n" in done.stdout

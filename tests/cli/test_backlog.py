@@ -6,6 +6,7 @@ import re
 import threading
 
 from faktory import Client
+from faktory.cli.tools import backlog
 
 from .support import examine, parts, run
 
@@ -123,3 +124,47 @@ def test_a_result_lists_ten_names_at_most(server):
     server.travel(3600)
     text = examine(url=server.url)[1]["queues"]["text"]
     assert " and 3 more. In 0.5 s none" in text
+
+
+def test_jobs_that_wait_while_no_worker_is_connected_are_a_warning_at_once(server):
+    with Client(server.url) as client:
+        client.push({"jobtype": "work", "args": [], "queue": "mail"})
+        code, found, _ = examine(url=server.url)
+        assert (code, *parts(found["queues"])) == (
+            0,
+            "warning",
+            "1 job waits, and no worker is connected: mail (1)",
+            "Start a worker: without -q it fetches default and all queues that its jobs declare, "
+            "with -q only those that it names, as -q mail.",
+        )
+        client.push({"jobtype": "work", "args": [], "queue": "images"})
+        text = examine(url=server.url)[1]["queues"]["text"]
+        assert text == "2 jobs wait, and no worker is connected: images (1), mail (1)"
+    with Client(server.url, worker_id="abcdefgh"):
+        assert examine(url=server.url)[1]["queues"]["level"] == "ok"
+
+
+def test_reserved_jobs_of_workers_that_are_gone_are_a_warning(server):
+    with Client(server.url, worker_id="abcdefgh") as worker:
+        for _ in range(2):
+            worker.push({"jobtype": "work", "args": []})
+            worker.fetch("default")
+        assert "reserved" not in examine(url=server.url)[1]
+    code, found, _ = examine(url=server.url)
+    level, text, remedy = parts(found["reserved"])
+    assert (code, level) == (0, "warning")
+    assert text == (
+        "2 jobs are reserved, and no worker is connected: they come back when the reservation "
+        "ends, after reserve_for at the latest (30 minutes by default). That counts as a failed "
+        "attempt; a job with retry 0 is lost by it"
+    )
+    assert remedy.startswith("Wait, or start the worker that has them, if it is only cut off.")
+
+
+def test_a_server_that_counts_no_workers_is_not_judged_by_that():
+    info = {"faktory": {"tasks": {"Workers": {"size": None}, "Busy": {"size": 3}}}}
+    counts = backlog.read_counts(info)
+    assert counts == {"Workers": None, "Busy": 3}
+    assert list(backlog.reservations(counts)) == []
+    for odd in ({}, {"faktory": 5}, {"faktory": {"tasks": []}}):
+        assert backlog.read_counts(odd) == {"Workers": None, "Busy": None}

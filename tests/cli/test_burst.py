@@ -169,7 +169,7 @@ def test_one_that_is_made_quiet_ends_with_its_last_job(
     worker = run(WORKER, "-r", "bursts", "--burst", "-c", "1", *flags, url=server.url)
     wait_until((folder / "began").exists)
     worker.send(signal.SIGTSTP)
-    wait_until(lambda: "quiet: no more jobs are fetched" in worker.said)
+    wait_until(lambda: "quiet: fetches no more jobs" in worker.said)
     (folder / "began.go").touch()
     assert worker.wait() == Exit.STOPPED
     assert reports(server, jid) == ["ACK"]

@@ -307,3 +307,32 @@ def test_an_invalid_watch_is_wrong_usage():
     done = call("doctor", "--watch", "long")
     assert done.code == 2
     assert "'long' is not a number of seconds, 0 or more" in done.stderr
+
+
+@pytest.mark.parametrize("codec", ["cp1252", "ascii", "ascii:surrogateescape", "utf-8"])
+@pytest.mark.parametrize("tool", ["doctor", "queues", "info", "periodic"])
+def test_no_encoding_ends_a_tool(server, folder, codec, tool):
+    (folder / "russian.py").write_text(
+        "import faktory\n@faktory.job(name='отчёт', queue='mail')\ndef report(): pass\n"
+        "faktory.periodic(every=60, job=report)\n",
+        "utf-8",
+    )
+    required = () if tool in ("queues", "info") else ("-r", "russian")
+    watch = WATCH if tool == "doctor" else ()
+    env = {"PYTHONIOENCODING": codec}
+    done = run(tool, *required, *watch, url=server.url, cwd=folder, env=env)
+    assert (done.code, "Error" in done.stderr) == (0, False)
+    if tool == "doctor":
+        name = "отчёт" if codec == "utf-8" else "\\u043e\\u0442\\u0447\\u0451\\u0442"
+        assert name in done.stdout
+
+
+def test_levels_have_a_colour_on_a_terminal(server, folder):
+    pytest.importorskip("rich")
+    env = {"NO_COLOR": ""}
+    done = call_on_terminal("doctor", "-r", "gone", url=server.url, cwd=folder, env=env)
+    assert "\n\x1b[1;31merror\x1b[0m    program " in done.stdout
+    assert "\x1b[32mok\x1b[0m       address " in done.stdout
+    assert done.stdout.endswith("\n\x1b[1;31m1 error\x1b[0m, \x1b[32mno warnings\x1b[0m\n")
+    plain = call("doctor", "-r", "gone", url=server.url, cwd=folder, env=env)
+    assert "\x1b" not in plain.stdout

@@ -59,14 +59,23 @@ class Rig:
         handlers = self.log.handlers
         handlers[:] = [each for each in handlers if "_pytest" not in type(each).__module__]
 
-    def write(self, *args: object, jid: str = "12345678", jobtype: str = "work") -> list[str]:
+    def write(
+        self,
+        *args: object,
+        jid: str = "12345678",
+        jobtype: str = "work",
+        queue: str = "default",
+        seconds: float | None = 0.0125,
+    ) -> list[str]:
         """Log a line in a job; return it without and with a record, both without their time."""
-        job = JobContext({"jid": jid, "jobtype": jobtype, "args": []})
+        job = JobContext({"jid": jid, "jobtype": jobtype, "args": [], "queue": queue})
         lines = JobLog(self.log)
         self.lines.clear()
         self.leave_pytest()
-        run_in(job, lambda: lines.info("%s done in %.3f s%s", job, 0.0125, *args))
-        run_in(job, lambda: lines.log(logging.INFO, "%s done in %.3f s%s", job, 0.0125, *args))
+        text = "%s done in %.3f s%s"
+        run_in(job, lambda: lines.info("done", text, job, 0.0125, *args, seconds=seconds))
+        info = logging.INFO
+        run_in(job, lambda: lines.log(info, "done", text, job, 0.0125, *args, seconds=seconds))
         return [TIMES.sub("TIME", line) for line in self.lines]
 
 
@@ -99,9 +108,16 @@ def test_a_text_to_escape_or_cut_takes_a_record(rig: Rig, reason: str) -> None:
 
 @pytest.mark.parametrize("odd", ["a\nb", "x" * 12_000, "\u202e" * 9, "é" * 200])
 def test_odd_names_are_written_as_with_a_record(rig: Rig, odd: str) -> None:
-    for names in ({"jid": odd}, {"jobtype": odd}):
+    for names in ({"jid": odd}, {"jobtype": odd}, {"queue": odd}):
         quick, slow = rig.write("", **names)
         assert quick == slow
+
+
+@pytest.mark.parametrize("seconds", [None, 0.0, 1e-7, 1 / 3, 12345.6789, 1e300])
+def test_the_seconds_are_the_same(rig: Rig, seconds: float | None) -> None:
+    quick, slow = rig.write("", seconds=seconds)
+    assert quick == slow
+    assert rig.records == 1
 
 
 def test_an_odd_name_of_a_thread_is_written_as_with_a_record(rig: Rig) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import faktory
 from faktory.cli.exits import Exit
 from faktory.cli.worker import logs
 from faktory.server import EmbeddedServer
@@ -80,8 +79,8 @@ def test_every_line_is_an_object_with_its_job(
     said, printed = objects(worker.said), objects(worker.printed)
 
     begins = said[0]
-    assert begins["message"].startswith(f"faktory-worker {faktory.__version__} on Python")
-    assert set(begins) == {"time", "level", "logger", "message", "process", "thread"}
+    assert begins["message"].startswith("connected to Faktory 1.10.0 at 127.0.0.1:")
+    assert set(begins) == {"time", "level", "logger", "message", "process", "thread", "event"}
     assert begins["process"] == worker.process.pid
 
     (hello,) = [each for each in said if each.get("logger") == "app"]

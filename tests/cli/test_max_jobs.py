@@ -34,7 +34,7 @@ def reach_limit(server: EmbeddedServer, run: Run, folder: Path, wait_until: Wait
         jid = push(server, "slow", str(folder / "began"))
         wait_until((folder / "began").exists)
         push(server, "note_pid", str(folder / "notes"))
-        wait_until(lambda: "quiet: no more jobs are fetched" in worker.said)
+        wait_until(lambda: "quiet: fetches no more jobs" in worker.said)
         return worker, jid
 
     return reach_limit

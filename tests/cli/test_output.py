@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
@@ -70,34 +71,42 @@ def test_confirm_without_a_terminal_ignores_a_yes_on_standard_input(monkeypatch)
     output.confirm("Delete all?", yes=True)
 
 
-def test_progress_without_a_terminal_is_a_line_per_interval(capsys):
-    with output.progress() as advance:
-        advance("pushed 1 job", 0.5)
-    assert capsys.readouterr().err == ""  # the task is too short for a line
-    with output.progress(log_interval=0) as advance:
-        advance("pushed 1 job", 0.5)
-        advance("pushed 2 jobs", None)
-    assert capsys.readouterr() == ("", "pushed 1 job, 50%\npushed 2 jobs\n")
-
-
-def test_progress_on_a_terminal_without_rich_is_one_line_that_changes(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rich.console", None)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with output.progress() as advance:
-        advance("pushed 1 job", 0.5)
-        advance("pushed 2 jobs", 1.0)
-    shown = sys.stderr.getvalue()
-    assert shown == "\rpushed 1 job, 50%   \rpushed 2 jobs, 100%  \n"
-
-
-def test_progress_on_a_terminal_with_rich_is_a_bar(monkeypatch):
-    pytest.importorskip("rich")
+def test_progress_without_a_terminal_is_nothing(capsys, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "80")
+    with output.progress("pushing") as advance:
+        advance(1, 0.5)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_progress_is_nothing_where_nobody_wants_it(monkeypatch, name, value):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with output.progress() as advance:
-        advance("pushed 1 job", 0.5)
-        advance("pushed 2 jobs", 1.0)
+    with output.progress("pushing") as advance:
+        advance(1, 0.5)
+    assert sys.stderr.getvalue() == ""
+
+
+def test_progress_on_a_terminal_is_one_line_that_is_gone_at_the_end(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with output.progress("pushing") as advance:
+        advance(1, None)
+    advance(2, None)  # too late
     shown = sys.stderr.getvalue()
-    assert "pushed 2 jobs" in shown
-    assert "━━━━" in shown
+    assert re.fullmatch(r"\rpushing: 1 job, [\d,]+ a second\x1b\[K\r\x1b\[K", shown)
+
+
+def test_progress_has_rate_share_and_what_remains():
+    times = iter([0.0, 2.0, 2.1, 100.0])
+    stream = Terminal()
+    line = output._ProgressLine("pushing", stream, lambda: next(times))
+    line.advance(57_000, 0.25)
+    line.advance(60_000, 0.26)  # too soon
+    line.advance(2_000_000, 0.5)
+    assert stream.getvalue().replace("\x1b[K", "").split("\r")[1:] == [
+        "pushing: 57,000 jobs, 28,500 a second, 25%, 6.0 s left",
+        "pushing: 2,000,000 jobs, 20,000 a second, 50%, 1 min 40 s left",
+    ]

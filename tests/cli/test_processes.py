@@ -140,7 +140,7 @@ def test_several_workers_run_jobs_until_the_supervisor_is_stopped(
     wait_until(lambda: len(server.workers) == 3)
     assert stop(supervisor, number) == Exit.STOPPED
     assert reports(server, jid) == ["ACK"]
-    assert "concurrency: 2, 3 workers" in supervisor.said
+    assert "starts 3 workers, each for 2 jobs at a time" in supervisor.said
     assert supervisor.said.splitlines()[-1].endswith("stopped, every job answered")
     assert not any(map(alive, pids(supervisor)))
     assert "Traceback" not in supervisor.said
@@ -154,7 +154,7 @@ def test_a_signal_to_the_whole_group_stops_it_as_one_to_the_supervisor_does(
     jid = push(server, "slow", str(folder / "began"))
     wait_until((folder / "began").exists)
     os.killpg(supervisor.process.pid, number)
-    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 jobs" in supervisor.said)
+    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 job" in supervisor.said)
     (folder / "began.go").touch()
     assert supervisor.wait() == Exit.STOPPED
     assert reports(server, jid) == ["ACK"]
@@ -213,7 +213,7 @@ def test_the_second_signal_ends_the_grace_period(
     jid = push(server, "slow", str(folder / "began"))
     wait_until((folder / "began").exists)
     supervisor.send(signal.SIGTERM)
-    wait_until(lambda: "Shutdown: waiting up to 1e+12 seconds for 1 jobs" in supervisor.said)
+    wait_until(lambda: "Shutdown: waiting up to 1e+12 seconds for 1 job" in supervisor.said)
     assert stop(supervisor) == Exit.STOPPED
     assert reports(server, jid) == ["FAIL"]
 
@@ -249,7 +249,7 @@ def test_signals_make_all_workers_log_their_threads_and_get_quiet(
     supervisor.send(signal.SIGTTIN)
     wait_until(lambda: supervisor.said.count("thread MainThread:") == 2)
     supervisor.send(signal.SIGTSTP)
-    wait_until(lambda: supervisor.said.count("quiet: no more jobs are fetched\n") == 2)
+    wait_until(lambda: supervisor.said.count("quiet: fetches no more jobs; ") == 2)
     os.kill(pids(supervisor)[0], signal.SIGKILL)
     wait_until(lambda: "was killed by SIGKILL; quiet, so it is not replaced" in supervisor.said)
     assert len(pids(supervisor)) == 2
@@ -548,7 +548,7 @@ def test_a_worker_that_dies_with_its_jobs_while_stopping_shows_in_the_exit_code(
     jid = push(server, "dies_later", str(folder / "began"), how, retry=1)
     wait_until((folder / "began").exists)
     supervisor.send(signal.SIGTERM)
-    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 jobs" in supervisor.said)
+    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 job" in supervisor.said)
     (folder / "began.go").touch()
     assert supervisor.wait() == Exit.ABANDONED == 5
     assert re.search(rf"worker [12] \(process \d+\) {text} with jobs .*{jid}", supervisor.said)

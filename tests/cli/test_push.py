@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
+from faktory.cli.tools import output
 from faktory.server import EmbeddedServer
 
 from .support import call, call_on_terminal, run
@@ -115,19 +118,15 @@ def test_a_file_may_begin_with_a_byte_order_mark(server, client, tmp_path):
     assert enqueued(client) == {"default": 2}
 
 
-@pytest.mark.parametrize("rich", [True, False])
-def test_progress_is_shown_on_a_terminal(server, client, tmp_path, monkeypatch, rich):
-    if rich:
-        pytest.importorskip("rich")
-    else:
-        monkeypatch.setitem(sys.modules, "rich.console", None)
+def test_progress_is_shown_on_a_terminal(server, client, tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "REDRAW_INTERVAL", 0.0)
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(lines(*({"jobtype": "work", "args": [n]} for n in range(2500))))
-    done = call_on_terminal("push", "-f", "jobs.jsonl", url=server.url, cwd=tmp_path)
+    env = {"NO_COLOR": ""}
+    done = call_on_terminal("push", "-f", "jobs.jsonl", url=server.url, cwd=tmp_path, env=env)
     assert done.code == 0
-    assert done.stdout.endswith("pushed 2,500 jobs\n")
-    assert ("━━━━" in done.stdout) is rich
-    assert ("\rpushed 2,000 jobs, 80%" in done.stdout) is not rich
+    assert done.stdout.endswith("\r\x1b[Kpushed 2,500 jobs\n")
+    assert re.search(r"\rpushing: 2,000 jobs, [\d,]+ a second, 80%", done.stdout)
     assert enqueued(client) == {"default": 2500}
 
 
@@ -194,6 +193,50 @@ def test_an_interrupt_reports_how_many_jobs_were_pushed(server, wait_until, clie
     # The answer to the first thousand may not have been read yet.
     assert re.fullmatch(
         "python -m faktory push: interrupted; (0|1,000) jobs are pushed, and perhaps some of the "
-        "next 1,000.\n",
+        "next 1,000. Go on with line (1|1001).\n",
         error,
     )
+
+
+def test_an_interrupt_says_how_to_go_on_with_a_file(server, client, tmp_path, monkeypatch):
+    def interrupt(count: int, part: float | None) -> None:
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def progress(doing):
+        yield interrupt
+
+    monkeypatch.setattr(output, "progress", progress)
+    jobs = tmp_path / "my jobs.jsonl"
+    jobs.write_text("\nno json\n" + lines(*[{"jobtype": "work", "args": []}] * 2500))
+    done = call("push", "-f", "my jobs.jsonl", url=server.url, cwd=tmp_path)
+    assert done.code == 130
+    refused, interrupted = done.stderr.splitlines()
+    assert refused.startswith("line 2 is not pushed: ")
+    assert interrupted == (
+        "python -m faktory push: interrupted; 1,000 jobs are pushed, and perhaps some of the next "
+        "1,000. Go on with line 1003: tail -n +1003 'my jobs.jsonl' | faktory-worker push -f -"
+    )
+    assert enqueued(client) == {"default": 1000}
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("{bad", """'"{bad"'"""),
+        ("[1, 2", """'"[1, 2"'"""),
+        (" [draft] é", """'" [draft] é"'"""),
+        ('"open', """'"\\"open"'"""),
+    ],
+)
+def test_an_argument_that_begins_as_json_and_is_none_is_refused(server, client, text, remedy):
+    done = call("push", "work", "ok", text, url=server.url)
+    assert done.code == 2
+    begin = text.lstrip()[0]
+    assert done.stderr.startswith(
+        f"python -m faktory push: {text} begins with {begin} and is not valid JSON: "
+    )
+    assert done.stderr.endswith(f". To push it as text: {remedy}\n")
+    assert enqueued(client) == {}
+    assert call("push", "work", shlex.split(remedy)[0], url=server.url).code == 0
+    assert client.fetch("default")["args"] == [text]

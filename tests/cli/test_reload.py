@@ -11,7 +11,7 @@ from faktory.server import EmbeddedServer
 
 from .support import WORKER, Process, Run, WaitUntil, alive, pids, push, ready
 
-QUIET = "quiet: no more jobs are fetched"
+QUIET = "quiet: fetches no more jobs"
 
 PROGRAM = """
 import asyncio

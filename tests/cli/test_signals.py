@@ -148,7 +148,7 @@ def test_a_worker_that_is_made_quiet_while_modules_are_imported_fetches_nothing(
     worker.send(signal.SIGUSR1)
     (folder / "go").touch()
     wait_until(lambda: server.workers)
-    wait_until(lambda: "quiet: no more jobs are fetched" in worker.said)
+    wait_until(lambda: "quiet: fetches no more jobs" in worker.said)
     worker.send(signal.SIGTERM)
     assert worker.wait() == Exit.STOPPED
     assert not any(verb == "FETCH" for verb, _ in server.commands)
@@ -187,7 +187,7 @@ def test_a_signal_to_stop_loses_no_job(
     jid = push(server, "held", str(folder / "began"))
     wait_until((folder / "began").exists)
     worker.send(getattr(signal, name))
-    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 jobs" in worker.said)
+    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 job" in worker.said)
     assert worker.said.count("running held") == (name == "SIGQUIT")
     (folder / "began.go").touch()
     assert worker.wait() == Exit.STOPPED
@@ -202,7 +202,7 @@ def test_a_quit_to_the_whole_group_logs_the_stacks_once(
     jid = push(server, "held", str(folder / "began"))
     wait_until((folder / "began").exists)
     os.killpg(worker.process.pid, signal.SIGQUIT)
-    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 jobs" in worker.said)
+    wait_until(lambda: "Shutdown: waiting up to 25 seconds for 1 job" in worker.said)
     (folder / "began.go").touch()
     assert worker.wait() == Exit.STOPPED
     assert reports(server, jid) == ["ACK"]
@@ -329,13 +329,13 @@ def test_a_replacement_of_a_quiet_worker_is_quiet_from_its_first_moment(
     for pid in (quiet, other):
         os.kill(pid, signal.SIGTSTP)
     wait_until(lambda: supervisor.said.count("is quiet, and so is each that takes") == 2)
-    wait_until(lambda: supervisor.said.count("quiet: no more jobs are fetched\n") == 2)
+    wait_until(lambda: supervisor.said.count("quiet: fetches no more jobs; ") == 2)
     server.clear_commands()
     os.kill(quiet, signal.SIGKILL)
     os.kill(other, signal.SIGTERM)
     wait_until(lambda: ready(supervisor) == 4)
     wait_until(lambda: sum(verb == "BEAT" for verb, _ in server.commands) >= 2)
-    wait_until(lambda: supervisor.said.count("quiet: no more jobs are fetched\n") == 4)
+    wait_until(lambda: supervisor.said.count("quiet: fetches no more jobs; ") == 4)
     assert supervisor.said.count("started, quiet as the one before") == 2
     supervisor.send(signal.SIGTERM)
     assert supervisor.wait() == Exit.STOPPED

@@ -305,8 +305,8 @@ def start(run: Run, folder: Path, server: EmbeddedServer, *flags: str) -> Proces
 
 
 def first_lines(worker: Process, wait_until: WaitUntil) -> str:
-    """Return its first ten lines, up to that of its labels."""
-    wait_until(lambda: "Labels: " in worker.said)
+    """Return its first ten lines, that of its job types included."""
+    wait_until(lambda: " at a time: " in worker.said)
     return "".join(worker.said.splitlines(keepends=True)[:10])
 
 
@@ -321,8 +321,8 @@ def test_without_flags_it_fetches_from_the_queues_that_its_jobs_declare(
     push(server, "send", str(folder / "sent"), queue="mail")
     wait_until((folder / "sent").exists)
     lines = first_lines(worker, wait_until)
-    assert "no -q: default and every queue that the jobs declare are fetched" in lines
-    assert "Queues: default, images, mail, shop, with equal weights" in lines
+    queues = "Queues: default, images, mail, shop, with equal weights"
+    assert f"{queues} (no -q: default and every queue that the jobs declare)" in lines
     assert fetched(server) == {*DECLARED}
     worker.send(signal.SIGTERM)
     assert worker.wait() == Exit.STOPPED
@@ -355,11 +355,15 @@ def test_queues_that_are_left_out_are_one_warning(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], "Queues: default, and all that the jobs declare, which each worker names"),
-        (["-q", "mail", "-q", "shop,limit=3"], "Queues: mail, shop (limit 3)"),
+        (
+            [],
+            "default, images, mail, shop, with equal weights "
+            "(no -q: default and every queue that the jobs declare)",
+        ),
+        (["-q", "mail", "-q", "shop,limit=3"], "mail, shop (limit 3) (from -q)"),
     ],
 )
-def test_a_supervisor_says_what_it_knows_and_its_workers_the_rest(
+def test_the_first_worker_of_a_supervisor_says_what_all_of_them_fetch(
     server: EmbeddedServer,
     run: Run,
     folder: Path,
@@ -368,11 +372,10 @@ def test_a_supervisor_says_what_it_knows_and_its_workers_the_rest(
     expected: str,
 ) -> None:
     supervisor = start(run, folder, server, "--processes", "2", *flags)
-    wait_until(lambda: supervisor.said.count("Labels: ") == 2)
-    assert supervisor.said.splitlines()[1].endswith(expected)
-    workers = [line for line in supervisor.said.splitlines() if "Queues: " in line][1:]
-    names = "mail, shop (limit 3)" if flags else "default, images, mail, shop, with equal weights"
-    assert [line.endswith(f"Queues: {names}") for line in workers] == [True, True]
+    wait_until(lambda: supervisor.said.count(": connected to") == 2)
+    wait_until(lambda: " each for " in supervisor.said and " job types" in supervisor.said)
+    (line,) = [line for line in supervisor.said.splitlines() if "Queues: " in line]
+    assert line.endswith(f"Queues: {expected}")
 
 
 def test_a_worker_that_is_replaced_fetches_from_the_queues_of_its_new_jobs(

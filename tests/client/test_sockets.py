@@ -481,3 +481,46 @@ def test_a_large_command_over_tls_arrives_whole(
         assert client.push_bulk(jobs) == {}
     assert server.ended[0].wait(20)
     assert [each["args"] for each in payload(server.lines[0][1])] == [each["args"] for each in jobs]
+
+
+def give_up(client: Client) -> None:
+    """Connect, and be interrupted in it by another thread, before the timeout of 20 s."""
+    timer = threading.Timer(0.2, client.interrupt)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(FaktoryTimeout, match=r"^connecting to 127\.0\.0\.1:\d+ was given up$"):
+        client.connect()
+    assert time.monotonic() - began < 15
+    timer.join()
+
+
+@pytest.mark.parametrize("said", [[], [b"+HI {"], [HI, "HELLO"]])
+def test_a_handshake_can_be_interrupted(scripted: Scripted, said: list[object]) -> None:
+    server = scripted([*said, ":silence"], [":greet", "INFO", {}, ":silence"])
+    with_timeout = Client(server.url, timeout=20)
+    give_up(with_timeout)
+    assert with_timeout.info() == {}  # the next one is not
+    with_timeout.close()
+
+
+def test_a_handshake_of_tls_can_be_interrupted(client_tls: ssl.SSLContext) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"tcp+tls://127.0.0.1:{listener.getsockname()[1]}"
+        give_up(Client(url, timeout=20, ssl_context=client_tls))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing wakes a thread from that")
+@pytest.mark.parametrize("silent", [1, 3])
+def test_connecting_can_be_interrupted(monkeypatch: pytest.MonkeyPatch, silent: int) -> None:
+    with silent_host(monkeypatch, silent):
+        give_up(Client("tcp://127.0.0.1:1", timeout=20))
+
+
+def test_a_client_that_is_interrupted_before_it_connects_does_not(scripted: Scripted) -> None:
+    server = scripted([":greet", "INFO", {}, ":silence"])
+    client = Client(server.url)
+    client.interrupt()
+    with pytest.raises(FaktoryTimeout, match="was given up"):
+        client.connect()
+    assert client.info() == {}
+    client.close()

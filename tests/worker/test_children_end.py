@@ -99,7 +99,7 @@ def test_a_term_to_the_whole_group_lets_jobs_end(
     program = run_children()
     wait_until(lambda: program.notes)
     os.killpg(program.process.pid, signal.SIGTERM)
-    wait_until(lambda: "Shutdown: waiting up to 15 seconds for 1 jobs" in program.log)
+    wait_until(lambda: "Shutdown: waiting up to 15 seconds for 1 job" in program.log)
     program.release()
     assert program.process.wait(10) == 0
     assert reports(server, jid) == ["ACK"]

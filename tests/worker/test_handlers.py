@@ -191,7 +191,7 @@ def test_the_second_signal_cuts_a_handler_short_at_once(
     program = run_program(code)
     wait_until(lambda: "began True" in program.notes)
     program.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: "Shutdown: waiting up to 1000 seconds" in program.log)
+    wait_until(lambda: "stopping" in program.log)
     assert program.stop(signal.SIGINT) == 0
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from threading import Event
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ UNKNOWN = FaktoryServerError("ERR unknown worker 123")
 
 class FakeClient:
     """A fake client that answers beats from a list, then always with OK."""
+
+    is_connected = True
 
     def __init__(self, answers: list[Any]) -> None:
         self.answers = answers
@@ -240,3 +243,50 @@ def test_a_worker_says_once_how_many_connections_it_takes_where_the_server_has_m
     assert beating.client.calls[:4] == ["beat", "beat", "info", "beat"]
     assert beating.client.calls.count("info") == 1
     assert caplog.messages == said
+
+
+def test_the_first_one_that_reaches_the_server_asks_for_its_info_and_hands_it_on(
+    wait_until: WaitUntil,
+) -> None:
+    seen: list[object] = []
+    tried: list[int] = []
+    beating = Beating([FaktoryConnectionError("not yet")], 1000.0, DEFAULT)
+    beating.client.infos = [server_with(1)]
+    timing = Timing(first_beat_interval=0.01)
+    beating.thread = Heartbeat(
+        beating,  # type: ignore[arg-type]
+        beating.client,  # type: ignore[arg-type]
+        1000.0,
+        timing,
+        connections=1,
+        on_connected=seen.append,
+        on_tried=lambda: tried.append(len(seen)),
+    )
+    assert not beating.thread.has_tried
+    beating.thread.start()
+    wait_until(lambda: len(tried) == 2)
+    assert beating.thread.has_tried
+    beating.thread.stop()
+    beating.thread.join(10)
+    assert (seen, tried) == ([server_with(1)], [0, 1])
+    assert beating.client.calls == ["beat", "beat", "info", "close"]
+
+
+def test_a_beat_that_the_stop_has_ended_is_not_an_outage(wait_until: WaitUntil) -> None:
+    """It is interrupted at once where there is no connection."""
+    beating = Beating([], 1000.0, Timing(beat_grace=20.0))
+    interrupted = Event()
+
+    def beat(*_: object) -> None:
+        beating.client.calls.append("beat")
+        assert interrupted.wait(20)
+        raise FaktoryConnectionError("was given up")
+
+    beating.client.beat = beat  # type: ignore[method-assign]
+    beating.client.interrupt = interrupted.set  # type: ignore[method-assign]
+    beating.client.is_connected = False
+    beating.thread.start()
+    wait_until(lambda: beating.client.calls)
+    beating.thread.stop()
+    assert not beating.thread.is_alive()
+    assert beating.errors == []

@@ -38,15 +38,30 @@ def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends(
     clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
     trouble = Outage(LOG)
+    trouble.ends(clock.now)
+    clock.now += 1
     for _ in range(3):
         trouble.begins(OSError("refused"), clock.now)
     clock.now += 12.34
     for _ in range(3):
         trouble.ends(clock.now)
     assert log.messages == [
-        "lost the server, trying until it is back: refused",
+        "lost the connection to the server: refused; trying again",
         "the server is back after 12.3 s",
     ]
+    assert [record.event for record in log.records] == ["outage", "back"]  # type: ignore[attr-defined]
+
+
+def test_a_server_that_never_answered_was_not_lost(
+    clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    never = Outage(LOG, "host:7419")
+    error = OSError("nothing listens on host:7419 (connection refused). Is it running?")
+    never.begins(error, clock.now)
+    clock.now += 5
+    never.ends(clock.now)  # that it is connected is what the heartbeat logs
+    reason = "nothing listens there (connection refused); trying again. Is it running?"
+    assert log.messages == [f"cannot reach host:7419: {reason}"]
 
 
 def test_without_an_outage_nothing_is_logged(clock: Clock, log: pytest.LogCaptureFixture) -> None:
@@ -72,7 +87,7 @@ def test_the_next_outage_is_logged_again(clock: Clock, log: pytest.LogCaptureFix
         trouble.begins(OSError("refused"), clock.now)
         clock.now += 1
         trouble.ends(clock.now)
-    assert len(log.messages) == 4
+    assert len(log.messages) == 3
 
 
 def test_many_threads_log_one_outage(log: pytest.LogCaptureFixture, clock: Clock) -> None:
@@ -147,4 +162,7 @@ def test_where_no_connection_is_answered_any_more_it_is_an_outage(
         trouble.begins(too_many(2001), clock.now)
         assert trouble.state(60.0) == "outage"
     assert len(log.messages) == 2
-    assert all(each.startswith("lost the server, trying") for each in log.messages)
+    assert [each.partition(" the server: ")[0] for each in log.messages] == [
+        "cannot reach",
+        "lost the connection to",
+    ]

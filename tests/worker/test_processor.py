@@ -353,9 +353,9 @@ def test_a_fetch_that_the_network_broke_is_logged(
 
 def test_a_lost_server_is_logged_once(work: Work, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    work([CUT, LOST, LOST, LOST, NOTHING, NOTHING]).run()
+    work([NOTHING, CUT, LOST, LOST, LOST, NOTHING, NOTHING]).run()
     lost, back = caplog.messages
-    assert lost == "lost the server, trying until it is back: nothing listens"
+    assert lost == "lost the connection to the server: nothing listens; trying again"
     assert re.fullmatch(r"the server is back after \d+\.\d s", back)
 
 

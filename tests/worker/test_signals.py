@@ -228,7 +228,7 @@ def test_signals_that_would_kill_a_worker_stop_it(
         os.killpg(program.process.pid, signal.SIGHUP)
     else:
         program.process.send_signal(getattr(signal, name))
-    wait_until(lambda: "Shutdown: waiting up to 15 seconds for 1 jobs" in program.log)
+    wait_until(lambda: "Shutdown: waiting up to 15 seconds for 1 job" in program.log)
     assert (", running held" in program.log) is (name == "SIGQUIT")
     program.release()
     assert program.process.wait(15) == 0

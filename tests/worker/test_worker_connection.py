@@ -99,13 +99,13 @@ def test_a_server_that_stops_and_starts_under_load_loses_nothing(
     start({"work": work}, concurrency=5)
     wait_until(lambda: len(ran) > 100)
     server.stop()
-    wait_until(lambda: messages(caplog, "lost the server"))
+    wait_until(lambda: messages(caplog, "lost the connection"))
     server.start()
     # Jobs that were popped for an answer that never came, at most one for each thread, come back
     # when their reservations end.
     wait_until(lambda: not server.queues.get("default") and len(server.working) <= 5)
     wait_until(lambda: stranded(server) == set(jids) - ran.keys())
-    assert len(messages(caplog, "lost the server")) == 1
+    assert len(messages(caplog, "lost the connection")) == 1
     assert len(messages(caplog, "the server is back")) == 1
     server.travel(2000)
     wait_until(lambda: ran.keys() == set(jids) and not server.working)
@@ -126,12 +126,12 @@ def test_a_worker_waits_for_a_server_that_is_down_at_the_start(
 ) -> None:
     server.stop()
     start({"work": succeed}, concurrency=3)
-    lost = "lost the server, trying until it is back: nothing listens"
+    lost = "nothing listens there (connection refused); trying again"
     wait_until(lambda: messages(caplog, lost))
     server.start()
     push("work")
     wait_until(lambda: server.processed == 1)
-    assert len(messages(caplog, "lost the server")) == 1
+    assert len(messages(caplog, "cannot reach")) == 1
 
 
 def test_a_worker_that_waits_for_a_server_can_be_stopped(
@@ -139,7 +139,7 @@ def test_a_worker_that_waits_for_a_server_can_be_stopped(
 ) -> None:
     server.stop()
     running = start(concurrency=3, timing=Timing(backoff=lambda attempt, random: 1000.0))
-    wait_until(lambda: messages(caplog, "lost the server"))
+    wait_until(lambda: messages(caplog, "cannot reach"))
     running.stop()
     assert running.worker.abandoned == []
 

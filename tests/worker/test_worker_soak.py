@@ -54,7 +54,7 @@ def test_a_server_that_is_killed_under_load_loses_only_jobs_in_flight(
         running = start(make_worker(server.url, {"work": work}, concurrency=THREADS))
         wait_until(lambda: len(ran) > JOBS / 3, timeout=60)
         kill()
-        wait_until(lambda: messages(caplog, "lost the server"))
+        wait_until(lambda: messages(caplog, "lost the connection"))
         server.start()
         with Client(server.url) as client:
             wait_until(lambda: not client.info()["faktory"]["queues"].get("default"), timeout=120)
@@ -69,7 +69,7 @@ def test_a_server_that_is_killed_under_load_loses_only_jobs_in_flight(
     assert 0 <= missing <= (THREADS if kind == "real" else 0)
     assert reserved <= THREADS
     assert max(ran.values()) == 1
-    assert len(messages(caplog, "lost the server")) == 1
+    assert len(messages(caplog, "lost the connection")) == 1
     assert len(messages(caplog, "the server is back")) == 1
     assert all(record.exc_info is None for record in caplog.records)
     troubled = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]

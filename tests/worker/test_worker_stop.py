@@ -184,7 +184,7 @@ def test_a_python_loop_is_interrupted_after_the_grace_period_and_fails(
     assert running.worker.abandoned == []
     (message,) = messages(caplog, "interrupting")
     assert re.sub(r"\d+ s\)$", "N s)", message) == (
-        "the grace period is over: interrupting 1 jobs, which fail by that and use up an attempt "
+        "the grace period is over: interrupting 1 job, which fails by that and uses up an attempt "
         f"(one with retry 0 is dropped): spin {jid} (N s)"
     )
 

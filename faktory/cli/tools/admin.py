@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...wire.validate import QUEUE_NAME, brief, clip, show
 from ..exits import Exit, ExitError, UsageError
-from . import output
+from . import output, waiting
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -24,6 +24,9 @@ CHUNK = 100
 
 SHOWN = ("description", "faktory_version")
 """What `info` shows of the server on its first line."""
+
+COLOURS = {"failed": "warning", "retries": "warning", "dead": "error"}
+"""Of what `info` shows, where it is not 0."""
 
 DELETING = ("clear", "discard", "kill")
 """The operations of `mutate` after which jobs no longer run."""
@@ -66,7 +69,8 @@ def info(options: argparse.Namespace) -> int:
         *((clip(name), output.amount(size)) for name, size in sorted(sets.items())),
     ]
     for name, value in rows:
-        output.show(f"{name:12} {value}".replace("\n", "\\n"))
+        line = output.escape(f"{name:12} {value}")
+        print(output.paint(line, COLOURS.get(name, "") if value not in ("0", "?") else ""))
     return Exit.DONE
 
 
@@ -196,7 +200,8 @@ def remove(options: argparse.Namespace) -> int:
         total = sum(sizes[name] for name in names)
         what = f"{len(names)} queues" if len(names) > 5 else f"queue {', '.join(names)}"
         output.confirm(f"Delete {what} of {client.faktory} with {output.jobs(total)}?", options.yes)
-        client.remove_queues(*(["*"] if options.all else names))
+        with waiting.shown(options.url, "removing", total, _waiting_in(names)):
+            client.remove_queues(*(["*"] if options.all else names))
     output.show(f"removed: {', '.join(names) or 'nothing, the server has no queues'}")
     return Exit.DONE
 
@@ -223,7 +228,8 @@ def mutate(options: argparse.Namespace) -> int:
                 f"set {options.target} of {client.faktory}?",
                 options.yes,
             )
-        client.call(command)
+        with waiting.shown(options.url, "changing", before, _left_in(options.target)):
+            client.call(command)
         after = _set_size(client, options.target)
     if options.json:
         output.show_json({"target": options.target, "before": before, "after": after})
@@ -253,6 +259,18 @@ def _listed(value: str | list[str]) -> str:
 def _check_names(options: argparse.Namespace) -> None:
     if bool(options.names) == options.all:
         raise UsageError("name the queues, or choose all of them by --all.")
+
+
+def _waiting_in(names: list[str]) -> Callable[[Client], int]:
+    def left(client: Client) -> int:
+        sizes = _sizes(client)
+        return sum(sizes.get(name, 0) for name in names)
+
+    return left
+
+
+def _left_in(target: str) -> Callable[[Client], int]:
+    return lambda client: _set_size(client, target)
 
 
 def _sizes(client: Client) -> dict[str, int]:

@@ -8,7 +8,7 @@ observed, and say that they are no more than that.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from . import admin, output
@@ -21,10 +21,13 @@ LONG_WAIT = 60.0
 """Seconds after which a waiting job raises the question whether any worker fetches its queue."""
 
 
-def queues(client: Client, sizes: Mapping[str, int], watch: float) -> Result:
+def queues(
+    client: Client, sizes: Mapping[str, int], watch: float, counts: Mapping[str, int | None]
+) -> Result:
     """Look twice, `watch` seconds apart, at the queues whose oldest job has waited for long.
 
-    A queue whose oldest job has no date is left out, and named.
+    A queue whose oldest job has no date is left out, and named. Where no worker is connected, any
+    job that waits is a warning; `counts` is what `read_counts` has returned.
     """
     filled = {name: size for name, size in sizes.items() if size}
     if not filled:
@@ -41,13 +44,24 @@ def queues(client: Client, sizes: Mapping[str, int], watch: float) -> Result:
         )
     total = f"{output.jobs(sum(filled.values()))} in {output.counted(len(filled), 'queue')}"
     unknown = f"; it does not show how long jobs wait in: {shorten(undated)}" if undated else ""
+    if not old and counts["Workers"] == 0:
+        shown = [f"{name} ({size:,})" for name, size in sorted(filled.items())]
+        waiting = sum(filled.values())
+        wait = "waits" if waiting == 1 else "wait"
+        return Result(
+            "warning",
+            "queues",
+            f"{output.jobs(waiting)} {wait}, and no worker is connected: {shorten(shown)}",
+            "Start a worker: without -q it fetches default and all queues that its jobs declare, "
+            f"with -q only those that it names, as -q {min(filled)}.",
+        )
     if not old:
         text = f"{total}, none waits for longer than {LONG_WAIT:.0f} s{unknown}"
         remedy = "See which queues grow: python -m faktory queues" if undated else ""
         return Result("note" if undated else "ok", "queues", text, remedy)
     time.sleep(watch)
     after, passed = admin.latencies(client, dict.fromkeys(old, 1)), time.monotonic() - started
-    now = admin.as_object(client.info().get("faktory"))
+    now = read_counts(client.info())
     slack = min(0.25, watch / 2)
     idle = sorted(
         (name for name, wait in old.items() if _is_same_job(wait, after[name], passed, slack)),
@@ -56,8 +70,7 @@ def queues(client: Client, sizes: Mapping[str, int], watch: float) -> Result:
     if not idle:
         return Result("ok", "queues", f"{total}, and workers fetch the old ones{unknown}")
     shown = [f"{name} ({filled[name]:,}, for {output.duration(old[name])})" for name in idle]
-    workers = admin.as_object(admin.as_object(now.get("tasks")).get("Workers")).get("size")
-    none = " No worker is connected." if workers == 0 else ""
+    none = " No worker is connected." if now["Workers"] == 0 else ""
     return Result(
         "warning",
         "queues",
@@ -65,8 +78,35 @@ def queues(client: Client, sizes: Mapping[str, int], watch: float) -> Result:
         f"jobs was fetched.{none} (A paused queue, and one whose workers are busy, look the same"
         f"{unknown}.)",
         f"Start a worker with -q {idle[0]}; if it is paused, python -m faktory resume {idle[0]}; "
-        f"if its jobs are not needed, python -m faktory remove {idle[0]}.",
+        f"if its jobs are not needed, python -m faktory remove {idle[0]}. A worker with -q fetches "
+        "only the queues that it names.",
     )
+
+
+def read_counts(info: Mapping[str, object]) -> dict[str, int | None]:
+    """Return how many workers are connected, and how many jobs are reserved ("Busy").
+
+    None for what the server does not say.
+    """
+    tasks = admin.as_object(admin.as_object(info.get("faktory")).get("tasks"))
+    sizes = {name: admin.as_object(tasks.get(name)).get("size") for name in ("Workers", "Busy")}
+    return {name: size if type(size) is int else None for name, size in sizes.items()}
+
+
+def reservations(counts: Mapping[str, int | None]) -> Iterator[Result]:
+    """Say when jobs come back that workers had which are gone."""
+    if (reserved := counts["Busy"]) and counts["Workers"] == 0:
+        one = reserved == 1
+        yield Result(
+            "warning",
+            "reserved",
+            f"{output.jobs(reserved)} {'is' if one else 'are'} reserved, and no worker is "
+            f"connected: {'it comes' if one else 'they come'} back when the reservation ends, "
+            "after reserve_for at the latest (30 minutes by default). That counts as a failed "
+            "attempt; a job with retry 0 is lost by it",
+            "Wait, or start the worker that has them, if it is only cut off. Stop workers by TERM, "
+            "and kill none before its -t and 15 s more are over: then no job stays reserved.",
+        )
 
 
 def _is_same_job(before: float, after: float | None, passed: float, slack: float) -> bool:

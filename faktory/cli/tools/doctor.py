@@ -21,6 +21,9 @@ from .checks import Result
 REMEDY = "Is it a Faktory server? See all that it answers: python -m faktory info --json"
 
 
+COLOURS = {"ok": "good", "note": "note", "warning": "warning", "error": "error"}
+
+
 def run(options: argparse.Namespace) -> int:
     """Run all checks and show each result as soon as it is known."""
     results = []
@@ -39,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _count(levels: Sequence[str], level: str) -> str:
     many = levels.count(level)
-    return f"{many or 'no'} {level}{'' if many == 1 else 's'}"
+    text = f"{many or 'no'} {level}{'' if many == 1 else 's'}"
+    return output.paint(text, COLOURS[level] if many else "good")
 
 
 def _show(result: Result) -> None:
@@ -49,7 +53,9 @@ def _show(result: Result) -> None:
     if sys.stdout.isatty():
         width = max(60, shutil.get_terminal_size().columns)
         lines = [textwrap.fill(line, width, subsequent_indent=" " * 20) for line in lines]
-    output.show("\n".join(lines))
+    text = "\n".join(map(output.escape, "\n".join(lines).split("\n")))
+    level, rest = text[: len(result.level)], text[len(result.level) :]
+    print(output.paint(level, COLOURS[result.level]) + rest)
 
 
 def _checked(options: argparse.Namespace) -> Iterator[Result]:
@@ -91,5 +97,7 @@ def _check(options: argparse.Namespace) -> Iterator[Result]:
         except ExitError as odd:
             yield checks.error_result("info", odd, REMEDY, odd.code)
             return
-        yield backlog.queues(client, sizes, options.watch)
+        counts = backlog.read_counts(info)
+        yield backlog.queues(client, sizes, options.watch, counts)
+        yield from backlog.reservations(counts)
         yield backlog.jobtypes(sizes, options.require)

@@ -20,7 +20,7 @@ from ...exceptions import (
     FaktoryOutcomeUnknown,
     FaktoryPayloadError,
 )
-from .. import loading, streams
+from .. import loading, streams, terminal
 from ..exits import Exit, ExitError
 from ..names import GROUPS, TOOLS, WORKER, WORKER_SUMMARY
 from ..parser import Parser, add_completion, columns, examples
@@ -65,6 +65,7 @@ them. And the server, which has served whether or not anybody reads its last lin
 def main(argv: Sequence[str] | None = None, prog: str = "python -m faktory") -> int:
     """Run a tool; return its exit code. `prog` is what the user has typed for this program."""
     streams.open_missing()
+    streams.show_all_characters()
     before = sys.stdout
     sys.stdout = written = streams.Output(before)
     try:
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m faktory") -> 
 def _run(argv: Sequence[str] | None, prog: str, written: streams.Output) -> int:
     options = _parse(argv, prog)
     name = f"{prog} {options.tool}"
+    terminal.is_plain = getattr(options, "plain", False)
     if options.run is not doctor.run:
         try:
             from ... import proto  # noqa: F401
@@ -124,7 +126,8 @@ def _show_error(name: str, message: object, code: Exit) -> int:
     lines = str(message).split("\n")
     try:
         text = "\n".join(map(output.escape, lines))
-        print(f"{name}:", text, file=sys.stderr, flush=True)
+        shown = terminal.painted(f"{name}:", "error", sys.stderr)
+        print(shown, text, file=sys.stderr, flush=True)
     except OSError:
         streams.discard(sys.stderr)
     return code

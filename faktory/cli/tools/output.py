@@ -1,8 +1,8 @@
 """Write tables, JSON and progress, and ask before something that cannot be undone.
 
 Rules: standard output has the result only; questions and progress go to standard error. The text
-is the same with and without a terminal, except for progress. What a server sent may hold characters
-that control a terminal: text goes through `escape`.
+is the same with and without a terminal, except for progress and colour. What a server sent may hold
+characters that control a terminal: text goes through `escape`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import inf
 from time import monotonic
+from typing import TextIO
 
 from ...wire.validate import brief
+from .. import terminal
 from ..exits import Exit, ExitError
+from ..terminal import duration as duration
 
-Advance = Callable[[str, float | None], None]
-"""Called with a text and the part that is done, from 0 to 1, or None if that is not known."""
+Advance = Callable[[int, float | None], None]
+"""Called with how many jobs are done, and the part that is, from 0 to 1, or None if unknown."""
+
+REDRAW_INTERVAL = 0.25
+"""Seconds between two times that a line of progress is drawn."""
 
 
 def show_json(value: object) -> None:
@@ -63,19 +70,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in its two largest units: 2 d 3 h, 4 min 5 s, 0.6 s."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    left = round(seconds)
-    parts: list[str] = []
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        many, left = divmod(left, length)
-        if many or parts:
-            parts.append(f"{many} {unit}" if many else "")
-    return " ".join(part for part in parts[:2] if part)
-
-
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun: 1 queue, 1,234 queues."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -101,50 +95,68 @@ def confirm(question: str, yes: bool) -> None:
         raise ExitError(Exit.DECLINED, "nothing was changed.")
 
 
+def is_live() -> bool:
+    """Return whether progress is shown: on a terminal where a line can be redrawn."""
+    return terminal.is_live(sys.stderr)
+
+
+def paint(text: str, meaning: str) -> str:
+    """Return text for standard output in the colour of a meaning, as it is without colour."""
+    return terminal.painted(text, meaning, sys.stdout)
+
+
 @contextmanager
-def progress(log_interval: float = 5.0) -> Iterator[Advance]:
-    """Show the progress of a long task: a bar if rich is installed, else a line that changes.
+def progress(doing: str) -> Iterator[Advance]:
+    """Show on a terminal, in one line that is redrawn in place, how many jobs are done.
 
-    Without a terminal write a line every `log_interval` seconds.
+    It is gone at the end. `doing` is the first word of it, as "pushing".
     """
-    if not sys.stderr.isatty():
-        yield _log_lines(log_interval)
+    if not is_live():
+        yield lambda count, part: None  # noqa: ARG005
         return
+    line = _ProgressLine(doing, sys.stderr)
     try:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError:
-        try:
-            yield _one_line
-        finally:
-            print(file=sys.stderr)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-
-        def advance(text: str, part: float | None) -> None:
-            total = None if part is None else 1.0
-            bar.update(task, description=text, completed=part or 0.0, total=total)
-
-        yield advance
+        yield line.advance
+    finally:
+        line.close()
 
 
-def _log_lines(interval: float) -> Advance:
-    last = monotonic()
+class _ProgressLine:
+    """One line: jobs so far, how many a second, the share, and how long the rest will take."""
 
-    def advance(text: str, part: float | None) -> None:
-        nonlocal last
-        if monotonic() - last >= interval:
-            last = monotonic()
-            print(text + _percent(part), file=sys.stderr, flush=True)
+    def __init__(self, doing: str, stream: TextIO, clock: Callable[[], float] = monotonic) -> None:
+        self._doing = doing
+        self._stream = stream
+        self._clock = clock
+        self._began = clock()
+        self._drawn_at = -inf
+        self._is_open = True
 
-    return advance
+    def advance(self, count: int, part: float | None) -> None:
+        """Draw the line, a few times a second at most."""
+        now = self._clock()
+        if now - self._drawn_at < REDRAW_INTERVAL or not self._is_open:
+            return
+        self._drawn_at = now
+        text = self._text(count, part, now - self._began)
+        self._write(terminal.fit(text, terminal.columns(self._stream) - 1))
 
+    def _text(self, count: int, part: float | None, seconds: float) -> str:
+        parts = [f"{self._doing}: {jobs(count)}"]
+        if seconds > 0:
+            parts.append(f"{count / seconds:,.0f} a second")
+        if part is not None:
+            parts.append(f"{part:.0%}")
+        if part and seconds >= 1:
+            parts.append(f"{duration(seconds / part * (1 - part))} left")
+        return ", ".join(parts)
 
-def _one_line(text: str, part: float | None) -> None:
-    print(f"\r{text}{_percent(part):8}", end="", file=sys.stderr, flush=True)
+    def close(self) -> None:
+        """Erase the line."""
+        self._is_open = False
+        if self._drawn_at >= self._began:
+            self._write("")
 
-
-def _percent(part: float | None) -> str:
-    return "" if part is None else f", {part:.0%}"
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            print(f"\r{text}\x1b[K", end="", file=self._stream, flush=True)

@@ -8,7 +8,9 @@ push them again.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shlex
 import stat
 import sys
 import time
@@ -19,6 +21,7 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from ...exceptions import FaktoryBulkError, FaktoryError
+from ...wire.validate import clip
 from ..exits import Exit, ExitError, UsageError
 from . import output
 
@@ -64,17 +67,32 @@ def _push_one(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 
 
 def _value(text: str) -> object:
-    """Return the value of an argument that is valid JSON, else its text."""
+    """Return the value of an argument that is valid JSON, else its text.
+
+    UsageError for one that begins as an object, a list or a text of JSON does, and is none.
+    """
     from ...proto import load_json
 
     try:
         return load_json(os.fsencode(text))
-    except ValueError:
-        return text
+    except ValueError as error:
+        begin = text.lstrip()[:1]
+        if begin not in ("{", "[", '"') or not begin:
+            return text
+        as_text = shlex.quote(json.dumps(text, ensure_ascii=False))
+        raise UsageError(
+            f"{clip(text)} begins with {begin} and is not valid JSON: {error}. "
+            f"To push it as text: {as_text}"
+        ) from None
 
 
 def _custom(text: str) -> dict[str, Any]:
-    value = _value(text)
+    from ...proto import load_json
+
+    try:
+        value = load_json(os.fsencode(text))
+    except ValueError as error:
+        raise UsageError(f"--custom {text}: it must be a JSON object: {error}.") from None
     if not isinstance(value, dict):
         raise UsageError(f"--custom {text}: it must be a JSON object.")
     return value
@@ -84,8 +102,15 @@ class Tally:
     """The results of the lines so far."""
 
     def __init__(self) -> None:
-        self.pushed = 0
+        self.done = 0, 1
+        """How many jobs are pushed, and the line to go on with: one value, so that an interrupt
+        never finds one of them old."""
         self.refused: dict[int, str] = {}
+
+    @property
+    def pushed(self) -> int:
+        """How many jobs are pushed."""
+        return self.done[0]
 
     def refuse(self, number: int, why: object) -> None:
         """Record that a line was not pushed, and why."""
@@ -106,21 +131,35 @@ def _push_many(options: argparse.Namespace) -> int:
     with _opened(options.file) as source, Client(options.url) as client:
         size = _size(source)
         try:
-            with output.progress() as advance:
+            with output.progress("pushing") as advance:
                 _push_all(client, source, size, tally, advance)
         except KeyboardInterrupt:
-            raise ExitError(
-                Exit.INTERRUPTED,
-                f"interrupted; {output.jobs(tally.pushed)} are pushed, and "
-                f"perhaps some of the next {CHUNK:,}.",
-            ) from None
+            _show_refused(tally)
+            raise ExitError(Exit.INTERRUPTED, _interrupted(tally, options.file)) from None
     if options.json:
         output.show_json({"pushed": tally.pushed, "refused": tally.refused})
     else:
         print(f"pushed {output.jobs(tally.pushed)}")
+    _show_refused(tally)
+    return Exit.FAILED if tally.refused else Exit.DONE
+
+
+def _show_refused(tally: Tally) -> None:
     for number, why in tally.refused.items():
         print(f"line {number} is not pushed: {output.escape(why)}", file=sys.stderr)
-    return Exit.FAILED if tally.refused else Exit.DONE
+
+
+def _interrupted(tally: Tally, file: str) -> str:
+    """Say what is pushed, and how to go on."""
+    pushed, line = tally.done
+    are = "is" if pushed == 1 else "are"
+    text = (
+        f"interrupted; {output.jobs(pushed)} {are} pushed, and perhaps some of the next {CHUNK:,}."
+    )
+    if file == "-":
+        return f"{text} Go on with line {line}."
+    rest = f"tail -n +{line} {shlex.quote(file)} | faktory-worker push -f -"
+    return f"{text} Go on with line {line}: {rest}"
 
 
 def _push_all(
@@ -143,9 +182,9 @@ def _push_all(
         for line in chunk:
             if (why := refused.get(line.job["jid"])) is not None:
                 tally.refuse(line.number, why)
-        # In one step: an interrupt reports the number, and must not find it half added.
-        tally.pushed += sum(line.job["jid"] not in refused for line in chunk)
-        advance(f"pushed {output.jobs(tally.pushed)}", read / size if size else None)
+        pushed = tally.pushed + sum(line.job["jid"] not in refused for line in chunk)
+        tally.done = pushed, chunk[-1].number + 1
+        advance(pushed, read / size if size else None)
 
 
 def _jobs(source: Iterable[bytes], tally: Tally) -> Iterator[NumberedJob]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NoReturn
 
@@ -117,6 +118,23 @@ class _Parser(Parser):
         raise ValueError(message)
 
 
+class _ShowVersions(argparse.Action):
+    """Imports the core only when it is asked for."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        print(versions())
+        sys.exit()
+
+
+def versions() -> str:
+    """Return the versions of this package and of Python, and which core is loaded, and why."""
+    from ...proto import implementation, implementation_info
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    reason = implementation_info()["reason"]
+    return f"faktory-worker {__version__} on Python {python}, core: {implementation} ({reason})"
+
+
 def make_parser() -> Parser:
     """Make the parser of all flags."""
     parser = _Parser()
@@ -129,9 +147,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_flags(parser, FLAGS)
     group = parser.add_argument_group("about this program")
     group.add_argument("-h", "--help", action="help", help="show this, and end")
-    version = f"faktory-worker {__version__}"
-    text = "show the version, and end"
-    group.add_argument("-V", "--version", action="version", version=version, help=text)
+    text = "show the versions and the core, and end"
+    group.add_argument("-V", "--version", action=_ShowVersions, nargs=0, help=text)
     add_completion(group)
 
 

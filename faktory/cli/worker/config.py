@@ -28,16 +28,16 @@ class ConfigError(UsageError):
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Namespace:
-    """Return every option, and in `warnings` sentences about what may be a mistake.
+    """Return every option, in `warnings` sentences about what may be a mistake, and in
+    `queue_source` where the queues come from.
 
     All three sources are read even if there is an error, and ConfigError raised for the first one:
     an error on the command line is logged in the format that the file asks for.
     """
     errors: list[str] = []
     warnings: list[str] = []
-    given: dict[str, Any] = {}
-    for source in (_from_variables(environ, errors), parse(argv, errors)):
-        given.update(_with_level(source))
+    variables, flags = _from_variables(environ, errors), parse(argv, errors)
+    given = {**_with_level(variables), **_with_level(flags)}
     env = given.get("env")
     found = file.read(given.get("config"), errors, warnings)
     tables = {name: _with_level(options) for name, options in found.tables.items()}
@@ -54,7 +54,14 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Namespace:
     defaults = {flag.attribute: flag.default for flag in FLAGS}
     options = {**defaults, **tables.get(None, {}), **tables.get(env, {}), **given}
     warnings += _about_variables(environ) + _about_labels(options["label"])
-    return Namespace(**options, warnings=warnings)
+    queue_source = (
+        "no -q: default and every queue that the jobs declare"
+        if not options["queue"]
+        else "from -q"
+        if "queue" in flags
+        else f"from {f'{PREFIX}QUEUE' if 'queue' in variables else found.path}"
+    )
+    return Namespace(**options, warnings=warnings, queue_source=queue_source)
 
 
 def _with_level(source: dict[str, Any]) -> dict[str, Any]:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
-from json.encoder import encode_basestring_ascii
-from os import getpid
+from json.encoder import encode_basestring_ascii as _quoted
 from threading import current_thread
 from time import localtime, strftime, time
 from types import TracebackType
 from typing import Any, Final
 
+from ...jobs.context import JobContext
 from ...wire.log import cut, escape, escape_lines
+from ...worker.logs import is_own
 
 MAX_TEXT: Final = 32_768
 """Characters of a message, of a traceback or of another value; the middle of more is cut."""
@@ -66,7 +68,7 @@ class TextFormatter(logging.Formatter):
             return None
         now = time()
         level = logging.getLevelName(logging.INFO)
-        return self._line(int(now), now % 1 * 1000, level, getpid(), text)
+        return self._line(int(now), now % 1 * 1000, level, _process, text)
 
     def _line(self, second: int, msecs: float, level: str, process: int | None, text: str) -> str:
         known, shown = self._second
@@ -75,6 +77,18 @@ class TextFormatter(logging.Formatter):
             self._second = second, shown
         many = f"{process} " if self._many else ""
         return f"{shown},{int(msecs):03} {level} {many}{text}"
+
+
+_process = os.getpid()  # to ask for it is a call of the system for each line
+
+
+def _note_process() -> None:
+    global _process
+    _process = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_process)
 
 
 _LIKE_A_LINE: Final = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.M)
@@ -129,7 +143,8 @@ def format_json(record: logging.LogRecord) -> str:
     """Return a record as one line of JSON.
 
     Its keys: `time` (UTC, ISO 8601), `level`, `logger`, `message`, `process`, `thread`; inside a
-    job `jid` and `jobtype`; `exception` (a traceback) and `stack`; and the names in `extra`.
+    job `jid` and `jobtype`; `exception` (a traceback) and `stack`; and the names in `extra`, which
+    of this package's own records are `event` and those of `texts.fields_of`.
     """
     fields: dict[str, Any] = {
         "time": f"{_utc(int(record.created))}.{int(record.msecs):03}Z",
@@ -139,6 +154,8 @@ def format_json(record: logging.LogRecord) -> str:
         "process": record.process,
         "thread": record.threadName,
     }
+    if is_own(record.name):
+        fields["event"] = getattr(record, "event", "other")
     if jid := getattr(record, "jid", ""):
         fields.update(jid=jid, jobtype=getattr(record, "jobtype", ""))
     if record.exc_info:
@@ -162,19 +179,47 @@ def format_json(record: logging.LogRecord) -> str:
     return line if len(line) <= MAX_LINE else _encode(_cut_texts(fields, 1024))
 
 
-def json_of_job(logger: str, message: str, jid: str, jobtype: str) -> str | None:
+def json_of_job(
+    logger: str, message: str, job: JobContext, event: str, seconds: float | None
+) -> str | None:
     """Return a job's line, written at INFO by this thread now; None: a record is needed."""
-    thread = current_thread().name
-    if not (jid and is_plain(jid) and is_plain(jobtype) and is_plain(message) and is_plain(thread)):
+    head = _json_head(logger, logging.getLevelName(logging.INFO))
+    thread = _json_text(current_thread().name)
+    fields = job.logged_as
+    if fields is None:
+        fields = job.logged_as = _json_of(job)
+    if not (head and thread and fields and is_plain(message)):
         return None
     now = time()
-    text = encode_basestring_ascii
+    took = "" if seconds is None else f', "seconds": {round(seconds, 6)!r}'
     return (
-        f'{{"time": "{_utc(int(now))}.{int(now % 1 * 1000):03}Z", '
-        f'"level": {text(logging.getLevelName(logging.INFO))}, "logger": {text(logger)}, '
-        f'"message": {text(message)}, "process": {getpid()}, "thread": {text(thread)}, '
-        f'"jid": {text(jid)}, "jobtype": {text(jobtype)}}}'
+        f'{{"time": "{_utc(int(now))}.{int(now % 1 * 1000):03}Z", {head}{_quoted(message)}, '
+        f'"process": {_process}, "thread": {thread}, "event": "{event}", {fields}{took}}}'
     )
+
+
+def _json_of(job: JobContext) -> str:
+    """Return what both lines of a job have of it; "" if that takes a record."""
+    jid, jobtype, queue = job.jid, job.jobtype, job.queue
+    if not (jid and is_plain(jid) and is_plain(jobtype) and is_plain(queue)):
+        return ""
+    return (
+        f'"jid": {_quoted(jid)}, "jobtype": {_quoted(jobtype)}, "queue": {_quoted(queue)}, '
+        f'"attempt": {job.attempt}, "retries_remaining": {job.retries_remaining}'
+    )
+
+
+@lru_cache(maxsize=256)
+def _json_text(text: str) -> str | None:
+    """Return a text as JSON, None if it is not plain: for texts that are in many lines."""
+    return _quoted(text) if is_plain(text) else None
+
+
+@lru_cache(maxsize=16)
+def _json_head(logger: str, level: str) -> str | None:
+    if not (is_plain(logger) and is_plain(level)):
+        return None
+    return f'"level": {_quoted(level)}, "logger": {_quoted(logger)}, "message": '
 
 
 def is_plain(text: str) -> bool:

@@ -24,8 +24,9 @@ from ...jobs.context import JobContext
 from ...wire.failure import text_of
 from ...wire.log import Lines, Log, cut, escape_lines, keep_enabled
 from ...worker.logs import is_own, mark_records
-from .. import streams
+from .. import streams, terminal
 from .formats import MAX_LINE, MAX_TEXT, TextFormatter, format_json, json_of_job, shown_traceback
+from .printing import TextStream
 from .writer import Writer
 
 log = Log(logging.getLogger("faktory.command"))
@@ -57,17 +58,28 @@ class LineHandler(logging.Handler):
             line = self.format(_unwritable(record, error))
         self._writer.put(line, wait=(record.levelno or 0) >= logging.ERROR)
 
-    def write_job(self, logger: str, message: str, job: JobContext) -> bool:
+    def write_job(
+        self, logger: str, message: str, job: JobContext, event: str, seconds: float | None
+    ) -> bool:
         """Write the line of a job, see `worker.logs.LineWriter`."""
         takes_all = self.level <= logging.INFO and not self.filters and is_own(logger)
         own = self.__dict__  # where a program may have put a method of its own
-        takes_all = takes_all and not ("emit" in own or "handle" in own or "format" in own)
-        line = self._job_line(logger, message, job) if takes_all else None
-        if line is not None:
-            self._writer.put(line)
-        return line is not None
+        if not takes_all or "emit" in own or "handle" in own or "format" in own:
+            return False
+        line = self._job_line(logger, message, job, event, seconds)
+        if line is None:
+            return False
+        self._writer.put(line)
+        return True
 
-    def _job_line(self, logger: str, message: str, job: JobContext) -> str | None:  # noqa: ARG002
+    def _job_line(
+        self,
+        logger: str,  # noqa: ARG002
+        message: str,
+        job: JobContext,  # noqa: ARG002
+        event: str,  # noqa: ARG002
+        seconds: float | None,  # noqa: ARG002
+    ) -> str | None:
         formatter = self.formatter
         return formatter.job_line(message) if type(formatter) is TextFormatter else None
 
@@ -83,8 +95,10 @@ class JsonHandler(LineHandler):
         """Return a record as one line of JSON."""
         return format_json(record)
 
-    def _job_line(self, logger: str, message: str, job: JobContext) -> str | None:
-        return json_of_job(logger, message, job.jid, job.jobtype)
+    def _job_line(
+        self, logger: str, message: str, job: JobContext, event: str, seconds: float | None
+    ) -> str | None:
+        return json_of_job(logger, message, job, event, seconds)
 
     def write(self, line: str, wait: bool = False) -> None:
         """Write a line as it is."""
@@ -97,8 +111,13 @@ def _unwritable(record: logging.LogRecord, error: Exception) -> logging.LogRecor
     return _record(logging.ERROR, f"a record cannot be written: {why}: {what}")
 
 
-def _record(level: int, message: str, name: str = "faktory.log") -> logging.LogRecord:
-    return logging.LogRecord(name, level, "", 0, message, (), None)
+def _record(
+    level: int, message: str, name: str = "faktory.log", event: str = "other"
+) -> logging.LogRecord:
+    record = logging.LogRecord(name, level, "", 0, message, (), None)
+    if is_own(name):
+        record.event = event
+    return record
 
 
 @cache
@@ -116,7 +135,9 @@ def writer_of(descriptor: int) -> Writer:
 
 
 def _say_dropped(count: int, why: str) -> str:
-    return _format(_record(logging.WARNING, f"{count} lines of the log were dropped: {why}"))
+    lines = "line of the log was" if count == 1 else "lines of the log were"
+    text = f"{count} {lines} dropped: {why}"
+    return _format(_record(logging.WARNING, text, event="dropped_lines"))
 
 
 class JsonStream(io.TextIOBase):
@@ -209,20 +230,24 @@ def _object(line: str) -> dict[str, Any] | None:
 
 _format: Callable[[logging.LogRecord], str] = TextFormatter(many=False).format
 _json = False
+_is_live = False
 
 
 def configure(log_format: str, level: int = logging.INFO, many: bool = False) -> None:
-    """Set up the log, and for JSON the standard streams; `many`: for one of several processes."""
-    global _format, _json
+    """Set up the log and the standard streams; `many`: for one of several processes."""
+    global _format, _json, _is_live
     mark_records()
     keep_enabled()
     if log_format != "json":
         handler = LineHandler(2)
-        handler.setFormatter(TextFormatter(many))
+        handler.setFormatter(_formatter(many))
         _format = handler.format
+        _replace_streams()
         logging.basicConfig(level=level, handlers=[handler])  # nothing if there are others
         if handler in logging.root.handlers:
             run_in_background()
+        else:
+            _is_live = False
         return
     _json = True
     _format = format_json
@@ -235,6 +260,43 @@ def configure(log_format: str, level: int = logging.INFO, many: bool = False) ->
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     run_in_background()
+
+
+def _formatter(many: bool) -> TextFormatter:
+    if not terminal.has_colour(sys.stderr):
+        return TextFormatter(many)
+    from .live import LiveFormatter
+
+    return LiveFormatter(many)
+
+
+def _replace_streams() -> None:
+    """Have what the program prints go out in whole lines, in order with the log's."""
+    global _is_live
+    if sys.stderr is not sys.__stderr__ or sys.stderr is None:
+        return
+    writer = writer_of(2)
+    if codec := _codec(sys.stderr):
+        writer.encoding = codec
+    if terminal.is_live(sys.stderr) and terminal.has_rich():
+        _is_live = True
+        writer.use_screen()
+    sys.stderr = TextStream(sys.stderr, writer, waits=True)
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        sys.stdout = TextStream(sys.stdout, writer if writer_of(1) is writer else None)
+
+
+def _codec(stream: Any) -> str:
+    """Return the encoding of a stream, "" if a line end is not one byte of it."""
+    try:
+        return stream.encoding if "\n".encode(stream.encoding) == b"\n" else ""
+    except (AttributeError, TypeError, LookupError, UnicodeError):
+        return ""
+
+
+def live_writer() -> Writer | None:
+    """Return the writer of a terminal that can show how a worker is, None if there is none."""
+    return writer_of(2) if _is_live else None
 
 
 def run_in_background() -> None:
@@ -257,6 +319,9 @@ def _used() -> tuple[int, ...]:
 
 def close() -> bool:
     """Write what is left, for a second at most; return False if a reader does not take it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextStream):
+            stream.end()
     for descriptor in _used():
         writer_of(descriptor).close()
     return streams.flush(sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
@@ -276,8 +341,10 @@ def show_error(
     trace = "" if error is None else shown_traceback(error, error.__traceback__, message=False)
     trace += "\n" * bool(trace)
     word = "warning: " if level == logging.WARNING else ""
-    text = escape_lines(f"{trace}faktory-worker: {word}{message}")
-    if sys.stderr is sys.__stderr__:
+    meaning = "warning" if word else "error"
+    name = terminal.painted("faktory-worker:", meaning, sys.stderr)
+    text = f"{escape_lines(trace)}{name} {escape_lines(f'{word}{message}')}"
+    if sys.stderr is sys.__stderr__ or isinstance(sys.stderr, TextStream):
         writer_of(2).put(text, wait=True)
     else:
         print(text, file=sys.stderr, flush=True)

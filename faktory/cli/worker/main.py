@@ -19,25 +19,28 @@ from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any, Final
 
-from ... import __version__
 from ...client.defaults import configure
 from ...exceptions import FaktoryAuthenticationError, FaktoryPayloadError
 from ...jobs import registry
-from ...proto import implementation, implementation_info
 from ...wire.address import find_url
 from ...wire.log import Log
 from ...worker import Worker
 from ...worker.manager import CannotStart
 from ...worker.signals import handled, noticed
-from .. import conflict, hints, loading, streams
+from ...worker.texts import counted, is_terminal, listed
+from .. import conflict, hints, loading, streams, terminal
 from ..exits import Exit, ExitError, UsageError
-from . import config, logs, queues, title
+from . import config, live, logs, queues, title
+from .command_line import versions
 from .ending import STOP_SIGNALS, EarlySignals, end, unblock
 from .logs import show_error
 
 SPARE_FILES: Final = 6
 """Open files that a worker needs beside those of its processors: the heartbeat, the scheduler of
 periodic jobs, imports, a log."""
+
+MOST_NAMED: Final = 10
+"""The most job types that the log names at the start."""
 
 MORE_FILES: Final = "raise the limit (ulimit -n, LimitNOFILE=), or use a lower number"
 
@@ -100,6 +103,7 @@ def _run(argv: Sequence[str], early: EarlySignals, served: ExitStack) -> tuple[E
         stop = "" if str(error).endswith("?") else "."
         raise UsageError(f"{error}{stop} See faktory-worker --help") from None
     supervised = options.processes is not None or options.reload
+    terminal.is_plain = options.plain
     logs.configure(options.log_format, getattr(logging, options.log_level), many=supervised)
     for warning in filter(None, (conflict.find(), *options.warnings)):
         show_error(warning, level=logging.WARNING)
@@ -185,11 +189,12 @@ def _check_supervisor(options: Namespace) -> None:
     count = options.processes or 1
     _check_files("--processes", count)
     _check_files("-c", options.concurrency)
+    _log_versions(worker)
     reloads = ", restarted when a file is saved" if options.reload else ""
-    _log_start(worker, f", {count} worker{'s' if count > 1 else ''}{reloads}")
-    declared = queues.includes_declared(options.queue)
-    more = ", and all that the jobs declare, which each worker names" if declared else ""
-    log.info("Queues: %s%s", worker._queues, more)
+    hint = f"; Ctrl-C stops {'it' if count == 1 else 'them'}" if is_terminal(sys.stderr) else ""
+    text = "starts %s, each for %s at a time%s%s"
+    jobs = counted(worker.concurrency, "job")
+    log.info(text, counted(count, "worker"), jobs, reloads, hint)
 
 
 def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Worker], None]:
@@ -227,9 +232,9 @@ def _supervise(options: Namespace, early: EarlySignals) -> Exit | Callable[[Work
             return attach
     outcome = supervisor.code
     if outcome is Exit.STOPPED:
-        log.info("stopped, every job answered")
+        log.info("stopped, every job answered", event="stop")
     elif outcome is Exit.ABANDONED:
-        log.warning("stopped, some jobs left running or unreported")
+        log.warning("stopped, some jobs left running or unreported", event="stop")
     elif outcome is Exit.GAVE_UP:
         raise ExitError(outcome, "gave up: workers could not begin; their errors are above")
     return outcome
@@ -252,13 +257,13 @@ def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit
         early.check()
         if early.quiet:
             worker.quiet()
-        _log_start(worker)
-        if not options.queue:
-            log.info("no -q: default and every queue that the jobs declare are fetched")
-        if warning := queues.left_out(options.queue, registry.fetched_queues()):
-            log.warning("%s", warning)
+        if worker._number is None:
+            _log_versions(worker)
+        worker._introduce = partial(_introduce, worker, options)
+        # Not for one of several: each would draw it.
+        writer = logs.live_writer() if (options.processes or 1) == 1 else None
         try:
-            with title.shown(worker, options.tag):
+            with title.shown(worker, options.tag), live.shown(worker, writer):
                 worker.run()
         except FaktoryAuthenticationError as error:
             raise ExitError(Exit.REFUSED, error) from None
@@ -272,11 +277,10 @@ def _work(worker: Worker, options: Namespace, early: EarlySignals) -> tuple[Exit
 
 def _outcome(worker: Worker, after: str) -> Exit:
     if worker.abandoned:
-        log.warning(
-            "stopped, some jobs left running or unreported, on: %s", ", ".join(worker.abandoned)
-        )
+        text = "stopped, some jobs left running or unreported, on: %s"
+        log.warning(text, ", ".join(worker.abandoned), event="stop")
         return Exit.ABANDONED
-    log.info("stopped%s, every job answered", after)
+    log.info("stopped%s, every job answered", after, event="stop")
     return Exit.STOPPED
 
 
@@ -297,14 +301,25 @@ def _make_worker(options: Namespace, declared: Collection[str], loop_factory: An
         raise UsageError(error) from None
 
 
-def _log_start(worker: Worker, more: str = "") -> None:
-    log.info(
-        "faktory-worker %s on Python %s, core: %s (%s), server: %s, concurrency: %d%s",
-        __version__,
-        ".".join(map(str, sys.version_info[:3])),
-        implementation,
-        implementation_info()["reason"],
-        f"{worker.faktory}, unless the program configures another" if more else worker.faktory,
-        worker.concurrency,
-        more,
+def _log_versions(worker: Worker) -> None:
+    """Log what `-V` shows, and the labels."""
+    log.debug("%s, labels: %s", versions(), ", ".join(worker.labels))
+
+
+def _introduce(worker: Worker, options: Namespace) -> None:
+    """Log what a worker runs; of several workers only the first one does, they run the same."""
+    is_first = worker._number in (None, 1)
+    level = logging.INFO if is_first else logging.DEBUG
+    log.log(level, "Queues: %s (%s)", worker._queues, options.queue_source)
+    hint = worker._number is None and is_terminal(sys.stderr)
+    names = registry.names()
+    log.log(
+        level,
+        "runs %s, %s at a time: %s%s",
+        counted(len(names), "job type"),
+        counted(worker.concurrency, "job"),
+        listed(names, MOST_NAMED),
+        "; Ctrl-C stops it" if hint else "",
     )
+    if warning := queues.left_out(options.queue, registry.fetched_queues()):
+        log.log(logging.WARNING if is_first else logging.DEBUG, "%s", warning)

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -34,6 +35,7 @@ from ...worker.backends.supervisor import (
 )
 from ...worker.counts import PROCESS, Page
 from ...worker.signals import GROUP_SIGNALS
+from ...worker.texts import counted, is_terminal
 from ..exits import NEVER_BEGAN, Exit
 from . import logs
 from .reports import Reporter, Unanswered
@@ -161,7 +163,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             child.run(self._url, self._load, self._backoff)
         if child.page is not None:
             counts.enable(child.page).dropped = logs.dropped
-        return partial(attach, jobs=child.jobs, channel=channel)
+        return partial(attach, number=child.number, jobs=child.jobs, channel=channel)
 
     # The policy
 
@@ -258,7 +260,7 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         """Pass a signal on: in words, as far as there are some."""
         running = [worker for worker in self._workers if worker.pid]
         if number in (signal.SIGTERM, signal.SIGINT):
-            self._stop(running)
+            self._stop(running, hint=number == signal.SIGINT and is_terminal(sys.stderr))
             return
         if number in (signal.SIGUSR1, signal.SIGUSR2):
             name = signal.Signals(number).name
@@ -275,8 +277,9 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         if number == signal.SIGTSTP and not self._quiet:
             self._quiet = True
             log.warning(
-                "quiet: no more jobs are fetched, and no worker is replaced; running jobs go on, "
-                "and all stay until TERM or Ctrl-C"
+                "quiet: the workers fetch no more jobs, no worker is replaced; running jobs go on, "
+                "TERM or Ctrl-C stops them; they do not fetch again: start others for that",
+                event="quiet",
             )
         for worker in running:
             if number == signal.SIGTSTP:
@@ -343,8 +346,8 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
                 self.code = max(self.code, Exit.ABANDONED)
         self.deadline = monotonic() + self._stop_grace
 
-    def _stop(self, running: list[WorkerChild]) -> None:
-        """Stop; the second signal ends the grace period."""
+    def _stop(self, running: list[WorkerChild], hint: bool = False) -> None:
+        """Stop; the second signal ends the grace period, which `hint` has said."""
         if self._stopping:
             self.deadline = min(self.deadline or 0.0, monotonic() + self._stop_grace)
             for worker in running:
@@ -352,7 +355,9 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
             return
         self.deadline = monotonic() + self._grace + self._stop_grace
         if running:
-            log.info("stopping %d workers", len(running))
+            text = "stopping %s%s"
+            again = "; Ctrl-C again interrupts their jobs" if hint else ""
+            log.info(text, counted(len(running), "worker"), again, event="stop")
         for worker in running:
             worker.end(STOP)
 

@@ -22,6 +22,7 @@ from ...worker.backends.supervisor import RunningJobs
 from ...worker.heartbeat import rss_kb
 from ...worker.processor import Processor
 from ...worker.signals import do_nothing
+from ...worker.texts import ENDS
 from ..exits import UsageError
 
 # Words through the channel. To the supervisor, a line each, the first one with a `Ready`:
@@ -71,7 +72,7 @@ _finishing: Final[WeakSet[Worker]] = WeakSet()
 """Workers that are quiet because they finish."""
 
 
-def attach(worker: Worker, jobs: RunningJobs, channel: socket.socket) -> None:
+def attach(worker: Worker, number: int, jobs: RunningJobs, channel: socket.socket) -> None:
     """Notify the supervisor when the worker is ready, and do what it says from then on."""
 
     def begin() -> None:
@@ -91,6 +92,7 @@ def attach(worker: Worker, jobs: RunningJobs, channel: socket.socket) -> None:
             with suppress(OSError):
                 channel.send(DRAINED + b"\n")
 
+    worker._number = number
     worker.record_jobs(jobs)
     worker.on("startup", begin)
     worker.on("quiet", on_quiet)
@@ -134,6 +136,7 @@ def finish(worker: Worker) -> None:
     stops as at any other time. A TERM meanwhile cuts that short.
     """
     _finishing.add(worker)
+    worker._after_quiet = ENDS
     worker.quiet()
     Thread(target=_stop_later, args=(worker,), name="faktory-finish", daemon=True).start()
 

@@ -20,7 +20,7 @@ from _thread import LockType, allocate_lock
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from tempfile import TemporaryFile
 from threading import Thread, get_ident
 from time import monotonic, sleep
@@ -28,6 +28,8 @@ from typing import Final
 
 from ...client.descriptors import copy_high
 from ...client.pushes import value_of
+from . import screen as screens
+from .screen import Screen
 
 if sys.platform != "win32":
     import fcntl
@@ -54,6 +56,10 @@ RETRY_INTERVAL: Final = 1.0
 """Seconds until what could not be written is tried again."""
 
 
+class Text(bytes):
+    """What a program printed, encoded: it may end within a line."""
+
+
 class Writer:
     """Writes lines to a descriptor; `say_dropped` makes the line that says how many are missing.
 
@@ -63,6 +69,8 @@ class Writer:
     def __init__(self, descriptor: int, say_dropped: Callable[[int, str], str]) -> None:
         self._descriptor = descriptor
         self._say_dropped = say_dropped
+        self.encoding = "utf-8"
+        self._screen: Screen | None = None
         self._turns = _shared_file()
         self._turns_id = _file_id(self._turns)
         self._has_others = False
@@ -80,13 +88,22 @@ class Writer:
         atexit.register(self.close)
 
     @property
+    def descriptor(self) -> int:
+        """What it writes to."""
+        return self._descriptor
+
+    @property
     def dropped(self) -> int:
         """How many lines of this process could not be written."""
         return value_of(self._drops)
 
-    def put(self, line: str, wait: bool = False) -> None:
-        """Have a line written; with `wait`, return when that is done."""
-        data = f"{line}\n".encode("utf-8", "backslashreplace")
+    def put(self, line: str | Text, wait: bool = False) -> None:
+        """Have a line, or a program's text, written; with `wait`, return when that is done."""
+        if isinstance(line, str):
+            data = f"{line}\n".encode(self.encoding, "backslashreplace")
+        else:
+            data = line
+            self._has_text = True
         if self._lines.qsize() >= MAX_ENTRIES and not self._has_room():
             next(self._drops)
             self._dropped = True
@@ -120,8 +137,21 @@ class Writer:
         _release(self._hurry)
         written.acquire(timeout=timeout)
 
+    def use_screen(self) -> Screen:
+        """Return what stands below the lines from now on: the descriptor is a terminal."""
+        self._screen = self._screen or Screen()
+        return self._screen
+
+    def redraw(self) -> None:
+        """Have the writer look at once whether what stands below the lines has changed."""
+        self._lines.put(b"")
+        _release(self._hurry)
+
     def close(self) -> None:
         """Write what is queued, for a second at most; from now on wait for each line."""
+        if self._screen is not None and self._screen.has_status:
+            self._screen.show(None)
+            self.redraw()
         self._waits = True
         self.flush()
 
@@ -145,6 +175,10 @@ class Writer:
         self._error: OSError | None = None
         """Why it could not write, until that is said."""
         self._rest = b""
+        self._has_text = False
+        self._is_idle = False
+        self._is_within = False
+        """Whether what was written last ends within a line."""
         self._drops = itertools.count()  # counts without a lock
         self._dropped = False
         self._reported = 0
@@ -152,10 +186,14 @@ class Writer:
 
     def _reset_before_fork(self) -> None:
         self._has_others = True
+        if self._screen is not None:
+            self._screen.is_shared = True
 
     def _reset_after_fork(self) -> None:
         self._reset()  # what is queued is the parent's to write
         self._waits = True
+        if self._screen is not None:
+            self._screen.reset_after_fork()
 
     def _has_room(self) -> bool:
         """Wait for room, unless the queue has been full for a second."""
@@ -190,13 +228,30 @@ class Writer:
         while True:
             with suppress(Exception):  # no memory, say
                 self._write_some()
-            self._hurry.acquire(timeout=PAUSE)
+            is_slow = self._has_status and self._lines.qsize() <= MAX_ENTRIES // 32
+            pause = screens.PAUSE if is_slow and not self._is_idle else PAUSE
+            self._hurry.acquire(timeout=pause)
+
+    @property
+    def _has_status(self) -> bool:
+        return self._screen is not None and self._screen.has_status
+
+    def _next_entry(self) -> bytes | LockType:
+        """Wait for an entry; return an empty one when it is time to look at the status."""
+        if not self._has_status:
+            return self._lines.get()
+        self._is_idle = False
+        try:
+            return self._lines.get(timeout=screens.CHECK_INTERVAL)
+        except Empty:
+            self._is_idle = True
+            return b""
 
     def _write_some(self) -> None:
         """Wait for lines, and write about as many as a pipe holds."""
         batch: list[bytes] = []
         waiting: list[LockType] = []
-        entry = self._lines.get()
+        entry = self._next_entry()
         self._since = monotonic()
         size = 0
         while True:
@@ -208,7 +263,11 @@ class Writer:
             if size >= MAX_BATCH or self._lines.empty():
                 break
             entry = self._lines.get()
-        self._rest = b"".join(batch)
+        self._rest = self._joined(batch) if self._has_text else b"".join(batch)
+        if self._screen is not None:
+            is_own = not isinstance(next(filter(None, batch), Text()), Text)
+            is_own = is_own and not self._rest.startswith(b"\n")
+            self._rest = self._screen.compose(self._rest, not self._lines.empty(), is_own)
         self._write()
         if self._lines.qsize() <= MAX_ENTRIES // 2:
             self._full_since = None
@@ -222,6 +281,16 @@ class Writer:
         for each in waiting:
             each.release()
 
+    def _joined(self, batch: list[bytes]) -> bytes:
+        """Return entries so that those of the log begin a line."""
+        parts: list[bytes] = []
+        for entry in filter(None, batch):
+            if self._is_within and not isinstance(entry, Text):
+                parts.append(b"\n")
+            parts.append(entry)
+            self._is_within = not entry.endswith(b"\n")
+        return b"".join(parts)
+
     def _report_dropped(self) -> None:
         self._dropped = False
         self._report_at = 0.0
@@ -232,7 +301,10 @@ class Writer:
             why = f"they could not be written: {self._error.strerror}"
             self._error = None
         if count:
-            self._rest = f"{self._say_dropped(count, why)}\n".encode("utf-8", "backslashreplace")
+            line = f"{self._say_dropped(count, why)}\n".encode(self.encoding, "backslashreplace")
+            self._rest = self._joined([line])
+            if self._screen is not None:
+                self._rest = self._screen.compose(self._rest, False, False)
             self._write()
 
     def _write(self) -> None:
@@ -293,7 +365,8 @@ class Writer:
         """Return how much to write at once: lines that a pipe takes as a whole, or one longer."""
         if len(self._rest) <= PIPE_BUF:
             return len(self._rest)
-        return (self._rest.rfind(b"\n", 0, PIPE_BUF) + 1) or (self._rest.find(b"\n") + 1)
+        end = (self._rest.rfind(b"\n", 0, PIPE_BUF) + 1) or (self._rest.find(b"\n") + 1)
+        return end or len(self._rest)
 
     def _look(self) -> tuple[int, bool]:
         """Return which socket the descriptor is, 0 if it is none, and whether it is a file on disk.

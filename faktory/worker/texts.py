@@ -1,0 +1,101 @@
+"""What the log says of jobs: which attempt it was, what follows, and which jobs run.
+
+Rules: what the server decides is "about" so long: its wait has a part by chance, and it looks for
+jobs that are due every few seconds (`manager/retry.go`, `manager/scheduler.go`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Final
+
+from ..jobs.context import JobContext
+from ..jobs.retries import Verdict
+from ..wire.log import clean
+
+MAX_JOBS: Final = 5
+"""The most jobs that a line names."""
+
+QUIET: Final = (
+    "running jobs go on, TERM or Ctrl-C stops it; it does not fetch again: start another for that"
+)
+ENDS: Final = "it ends when its running jobs have ended"
+"""What a worker does that fetches no more jobs."""
+
+
+def is_terminal(stream: object) -> bool:
+    """Return whether someone sees what is written to a stream, and can press keys."""
+    try:
+        return bool(stream.isatty())  # type: ignore[attr-defined]
+    except Exception:  # it is None, or closed
+        return False
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 job" or "2 jobs"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def listed(names: Iterable[str], most: int = MAX_JOBS) -> str:
+    """Return the first names, and how many more there are."""
+    rest = iter(names)
+    shown = ", ".join(islice(rest, most))
+    more = sum(1 for _ in rest)
+    return f"{shown} and {more:,} more" if more else shown
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that people would use."""
+    for size, unit, most in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
+        if (amount := round(seconds / size)) < most:
+            return f"{amount} {unit}"
+    return f"{round(seconds / 86400)} days"
+
+
+def attempt_of(job: JobContext) -> str:
+    """Return which attempt of how many a run was: "attempt 2 of 6"."""
+    attempt = job.attempt
+    return f"attempt {attempt} of {attempt + job.retries_remaining}"
+
+
+def server_wait(job: JobContext) -> str:
+    """Return how long the server waits, about, before the next attempt, if this one fails."""
+    failed = job.attempt - 1
+    return duration(15 + failed**4 + 14.5 * (failed + 1))
+
+
+def what_follows(job: JobContext, verdict: Verdict) -> str:
+    """Return what becomes of a job that has failed."""
+    if verdict.outcome == "again":
+        return f"runs again in {duration(verdict.delay)}"
+    if verdict.outcome != "bury" and job.retries_remaining:
+        return f"runs again in about {server_wait(job)}"
+    return "dropped (retry=0)" if job.payload.get("retry") == 0 else "dead"
+
+
+def of_failure(job: JobContext, verdict: Verdict) -> tuple[str, str]:
+    """Return the event of a failure, and the words for it: "attempt 2 of 6, dead".
+
+    Never raises, whatever the program's middleware has made of the payload.
+    """
+    try:
+        goes_on = verdict.outcome == "again"
+        goes_on |= verdict.outcome != "bury" and job.retries_remaining > 0
+        words = f"{attempt_of(job)}, {what_follows(job, verdict)}"
+    except Exception:
+        return "failed", "of an attempt that is not known"
+    return "failed" if goes_on else "exhausted", words
+
+
+def fields_of(job: JobContext, event: str, seconds: float | None = None) -> dict[str, Any]:
+    """Return what a record has of a job, beside its id and type, as `extra` takes it."""
+    fields: dict[str, Any] = {"event": event}
+    with suppress(Exception):  # the program's middleware may have changed the payload
+        fields.update(
+            queue=clean(job.queue), attempt=job.attempt, retries_remaining=job.retries_remaining
+        )
+    if seconds is not None:
+        fields["seconds"] = round(seconds, 6)
+    return fields
