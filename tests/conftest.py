@@ -54,6 +54,7 @@ ONCE = [
     "cli/test_conflict.py",
     "cli/test_datafile.py",
     "cli/test_doctor.py",
+    "cli/test_doctor_core.py",
     "cli/test_ending.py",
     "cli/test_health.py",
     "cli/test_health_soak.py",
@@ -121,6 +122,8 @@ ONCE = [
     "test_exceptions.py",
     "test_import.py",
     "test_layers.py",
+    "test_makefile.py",
+    "test_package_page.py",
     "test_suite.py",
     "test_vocabulary.py",
 ]
