@@ -105,8 +105,8 @@ check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and the i
 	fi
 	@$(RUN) -m pytest --quiet tests/test_layers.py tests/jobs/test_typing_samples.py tests/test_package_page.py
 	@$(RUN) -m codespell_lib
-	@$(VENV)/bin/zizmor --quiet --offline --no-progress .github
-	@$(VENV)/bin/towncrier build --draft --version 0 > /dev/null
+	@$(VENV)/bin/zizmor --offline --no-progress .github $(call quietly,zizmor)
+	@$(VENV)/bin/towncrier build --draft --version 0 $(call quietly,towncrier)
 	@FAKTORY_PROJECT_URL=https://github.com/OWNER/NAME $(VENV)/bin/pyroma -n 10 --skip-tests AuthorEmail . \
 		$(call quietly,pyroma)
 
