@@ -19,17 +19,22 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 endif
 
-# The variables that affect the build of the core; a change of one of them rebuilds it.
-BUILD := $(CC) $(CFLAGS) $(LDFLAGS) $(FAKTORY_NO_EXTENSIONS) $(FAKTORY_REQUIRE_EXTENSIONS)
+# What the build of the core depends on beside its sources, compiler and headers too: where one of
+# them changes, or is installed, the core is built again.
+BUILD := $(CC) $(CFLAGS) $(LDFLAGS) $(FAKTORY_NO_EXTENSIONS) $(FAKTORY_REQUIRE_EXTENSIONS) \
+	$(shell for each in $(CC) gcc clang; do command -v $$each; done; true) \
+	$(wildcard /usr/include/python3*/Python.h /usr/local/include/python3*/Python.h)
 
 # $(call quietly,NAME): write the command's output to a log, which is shown if the command fails.
 # $(call notices,NAME): show the messages of our own setup.py in it.
 quietly = > $(VENV)/$(1).log 2>&1 || { cat $(VENV)/$(1).log; $(call notices,$(1)); exit 1; } >&2
 notices = sed -n 's/^ *\(error: \)*\(faktory-worker: \)/\2/p' $(VENV)/$(1).log
 
-# $(call requirements,TABLE,KEY): the list of that name in pyproject.toml, for pip install -r.
-requirements = $(RUN) -c 'import sys, tomllib; \
-	print(*tomllib.load(open("pyproject.toml", "rb"))$(1)["$(2)"], sep="\n")'
+# $(call requirements,NAME): the group or extra of that name in pyproject.toml, or what builds need
+# (`requires`), for pip install -r: a pip that reads groups itself (25.1) is not everywhere.
+requirements = $(RUN) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
+	print(*{**project["build-system"], **project["project"]["optional-dependencies"], \
+	**project["dependency-groups"]}["$(1)"], sep="\n")'
 
 # $(call wheels,NAME): install each of a list's packages that has a wheel for this interpreter, an
 # older one if need be: many have none for a Python without a GIL, and some do not compile for it.
@@ -43,7 +48,7 @@ wheels = while read -r each; do \
 .DELETE_ON_ERROR:
 # Two instances of pip must not run in one environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test check docs bench chart instructions wheel wheel-test soak asan tsan annotate clean FORCE
+.PHONY: help demo test coverage check docs bench chart instructions wheel wheel-test soak asan tsan annotate clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +59,8 @@ demo: $(VENV)/core $(VENV)/web ## a server, a worker and a few jobs; DEMO_WEB=1 
 	@$(RUN) -m faktory demo
 
 test: $(VENV)/core $(VENV)/test ## the tests, once for each implementation of the core
+	@$(if $(ARGS),,echo "This takes about 7 minutes on two cores, less on more." \
+		'ARGS="tests/proto" or ARGS="-k name" runs some of them, ARGS="-n 2" in two processes.')
 	@$(call both,$(PARALLEL))
 
 # One process more than cores, since many tests wait. Their times differ by a factor of 10,000: a process
@@ -75,6 +82,12 @@ both = failed=0; second=; \
 	FAKTORY_IMPL=python $(RUN) -m pytest $(1) $$second $(ARGS) || failed=1; \
 	exit $$failed
 
+# The compiled core is excluded: coverage.py does not see into it, and the tests hold its twin to it.
+coverage: $(VENV)/core $(VENV)/test $(VENV)/coverage ## which lines the tests run, of the pure package: build/coverage/index.html
+	@mkdir -p build/coverage && rm -f build/coverage/.coverage*
+	@FAKTORY_IMPL=python $(RUN) -m coverage run -m pytest $(PARALLEL) $(ARGS)
+	@$(RUN) -m coverage combine --quiet && $(RUN) -m coverage html --quiet && $(RUN) -m coverage report
+
 # Cython does not expose the signature of a __cinit__, and adds a __test__ to every module.
 STUBTEST_ALLOWS := 'faktory\._(proto|exchange)\.\w+\.__init__' 'faktory\._(proto|exchange)\.__test__'
 
@@ -90,7 +103,12 @@ check: $(VENV)/core $(VENV)/test $(VENV)/check ## lint, format, types, and the i
 	else \
 		echo "stubtest of faktory._proto skipped: the compiled core was not built."; \
 	fi
-	@$(RUN) -m pytest --quiet tests/test_layers.py tests/jobs/test_typing_samples.py
+	@$(RUN) -m pytest --quiet tests/test_layers.py tests/jobs/test_typing_samples.py tests/test_package_page.py
+	@$(RUN) -m codespell_lib
+	@$(VENV)/bin/zizmor --offline --no-progress .github $(call quietly,zizmor)
+	@$(VENV)/bin/towncrier build --draft --version 0 $(call quietly,towncrier)
+	@FAKTORY_PROJECT_URL=https://github.com/OWNER/NAME $(VENV)/bin/pyroma -n 10 --skip-tests AuthorEmail . \
+		$(call quietly,pyroma)
 
 docs: $(VENV)/core $(VENV)/docs ## build/docs from the pages and the docstrings; a warning is an error
 	@$(RUN) -m sphinx -W --keep-going -n -q -E docs build/docs
@@ -117,6 +135,7 @@ wheel: $(VENV)/wheel ## dist/: the sdist, a wheel for this platform, a pure whee
 		PATH="$(abspath $(VENV))/bin:$$PATH" $(RUN) -m auditwheel repair --wheel-dir dist "$$wheel" \
 			$(call quietly,auditwheel) && rm "$$wheel"; \
 	done
+	@$(RUN) -m check_wheel_contents dist
 	@ls dist/faktory_worker-*
 
 wheel-test: ## install wheels for $(PYTHONS) into fresh environments and run the tests against them
@@ -175,11 +194,11 @@ $(VENV)/env: pyproject.toml setup.py $(VENV)/.python
 		"Use another one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> $(VENV)/venv.log || \
 		{ echo "$(PYTHON) cannot create virtual environments: its modules venv and ensurepip are" \
-		"missing. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+		"missing. On Debian and Ubuntu: apt-get install python3-venv, then make again" >&2; exit 1; }
 	@echo "Making $(VENV) with $$($(PYTHON) -V)"
 	@rm -rf $(VENV)/bin $(VENV)/lib $(VENV)/lib64 $(VENV)/include
 	@$(PYTHON) -m venv $(VENV) $(call quietly,venv)
-	@$(call requirements,["build-system"],requires) > $(VENV)/env.txt
+	@$(call requirements,requires) > $(VENV)/env.txt
 	@$(PIP) -r $(VENV)/env.txt $(call quietly,env)
 	@touch $@
 
@@ -190,10 +209,10 @@ $(VENV)/core: $(VENV)/env $(VENV)/.build $(wildcard faktory/*.pyx faktory/*.pxd 
 
 # None of these depends on the core: a changed core does not run pip again.
 $(VENV)/test $(VENV)/wheel $(VENV)/docs $(VENV)/web: $(VENV)/env
-$(VENV)/check $(VENV)/bench $(VENV)/soak $(VENV)/browser: $(VENV)/test
-$(VENV)/test $(VENV)/check $(VENV)/docs $(VENV)/bench $(VENV)/browser $(VENV)/soak $(VENV)/wheel $(VENV)/web:
+$(VENV)/check $(VENV)/bench $(VENV)/soak $(VENV)/browser $(VENV)/coverage: $(VENV)/test
+$(VENV)/test $(VENV)/check $(VENV)/coverage $(VENV)/docs $(VENV)/bench $(VENV)/browser $(VENV)/soak $(VENV)/wheel $(VENV)/web:
 	@echo "Installing what make $(@F) needs"
-	@$(call requirements,["project"]["optional-dependencies"],$(@F)) > $@.txt
+	@$(call requirements,$(@F)) > $@.txt
 	@if $(FREE_THREADED); then $(call wheels,$(@F)); else $(PIP) -r $@.txt $(call quietly,$(@F)); fi
 	@touch $@
 

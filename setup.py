@@ -3,18 +3,22 @@
     FAKTORY_NO_EXTENSIONS=1        build the pure package
     FAKTORY_REQUIRE_EXTENSIONS=1   fail if the core cannot be built
     neither                        build the core if possible, else the pure package
+    FAKTORY_PROJECT_URL=https://...   the repository's address, for the package's page and its links
 
 A build without the core makes a wheel for every platform, and deletes the core of an earlier build.
 A Cython error in the .pyx always fails the build: it is a bug of ours, not a missing compiler. The
 generated C goes to the build folder.
 """
 
+import email
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext as _build_ext
@@ -92,10 +96,18 @@ def reason(error):
     """Return the cause of a build error, without the compiler's thirty flags."""
     cause = error
     while cause is not None:
+        if isinstance(cause, FileNotFoundError):
+            return f"no C compiler: {cause.filename} is missing; {remedy('gcc python3-dev')}"
         if isinstance(cause, subprocess.CalledProcessError):
+            if not Path(sysconfig.get_path("include"), "Python.h").exists():
+                return f"Python.h is missing; {remedy('python3-dev')}"
             return f"{cause.cmd[0]} failed with exit code {cause.returncode}"
         cause = cause.__context__
     return str(error).rstrip(".")
+
+
+def remedy(packages):
+    return f"on Debian and Ubuntu: apt-get install {packages}"
 
 
 def extensions():
@@ -118,5 +130,88 @@ def extensions():
     return []
 
 
+def project_url():
+    """Return the repository's address, or "" where it is unknown.
+
+    An sdist knows it from its own build: the CI that installs it is somebody else's.
+    """
+    server, repository = (os.environ.get(f"GITHUB_{n}", "") for n in ("SERVER_URL", "REPOSITORY"))
+    url = os.environ.get("FAKTORY_PROJECT_URL", "").strip()
+    if not url and Path("PKG-INFO").exists():
+        known = email.message_from_bytes(Path("PKG-INFO").read_bytes()).get_all("Project-URL", [])
+        url = dict(each.split(", ", 1) for each in known).get("Source", "")
+    elif not url and server and repository:
+        url = f"{server}/{repository}"
+    if url and urlsplit(url).scheme not in ("http", "https"):
+        sys.exit(
+            f"faktory-worker: FAKTORY_PROJECT_URL is {url!r}, which is not an address. "
+            "Write it like https://github.com/OWNER/NAME."
+        )
+    return url.rstrip("/").removesuffix(".git")
+
+
+def tag():
+    source = Path("faktory/__init__.py").read_text("utf-8")
+    return "v" + re.search(r'^__version__ = "(.+)"$', source, re.M)[1]
+
+
+def project_urls(url):
+    if not url:
+        return {}
+    return {
+        "Homepage": url,
+        "Documentation": f"{url}/blob/{tag()}/docs/index.md",
+        "Source": url,
+        "Issues": f"{url}/issues",
+        "Changelog": f"{url}/blob/{tag()}/CHANGELOG.md",
+    }
+
+
+PICTURE = re.compile(
+    r"!\[[^\]]*\]\((?P<markdown>[^)\s]+)\)"
+    r'|<(?:img|source)\b[^>]*?\b(?:src|srcset)="(?P<html>[^"\s]+)"[^>]*>'
+)
+LINK = re.compile(
+    r"(?<!!)\[(?P<text>(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\((?P<markdown>[^)\s]+)\)"
+    r'|<a\b[^>]*?\bhref="(?P<html>[^"\s]+)"[^>]*>(?P<inner>.*?)</a>',
+    re.S,
+)
+
+
+def long_description(readme, url):
+    """Return the README as the package's page shows it, where a relative link leads nowhere.
+
+    Links and pictures get their address in the repository, at the tag of this version. Where the
+    repository is unknown, a link becomes its text, and a picture is left out.
+    """
+
+    def replaced(found, kind):
+        name = "markdown" if found["markdown"] else "html"
+        target = found[name]
+        if urlsplit(target).scheme:
+            return found[0]
+        if url:
+            address = urljoin(f"{url}/{kind}/{tag()}/README.md", target)
+            start, end = (place - found.start() for place in found.span(name))
+            return found[0][:start] + address + found[0][end:]
+        if kind == "raw":
+            return ""
+        return found["text"] if name == "markdown" else found["inner"]
+
+    def page(text):
+        text = PICTURE.sub(lambda found: replaced(found, "raw"), text)
+        return LINK.sub(lambda found: replaced(found, "blob"), text)
+
+    parts = re.split(r"(^```.*?^```$)", readme, flags=re.M | re.S)
+    return "".join(each if each.startswith("```") else page(each) for each in parts)
+
+
 if __name__ == "__main__":
-    setup(ext_modules=extensions(), cmdclass={"build_ext": build_ext, "build_py": build_py})
+    url = project_url()
+    setup(
+        ext_modules=extensions(),
+        cmdclass={"build_ext": build_ext, "build_py": build_py},
+        long_description=long_description(Path("README.md").read_text("utf-8"), url),
+        long_description_content_type="text/markdown",
+        project_urls=project_urls(url),
+    )

@@ -16,9 +16,11 @@ import sysconfig
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from zipfile import ZipFile
 
 import pytest
+from setuptools.errors import CompileError
 
 from .support import FREE_THREADED
 
@@ -89,6 +91,13 @@ class Copy:
     @property
     def notices(self) -> list[str]:
         return [line for line in self.output.splitlines() if "faktory-worker: " in line]
+
+
+def load_setup() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("faktory_setup", PROJECT / "setup.py")
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    return setup
 
 
 @pytest.fixture
@@ -203,9 +212,7 @@ def test_an_editable_build_puts_the_core_beside_its_source(copy):
     [("", False), ("0", False), ("false", False), ("False", False), ("1", True), ("true", True)],
 )
 def test_a_switch_is_off_when_it_is_0_false_or_empty(monkeypatch, value, on):
-    spec = importlib.util.spec_from_file_location("faktory_setup", PROJECT / "setup.py")
-    setup = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(setup)
+    setup = load_setup()
     monkeypatch.setenv("FAKTORY_NO_EXTENSIONS", value)
     monkeypatch.delenv("FAKTORY_REQUIRE_EXTENSIONS", raising=False)
     assert (setup.extensions() == []) is on
@@ -226,6 +233,25 @@ def test_the_sdist_contains_everything_for_building_and_testing(copy):
     assert needed - members == set()
     assert [name for name in members if name.endswith((".so", ".pyd", ".pyc"))] == []
     assert [name for name in members if name.startswith("faktory/") and name.endswith(".c")] == []
+
+
+def test_a_missing_compiler_is_named_with_the_remedy(copy):
+    assert copy.build("wheel", CC="no-such-compiler").name.endswith(PURE)
+    assert copy.notices == [
+        "faktory-worker: the compiled core cannot be built (no C compiler: no-such-compiler is "
+        "missing; on Debian and Ubuntu: apt-get install gcc python3-dev): this is the pure Python "
+        "package."
+    ]
+
+
+def test_missing_headers_are_named_with_the_remedy(monkeypatch):
+    setup = load_setup()
+    error = CompileError("command '/usr/bin/gcc' failed with exit code 1")
+    error.__context__ = subprocess.CalledProcessError(1, ["/usr/bin/gcc"])
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: "/nowhere")
+    assert setup.reason(error) == (
+        "Python.h is missing; on Debian and Ubuntu: apt-get install python3-dev"
+    )
 
 
 @needs_compiler

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...exceptions import FaktoryAuthenticationError, FaktoryError
@@ -67,13 +69,27 @@ def core() -> Result:
         return Result("ok", "core", text)
     if os.environ.get("FAKTORY_IMPL") == "python":
         return Result("note", "core", text, "For the faster compiled core unset FAKTORY_IMPL.")
-    return Result(
-        "warning",
-        "core",
-        f"{text}. Everything works, slower",
+    remedy = (
         "Install a wheel for this platform, or build with a C compiler and "
-        "FAKTORY_REQUIRE_EXTENSIONS=1 to see the error.",
+        "FAKTORY_REQUIRE_EXTENSIONS=1 to see the error."
     )
+    folder = Path(proto.__file__).parent
+    other = compiled_package(folder)
+    if other is not None or Path(folder.parent, "setup.py").exists():
+        text += f", in {folder}"
+        remedy = f"This is a checkout: run make in {folder.parent}, which needs a C compiler."
+    if other is not None:
+        remedy = f"Start it in another folder: then {other} is imported, which has the core."
+    return Result("warning", "core", f"{text}. Everything works, slower", remedy)
+
+
+def compiled_package(imported: Path) -> Path | None:
+    """Return the folder of another faktory on the path that has a compiled core, if any."""
+    for place in sys.path:
+        folder = Path(place or os.curdir, "faktory").resolve()
+        if folder != imported.resolve() and PathFinder.find_spec("faktory._proto", [str(folder)]):
+            return folder
+    return None
 
 
 def packages() -> Result:
