@@ -65,10 +65,11 @@ class LiveFormatter(TextFormatter):
         jobtype, jid = getattr(record, "jobtype", ""), getattr(record, "jid", "")
         message = record.getMessage()
         if jid and not getattr(record, "job", ""):  # it names the job itself
-            name = f"{jobtype} {jid} "
-            message, jid = (
-                (message.removeprefix(name), jid) if message.startswith(name) else (message, "")
-            )
+            name, _, rest = message.partition(f" {jid} ")
+            if rest and _names(name, jobtype):
+                jobtype, message = name, rest
+            else:
+                jid = ""
         head = self._time(int(record.created))
         if self._many:
             head += paint(f" {record.process}", "dim")
@@ -125,6 +126,11 @@ class LiveFormatter(TextFormatter):
             self._day = day
             self._now = second, shown
         return shown
+
+
+def _names(name: str, jobtype: str) -> bool:
+    """Return whether a line names a job type so, which is cut where it is long."""
+    return name == jobtype or (name.endswith("...") and jobtype.startswith(name[:-3]))
 
 
 def _escaped(text: str) -> str:
@@ -196,8 +202,7 @@ def shown(worker: Worker, writer: Writer | None) -> Iterator[None]:
         return
     screen = writer.use_screen()
     screen.has_keys = lambda: worker.is_quiet or worker.is_disconnecting
-    screen.show(_Status(worker, writer, counts.enable()))
-    writer.redraw()
+    screen.show(_Status(worker, writer, counts.enable()))  # drawn with the first line
     try:
         yield
     finally:
