@@ -391,6 +391,14 @@ def test_another_file_goes_before_it_and_it_can_be_named() -> None:
     assert load("-C", "pyproject.toml", "-e", "production")["concurrency"] == 5
 
 
+def test_its_table_in_another_file_is_an_error_that_says_so(file: Path) -> None:
+    file.write_text('[tool.faktory-worker]\nrequire = ["app"]\n')
+    assert error("-C", "worker.toml") == (
+        "-C worker.toml: [tool.faktory-worker] is for pyproject.toml: here its keys stand at the "
+        "top"
+    )
+
+
 @pytest.mark.parametrize("text", ["", "[project]\nname = 'shop'\n", "tool = 1\n"])
 def test_without_the_table_it_is_ignored(project: Path, text: str) -> None:
     project.write_text(text)

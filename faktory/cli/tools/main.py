@@ -94,8 +94,10 @@ def _run(argv: Sequence[str] | None, prog: str, written: streams.Output) -> int:
         return _show_error(name, error, error.code)
     except (FaktoryError, OSError, ValueError) as error:
         taken = getattr(error, "errno", None) == errno.EADDRINUSE
-        remedy = ". --bind 127.0.0.1:0 takes a free port." if taken else ""
-        return _show_error(name, f"{error}{remedy}", _code(error))
+        if taken and hasattr(options, "bind"):
+            text = f"--bind {options.bind}: another program listens there: {error.strerror}"
+            error = OSError(f"{text.partition(' (')[0]}. --bind 127.0.0.1:0 takes a free port.")
+        return _show_error(name, error, _code(error))
     except KeyboardInterrupt:
         return _show_error(name, "interrupted", Exit.INTERRUPTED)
 

@@ -40,8 +40,11 @@ def run(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     if options.file is None:
         return _push_one(options, given)
-    if given or options.delay is not None or options.jobtype is not None:
-        raise UsageError("with -f each job has its own fields: leave out the other flags.")
+    flags = [f"--{name.replace('_', '-')}" for name in given]
+    flags += ["--in"] if options.delay is not None else []
+    flags += [options.jobtype] if options.jobtype is not None else []
+    if flags:
+        raise UsageError(f"with -f each job has its own fields: leave out {', '.join(flags)}.")
     return _push_many(options)
 
 
