@@ -296,6 +296,19 @@ def test_ctrl_c_of_a_supervisor_says_it_once(
     assert supervisor.process.wait(15) == Exit.STOPPED
 
 
+def test_a_supervisor_of_one_worker_speaks_of_one(
+    server: EmbeddedServer, on_terminal: Callable[..., OnTerminal], wait_until: WaitUntil
+) -> None:
+    supervisor = on_terminal("-r", "jobs", "-c", "1", "--processes", "1")
+    wait_until(lambda: "runs 3 job types" in supervisor.said)
+    line = "starts 1 worker for 1 job at a time; Ctrl-C stops it"
+    assert find(supervisor.said, "starts ") == line
+    os.killpg(supervisor.process.pid, signal.SIGINT)
+    assert supervisor.process.wait(15) == Exit.STOPPED
+    line = "stopping 1 worker; Ctrl-C again interrupts its jobs"
+    assert find(supervisor.said, "stopping 1") == line
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT", "SIGINT"])
 def test_each_signal_to_stop_ends_with_0_and_names_the_jobs(
     server: EmbeddedServer, run: Run, wait_until: WaitUntil, folder: Path, name: str

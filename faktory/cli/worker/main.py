@@ -192,7 +192,7 @@ def _check_supervisor(options: Namespace) -> None:
     _log_versions(worker)
     reloads = ", restarted when a file is saved" if options.reload else ""
     hint = f"; Ctrl-C stops {'it' if count == 1 else 'them'}" if is_terminal(sys.stderr) else ""
-    text = "starts %s, each for %s at a time%s%s"
+    text = f"starts %s{', each' if count > 1 else ''} for %s at a time%s%s"
     jobs = counted(worker.concurrency, "job")
     log.info(text, counted(count, "worker"), jobs, reloads, hint)
 

@@ -356,7 +356,8 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         self.deadline = monotonic() + self._grace + self._stop_grace
         if running:
             text = "stopping %s%s"
-            again = "; Ctrl-C again interrupts their jobs" if hint else ""
+            whose = "its" if len(running) == 1 else "their"
+            again = f"; Ctrl-C again interrupts {whose} jobs" if hint else ""
             log.info(text, counted(len(running), "worker"), again, event="stop")
         for worker in running:
             worker.end(STOP)
