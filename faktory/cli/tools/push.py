@@ -77,7 +77,7 @@ def _value(text: str) -> object:
         return load_json(os.fsencode(text))
     except ValueError as error:
         begin = text.lstrip()[:1]
-        if begin not in ("{", "[", '"') or not begin:
+        if begin not in ("{", "[", '"'):
             return text
         as_text = shlex.quote(json.dumps(text, ensure_ascii=False))
         raise UsageError(
