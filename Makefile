@@ -161,7 +161,7 @@ asan: ## the core's tests on a core built with AddressSanitizer and UndefinedBeh
 		.venv-asan/bin/python -m pip install --disable-pip-version-check --no-build-isolation \
 		--no-deps --force-reinstall . > .venv-asan/asan.log 2>&1 || { cat .venv-asan/asan.log >&2; exit 1; }
 	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 		FAKTORY_IMPL=cython .venv-asan/bin/pytest tests/proto --timeout=300 $(ARGS)
 
 # Races of the interpreter itself, further up in a stack, do not count.

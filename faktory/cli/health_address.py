@@ -1,4 +1,4 @@
-"""The address of `--health`, as a worker listens on it and `python -m faktory health` asks it.
+"""The address of `--health`, as a worker listens on it and `faktory-worker health` asks it.
 
 Rules: it imports nothing, since a probe must take no time.
 """

@@ -59,7 +59,7 @@ class SocketNetwork:
         begun: Callable[[Transport], object] | None = None,
     ) -> Transport:
         """Open a socket, with TLS if the address says so, and shake hands."""
-        return SocketTransport(address, identity, timeout, ssl_context, keepalive, begun=begun)
+        return SocketTransport(address, identity, timeout, ssl_context, keepalive, begun)
 
 
 class MemoryNetwork(ABC):

@@ -198,7 +198,7 @@ def _explained(error: Exception, place: str, timeout: float) -> FaktoryError:
     if isinstance(error, ConnectionRefusedError):
         return FaktoryConnectionError(
             f"nothing listens on {place} (connection refused). "
-            "Is the Faktory server running? For development: python -m faktory server."
+            "Is the Faktory server running? For development: faktory-worker server."
         )
     if isinstance(error, (socket.gaierror, UnicodeError)):
         return FaktoryConnectionError(

@@ -98,8 +98,8 @@ class SocketTransport:
         timeout: float,
         ssl_context: SSLContext | None = None,
         keepalive: float = sockets.TCP_KEEPALIVE,
-        kernel_wait: float = KERNEL_WAIT,
         begun: Callable[[Transport], object] | None = None,
+        kernel_wait: float = KERNEL_WAIT,
     ) -> None:
         self._place = address.place
         self._timeout = timeout

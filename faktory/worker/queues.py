@@ -36,7 +36,7 @@ class Queue:
             raise ValueError(
                 f"the limit of a queue is {brief(self.limit)}: use 1 or more, or None for no "
                 "limit. To run none of its jobs leave the queue out, or pause it: "
-                "python -m faktory pause NAME."
+                "faktory-worker pause NAME."
             )
 
 

@@ -24,7 +24,7 @@ def test_a_backlog_that_no_worker_fetches_is_a_warning(server):
         r"no worker seems to fetch from: mail \(2, for 2 h\)\. In \d\.\d s none of ", text
     )
     assert "No worker is connected." in text
-    assert remedy.startswith("Start a worker with -q mail; if it is paused, python -m faktory res")
+    assert remedy.startswith("Start a worker with -q mail; if it is paused, faktory-worker resume")
 
 
 def test_a_connected_worker_is_not_overlooked(server):
@@ -68,7 +68,7 @@ def test_a_server_that_does_not_show_how_long_jobs_wait_is_noted(server):
     level, text, remedy = parts(found["queues"])
     assert (code, level) == (0, "note")
     assert text.startswith("the server does not show how long jobs wait")
-    assert remedy == "See which queues grow: python -m faktory queues"
+    assert remedy == "See which queues grow: faktory-worker queues"
 
 
 PROGRAM = """

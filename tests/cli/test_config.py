@@ -56,7 +56,19 @@ def error(*argv: str, **environ: str) -> str:
 
 
 def test_without_options_every_flag_has_its_default() -> None:
-    assert load() == {**{flag.attribute: flag.default for flag in FLAGS}, "warnings": []}
+    assert load() == {
+        **{flag.attribute: flag.default for flag in FLAGS},
+        "warnings": [],
+        "queue_source": "no -q: default and every queue that the jobs declare",
+    }
+
+
+@pytest.mark.usefixtures("file")
+def test_the_log_can_say_where_the_queues_come_from() -> None:
+    assert load("-C", "worker.toml")["queue_source"] == "from worker.toml"
+    variable = {"FAKTORY_WORKER_QUEUE": "v"}
+    assert load("-C", "worker.toml", **variable)["queue_source"] == "from FAKTORY_WORKER_QUEUE"
+    assert load("-C", "worker.toml", "-q", "a", **variable)["queue_source"] == "from -q"
 
 
 @pytest.mark.usefixtures("file")
@@ -443,7 +455,7 @@ def test_an_unknown_table_of_it_is_an_error() -> None:
 def test_a_worker_runs_by_the_table_alone(server: EmbeddedServer, run: Run) -> None:
     worker = run(WORKER, "--burst", url=server.url)
     assert worker.wait() == Exit.STOPPED
-    assert "concurrency: 3" in worker.said
+    assert ", 3 jobs at a time" in worker.said
 
 
 # As a command
@@ -457,8 +469,7 @@ def test_a_worker_runs_by_a_file(server: EmbeddedServer, run: Run, wait_until: W
     assert server.workers[0]["labels"] == ["of the file"]
     worker.send(signal.SIGTERM)
     assert worker.wait() == Exit.STOPPED
-    assert "concurrency: 4" in worker.said
-    assert "waiting up to 2 seconds" in worker.said
+    assert ", 4 jobs at a time" in worker.said
 
 
 def test_a_worker_runs_by_variables(

@@ -1,4 +1,4 @@
-"""`python -m faktory server --data FILE`: served, checked, moved to another server."""
+"""`faktory-worker server --data FILE`: served, checked, moved to another server."""
 
 from __future__ import annotations
 

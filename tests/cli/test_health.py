@@ -1,4 +1,4 @@
-"""`faktory-worker --health` and `python -m faktory health`."""
+"""`faktory-worker --health` and `faktory-worker health`."""
 
 from __future__ import annotations
 
@@ -315,7 +315,7 @@ def test_the_command_in_this_process_leaves_nothing_open(server: EmbeddedServer)
         counts.disable()
 
 
-# python -m faktory health
+# faktory-worker health
 
 
 class Answering:

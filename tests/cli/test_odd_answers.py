@@ -219,7 +219,7 @@ def test_doctor_ends_with_an_error_where_info_is_not_an_object(info: object, odd
     level, text, remedy = parts(found["info"])
     assert (code, level) == (1, "error")
     assert text.startswith(f"the server answered {info!r} where a JSON object belongs")
-    assert "python -m faktory info --json" in remedy
+    assert "faktory-worker info --json" in remedy
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python -m faktory periodic`, and the scheduler of `faktory-worker`."""
+"""`faktory-worker periodic`, and the scheduler of `faktory-worker`."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def test_an_unreachable_server_ends_each_tool_with_one_line(
 ) -> None:
     expected = (
         f"python -m faktory {command[0]}: nothing listens on {dead_url[6:]} (connection refused). "
-        "Is the Faktory server running? For development: python -m faktory server.\n"
+        "Is the Faktory server running? For development: faktory-worker server.\n"
     )
     assert call(*command, url=dead_url) == (9, "", expected)
 
@@ -223,7 +223,7 @@ def test_an_unreachable_server_ends_each_tool_with_one_line(
 def test_the_line_is_the_same_as_a_process_with_and_without_a_terminal() -> None:
     expected = (
         "python -m faktory info: nothing listens on 127.0.0.1:1 (connection refused). "
-        "Is the Faktory server running? For development: python -m faktory server.\n"
+        "Is the Faktory server running? For development: faktory-worker server.\n"
     )
     assert run_process("info", "--url", "tcp://127.0.0.1:1") == (9, "", expected)
     assert run_on_terminal("info", "--url", "tcp://127.0.0.1:1") == (9, expected, "")

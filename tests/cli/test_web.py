@@ -1,4 +1,4 @@
-"""The pages of `python -m faktory server`: where they are, and why not."""
+"""The pages of `faktory-worker server`: where they are, and why not."""
 
 from __future__ import annotations
 

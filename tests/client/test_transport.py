@@ -135,7 +135,7 @@ def test_a_server_that_trickles_bytes_times_out(scripted):
 def test_a_port_on_which_nobody_listens(closed_port):
     with pytest.raises(FaktoryConnectionError, match=r"nothing listens on 127.0.0.1:\d+ ") as none:
         connect(f"tcp://127.0.0.1:{closed_port}")
-    assert "python -m faktory server" in str(none.value)
+    assert "faktory-worker server" in str(none.value)
 
 
 def test_localhost_is_tried_on_ipv6_and_ipv4(scripted):

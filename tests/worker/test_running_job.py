@@ -233,7 +233,7 @@ def test_start_and_end_are_logged_with_type_and_jid(caplog: pytest.LogCaptureFix
         "work 12345678 start",
         "work 12345678 done in N s",
         "work 12345678 start",
-        "work 12345678 fail in N s: ValueError: wrong",
+        "work 12345678 fail in N s (attempt 1 of 26, runs again in about 30 s): ValueError: wrong",
     ]
 
 

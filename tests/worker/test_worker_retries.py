@@ -412,7 +412,7 @@ def test_a_job_that_is_interrupted_is_given_back_and_not_counted(
     message = job.get("failure", {}).get("message")
     assert message == (None if attempt == 1 else "before")
     assert (called.errors, called.exhausted) == ([], [])
-    assert messages(caplog, "which are returned and use up no attempt")
+    assert messages(caplog, "which is returned and uses up no attempt")
     (line,) = messages(caplog, f"work {jid} again at")
     assert ", not counted as an attempt: the worker stopped" in line
 

@@ -1,1 +1,1 @@
-"""`python -m faktory`: the tools around a server."""
+"""The tools of `faktory-worker`, around a server."""

@@ -108,7 +108,7 @@ def _odd(place: str, value: object, expected: str) -> ExitError:
     return ExitError(
         Exit.FAILED,
         f"the server's answer to INFO is odd: {place} is {show(value)}, not {expected}. "
-        "See all of it: python -m faktory info --json",
+        "See all of it: faktory-worker info --json",
     )
 
 

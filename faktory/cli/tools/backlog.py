@@ -40,7 +40,7 @@ def queues(
             "note",
             "queues",
             "the server does not show how long jobs wait, so it is unknown if workers fetch them",
-            "See which queues grow: python -m faktory queues",
+            "See which queues grow: faktory-worker queues",
         )
     total = f"{output.jobs(sum(filled.values()))} in {output.counted(len(filled), 'queue')}"
     unknown = f"; it does not show how long jobs wait in: {shorten(undated)}" if undated else ""
@@ -57,7 +57,7 @@ def queues(
         )
     if not old:
         text = f"{total}, none waits for longer than {LONG_WAIT:.0f} s{unknown}"
-        remedy = "See which queues grow: python -m faktory queues" if undated else ""
+        remedy = "See which queues grow: faktory-worker queues" if undated else ""
         return Result("note" if undated else "ok", "queues", text, remedy)
     time.sleep(watch)
     after, passed = admin.latencies(client, dict.fromkeys(old, 1)), time.monotonic() - started
@@ -77,8 +77,8 @@ def queues(
         f"no worker seems to fetch from: {shorten(shown)}. In {passed:.1f} s none of their oldest "
         f"jobs was fetched.{none} (A paused queue, and one whose workers are busy, look the same"
         f"{unknown}.)",
-        f"Start a worker with -q {idle[0]}; if it is paused, python -m faktory resume {idle[0]}; "
-        f"if its jobs are not needed, python -m faktory remove {idle[0]}. A worker with -q fetches "
+        f"Start a worker with -q {idle[0]}; if it is paused, faktory-worker resume {idle[0]}; "
+        f"if its jobs are not needed, faktory-worker remove {idle[0]}. A worker with -q fetches "
         "only the queues that it names.",
     )
 

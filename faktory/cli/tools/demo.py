@@ -1,4 +1,4 @@
-"""`python -m faktory demo`: push thousands of jobs of several types, run them, count the runs.
+"""`faktory-worker demo`: push thousands of jobs of several types, run them, count the runs.
 
 Rules: on a server that it did not start, it touches only the queue and the job types that have this
 run's name. It succeeds only if it counted that each job ran exactly as often as it should.
@@ -31,7 +31,7 @@ DemoJob = tuple[FunctionJob[Any, None], Callable[[int], Sequence[object]]]
 CONCURRENCY = 10
 
 _LOOK = (
-    "In a browser: http://127.0.0.1:7420/ while python -m faktory server runs; with jobs to look "
+    "In a browser: http://127.0.0.1:7420/ while faktory-worker server runs; with jobs to look "
     "at, DEMO_WEB=1 make demo."
 )
 _THEIRS = "The jobs of that server in a browser: on its own pages, as a rule on port 7420."

@@ -1,4 +1,4 @@
-"""`python -m faktory doctor`: find what is wrong with a setup, and how to fix it.
+"""`faktory-worker doctor`: find what is wrong with a setup, and how to fix it.
 
 Rules: it changes nothing on the server and takes no job from it. An error does not keep the later
 checks from running, unless they need what is missing; the first error decides the exit code.
@@ -18,7 +18,7 @@ from ..exits import Exit, ExitError
 from . import admin, backlog, checks, output
 from .checks import Result
 
-REMEDY = "Is it a Faktory server? See all that it answers: python -m faktory info --json"
+REMEDY = "Is it a Faktory server? See all that it answers: faktory-worker info --json"
 
 
 COLOURS = {"ok": "good", "note": "note", "warning": "warning", "error": "error"}

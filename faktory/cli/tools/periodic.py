@@ -1,4 +1,4 @@
-"""`python -m faktory periodic`: show the schedules of a program, or push their ticks.
+"""`faktory-worker periodic`: show the schedules of a program, or push their ticks.
 
 Rules: what is shown needs no server, and goes by the local clock.
 """

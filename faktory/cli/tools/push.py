@@ -1,4 +1,4 @@
-"""`python -m faktory push`: push one job from the command line, or many from a file.
+"""`faktory-worker push`: push one job from the command line, or many from a file.
 
 Rules: a line that is not a valid job is reported by its number, and the others are pushed all the
 same. So are the numbers of lines that were not pushed, or may not have been, so that the user can

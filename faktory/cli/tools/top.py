@@ -106,7 +106,7 @@ def _has_screen() -> bool:
     if find_spec("rich"):
         return True
     text = "one screen needs the extra: pip install 'faktory-worker[cli]'"
-    print(f"python -m faktory top: these are lines; {text}", file=sys.stderr)
+    print(f"faktory-worker top: these are lines; {text}", file=sys.stderr)
     return False
 
 
