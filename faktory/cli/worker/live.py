@@ -194,12 +194,12 @@ def shown(worker: Worker, writer: Writer | None) -> Iterator[None]:
     if writer is None:
         yield
         return
-    screen = writer.use_screen()
-    screen.has_keys = lambda: worker.is_quiet or worker.is_disconnecting
-    screen.show(_Status(worker, writer, counts.enable()))
+    line = writer.use_status_line()
+    line.has_keys = lambda: worker.is_quiet or worker.is_disconnecting
+    line.show(_Status(worker, writer, counts.enable()))
     writer.redraw()
     try:
         yield
     finally:
-        screen.show(None)
+        line.show(None)
         writer.redraw()

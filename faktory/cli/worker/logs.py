@@ -280,7 +280,7 @@ def _replace_streams() -> None:
         writer.encoding = codec
     if terminal.is_live(sys.stderr) and terminal.has_rich():
         _is_live = True
-        writer.use_screen()
+        writer.use_status_line()
     sys.stderr = TextStream(sys.stderr, writer, waits=True)
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
         sys.stdout = TextStream(sys.stdout, writer if writer_of(1) is writer else None)
