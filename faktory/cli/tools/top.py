@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..exits import Exit
 from . import admin, output, readings
+from .arguments import add_json
 from .frame import MAX_QUEUES, frame, plain, room_for_queues
 from .readings import Reading, Seen, Watcher
 
@@ -61,11 +62,7 @@ def add_tool(tool: Any) -> None:
     )
     add("-n", "--count", metavar="N", type=_count, help="end after so many readings")
     add("--plain", action="store_true", help="print lines, on a terminal too")
-    add(
-        "--json",
-        action="store_true",
-        help="for programs: one reading, as info --json has it, with rates and latencies",
-    )
+    add_json(add, "one reading, as info --json has it, with rates and latencies")
 
 
 def _interval(text: str) -> float:
