@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ...worker.signals import handled
+from ..terminal import STYLES
 from .frame import Row
 
 _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
@@ -28,8 +29,6 @@ _LEAVE: Final = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 
 _UPDATE: Final = ("\x1b[?2026h", "\x1b[?2026l")
 """Around an update: a terminal that knows it shows all of it at once."""
-
-_STYLES: Final = {"title": "bold", "soft": "dim", "warn": "yellow", "bad": "bold red"}
 
 
 class Ended(BaseException):
@@ -133,7 +132,7 @@ class Screen:
     def _render(self, line: Row) -> str:
         from rich.text import Text
 
-        text = Text.assemble(*((piece, _STYLES.get(style, "")) for piece, style in line))
+        text = Text.assemble(*((piece, STYLES.get(meaning, "")) for piece, meaning in line))
         with self._console.capture() as capture:
             self._console.print(text, end="", soft_wrap=True)
         return capture.get()
