@@ -10,13 +10,11 @@ from typing import Final
 
 from ...wire.validate import clip
 from . import output, readings
+from .backlog import LONG_WAIT
 from .readings import Rates, Reading, Seen
 
 MAX_QUEUES: Final = 50
 """Queues of a block of lines, unless they are named: there may be thousands."""
-
-LONG_WAIT: Final = 60.0
-"""Seconds from which on a queue's oldest job has waited for too long; as in `backlog`."""
 
 NUMBERS: Final = 6
 """Lines between the header and the queues."""

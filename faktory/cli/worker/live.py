@@ -18,7 +18,7 @@ from ...wire.log import cut, escape_lines
 from ...worker import counts
 from .. import terminal
 from ..terminal import paint
-from .formats import MAX_TEXT, TextFormatter, _indented, _more_lines
+from .formats import MAX_TEXT, TextFormatter, indented, more_lines
 
 if TYPE_CHECKING:
     from ...worker import Worker
@@ -80,7 +80,7 @@ class LiveFormatter(TextFormatter):
         else:
             message = self._of_level(record, _escaped(message))
         line = f"{head} {message}"
-        for more in _more_lines(record):
+        for more in more_lines(record):
             line += "\n" + escape_lines(cut(more, MAX_TEXT))
         return line
 
@@ -130,7 +130,7 @@ class LiveFormatter(TextFormatter):
 def _escaped(text: str) -> str:
     if text.isprintable() and len(text) <= MAX_TEXT:
         return text
-    return _indented(escape_lines(cut(text, MAX_TEXT)))
+    return indented(escape_lines(cut(text, MAX_TEXT)))
 
 
 class _Status:
