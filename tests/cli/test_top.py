@@ -515,6 +515,27 @@ def test_what_has_not_changed_is_not_written() -> None:
     os.close(reader)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_leaves_no_terminal_half_restored(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    pytest.importorskip("rich", reason="needs the extra cli")
+    from faktory.cli.tools.screen import Ended, Screen
+
+    class Signalled(Screen):
+        def _restore(self) -> None:
+            signal.raise_signal(number)
+            super()._restore()
+
+    reader, writer = os.pipe()
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises((Ended, KeyboardInterrupt)), Signalled():
+            signal.raise_signal(number)
+    assert os.read(reader, 65536).endswith(b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l")
+    os.close(reader)
+
+
 def test_an_error_of_its_own_restores_the_terminal(
     server: EmbeddedServer, tmp_path: Path, watch: Callable[..., Terminal]
 ) -> None:

@@ -15,6 +15,7 @@ import termios
 import tty
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -51,6 +52,7 @@ class Screen:
         self._shown: list[Row] = []
         self._size = (0, 0)
         self._stopped = False
+        self._leaves = False
         self._signals = ExitStack()
         self._wake_reader, self._wake_writer = os.pipe()
         for descriptor in (self._wake_reader, self._wake_writer):
@@ -58,7 +60,8 @@ class Screen:
         self._readers = [each for each in (self._wake_reader, self._keys) if each is not None]
 
     def __enter__(self) -> Self:
-        end = dict.fromkeys(("SIGTERM", "SIGHUP", "SIGQUIT"), _end)
+        end = dict.fromkeys(("SIGTERM", "SIGHUP", "SIGQUIT"), partial(self._end, Ended))
+        end["SIGINT"] = partial(self._end, KeyboardInterrupt)
         others = {"SIGWINCH": self.wake, "SIGTSTP": self._on_stop}
         self._signals.enter_context(handled({**end, **others}))
         try:
@@ -74,6 +77,7 @@ class Screen:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._leaves = True
         try:
             self._restore()
         finally:
@@ -158,6 +162,10 @@ class Screen:
         while data:
             data = data[os.write(self._out, data) :]
 
+    def _end(self, kind: type[BaseException]) -> None:
+        if not self._leaves:  # else a second signal would leave the terminal as it is
+            raise kind
+
     def _on_stop(self) -> None:
         self._stopped = True
         self.wake()
@@ -178,7 +186,3 @@ def _keyboard() -> int | None:
         return sys.stdin.fileno() if sys.stdin.isatty() else None
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def _end() -> None:
-    raise Ended
