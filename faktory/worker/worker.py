@@ -26,6 +26,7 @@ from ..jobs import registry
 from ..jobs.options import check_time_limit
 from ..jobs.runner import JobRunner
 from ..jobs.ticks import schedules
+from ..wire.amounts import counted
 from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration, clip
 from . import counts, events, timing
@@ -43,7 +44,7 @@ from .scheduler import Scheduler
 from .signals import handled
 from .status import Status
 from .task import Task, make_task
-from .texts import ENDS, QUIET, counted, is_terminal, listed
+from .texts import ENDS, QUIET, is_terminal, listed
 from .timing import Timing
 
 if TYPE_CHECKING:

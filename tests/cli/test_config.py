@@ -459,6 +459,14 @@ def test_an_unknown_table_of_it_is_an_error() -> None:
     )
 
 
+def test_a_table_of_no_file_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load("-e", "prod")["warnings"] == [
+        "-e prod: there is no file that could have such a table: name one by -C, or go to the "
+        "folder whose pyproject.toml has [tool.faktory-worker]"
+    ]
+
+
 @pytest.mark.usefixtures("project")
 def test_a_worker_runs_by_the_table_alone(server: EmbeddedServer, run: Run) -> None:
     worker = run(WORKER, "--burst", url=server.url)

@@ -110,6 +110,13 @@ def test_what_else_a_stream_has_is_the_originals(stream: TextStream, original: P
         stream.write("text")
 
 
+def test_a_stream_that_is_closed_loses_nothing(stream: TextStream, original: Pieces) -> None:
+    with stream as entered:
+        print("begun", end="", file=entered)
+    assert (original.pieces, original.closed) == (["begun"], True)
+    stream.close()
+
+
 @pytest.fixture
 def pair() -> Iterator[tuple[Writer, int]]:
     """A writer to a pipe, and the pipe's other end."""

@@ -249,6 +249,8 @@ def test_each_tool_has_a_name_and_each_name_a_tool() -> None:
             "faktory-worker queues. ",
         ),
         (["--veresion"], "unrecognized arguments: --veresion. Did you mean --version? "),
+        (["-"], "unrecognized arguments: -. "),
+        (["--"], "unrecognized arguments: --. "),
     ],
 )
 def test_a_word_near_a_tool_has_a_hint(argv: list[str], message: str, run: Run) -> None:
@@ -272,6 +274,7 @@ def test_a_file_beside_it_is_rather_a_module(folder: Path, run: Run) -> None:
         (["health", "--lve"], "unrecognized arguments: --lve. Did you mean --live?"),
         (["server", "--dta=x"], "unrecognized arguments: --dta=x. Did you mean --data?"),
         (["info", "now"], "unrecognized arguments: now."),
+        (["info", "-"], "unrecognized arguments: -."),
         (["mutate", "requeu", "dead"], "Did you mean requeue?"),
         (["mutate", "kill", "retires"], "Did you mean retries?"),
         (["mutate", "kill"], "the following arguments are required: SET."),

@@ -10,19 +10,17 @@ from typing import Final
 
 from ...wire.validate import clip
 from . import output, readings
+from .backlog import LONG_WAIT
 from .readings import Rates, Reading, Seen
 
 MAX_QUEUES: Final = 50
 """Queues of a block of lines, unless they are named: there may be thousands."""
 
-LONG_WAIT: Final = 60.0
-"""Seconds from which on a queue's oldest job has waited for too long; as in `backlog`."""
-
 NUMBERS: Final = 6
 """Lines between the header and the queues."""
 
 Row = list[tuple[str, str]]
-"""Pieces of a line, each a text and a style: "", "title", "soft", "warn" or "bad"."""
+"""Pieces of a line, each a text and a meaning of `terminal.STYLES`, or ""."""
 
 
 def frame(
@@ -34,7 +32,7 @@ def frame(
     """
     lines = [_header(seen.latest, title, hint, width)]
     lines += [
-        [(text, "bad")]
+        [(text, "error")]
         for text in wrap(_ascii(note), max(width, 10), max_lines=3, placeholder="...")
     ]
     rates = readings.rates(None if note else seen.before, seen.latest)
@@ -62,7 +60,7 @@ def _header(reading: Reading, title: str, hint: str, width: int) -> Row:
     age = "" if up is None else f", up {output.duration(up if up < 60 else up - up % 60)}"
     left = f"{server} at {_ascii(title)}{age}"
     gap = width - len(left) - len(hint)
-    return [(left, "title"), (" " * gap + hint, "soft")] if gap > 1 else [(left, "title")]
+    return [(left, "title"), (" " * gap + hint, "dim")] if gap > 1 else [(left, "title")]
 
 
 def _numbers(reading: Reading, rates: Rates) -> list[Row]:
@@ -72,7 +70,7 @@ def _numbers(reading: Reading, rates: Rates) -> list[Row]:
     memory = reading.of_server("used_memory_mb")  # 0 of the embedded server, which does not say
     idle = workers == 0 and waiting > 0
     sets = {name: state.sets.get(name, 0) for name in readings.SETS}
-    failing = "bad" if rates.failed else ""
+    failing = "error" if rates.failed else ""
     counted = output.counted(len(state.queues), "queue")
     left = (
         ("processed", _amount(reading.of_faktory("total_processed")), _rate(rates.processed), ""),
@@ -86,15 +84,20 @@ def _numbers(reading: Reading, rates: Rates) -> list[Row]:
         ("enqueued", f"{waiting:,}", f"in {counted}", ""),
         ("scheduled", f"{sets['scheduled']:,}", "", ""),
         ("working", f"{sets['working']:,}", "", ""),
-        ("retries", f"{sets['retries']:,}", "", "warn" if sets["retries"] else ""),
-        ("dead", f"{sets['dead']:,}", "", "bad" if sets["dead"] else ""),
-        ("workers", _amount(workers), "none is connected" if idle else "", "warn" if idle else ""),
+        ("retries", f"{sets['retries']:,}", "", "warning" if sets["retries"] else ""),
+        ("dead", f"{sets['dead']:,}", "", "error" if sets["dead"] else ""),
+        (
+            "workers",
+            _amount(workers),
+            "none is connected" if idle else "",
+            "warning" if idle else "",
+        ),
     )
     return [
         [
-            (f"{name:<12}", "soft"),
+            (f"{name:<12}", "dim"),
             (f"{_fit(value, 13):>13}{rate:>12}   ", style),
-            (f"{other:<10}", "soft"),
+            (f"{other:<10}", "dim"),
             (f"{_fit(count, 11):>11}  {more}", other_style),
         ]
         for (name, value, rate, style), (other, count, more, other_style) in zip(
@@ -108,7 +111,7 @@ def _queues(seen: Seen, rates: Rates, width: int, room: int) -> list[Row]:
     reading = seen.latest
     sizes = reading.sizes
     if not sizes:
-        return [[("The server has no queues.", "soft")]]
+        return [[("The server has no queues.", "dim")]]
     if room < 2:
         return []
     count = len(sizes) if len(sizes) < room else room - 2
@@ -118,23 +121,23 @@ def _queues(seen: Seen, rates: Rates, width: int, room: int) -> list[Row]:
     names = [_ascii(name) for name in shown]
     column = max(20, min(max(map(len, names), default=0), width - 42))
     lines: list[Row] = [
-        [(f"{'QUEUE':<{column}}{'JOBS':>12}{'CHANGE':>12}{'OLDEST WAITS':>16}", "soft")]
+        [(f"{'QUEUE':<{column}}{'JOBS':>12}{'CHANGE':>12}{'OLDEST WAITS':>16}", "dim")]
     ]
     for name, label in zip(shown, names, strict=True):
         size, wait = sizes[name], reading.latencies.get(name)
-        old = "warn" if wait is not None and wait >= LONG_WAIT and size else ""
+        old = "warning" if wait is not None and wait >= LONG_WAIT and size else ""
         change = _change(seen.before, name, size, rates.seconds)
         lines.append(
             [
                 (f"{_fit(label, column):<{column}}", ""),
-                (f"{size:>12,}{change:>12}", "" if size else "soft"),
-                (f"{_wait(size, wait):>16}", old or ("" if size else "soft")),
+                (f"{size:>12,}{change:>12}", "" if size else "dim"),
+                (f"{_wait(size, wait):>16}", old or ("" if size else "dim")),
             ]
         )
     if len(sizes) > len(shown):
         rest = sum(sizes.values()) - sum(sizes[name] for name in shown)
         hidden = output.counted(len(sizes) - len(shown), "more queue")
-        lines.append([(f"and {hidden} with {output.jobs(rest)}", "soft")])
+        lines.append([(f"and {hidden} with {output.jobs(rest)}", "dim")])
     return lines
 
 

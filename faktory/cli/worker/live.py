@@ -18,7 +18,7 @@ from ...wire.log import cut, escape_lines
 from ...worker import counts
 from .. import terminal
 from ..terminal import paint
-from .formats import MAX_TEXT, TextFormatter, _indented, _more_lines
+from .formats import MAX_TEXT, TextFormatter, indented, more_lines
 
 if TYPE_CHECKING:
     from ...worker import Worker
@@ -81,7 +81,7 @@ class LiveFormatter(TextFormatter):
         else:
             message = self._of_level(record, _escaped(message))
         line = f"{head} {message}"
-        for more in _more_lines(record):
+        for more in more_lines(record):
             line += "\n" + escape_lines(cut(more, MAX_TEXT))
         return line
 
@@ -136,7 +136,7 @@ def _names(name: str, jobtype: str) -> bool:
 def _escaped(text: str) -> str:
     if text.isprintable() and len(text) <= MAX_TEXT:
         return text
-    return _indented(escape_lines(cut(text, MAX_TEXT)))
+    return indented(escape_lines(cut(text, MAX_TEXT)))
 
 
 class _Status:
@@ -200,11 +200,11 @@ def shown(worker: Worker, writer: Writer | None) -> Iterator[None]:
     if writer is None:
         yield
         return
-    screen = writer.use_screen()
-    screen.has_keys = lambda: worker.is_quiet or worker.is_disconnecting
-    screen.show(_Status(worker, writer, counts.enable()))  # drawn with the first line
+    line = writer.use_status_line()
+    line.has_keys = lambda: worker.is_quiet or worker.is_disconnecting
+    line.show(_Status(worker, writer, counts.enable()))  # drawn with the first line
     try:
         yield
     finally:
-        screen.show(None)
+        line.show(None)
         writer.redraw()

@@ -307,7 +307,7 @@ def _replace_streams() -> None:
         writer.encoding = codec
     if terminal.is_live(sys.stderr) and terminal.has_rich():
         _is_live = True
-        writer.use_screen()
+        writer.use_status_line()
     sys.stderr = TextStream(sys.stderr, writer, waits=True)
     _printed[:] = [sys.stderr]
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:

@@ -23,11 +23,12 @@ from ...client.defaults import configure
 from ...exceptions import FaktoryAuthenticationError, FaktoryPayloadError
 from ...jobs import registry
 from ...wire.address import find_url
+from ...wire.amounts import counted
 from ...wire.log import Log
 from ...worker import Worker
 from ...worker.manager import CannotStart
 from ...worker.signals import handled, noticed
-from ...worker.texts import counted, is_terminal, listed
+from ...worker.texts import is_terminal, listed
 from .. import conflict, hints, loading, streams, terminal
 from ..exits import Exit, ExitError, UsageError
 from . import config, live, logs, queues, title

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from threading import get_ident
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from .writer import Text, Writer
 
@@ -36,6 +36,12 @@ class TextStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def write(self, text: str) -> int:
         """Write what is complete; keep the rest until its line is."""
@@ -70,6 +76,13 @@ class TextStream:
     def end_line(self) -> None:
         """Write this thread's unfinished line."""
         self._send_rest([get_ident()])
+
+    def close(self) -> None:
+        """Have all that is unfinished written, and close the original."""
+        if not self._stream.closed:
+            self.end()
+            self.flush()
+        self._stream.close()
 
     def end(self) -> None:
         """Have the unfinished lines of all threads written, by the next `flush` at the latest."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...jobs.context import reservation_clock
 from ...wire import recovery
+from ...wire.amounts import counted
 from ...wire.log import Log
 from ...worker import Worker, counts
 from ...worker.backends.supervisor import (
@@ -35,7 +36,7 @@ from ...worker.backends.supervisor import (
 )
 from ...worker.counts import PROCESS, Page
 from ...worker.signals import GROUP_SIGNALS
-from ...worker.texts import counted, is_terminal
+from ...worker.texts import is_terminal
 from ..exits import NEVER_BEGAN, Exit
 from . import logs
 from .reports import Reporter, Unanswered

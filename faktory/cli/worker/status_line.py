@@ -34,7 +34,7 @@ _BACK: Final = b"\x1b8"
 _RETURN: Final = b"\r"
 
 
-class Screen:
+class StatusLine:
     """What stands below the log; for one thread, but for `show`."""
 
     def __init__(self) -> None:
