@@ -120,6 +120,25 @@ def styles(seen: Seen) -> dict[str, str]:
     }
 
 
+def test_a_narrow_frame_shows_the_sets_and_whole_columns() -> None:
+    before = reading(10.0, {"mails": 4}, 1_234_500, 122)
+    after = reading(12.0, {"mails": 12}, 1_234_567, 123, working=4, retries=2, dead=1)
+    assert shown(Seen(after, before), width=40) == [
+        "Faktory 1.10.0 at localhost:7419, up 1 h",
+        "",
+        "processed       1,234,567      33.5/s",
+        "failed                123       0.5/s",
+        "enqueued               12",
+        "working                 4",
+        "retries                 2",
+        "dead                    1",
+        "",
+        "QUEUE                       JOBS",
+        "mails                         12",
+    ]
+    assert shown(Seen(after, before), width=40, height=10)[-2].startswith("dead ")
+
+
 def test_a_frame_of_80_columns() -> None:
     before = reading(10.0, {"mails": 4, "images": 1200}, 1_234_500, 122, 5000, working=4)
     after = reading(

@@ -19,6 +19,12 @@ MAX_QUEUES: Final = 50
 NUMBERS: Final = 6
 """Lines between the header and the queues."""
 
+TWO_COLUMNS: Final = 61
+"""Columns of a screen from which on the sets stand beside the counts."""
+
+NARROW: Final = ("processed", "failed", "enqueued", "working", "retries", "dead")
+"""What a narrower screen shows, in one column."""
+
 Row = list[tuple[str, str]]
 """Pieces of a line, each a text and a meaning of `terminal.STYLES`, or ""."""
 
@@ -36,7 +42,7 @@ def frame(
         for text in wrap(_ascii(note), max(width, 10), max_lines=3, placeholder="...")
     ]
     rates = readings.rates(None if note else seen.before, seen.latest)
-    lines += [[], *_numbers(seen.latest, rates), []]
+    lines += [[], *_numbers(seen.latest, rates, width), []]
     room = MAX_QUEUES + 2 if height is None else height - len(lines)
     if height is None and seen.latest.names:
         room = len(seen.latest.shown) + 2
@@ -63,7 +69,7 @@ def _header(reading: Reading, title: str, hint: str, width: int) -> Row:
     return [(left, "title"), (" " * gap + hint, "dim")] if gap > 1 else [(left, "title")]
 
 
-def _numbers(reading: Reading, rates: Rates) -> list[Row]:
+def _numbers(reading: Reading, rates: Rates, width: int) -> list[Row]:
     state = reading.state
     workers = reading.of_faktory("tasks", "Workers", "size")
     waiting = sum(state.queues.values())
@@ -93,6 +99,13 @@ def _numbers(reading: Reading, rates: Rates) -> list[Row]:
             "warning" if idle else "",
         ),
     )
+    if width < TWO_COLUMNS:
+        sets_below = ((name, count, "", style) for name, count, _, style in right)
+        rows = {row[0]: row for row in (*left, *sets_below)}
+        return [
+            [(f"{name:<12}", "dim"), (f"{_fit(value, 13):>13}{rate:>12}", style)]
+            for name, value, rate, style in map(rows.__getitem__, NARROW)
+        ]
     return [
         [
             (f"{name:<12}", "dim"),
@@ -120,20 +133,20 @@ def _queues(seen: Seen, rates: Rates, width: int, room: int) -> list[Row]:
         shown = readings.largest(sizes, count)
     names = [_ascii(name) for name in shown]
     column = max(20, min(max(map(len, names), default=0), width - 42))
-    lines: list[Row] = [
-        [(f"{'QUEUE':<{column}}{'JOBS':>12}{'CHANGE':>12}{'OLDEST WAITS':>16}", "dim")]
-    ]
+    cells = (f"{'QUEUE':<{column}}", f"{'JOBS':>12}", f"{'CHANGE':>12}", f"{'OLDEST WAITS':>16}")
+    lines: list[Row] = [_whole([(cell, "dim") for cell in cells], width)]
     for name, label in zip(shown, names, strict=True):
         size, wait = sizes[name], reading.latencies.get(name)
         old = "warning" if wait is not None and wait >= LONG_WAIT and size else ""
         change = _change(seen.before, name, size, rates.seconds)
-        lines.append(
-            [
-                (f"{_fit(label, column):<{column}}", ""),
-                (f"{size:>12,}{change:>12}", "" if size else "dim"),
-                (f"{_wait(size, wait):>16}", old or ("" if size else "dim")),
-            ]
-        )
+        style = "" if size else "dim"
+        row = [
+            (f"{_fit(label, column):<{column}}", ""),
+            (f"{size:>12,}", style),
+            (f"{change:>12}", style),
+            (f"{_wait(size, wait):>16}", old or style),
+        ]
+        lines.append(_whole(row, width))
     if len(sizes) > len(shown):
         rest = sum(sizes.values()) - sum(sizes[name] for name in shown)
         hidden = output.counted(len(sizes) - len(shown), "more queue")
@@ -174,6 +187,13 @@ def _ascii(text: str) -> str:
 
 def _fit(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _whole(cells: Row, width: int) -> Row:
+    """Return the first cells of a line, as many as a screen shows whole; one at least."""
+    while len(cells) > 1 and sum(len(text) for text, _ in cells) > width:
+        cells = cells[:-1]
+    return cells
 
 
 def _cut(line: Row, width: int) -> Row:
