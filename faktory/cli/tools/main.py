@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -94,11 +95,11 @@ def _run(argv: Sequence[str] | None, prog: str, written: streams.Output) -> int:
     except ExitError as error:
         return _show_error(name, error, error.code)
     except (FaktoryError, OSError, ValueError) as error:
-        taken = getattr(error, "errno", None) == errno.EADDRINUSE
-        if taken and hasattr(options, "bind"):
-            text = f"--bind {options.bind}: another program listens there: {error.strerror}"
-            error = OSError(f"{text.partition(' (')[0]}. --bind 127.0.0.1:0 takes a free port.")
-        return _show_error(name, error, _code(error))
+        text = str(error)
+        if getattr(error, "errno", None) == errno.EADDRINUSE and hasattr(options, "bind"):
+            text = f"--bind {options.bind}: another program listens there: "
+            text += f"{os.strerror(errno.EADDRINUSE)}. --bind 127.0.0.1:0 takes a free port."
+        return _show_error(name, text, _code(error))
     except KeyboardInterrupt:
         return _show_error(name, "interrupted", Exit.INTERRUPTED)
 
