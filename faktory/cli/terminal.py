@@ -110,11 +110,16 @@ def fit(text: str, columns: int) -> str:
 
 def columns(terminal: Any) -> int:
     """Return how wide a terminal is now, a descriptor or a stream; 80 where that is not known."""
+    return size(terminal)[0] or 80
+
+
+def size(terminal: Any) -> tuple[int, int]:
+    """Return the columns and lines of a terminal as it is now, zeros where that is not known."""
     try:
         descriptor = terminal if isinstance(terminal, int) else terminal.fileno()
-        return os.get_terminal_size(descriptor).columns or 80
+        return os.get_terminal_size(descriptor)
     except (OSError, ValueError):
-        return 80
+        return 0, 0
 
 
 def duration(seconds: float) -> str:

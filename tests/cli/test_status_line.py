@@ -229,3 +229,15 @@ def test_any_mixture_of_lines_and_texts_is_whole(
     terminal = Emulator()
     terminal.feed(os.read(reader, 1 << 20).decode())
     assert [line for line in terminal.lines if line] == expected
+
+
+def test_a_terminal_of_another_size_has_the_line_drawn_again() -> None:
+    sizes = [(80, 24), (80, 24), (80, 20), (80, 20)]
+    line = StatusLine()
+    line.show(lambda: b"2 running")
+    line.size = lambda: sizes.pop(0)
+    first = [line.compose(b"one\n", False, True), line.compose(b"", False, False)]
+    assert line.compose(b"", False, False) == b""
+    again = line.compose(b"", False, False)
+    assert shown(*first, again, again) == ["one", "", "2 running"]
+    assert line.compose(b"", False, False) == b""

@@ -202,6 +202,7 @@ def shown(worker: Worker, writer: Writer | None) -> Iterator[None]:
         return
     line = writer.use_status_line()
     line.has_keys = lambda: worker.is_quiet or worker.is_disconnecting
+    line.size = lambda: terminal.size(writer.descriptor)
     line.show(_Status(worker, writer, counts.enable()))  # drawn with the first line
     try:
         yield
