@@ -24,7 +24,7 @@ CHUNK = 100
 """Commands sent at a time: their answers must fit into the buffers of the operating system."""
 
 DEADLINE = "context deadline exceeded"
-PATIENCE = "5 s"
+COMMAND_TIMEOUT = "5 s"
 """What a server says that has worked on a command for so long (`server/server.go`)."""
 
 SHOWN = ("description", "faktory_version")
@@ -245,7 +245,7 @@ def mutate(options: argparse.Namespace) -> int:
             after = _set_size(client, options.target)
             raise ExitError(
                 Exit.FAILED,
-                f"the server has stopped in the middle, as it has {PATIENCE} for a command "
+                f"the server has stopped in the middle, as it has {COMMAND_TIMEOUT} for a command "
                 f"({clip(error.message)}); {options.target}: {output.jobs(before)} before, "
                 f"{after:,} after. The same command again goes on.",
             ) from None
