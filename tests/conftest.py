@@ -71,7 +71,7 @@ ONCE = [
     "cli/test_processes.py",
     "cli/test_program.py",
     "cli/test_reload.py",
-    "cli/test_screen.py",
+    "cli/test_status_line.py",
     "cli/test_signals.py",
     "cli/test_streams.py",
     "cli/test_terminal.py",

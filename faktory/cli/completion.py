@@ -13,8 +13,20 @@ from .names import WORKER, WORKER_SUMMARY
 from .parser import Parser, add_completion
 from .tools.main import add_tools
 from .worker.command_line import add_flags
+from .worker.values import LEVELS
 
 _NEEDED = "--print-completion needs shtab: pip install 'faktory-worker[cli]'"
+
+
+_CHOICES = {
+    "log_level": [level.lower() for level in LEVELS],
+    "log_format": ["text", "json"],
+}
+"""Of flags whose values the worker checks itself."""
+
+_OF_EVAL = "if [[ $zsh_eval_context[-1] == eval ]]"
+_OF_EVAL_AND_SOURCE = "if [[ $zsh_eval_context[-1] == (eval|file) ]]"
+"""Where the script is not loaded from `$fpath` it registers itself; shtab forgets `source`."""
 
 
 def main(argv: Sequence[str], prog: str) -> int:
@@ -29,7 +41,10 @@ def main(argv: Sequence[str], prog: str) -> int:
     if options.print_completion not in shtab.SUPPORTED_SHELLS:
         known = ", ".join(shtab.SUPPORTED_SHELLS)
         parser.error(f"--print-completion {options.print_completion}: shtab knows {known}")
-    print(shtab.complete(_program(shtab), options.print_completion))
+    script = shtab.complete(_program(shtab), options.print_completion)
+    if options.print_completion == "zsh":
+        script = script.replace(_OF_EVAL, _OF_EVAL_AND_SOURCE)
+    print(script)
     return 0
 
 
@@ -40,8 +55,11 @@ def _program(shtab: Any) -> argparse.ArgumentParser:
     tools = program.add_subparsers(dest="tool")
     add_flags(tools.add_parser(WORKER, help=WORKER_SUMMARY, add_help=False))
     add_tools(tools, program.prog)
+    choices = {**_CHOICES, "print_completion": shtab.SUPPORTED_SHELLS}
     for parser in (program, *tools.choices.values()):
         for action in parser._actions:
-            if action.metavar == "FILE":
+            if action.metavar in ("FILE", "MODULE"):
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
+            elif action.choices is None:
+                action.choices = choices.get(action.dest)
     return program

@@ -135,7 +135,7 @@ def _described(modules: Sequence[ModuleType]) -> str:
         return f"{text}, and {_listed(names)}" if names else text
     if names:
         return f"{text} with {_listed(names)}"
-    return f"{text}, and no module below it is called {' or '.join(DISCOVERED)}"
+    return f"{text} with no module called {' or '.join(DISCOVERED)} below it"
 
 
 def _remedy(loaded: Mapping[str, Sequence[ModuleType]]) -> str:

@@ -84,7 +84,7 @@ def closest(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     known = list(known)
-    longer = [each for each in known if each.startswith(name)]
+    longer = [each for each in known if each.startswith(name) and name.strip("-")]
     return next(iter(longer or get_close_matches(name, known, 1, cutoff=0.7)), "")
 
 

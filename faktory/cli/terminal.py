@@ -14,13 +14,12 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
 
-RESET: Final = "\x1b[0m"
-
-_STYLES: Final = {
+STYLES: Final = {
     "good": "green",
     "note": "cyan",
     "warning": "yellow",
     "error": "bold red",
+    "title": "bold",
     "dim": "dim",
 }
 """The meanings that are painted, and rich's name of how."""
@@ -30,12 +29,17 @@ is_plain = False
 
 
 def is_live(stream: Any, environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a line may be redrawn in place: on a terminal that can, where nobody objects.
-
-    Not on Windows, whose terminals may show escape codes as text.
-    """
+    """Return whether a line may be redrawn in place: where nobody objects, see `can_redraw`."""
     if is_plain or environ.get("NO_COLOR") or environ.get("CLICOLOR") == "0":
         return False
+    return can_redraw(stream, environ)
+
+
+def can_redraw(stream: Any, environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a stream is a terminal that understands escape codes.
+
+    Not on Windows, whose terminals may show them as text.
+    """
     if environ.get("TERM", "dumb") in ("dumb", "unknown", "") or sys.platform == "win32":
         return False
     try:
@@ -68,13 +72,13 @@ def _codes(meaning: str) -> tuple[str, str]:
     from rich.color import ColorSystem
     from rich.style import Style
 
-    style = Style.parse(_STYLES[meaning])
+    style = Style.parse(STYLES[meaning])
     before, _, after = style.render("\0", color_system=ColorSystem.STANDARD).partition("\0")
     return before, after
 
 
 def paint(text: str, meaning: str) -> str:
-    """Return text in the colour of a meaning: good, note, warning, error, dim."""
+    """Return text in the colour of a meaning, see `STYLES`."""
     before, after = _codes(meaning)
     return f"{before}{text}{after}" if text else ""
 
@@ -106,11 +110,16 @@ def fit(text: str, columns: int) -> str:
 
 def columns(terminal: Any) -> int:
     """Return how wide a terminal is now, a descriptor or a stream; 80 where that is not known."""
+    return size(terminal)[0] or 80
+
+
+def size(terminal: Any) -> tuple[int, int]:
+    """Return the columns and lines of a terminal as it is now, zeros where that is not known."""
     try:
         descriptor = terminal if isinstance(terminal, int) else terminal.fileno()
-        return os.get_terminal_size(descriptor).columns or 80
+        return os.get_terminal_size(descriptor)
     except (OSError, ValueError):
-        return 80
+        return 0, 0
 
 
 def duration(seconds: float) -> str:

@@ -254,13 +254,17 @@ def trickled(place: str, seconds: float) -> FaktoryTimeout:
     )
 
 
+TLS_HINT: Final = "Does the server use TLS? Then use tcp+tls://."
+"""Where a plain connection ends without a word of Faktory."""
+
+
 def no_handshake(
     error: Exception, cause: FaktoryError, place: str, tls: bool, greeted: bool
 ) -> FaktoryError:
     """Return the error, with the remedy, for a handshake that `error` has ended."""
     kind = FaktoryHandshakeError if isinstance(error, FaktoryProtocolError) else type(cause)
     plain = not greeted and not tls
-    hint = " Does the server use TLS? Then use tcp+tls://." if plain else ""
+    hint = f" {TLS_HINT}" if plain else ""
     if plain and isinstance(cause, FaktoryTimeout):
         hint = f" Does the server stand still?{hint}"
     return kind(f"the handshake with {place} failed: {cause}.{hint}")

@@ -3,7 +3,8 @@
 Rules: what is in doubt is not a second declaration. Only what an import, or the start of a program,
 executes is looked at: each time that has a code object of its own. `exec`, prompts and the cells of
 notebooks may run the same code again. A function inside of another one may be declared with each
-call. A class that a decorator makes again (of dataclasses, of attrs) has the same `perform`.
+call. A class that a decorator makes again (of dataclasses, of attrs) has the same `perform`. What
+is declared in an `except` takes the place of what the `try` has declared.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def find_declaration(definition: Any, function: object) -> Declaration | None:
     """Return where a function, or a class with its own `perform`, is declared; None in doubt."""
     definition = inspect.unwrap(definition)
     code = getattr(inspect.unwrap(function), "__code__", None)  # type: ignore[arg-type]
-    if code is None or "<locals>" in definition.__qualname__:
+    if code is None or "<locals>" in definition.__qualname__ or sys.exception() is not None:
         return None
     line = 0 if isinstance(definition, type) else code.co_firstlineno
     frame = sys._getframe(1)

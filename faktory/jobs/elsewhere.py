@@ -6,7 +6,8 @@ is False. The methods are descriptors, so that no other attribute is looked up m
 
 from __future__ import annotations
 
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 _PUSH: Final = "perform_async(...)"
 _LATER: Final = "perform_in(seconds, ...) or perform_at(time, ...)"
@@ -80,12 +81,18 @@ REMEDIES: Final = {
 
 
 class Elsewhere:
-    """An attribute that is missing, and the error says which one to use."""
+    """An attribute that is missing, and the error says which one to use.
 
-    def __init__(self, name: str, remedy: str) -> None:
-        self._name, self._remedy = name, remedy
+    Unless a base of the class behind `owner` has it.
+    """
+
+    def __init__(self, owner: type, name: str, remedy: str) -> None:
+        self._owner, self._name, self._remedy = owner, name, remedy
 
     def __get__(self, instance: object, owner: type) -> object:
+        behind: Any = super(self._owner, owner if instance is None else instance)
+        with suppress(AttributeError):
+            return getattr(behind, self._name)
         job = getattr(instance, "_jobtype", owner.__name__)
         raise AttributeError(f"the job {job} has no {self._name!r}: use {self._remedy}.")
 
@@ -93,4 +100,4 @@ class Elsewhere:
 def add_hints(owner: type, methods: dict[str, str]) -> None:
     """Have each of these be missing from a class, with an error that says what to use."""
     for name, remedy in methods.items():
-        setattr(owner, name, Elsewhere(name, remedy))
+        setattr(owner, name, Elsewhere(owner, name, remedy))

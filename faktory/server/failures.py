@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from ..wire.amounts import in_one_unit
 from ..wire.log import Log
 from ..wire.validate import clip
 from .go.time import SECOND
@@ -24,7 +25,7 @@ _log = Log(logging.getLogger(LOGGER))
 def log_retry(job: StoredJob, failure: Failure, wait: int) -> None:
     """Log a run that failed, of a job that runs again in so many nanoseconds."""
     if _log.isEnabledFor(logging.INFO):
-        _say(job, failure, f"runs again in {_duration(wait / SECOND)}")
+        _say(job, failure, f"runs again in {in_one_unit(wait / SECOND)}")
 
 
 def log_dead(job: StoredJob, failure: Failure) -> None:
@@ -59,10 +60,3 @@ def _say(job: StoredJob, failure: Failure, then: str) -> None:
         then,
         f"{failure.errtype}: {clip(message, MAX_MESSAGE)}" if message else failure.errtype,
     )
-
-
-def _duration(seconds: float) -> str:
-    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

@@ -10,6 +10,7 @@ from threading import Lock
 from time import monotonic
 from typing import Final
 
+from ..client.sockets import TLS_HINT
 from ..exceptions import FaktoryServerError
 from ..wire.log import Log
 from ..wire.recovery import TOO_MANY
@@ -75,9 +76,20 @@ class Outage:
         self.on_change()
         what = "lost the connection to" if self._answered else "cannot reach"
         reason, stop, remedy = clip(str(error), 1000).partition(". ")
-        reason = reason.removesuffix(".").replace(f" on {self.place}", " there")
-        text = f"{what} {self.place}: {reason}; trying again{stop}{remedy}"
+        if self._answered and remedy.endswith(TLS_HINT):  # it did so far
+            remedy = remedy.removesuffix(TLS_HINT).rstrip()
+            stop = stop if remedy else ""
+        text = f"{what} {self.place}: {self._without_place(reason)}; trying again{stop}{remedy}"
         self._log.warning("%s", text, event="outage")
+
+    def _without_place(self, reason: str) -> str:
+        """Return a reason that does not name the server again."""
+        place = self.place
+        reason = reason.removesuffix(".").replace(f" on {place}", " there")
+        reason = reason.replace(f"the host of {place}", "its host")
+        for word in ("with", "from", "to"):
+            reason = reason.replace(f" {word} {place}", "")
+        return reason.replace(place, "it")
 
     def ends(self, asked_at: float) -> None:
         """Note that the server answered a command that was sent at `asked_at` (`time.monotonic`).

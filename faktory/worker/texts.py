@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ..jobs.context import JobContext
 from ..jobs.retries import Verdict
+from ..wire.amounts import in_one_unit
 from ..wire.log import clean
 
 MAX_JOBS: Final = 5
@@ -33,25 +34,12 @@ def is_terminal(stream: object) -> bool:
         return False
 
 
-def counted(number: int, what: str) -> str:
-    """Return "1 job" or "2 jobs"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def listed(names: Iterable[str], most: int = MAX_JOBS) -> str:
     """Return the first names, and how many more there are."""
     rest = iter(names)
     shown = ", ".join(islice(rest, most))
     more = sum(1 for _ in rest)
     return f"{shown} and {more:,} more" if more else shown
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the unit that people would use."""
-    for size, unit, most in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
-        if (amount := round(seconds / size)) < most:
-            return f"{amount} {unit}"
-    return f"{round(seconds / 86400)} days"
 
 
 def attempt_of(job: JobContext) -> str:
@@ -63,13 +51,13 @@ def attempt_of(job: JobContext) -> str:
 def server_wait(job: JobContext) -> str:
     """Return how long the server waits, about, before the next attempt, if this one fails."""
     failed = job.attempt - 1
-    return duration(15 + failed**4 + 14.5 * (failed + 1))
+    return in_one_unit(15 + failed**4 + 14.5 * (failed + 1))
 
 
 def what_follows(job: JobContext, verdict: Verdict) -> str:
     """Return what becomes of a job that has failed."""
     if verdict.outcome == "again":
-        return f"runs again in {duration(verdict.delay)}"
+        return f"runs again in {in_one_unit(verdict.delay)}"
     if verdict.outcome != "bury" and job.retries_remaining:
         return f"runs again in about {server_wait(job)}"
     return "dropped (retry=0)" if job.payload.get("retry") == 0 else "dead"

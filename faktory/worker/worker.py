@@ -26,6 +26,7 @@ from ..jobs import registry
 from ..jobs.options import check_time_limit
 from ..jobs.runner import JobRunner
 from ..jobs.ticks import schedules
+from ..wire.amounts import counted
 from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration, clip
 from . import counts, events, timing
@@ -43,7 +44,7 @@ from .scheduler import Scheduler
 from .signals import handled
 from .status import Status
 from .task import Task, make_task
-from .texts import ENDS, QUIET, counted, is_terminal, listed
+from .texts import ENDS, QUIET, is_terminal, listed
 from .timing import Timing
 
 if TYPE_CHECKING:
@@ -584,6 +585,7 @@ class Worker:
     def _end_jobs(self) -> None:
         """Interrupt the running jobs, wait a little longer, then report those that go on."""
         self._ending = True
+        is_cut = self.grace_ends < self._stopped_at + self.disconnect_wait
         if running := self._manager.running():
             one = len(running) == 1
             what = "fails by that and uses" if one else "fail by that and use"
@@ -591,12 +593,14 @@ class Worker:
             if self._manager.give_back:
                 what = f"{'is returned and uses' if one else 'are returned and use'} up no attempt"
             self._log.warning(
-                "the grace period is over: interrupting %s, which %s: %s",
+                "%s: interrupting %s, which %s: %s",
+                f"the grace period is {'cut short' if is_cut else 'over'}",
                 counted(len(running), "job"),
                 what,
                 ", ".join(running),
                 event="stop",
             )
+        waited = round(monotonic() - self._stopped_at, 1) if is_cut else self.disconnect_wait
         self._manager.interrupt_jobs()
         jobs_until = monotonic() + self._timing.shutdown_grace
         self._deadline = max(jobs_until, self._stopped_at + self._timing.fetch_grace)
@@ -605,7 +609,7 @@ class Worker:
                 break  # no FETCH is under way, and no report
             self._step(min(jobs_until if now < jobs_until else self._deadline, self._next_check()))
             self._manager.check_jobs()
-        message = f"the worker stopped and the job did not end within {self.disconnect_wait:g} s"
+        message = f"the worker stopped and the job did not end within {waited:g} s"
         self._abandon(self._manager.abandon(self._own_client, message))
 
     def _end_async_jobs(self) -> None:

@@ -284,3 +284,30 @@ def test_failures_have_a_colour_on_a_terminal(server, client):
     done = call_on_terminal("info", url=server.url, env={"NO_COLOR": ""})
     assert "\x1b[33mfailed       1\x1b[0m\n" in done.stdout
     assert "\ndead         0\n" in done.stdout
+
+
+def test_mutate_says_what_to_do_where_the_server_takes_too_long(server, client):
+    client.push({"jobtype": "work", "args": [], "at": "2999-01-02T03:04:05Z"})
+    server.answer_error("MUTATE", "context deadline exceeded")
+    assert call("mutate", "kill", "scheduled", "-y", url=server.url) == (
+        1,
+        "",
+        "python -m faktory mutate: the server has stopped in the middle, as it has 5 s for a "
+        "command (context deadline exceeded); scheduled: 1 job before, 1 after. The same "
+        "command again goes on.\n",
+    )
+
+
+def test_mutate_that_is_interrupted_says_where_to_look(server, client, monkeypatch):
+    client.push({"jobtype": "work", "args": [], "at": "2999-01-02T03:04:05Z"})
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(waiting, "shown", interrupted)
+    assert call("mutate", "kill", "scheduled", "-y", url=server.url) == (
+        130,
+        "",
+        "python -m faktory mutate: interrupted; the server may go on with it. Its sets: "
+        "faktory-worker info\n",
+    )

@@ -403,6 +403,14 @@ def test_another_file_goes_before_it_and_it_can_be_named() -> None:
     assert load("-C", "pyproject.toml", "-e", "production")["concurrency"] == 5
 
 
+def test_its_table_in_another_file_is_an_error_that_says_so(file: Path) -> None:
+    file.write_text('[tool.faktory-worker]\nrequire = ["app"]\n')
+    assert error("-C", "worker.toml") == (
+        "-C worker.toml: [tool.faktory-worker] is for pyproject.toml: here its keys stand at the "
+        "top"
+    )
+
+
 @pytest.mark.parametrize("text", ["", "[project]\nname = 'shop'\n", "tool = 1\n"])
 def test_without_the_table_it_is_ignored(project: Path, text: str) -> None:
     project.write_text(text)
@@ -449,6 +457,14 @@ def test_an_unknown_table_of_it_is_an_error() -> None:
         "-e prod: pyproject.toml has no table [tool.faktory-worker.prod]: there is "
         "[tool.faktory-worker.production]"
     )
+
+
+def test_a_table_of_no_file_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load("-e", "prod")["warnings"] == [
+        "-e prod: there is no file that could have such a table: name one by -C, or go to the "
+        "folder whose pyproject.toml has [tool.faktory-worker]"
+    ]
 
 
 @pytest.mark.usefixtures("project")

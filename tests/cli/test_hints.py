@@ -58,7 +58,7 @@ def test_a_package_without_jobs_is_named_with_the_modules_below_it(
     write("app/__init__.py")
     done = load("app")
     package = f"-r app is the package app ({folder / 'app/__init__.py'})"
-    alone = f"{package}, and no module below it is called jobs or tasks, without a job. "
+    alone = f"{package} with no module called jobs or tasks below it, without a job. "
     assert done == (Exit.USAGE, "", f"{NO_JOBS}{alone}{PUT}")
     write("app/mail.py")
     write("app/views.py")

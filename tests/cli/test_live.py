@@ -101,8 +101,7 @@ class Terminal:
     def lines(self) -> list[str]:
         """What it shows, and has shown, without empty lines."""
         emulator = Emulator(self.columns)
-        # A code may be cut at the end of what has come.
-        emulator.feed(re.sub(r"\x1b\[?[0-9;]*$", "", self.written))
+        emulator.feed(self.written)
         return [line for line in emulator.lines if line]
 
     def has(self, text: str) -> bool:

@@ -100,13 +100,15 @@ def test_progress_on_a_terminal_is_one_line_that_is_gone_at_the_end(monkeypatch)
 
 
 def test_progress_has_rate_share_and_what_remains():
-    times = iter([0.0, 2.0, 2.1, 100.0])
+    times = iter([0.0, 2.0, 2.1, 100.0, 101.0])
     stream = Terminal()
     line = output._ProgressLine("pushing", stream, lambda: next(times))
     line.advance(57_000, 0.25)
     line.advance(60_000, 0.26)  # too soon
     line.advance(2_000_000, 0.5)
+    line.advance(2_020_000, 1.2)  # of a file that has grown
     assert stream.getvalue().replace("\x1b[K", "").split("\r")[1:] == [
         "pushing: 57,000 jobs, 28,500 a second, 25%, 6.0 s left",
         "pushing: 2,000,000 jobs, 20,000 a second, 50%, 1 min 40 s left",
+        "pushing: 2,020,000 jobs, 20,000 a second, 100%, 0.0 s left",
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from faktory.cli.exits import Exit
+from faktory.cli.worker import logs
 from faktory.cli.worker.printing import MAX_UNFINISHED, TextStream
 from faktory.cli.worker.writer import Writer
 from faktory.server import EmbeddedServer
@@ -105,6 +108,13 @@ def test_what_else_a_stream_has_is_the_originals(stream: TextStream, original: P
     assert stream.closed
     with pytest.raises(ValueError, match="closed file"):
         stream.write("text")
+
+
+def test_a_stream_that_is_closed_loses_nothing(stream: TextStream, original: Pieces) -> None:
+    with stream as entered:
+        print("begun", end="", file=entered)
+    assert (original.pieces, original.closed) == (["begun"], True)
+    stream.close()
 
 
 @pytest.fixture
@@ -201,3 +211,55 @@ def test_no_encoding_fails_a_job_or_loses_a_line(
         escaped = text.encode("ascii", "backslashreplace")
         assert text.encode() in written or escaped in written or text.encode("utf-16-le") in written
     assert b"UnicodeEncodeError" not in written
+
+
+UNFINISHED = """
+import faktory
+
+@faktory.job
+def first():
+    print("of the first", end="")
+
+@faktory.job
+def second():
+    print("of the second", end="")
+    raise ValueError("no")
+"""
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_a_job_prints_last_stands_before_the_line_of_its_end(
+    server: EmbeddedServer, folder: Path, wait_until: WaitUntil, log_format: str
+) -> None:
+    (folder / "unfinished.py").write_text(UNFINISHED)
+    jids = [push(server, "first"), push(server, "second", retry=0)]
+    with open(folder / "both", "wb") as both:
+        process = subprocess.Popen(
+            [sys.executable, "-m", WORKER, "-r", "unfinished", "-c1", "--log-format", log_format],
+            cwd=folder,
+            env={**os.environ, "FAKTORY_URL": server.url},
+            stdout=both,
+            stderr=both,
+        )
+    try:
+        wait_until(lambda: all(reports(server, jid) for jid in jids), 20)
+    finally:
+        process.terminate()
+        assert process.wait(20) == Exit.STOPPED
+    lines = (folder / "both").read_text().splitlines()
+    shown = ("of the first", "done in", "of the second", "fail in")
+    found = [text for line in lines for text in shown if text in line]
+    assert found == list(shown)
+    assert all("start" not in line and " in 0" not in line for line in lines if "of the" in line)
+
+
+def test_an_object_holds_what_a_thread_has_printed_that_is_gone(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    lines = logs.JsonStream("stdout", logging.INFO, logs.JsonHandler(1), sys.__stdout__)
+    thread = threading.Thread(target=lambda: lines.write("of a thread"))
+    thread.start()
+    thread.join()
+    lines.end()
+    lines.flush()
+    assert json.loads(capfd.readouterr().out)["message"] == "of a thread"

@@ -249,6 +249,8 @@ def test_each_tool_has_a_name_and_each_name_a_tool() -> None:
             "faktory-worker queues. ",
         ),
         (["--veresion"], "unrecognized arguments: --veresion. Did you mean --version? "),
+        (["-"], "unrecognized arguments: -. "),
+        (["--"], "unrecognized arguments: --. "),
     ],
 )
 def test_a_word_near_a_tool_has_a_hint(argv: list[str], message: str, run: Run) -> None:
@@ -272,6 +274,7 @@ def test_a_file_beside_it_is_rather_a_module(folder: Path, run: Run) -> None:
         (["health", "--lve"], "unrecognized arguments: --lve. Did you mean --live?"),
         (["server", "--dta=x"], "unrecognized arguments: --dta=x. Did you mean --data?"),
         (["info", "now"], "unrecognized arguments: now."),
+        (["info", "-"], "unrecognized arguments: -."),
         (["mutate", "requeu", "dead"], "Did you mean requeue?"),
         (["mutate", "kill", "retires"], "Did you mean retries?"),
         (["mutate", "kill"], "the following arguments are required: SET."),
@@ -417,6 +420,30 @@ def test_bash_completes_tools_and_flags(complete: Callable[..., list[str]]) -> N
     assert complete("faktory-worker", "--proc") == ["--processes"]
     assert complete("faktory-worker", "worker", "--log-") == ["--log-format", "--log-level"]
     assert complete("faktory-worker", "mutate", "re") == ["requeue"]
+    assert complete("faktory-worker", "--log-level", "w") == ["warning"]
+    assert complete("faktory-worker", "worker", "--log-format", "") == ["text", "json"]
+
+
+def test_bash_completes_files_that_define_jobs(
+    complete: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop_jobs.py").touch()
+    monkeypatch.chdir(tmp_path)
+    for words in (("-r",), ("worker", "-r"), ("doctor", "--require")):
+        assert complete("faktory-worker", *words, "sho") == ["shop_jobs.py"]
+
+
+def test_zsh_registers_the_completion_that_it_sources(tmp_path: Path) -> None:
+    pytest.importorskip("shtab", reason="needs shtab (extra cli or test)")
+    if (zsh := shutil.which("zsh")) is None:
+        pytest.skip("needs zsh")
+    script = tmp_path / "script"
+    script.write_text(call_program("--print-completion", "zsh")[1])
+    registered = 'autoload -U compinit; compinit -u -D; {}; print -r -- "$_comps[faktory-worker]"'
+    for how in ('source "$1"', 'eval "$(cat "$1")"'):
+        command = [zsh, "-f", "-c", registered.format(how), "zsh", str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert (done.stdout, done.stderr) == ("_shtab_faktory_worker\n", "")
 
 
 # The page

@@ -65,8 +65,11 @@ def test_a_job_can_be_scheduled(server, client, flags):
     ("flags", "message"),
     [
         ([], "name the job type, or a file of jobs by -f."),
-        (["x", "-f", "-"], "with -f each job has its own fields"),
-        (["-q", "x", "-f", "-"], "with -f each job has its own fields"),
+        (["x", "-f", "-"], "with -f each job has its own fields: leave out x."),
+        (
+            ["-q", "x", "--in", "5", "-f", "-"],
+            "with -f each job has its own fields: leave out --queue, --in.",
+        ),
         (["-f", "gone.jsonl"], "-f gone.jsonl: No such file or directory."),
         (["-f", "."], "-f .: Is a directory."),
         (["x", "--in", "1", "--at", "2100-01-02T03:04:05Z"], "--in and --at exclude each other"),

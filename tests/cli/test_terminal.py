@@ -13,6 +13,7 @@ import pytest
 
 from faktory.cli import terminal
 from faktory.cli.worker.live import LiveFormatter, _line
+from faktory.wire.validate import clip
 
 pytest.importorskip("rich")
 
@@ -159,6 +160,14 @@ def test_how_a_job_ended_has_a_colour(
     fields = {} if seconds is None else {"seconds": seconds}
     line = LiveFormatter(False).format(of_job(rest, event, **fields))
     assert marked(line) == f"<dim>03:04:05</> resize <dim>abcdefgh</> {shown}"
+
+
+def test_a_long_name_is_cut_and_its_line_has_colours_all_the_same() -> None:
+    made = of_job("done in 0.012 s", "done", "x" * 200, seconds=0.0123)
+    made.msg = str(made.msg).replace("x" * 200, clip("x" * 200))
+    line = marked(LiveFormatter(False).format(made))
+    assert line.endswith("x... <dim>abcdefgh</> <green>done</> in 12 ms")
+    assert len(line) < 200
 
 
 def test_names_of_jobs_are_aligned() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from faktory import Client
+from faktory.cli import terminal
 from faktory.cli.tools import frame, readings, top
 from faktory.cli.tools.admin import State
 from faktory.cli.tools.readings import Reading, Seen
@@ -115,8 +116,27 @@ def styles(seen: Seen) -> dict[str, str]:
         " ".join(text.split()): style
         for line in lines
         for text, style in line
-        if style in ("warn", "bad")
+        if style in ("warning", "error")
     }
+
+
+def test_a_narrow_frame_shows_the_sets_and_whole_columns() -> None:
+    before = reading(10.0, {"mails": 4}, 1_234_500, 122)
+    after = reading(12.0, {"mails": 12}, 1_234_567, 123, working=4, retries=2, dead=1)
+    assert shown(Seen(after, before), width=40) == [
+        "Faktory 1.10.0 at localhost:7419, up 1 h",
+        "",
+        "processed       1,234,567      33.5/s",
+        "failed                123       0.5/s",
+        "enqueued               12",
+        "working                 4",
+        "retries                 2",
+        "dead                    1",
+        "",
+        "QUEUE                       JOBS",
+        "mails                         12",
+    ]
+    assert shown(Seen(after, before), width=40, height=10)[-2].startswith("dead ")
 
 
 def test_a_frame_of_80_columns() -> None:
@@ -141,10 +161,10 @@ def test_a_frame_of_80_columns() -> None:
         "a                              0                           -",
     ]
     assert styles(Seen(after, before)) == {
-        "123 0.5/s": "bad",
-        "1": "bad",
-        "0 none is connected": "warn",
-        "2 h 1 min": "warn",
+        "123 0.5/s": "error",
+        "1": "error",
+        "0 none is connected": "warning",
+        "2 h 1 min": "warning",
     }
 
 
@@ -265,7 +285,7 @@ def test_lines_on_a_terminal(
 def test_lines_on_a_terminal_without_rich_say_how_to_get_a_screen(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top, "find_spec", lambda name: name != "rich")
+    monkeypatch.setattr(terminal, "has_rich", lambda: False)
     done = call_on_terminal("top", "-n", "1", url=server.url)
     assert done.code == 0
     assert "pip install 'faktory-worker[cli]'" in done.stdout
@@ -511,6 +531,27 @@ def test_what_has_not_changed_is_not_written() -> None:
         screen.draw([title])
         with pytest.raises(BlockingIOError):
             os.read(reader, 1)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_leaves_no_terminal_half_restored(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    pytest.importorskip("rich", reason="needs the extra cli")
+    from faktory.cli.tools.screen import Ended, Screen
+
+    class Signalled(Screen):
+        def _restore(self) -> None:
+            signal.raise_signal(number)
+            super()._restore()
+
+    reader, writer = os.pipe()
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises((Ended, KeyboardInterrupt)), Signalled():
+            signal.raise_signal(number)
+    assert os.read(reader, 65536).endswith(b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l")
     os.close(reader)
 
 

@@ -272,9 +272,9 @@ def test_ctrl_c_says_what_a_second_one_does(
     )
     os.killpg(worker.process.pid, signal.SIGINT)
     assert worker.process.wait(15) == Exit.STOPPED
-    assert find(worker.said, "the grace period is over").startswith(
-        "the grace period is over: interrupting 1 job, which fails by that and uses up an attempt "
-        f"(one with retry 0 is dropped): spin {jid} ("
+    assert find(worker.said, "the grace period is").startswith(
+        "the grace period is cut short: interrupting 1 job, which fails by that and uses up an "
+        f"attempt (one with retry 0 is dropped): spin {jid} ("
     )
 
 
@@ -294,6 +294,19 @@ def test_ctrl_c_of_a_supervisor_says_it_once(
     assert find(supervisor.said, "stopping ") == line
     os.killpg(supervisor.process.pid, signal.SIGINT)
     assert supervisor.process.wait(15) == Exit.STOPPED
+
+
+def test_a_supervisor_of_one_worker_speaks_of_one(
+    server: EmbeddedServer, on_terminal: Callable[..., OnTerminal], wait_until: WaitUntil
+) -> None:
+    supervisor = on_terminal("-r", "jobs", "-c", "1", "--processes", "1")
+    wait_until(lambda: "runs 3 job types" in supervisor.said)
+    line = "starts 1 worker for 1 job at a time; Ctrl-C stops it"
+    assert find(supervisor.said, "starts ") == line
+    os.killpg(supervisor.process.pid, signal.SIGINT)
+    assert supervisor.process.wait(15) == Exit.STOPPED
+    line = "stopping 1 worker; Ctrl-C again interrupts its jobs"
+    assert find(supervisor.said, "stopping 1") == line
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT", "SIGINT"])
@@ -553,7 +566,7 @@ def test_each_line_of_json_has_its_event_and_is_valid(
     assert only(lines, "back")["message"].startswith("the server is back")
     assert only(lines, "quiet")["message"].startswith("quiet: fetches no more jobs")
     stops = [each["message"].partition(":")[0] for each in lines if each.get("event") == "stop"]
-    assert stops == ["Shutdown", "the grace period is over", "stopped, every job answered"]
+    assert stops == ["Shutdown", "the grace period is cut short", "stopped, every job answered"]
     mine = only(lines, "mine")
     assert (mine["logger"], mine["seconds"], mine["jid"]) == ("app", "three", loud)
     without = {each["logger"] for each in lines if "event" not in each}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from faktory.cli.worker import turns
 from faktory.cli.worker import writer as module
 from faktory.cli.worker.writer import MAX_ENTRIES, Writer
 
@@ -302,7 +303,7 @@ def test_a_file_that_gets_the_number_of_the_lock_file_is_not_locked(
     lockf = fcntl.lockf
 
     def record(number: int, *how: int) -> None:
-        if number == writer._turns:  # not a writer of another test
+        if number == writer._turns.descriptor:  # not a writer of another test
             locked.append(number)
         lockf(number, *how)
 
@@ -311,10 +312,10 @@ def test_a_file_that_gets_the_number_of_the_lock_file_is_not_locked(
     assert locked == []  # no other process writes here
     assert in_child(lambda: None) == 0
     writer.put("first", wait=True)
-    assert set(locked) == {writer._turns}
+    assert set(locked) == {writer._turns.descriptor}
     locked.clear()
     with open(tmp_path / "database", "wb") as file:
-        os.dup2(file.fileno(), writer._turns or -1)
+        os.dup2(file.fileno(), writer._turns.descriptor or -1)
         writer.put("second", wait=True)
     assert pipe.read() == ["alone", "first", "second"]
     assert locked == []
@@ -375,7 +376,7 @@ def test_a_process_that_keeps_its_turn_silences_no_other(make: Make, pipe: Pipe)
     writer = make(pipe.descriptor)
 
     def keep_the_turn() -> None:
-        fcntl.lockf(writer._turns or -1, fcntl.LOCK_EX)
+        fcntl.lockf(writer._turns.descriptor or -1, fcntl.LOCK_EX)
         os.write(ready[1], b"x")
         os.read(go_on[0], 1)
 
@@ -483,7 +484,7 @@ def test_no_folder_to_write_in_is_needed(pipe: Pipe, monkeypatch: pytest.MonkeyP
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
     monkeypatch.delattr(os, "memfd_create", raising=False)
-    monkeypatch.setattr(module, "TemporaryFile", full)
+    monkeypatch.setattr(turns, "TemporaryFile", full)
     writer = Writer(pipe.descriptor, lambda *_: "")
     writer.put("line", wait=True)
     assert pipe.read() == ["line"]

@@ -215,6 +215,15 @@ DOUBTFUL = {
             @faktory.job
             def work(): return 2
         """,
+    "the second way, after the first": """
+        try:
+            @faktory.job
+            def work(): return 1
+            import nowhere
+        except ImportError:
+            @faktory.job
+            def work(): return 2
+        """,
     "a loop": """
         for number in (1, 2):
             @faktory.job

@@ -76,6 +76,36 @@ def test_functions_have_more_of_them(name: str, remedy: str) -> None:
     assert str(caught.value) == f"the job resize has no {name!r}: use {remedy}."
 
 
+class Sender:
+    delay = 3
+
+    def send(self) -> str:
+        return f"sent by {type(self).__name__}"
+
+    @classmethod
+    def enqueue(cls) -> str:
+        return f"enqueued by {cls.__name__}"
+
+    @property
+    def defer(self) -> int:
+        return 2 * self.delay
+
+
+def test_a_base_behind_the_job_may_have_such_a_method() -> None:
+    class Mail(faktory.Job, Sender):
+        def perform(self) -> None: ...
+
+    mail: Any = Mail()
+    assert (mail.send(), Mail.enqueue(), Mail.delay, mail.defer) == (
+        "sent by Mail",
+        "enqueued by Mail",
+        3,
+        6,
+    )
+    with pytest.raises(AttributeError, match="the job Mail has no 'kiq'"):
+        mail.kiq  # noqa: B018
+
+
 def test_an_attribute_that_is_missing_everywhere_is_missing_in_pythons_words() -> None:
     with pytest.raises(AttributeError, match="object has no attribute 'nothing'"):
         resize.nothing  # type: ignore[attr-defined]  # noqa: B018

@@ -166,3 +166,40 @@ def test_where_no_connection_is_answered_any_more_it_is_an_outage(
         "cannot reach",
         "lost the connection to",
     ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (
+            "the handshake with host:7419 failed: no answer from host:7419, or no more of it, "
+            "within 10 s; the connection is dropped. Does the server stand still? Does the server "
+            "use TLS? Then use tcp+tls://.",
+            "the handshake failed: no answer, or no more of it, within 10 s; the connection is "
+            "dropped; trying again. Does the server stand still?",
+        ),
+        (
+            "the handshake with host:7419 failed: the connection to host:7419 broke: reset. "
+            "Does the server use TLS? Then use tcp+tls://.",
+            "the handshake failed: the connection broke: reset; trying again",
+        ),
+        (
+            "the host of host:7419 is not known (no such name). Is it spelt right?",
+            "its host is not known (no such name); trying again. Is it spelt right?",
+        ),
+        ("host:7419 closed the connection", "it closed the connection; trying again"),
+    ],
+)
+def test_the_line_names_the_server_once_and_no_tls_where_it_did_without(
+    clock: Clock, log: pytest.LogCaptureFixture, reason: str, said: str
+) -> None:
+    reached = Outage(LOG, "host:7419")
+    reached.ends(clock.now)
+    clock.now += 1
+    reached.begins(OSError(reason), clock.now)
+    assert log.messages == [f"lost the connection to host:7419: {said}"]
+    log.clear()
+    Outage(LOG, "host:7419").begins(OSError(reason), clock.now)
+    (never,) = log.messages
+    assert never.startswith("cannot reach host:7419: ")
+    assert ("tcp+tls://" in never) is ("tcp+tls://" in reason)

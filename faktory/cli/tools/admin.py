@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ...exceptions import FaktoryServerError
 from ...wire.validate import QUEUE_NAME, brief, clip, show
 from ..exits import Exit, ExitError, UsageError
 from . import output, waiting
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 CHUNK = 100
 """Commands sent at a time: their answers must fit into the buffers of the operating system."""
+
+DEADLINE = "context deadline exceeded"
+COMMAND_TIMEOUT = "5 s"
+"""What a server says that has worked on a command for so long (`server/server.go`)."""
 
 SHOWN = ("description", "faktory_version")
 """What `info` shows of the server on its first line."""
@@ -228,8 +233,22 @@ def mutate(options: argparse.Namespace) -> int:
                 f"set {options.target} of {client.faktory}?",
                 options.yes,
             )
-        with waiting.shown(options.url, "changing", before, _left_in(options.target)):
-            client.call(command)
+        try:
+            with waiting.shown(options.url, "changing", before, _left_in(options.target)):
+                client.call(command)
+        except KeyboardInterrupt:
+            text = "interrupted; the server may go on with it. Its sets: faktory-worker info"
+            raise ExitError(Exit.INTERRUPTED, text) from None
+        except FaktoryServerError as error:
+            if DEADLINE not in error.message:
+                raise
+            after = _set_size(client, options.target)
+            raise ExitError(
+                Exit.FAILED,
+                f"the server has stopped in the middle, as it has {COMMAND_TIMEOUT} for a command "
+                f"({clip(error.message)}); {options.target}: {output.jobs(before)} before, "
+                f"{after:,} after. The same command again goes on.",
+            ) from None
         after = _set_size(client, options.target)
     if options.json:
         output.show_json({"target": options.target, "before": before, "after": after})

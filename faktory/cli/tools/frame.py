@@ -10,19 +10,23 @@ from typing import Final
 
 from ...wire.validate import clip
 from . import output, readings
+from .backlog import LONG_WAIT
 from .readings import Rates, Reading, Seen
 
 MAX_QUEUES: Final = 50
 """Queues of a block of lines, unless they are named: there may be thousands."""
 
-LONG_WAIT: Final = 60.0
-"""Seconds from which on a queue's oldest job has waited for too long; as in `backlog`."""
-
 NUMBERS: Final = 6
 """Lines between the header and the queues."""
 
+TWO_COLUMNS: Final = 61
+"""Columns of a screen from which on the sets stand beside the counts."""
+
+NARROW: Final = ("processed", "failed", "enqueued", "working", "retries", "dead")
+"""What a narrower screen shows, in one column."""
+
 Row = list[tuple[str, str]]
-"""Pieces of a line, each a text and a style: "", "title", "soft", "warn" or "bad"."""
+"""Pieces of a line, each a text and a meaning of `terminal.STYLES`, or ""."""
 
 
 def frame(
@@ -34,11 +38,11 @@ def frame(
     """
     lines = [_header(seen.latest, title, hint, width)]
     lines += [
-        [(text, "bad")]
+        [(text, "error")]
         for text in wrap(_ascii(note), max(width, 10), max_lines=3, placeholder="...")
     ]
     rates = readings.rates(None if note else seen.before, seen.latest)
-    lines += [[], *_numbers(seen.latest, rates), []]
+    lines += [[], *_numbers(seen.latest, rates, width), []]
     room = MAX_QUEUES + 2 if height is None else height - len(lines)
     if height is None and seen.latest.names:
         room = len(seen.latest.shown) + 2
@@ -62,17 +66,17 @@ def _header(reading: Reading, title: str, hint: str, width: int) -> Row:
     age = "" if up is None else f", up {output.duration(up if up < 60 else up - up % 60)}"
     left = f"{server} at {_ascii(title)}{age}"
     gap = width - len(left) - len(hint)
-    return [(left, "title"), (" " * gap + hint, "soft")] if gap > 1 else [(left, "title")]
+    return [(left, "title"), (" " * gap + hint, "dim")] if gap > 1 else [(left, "title")]
 
 
-def _numbers(reading: Reading, rates: Rates) -> list[Row]:
+def _numbers(reading: Reading, rates: Rates, width: int) -> list[Row]:
     state = reading.state
     workers = reading.of_faktory("tasks", "Workers", "size")
     waiting = sum(state.queues.values())
     memory = reading.of_server("used_memory_mb")  # 0 of the embedded server, which does not say
     idle = workers == 0 and waiting > 0
     sets = {name: state.sets.get(name, 0) for name in readings.SETS}
-    failing = "bad" if rates.failed else ""
+    failing = "error" if rates.failed else ""
     counted = output.counted(len(state.queues), "queue")
     left = (
         ("processed", _amount(reading.of_faktory("total_processed")), _rate(rates.processed), ""),
@@ -86,15 +90,27 @@ def _numbers(reading: Reading, rates: Rates) -> list[Row]:
         ("enqueued", f"{waiting:,}", f"in {counted}", ""),
         ("scheduled", f"{sets['scheduled']:,}", "", ""),
         ("working", f"{sets['working']:,}", "", ""),
-        ("retries", f"{sets['retries']:,}", "", "warn" if sets["retries"] else ""),
-        ("dead", f"{sets['dead']:,}", "", "bad" if sets["dead"] else ""),
-        ("workers", _amount(workers), "none is connected" if idle else "", "warn" if idle else ""),
+        ("retries", f"{sets['retries']:,}", "", "warning" if sets["retries"] else ""),
+        ("dead", f"{sets['dead']:,}", "", "error" if sets["dead"] else ""),
+        (
+            "workers",
+            _amount(workers),
+            "none is connected" if idle else "",
+            "warning" if idle else "",
+        ),
     )
+    if width < TWO_COLUMNS:
+        sets_below = ((name, count, "", style) for name, count, _, style in right)
+        rows = {row[0]: row for row in (*left, *sets_below)}
+        return [
+            [(f"{name:<12}", "dim"), (f"{_fit(value, 13):>13}{rate:>12}", style)]
+            for name, value, rate, style in map(rows.__getitem__, NARROW)
+        ]
     return [
         [
-            (f"{name:<12}", "soft"),
+            (f"{name:<12}", "dim"),
             (f"{_fit(value, 13):>13}{rate:>12}   ", style),
-            (f"{other:<10}", "soft"),
+            (f"{other:<10}", "dim"),
             (f"{_fit(count, 11):>11}  {more}", other_style),
         ]
         for (name, value, rate, style), (other, count, more, other_style) in zip(
@@ -108,7 +124,7 @@ def _queues(seen: Seen, rates: Rates, width: int, room: int) -> list[Row]:
     reading = seen.latest
     sizes = reading.sizes
     if not sizes:
-        return [[("The server has no queues.", "soft")]]
+        return [[("The server has no queues.", "dim")]]
     if room < 2:
         return []
     count = len(sizes) if len(sizes) < room else room - 2
@@ -117,24 +133,24 @@ def _queues(seen: Seen, rates: Rates, width: int, room: int) -> list[Row]:
         shown = readings.largest(sizes, count)
     names = [_ascii(name) for name in shown]
     column = max(20, min(max(map(len, names), default=0), width - 42))
-    lines: list[Row] = [
-        [(f"{'QUEUE':<{column}}{'JOBS':>12}{'CHANGE':>12}{'OLDEST WAITS':>16}", "soft")]
-    ]
+    cells = (f"{'QUEUE':<{column}}", f"{'JOBS':>12}", f"{'CHANGE':>12}", f"{'OLDEST WAITS':>16}")
+    lines: list[Row] = [_whole([(cell, "dim") for cell in cells], width)]
     for name, label in zip(shown, names, strict=True):
         size, wait = sizes[name], reading.latencies.get(name)
-        old = "warn" if wait is not None and wait >= LONG_WAIT and size else ""
+        old = "warning" if wait is not None and wait >= LONG_WAIT and size else ""
         change = _change(seen.before, name, size, rates.seconds)
-        lines.append(
-            [
-                (f"{_fit(label, column):<{column}}", ""),
-                (f"{size:>12,}{change:>12}", "" if size else "soft"),
-                (f"{_wait(size, wait):>16}", old or ("" if size else "soft")),
-            ]
-        )
+        style = "" if size else "dim"
+        row = [
+            (f"{_fit(label, column):<{column}}", ""),
+            (f"{size:>12,}", style),
+            (f"{change:>12}", style),
+            (f"{_wait(size, wait):>16}", old or style),
+        ]
+        lines.append(_whole(row, width))
     if len(sizes) > len(shown):
         rest = sum(sizes.values()) - sum(sizes[name] for name in shown)
         hidden = output.counted(len(sizes) - len(shown), "more queue")
-        lines.append([(f"and {hidden} with {output.jobs(rest)}", "soft")])
+        lines.append([(f"and {hidden} with {output.jobs(rest)}", "dim")])
     return lines
 
 
@@ -171,6 +187,13 @@ def _ascii(text: str) -> str:
 
 def _fit(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _whole(cells: Row, width: int) -> Row:
+    """Return the first cells of a line, as many as a screen shows whole; one at least."""
+    while len(cells) > 1 and sum(len(text) for text, _ in cells) > width:
+        cells = cells[:-1]
+    return cells
 
 
 def _cut(line: Row, width: int) -> Row:

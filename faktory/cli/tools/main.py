@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -25,6 +26,7 @@ from ..exits import Exit, ExitError
 from ..names import GROUPS, TOOLS, WORKER, WORKER_SUMMARY
 from ..parser import Parser, add_completion, columns, examples
 from . import admin, doctor, health, output, periodic, push, server, top
+from .arguments import add_json, seconds
 
 _ABOUT: Final = """\
 The worker of the Faktory job server, and tools around it.
@@ -93,9 +95,11 @@ def _run(argv: Sequence[str] | None, prog: str, written: streams.Output) -> int:
     except ExitError as error:
         return _show_error(name, error, error.code)
     except (FaktoryError, OSError, ValueError) as error:
-        taken = getattr(error, "errno", None) == errno.EADDRINUSE
-        remedy = ". --bind 127.0.0.1:0 takes a free port." if taken else ""
-        return _show_error(name, f"{error}{remedy}", _code(error))
+        text = str(error)
+        if getattr(error, "errno", None) == errno.EADDRINUSE and hasattr(options, "bind"):
+            text = f"--bind {options.bind}: another program listens there: "
+            text += f"{os.strerror(errno.EADDRINUSE)}. --bind 127.0.0.1:0 takes a free port."
+        return _show_error(name, text, _code(error))
     except KeyboardInterrupt:
         return _show_error(name, "interrupted", Exit.INTERRUPTED)
 
@@ -220,11 +224,11 @@ def _add_reading(tool: Callable[..., Any]) -> None:
     add(
         "--watch",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=3.0,
         help="how long to watch queues whose jobs have waited for more than a minute (default: 3)",
     )
-    _add_json(add, "a list of objects with level, check, text and remedy")
+    add_json(add, "a list of objects with level, check, text and remedy")
     add = tool(
         "info",
         admin.info,
@@ -232,7 +236,7 @@ def _add_reading(tool: Callable[..., Any]) -> None:
         ("", "version, memory, how many jobs"),
         ("--json --url tcp://localhost:7419", "all that a server at an address says"),
     )
-    _add_json(add, "the server's answer to INFO, unchanged")
+    add_json(add, "the server's answer to INFO, unchanged")
     add = tool(
         "queues",
         admin.queues,
@@ -241,7 +245,7 @@ def _add_reading(tool: Callable[..., Any]) -> None:
         ("images mail --json", "two of them, for programs"),
     )
     add("names", metavar="QUEUE", nargs="*", help="only these queues (default: all)")
-    _add_json(add, "a list of objects with name, size and latency, in seconds")
+    add_json(add, "a list of objects with name, size and latency, in seconds")
 
 
 def _add_periodic(tool: Callable[..., Any], tools: Any) -> None:
@@ -268,7 +272,7 @@ def _add_periodic(tool: Callable[..., Any], tools: Any) -> None:
         help="of --run: text, or json, every line an object (default: text)",
     )
     add("-v", "--verbose", action="store_true", help="of --run: log debug messages, too")
-    _add_json(add, "a list of objects with name, jobtype and at, ISO 8601 with the offset")
+    add_json(add, "a list of objects with name, jobtype and at, ISO 8601 with the offset")
 
 
 def _count(text: str) -> int:
@@ -278,7 +282,7 @@ def _count(text: str) -> int:
 
 
 def _add_changing(tool: Callable[..., Any]) -> None:
-    _add_push(tool)
+    push.add_tool(tool)
     add = tool(
         "pause",
         admin.pause,
@@ -328,7 +332,7 @@ def _add_changing(tool: Callable[..., Any]) -> None:
     add("--jobtype", metavar="TYPE", help="jobs of this type")
     add("--jid", action="append", help="the job with this id; may be repeated")
     add("--matching", metavar="GLOB", help='jobs whose stored JSON matches, as *"cat.png"*')
-    _add_json(add, "an object with target, before and after")
+    add_json(add, "an object with target, before and after")
     _add_yes(add)
     add = tool(
         "flush",
@@ -340,65 +344,10 @@ def _add_changing(tool: Callable[..., Any]) -> None:
     _add_yes(add)
 
 
-def _add_push(tool: Callable[..., Any]) -> None:
-    add = tool(
-        "push",
-        push.run,
-        "Prints the job's jid. TYPE and its ARGs stand together, other flags before or after them.",
-        ("""resize cat.png 200 '{"crop": true}' -q images""", "text, a number, an object"),
-        ("report --in 3600", "in an hour"),
-        ("-f jobs.jsonl", "one job a line"),
-    )
-    add("jobtype", metavar="TYPE", nargs="?", help="the job's type")
-    add(
-        "args",
-        metavar="ARG",
-        nargs="*",
-        help='its arguments: JSON if they are valid JSON (200, true, "200" with its quotes), else '
-        "text",
-    )
-    add(
-        "-f",
-        "--file",
-        metavar="FILE",
-        help='push the jobs in this file, "-" for standard input: one JSON object a line, with '
-        "jobtype and args at least; invalid lines are reported, and the others pushed",
-    )
-    add("-q", "--queue", metavar="NAME", help='its queue (default: "default")')
-    add(
-        "--in",
-        dest="delay",
-        metavar="SECONDS",
-        type=_seconds,
-        help="run it this much later",
-    )
-    add("--at", metavar="TIME", help="run it at this time; RFC 3339, like 2026-01-02T03:04:05Z")
-    add("--retry", metavar="N", type=int, help="attempts after the first (default: 25)")
-    add("--reserve-for", metavar="SECONDS", type=int, help="how long a run may take")
-    add("--backtrace", metavar="N", type=int, help="lines of a failure's traceback to keep")
-    add("--custom", metavar="JSON", help="an object with values of your own")
-    add("--jid", help="its id (default: a random one)")
-    _add_json(add, "an object with jid; with -f, with pushed, and refused by line")
-
-
 def _add_queues(add: Callable[..., Any]) -> None:
     add("names", metavar="QUEUE", nargs="*", help="which queues")
     add("--all", action="store_true", help="all queues")
 
 
-def _add_json(add: Callable[..., Any], what: str) -> None:
-    add("--json", action="store_true", help=f"for programs: {what}")
-
-
 def _add_yes(add: Callable[..., Any]) -> None:
     add("-y", "--yes", action="store_true", help="do not ask; required without a terminal")
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
-    return number

@@ -15,6 +15,7 @@ from math import inf
 from time import monotonic
 from typing import TextIO
 
+from ...wire.amounts import counted as counted
 from ...wire.validate import brief
 from .. import terminal
 from ..exits import Exit, ExitError
@@ -68,11 +69,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: 1 queue, 1,234 queues."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def jobs(count: int) -> str:
@@ -146,6 +142,7 @@ class _ProgressLine:
         if seconds > 0:
             parts.append(f"{count / seconds:,.0f} a second")
         if part is not None:
+            part = min(part, 1.0)  # of a file that grows
             parts.append(f"{part:.0%}")
         if part and seconds >= 1:
             parts.append(f"{duration(seconds / part * (1 - part))} left")

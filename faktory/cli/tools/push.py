@@ -24,6 +24,7 @@ from ...exceptions import FaktoryBulkError, FaktoryError
 from ...wire.validate import clip
 from ..exits import Exit, ExitError, UsageError
 from . import output
+from .arguments import add_json, seconds
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -35,13 +36,58 @@ FIELDS = ("queue", "jid", "retry", "backtrace", "reserve_for", "at", "custom")
 """The options that are also fields of a job."""
 
 
+def add_tool(tool: Any) -> None:
+    """Add it to the parser."""
+    add = tool(
+        "push",
+        run,
+        "Prints the job's jid. TYPE and its ARGs stand together, other flags before or after them.",
+        ("""resize cat.png 200 '{"crop": true}' -q images""", "text, a number, an object"),
+        ("report --in 3600", "in an hour"),
+        ("-f jobs.jsonl", "one job a line"),
+    )
+    add("jobtype", metavar="TYPE", nargs="?", help="the job's type")
+    add(
+        "args",
+        metavar="ARG",
+        nargs="*",
+        help='its arguments: JSON if they are valid JSON (200, true, "200" with its quotes), else '
+        "text",
+    )
+    add(
+        "-f",
+        "--file",
+        metavar="FILE",
+        help='push the jobs in this file, "-" for standard input: one JSON object a line, with '
+        "jobtype and args at least; invalid lines are reported, and the others pushed",
+    )
+    add("-q", "--queue", metavar="NAME", help='its queue (default: "default")')
+    add(
+        "--in",
+        dest="delay",
+        metavar="SECONDS",
+        type=seconds,
+        help="run it this much later",
+    )
+    add("--at", metavar="TIME", help="run it at this time; RFC 3339, like 2026-01-02T03:04:05Z")
+    add("--retry", metavar="N", type=int, help="attempts after the first (default: 25)")
+    add("--reserve-for", metavar="SECONDS", type=int, help="how long a run may take")
+    add("--backtrace", metavar="N", type=int, help="lines of a failure's traceback to keep")
+    add("--custom", metavar="JSON", help="an object with values of your own")
+    add("--jid", help="its id (default: a random one)")
+    add_json(add, "an object with jid; with -f, with pushed, and refused by line")
+
+
 def run(options: argparse.Namespace) -> int:
     """Push the job, or the file of jobs, that the command line names."""
     given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     if options.file is None:
         return _push_one(options, given)
-    if given or options.delay is not None or options.jobtype is not None:
-        raise UsageError("with -f each job has its own fields: leave out the other flags.")
+    flags = [f"--{name.replace('_', '-')}" for name in given]
+    flags += ["--in"] if options.delay is not None else []
+    flags += [options.jobtype] if options.jobtype is not None else []
+    if flags:
+        raise UsageError(f"with -f each job has its own fields: leave out {', '.join(flags)}.")
     return _push_many(options)
 
 
@@ -77,7 +123,7 @@ def _value(text: str) -> object:
         return load_json(os.fsencode(text))
     except ValueError as error:
         begin = text.lstrip()[:1]
-        if begin not in ("{", "[", '"') or not begin:
+        if begin not in ("{", "[", '"'):
             return text
         as_text = shlex.quote(json.dumps(text, ensure_ascii=False))
         raise UsageError(

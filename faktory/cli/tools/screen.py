@@ -15,10 +15,12 @@ import termios
 import tty
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
 from ...worker.signals import handled
+from ..terminal import STYLES
 from .frame import Row
 
 _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
@@ -28,8 +30,6 @@ _LEAVE: Final = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 
 _UPDATE: Final = ("\x1b[?2026h", "\x1b[?2026l")
 """Around an update: a terminal that knows it shows all of it at once."""
-
-_STYLES: Final = {"title": "bold", "soft": "dim", "warn": "yellow", "bad": "bold red"}
 
 
 class Ended(BaseException):
@@ -52,6 +52,7 @@ class Screen:
         self._shown: list[Row] = []
         self._size = (0, 0)
         self._stopped = False
+        self._leaves = False
         self._signals = ExitStack()
         self._wake_reader, self._wake_writer = os.pipe()
         for descriptor in (self._wake_reader, self._wake_writer):
@@ -59,7 +60,8 @@ class Screen:
         self._readers = [each for each in (self._wake_reader, self._keys) if each is not None]
 
     def __enter__(self) -> Self:
-        end = dict.fromkeys(("SIGTERM", "SIGHUP", "SIGQUIT"), _end)
+        end = dict.fromkeys(("SIGTERM", "SIGHUP", "SIGQUIT"), partial(self._end, Ended))
+        end["SIGINT"] = partial(self._end, KeyboardInterrupt)
         others = {"SIGWINCH": self.wake, "SIGTSTP": self._on_stop}
         self._signals.enter_context(handled({**end, **others}))
         try:
@@ -75,6 +77,7 @@ class Screen:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._leaves = True
         try:
             self._restore()
         finally:
@@ -133,7 +136,7 @@ class Screen:
     def _render(self, line: Row) -> str:
         from rich.text import Text
 
-        text = Text.assemble(*((piece, _STYLES.get(style, "")) for piece, style in line))
+        text = Text.assemble(*((piece, STYLES.get(meaning, "")) for piece, meaning in line))
         with self._console.capture() as capture:
             self._console.print(text, end="", soft_wrap=True)
         return capture.get()
@@ -159,6 +162,10 @@ class Screen:
         while data:
             data = data[os.write(self._out, data) :]
 
+    def _end(self, kind: type[BaseException]) -> None:
+        if not self._leaves:  # else a second signal would leave the terminal as it is
+            raise kind
+
     def _on_stop(self) -> None:
         self._stopped = True
         self.wake()
@@ -179,7 +186,3 @@ def _keyboard() -> int | None:
         return sys.stdin.fileno() if sys.stdin.isatty() else None
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def _end() -> None:
-    raise Ended

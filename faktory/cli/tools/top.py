@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
+from .. import terminal
 from ..exits import Exit
 from . import admin, output, readings
+from .arguments import add_json
 from .frame import MAX_QUEUES, frame, plain, room_for_queues
 from .readings import Reading, Seen, Watcher
 
@@ -61,11 +61,7 @@ def add_tool(tool: Any) -> None:
     )
     add("-n", "--count", metavar="N", type=_count, help="end after so many readings")
     add("--plain", action="store_true", help="print lines, on a terminal too")
-    add(
-        "--json",
-        action="store_true",
-        help="for programs: one reading, as info --json has it, with rates and latencies",
-    )
+    add_json(add, "one reading, as info --json has it, with rates and latencies")
 
 
 def _interval(text: str) -> float:
@@ -99,11 +95,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _has_screen() -> bool:
     """Return whether standard output is a terminal that can be redrawn; say it if rich lacks."""
-    if not sys.stdout.isatty() or os.environ.get("TERM", "") in ("", "dumb"):
+    if not terminal.can_redraw(sys.stdout):
         return False
-    if not find_spec("termios"):  # as on Windows
-        return False
-    if find_spec("rich"):
+    if terminal.has_rich():
         return True
     text = "one screen needs the extra: pip install 'faktory-worker[cli]'"
     print(f"faktory-worker top: these are lines; {text}", file=sys.stderr)

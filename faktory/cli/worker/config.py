@@ -46,6 +46,11 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Namespace:
         errors.append(
             f"-e {env}: {found.path} has no table {found.header(env)}: there is {existing}"
         )
+    if env is not None and not (tables or errors):
+        warnings.append(
+            f"-e {env}: there is no file that could have such a table: name one by -C, or go to "
+            f"the folder whose {file.PYPROJECT} has [{file.TABLE}]"
+        )
     if errors:
         # Without the right -e any table may be the one that counts: who reads JSON gets JSON.
         sources = [given] if "log_format" in given else tables.values()

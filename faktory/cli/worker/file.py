@@ -53,8 +53,11 @@ def read(path: str | None, errors: list[str], warnings: list[str]) -> Found:
             errors.append(f"-C {path}: {error}")
         return Found()
     place = path if by_itself else f"-C {path}"
+    tool = top.get("tool")
+    if not above and isinstance(tool, dict) and isinstance(tool.get("faktory-worker"), dict):
+        errors.append(f"{place}: [{TABLE}] is for {PYPROJECT}: here its keys stand at the top")
+        return Found()
     if above:
-        tool = top.get("tool")
         ours = tool.get("faktory-worker") if isinstance(tool, dict) else None
         if ours is None:
             if not by_itself:

@@ -55,9 +55,9 @@ class TextFormatter(logging.Formatter):
         job = getattr(record, "job", "")
         text = f"{record.threadName} {job}{record.getMessage()}"
         if not text.isprintable() or len(text) > MAX_TEXT:
-            text = _indented(escape_lines(cut(text, MAX_TEXT)))
+            text = indented(escape_lines(cut(text, MAX_TEXT)))
         line = self._line(int(record.created), record.msecs, record.levelname, record.process, text)
-        for more in _more_lines(record):
+        for more in more_lines(record):
             line += "\n" + _LIKE_A_LINE.sub("    ", escape_lines(cut(more, MAX_TEXT)))
         return line
 
@@ -97,11 +97,12 @@ _REMOTE: Final = ("RemoteTraceback", "_RemoteTraceback")
 """Exceptions whose text is a traceback of another process: ours, and of `concurrent.futures`."""
 
 
-def _indented(text: str) -> str:
+def indented(text: str) -> str:
+    """Return a text whose lines after the first one are indented."""
     return _CONTINUED.sub("\n    ", text)
 
 
-def _more_lines(record: logging.LogRecord) -> Iterator[str]:
+def more_lines(record: logging.LogRecord) -> Iterator[str]:
     """Yield what follows a record's message: its traceback, and its stack."""
     if record.exc_info and record.exc_info[1] is not None:
         yield shown_traceback(record.exc_info[1], record.exc_info[2])
@@ -123,7 +124,7 @@ def shown_traceback(error: BaseException, trace: TracebackType | None, message: 
         text = getattr(each, "_str", None)  # where the text stands since Python 3.5
         if isinstance(text, str):
             remote = _name_of_type(each) in _REMOTE
-            each._str = _indented(text) if remote else escape(text)  # type: ignore[attr-defined]
+            each._str = indented(text) if remote else escape(text)  # type: ignore[attr-defined]
         inner = (each.__cause__, each.__context__, *(each.exceptions or ()))
         shown += [other for other in inner if other is not None]
     lines = list(shown[0].format())

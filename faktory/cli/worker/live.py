@@ -18,7 +18,7 @@ from ...wire.log import cut, escape_lines
 from ...worker import counts
 from .. import terminal
 from ..terminal import paint
-from .formats import MAX_TEXT, TextFormatter, _indented, _more_lines
+from .formats import MAX_TEXT, TextFormatter, indented, more_lines
 
 if TYPE_CHECKING:
     from ...worker import Worker
@@ -65,10 +65,11 @@ class LiveFormatter(TextFormatter):
         jobtype, jid = getattr(record, "jobtype", ""), getattr(record, "jid", "")
         message = record.getMessage()
         if jid and not getattr(record, "job", ""):  # it names the job itself
-            name = f"{jobtype} {jid} "
-            message, jid = (
-                (message.removeprefix(name), jid) if message.startswith(name) else (message, "")
-            )
+            name, _, rest = message.partition(f" {jid} ")
+            if rest and _names(name, jobtype):
+                jobtype, message = name, rest
+            else:
+                jid = ""
         head = self._time(int(record.created))
         if self._many:
             head += paint(f" {record.process}", "dim")
@@ -80,7 +81,7 @@ class LiveFormatter(TextFormatter):
         else:
             message = self._of_level(record, _escaped(message))
         line = f"{head} {message}"
-        for more in _more_lines(record):
+        for more in more_lines(record):
             line += "\n" + escape_lines(cut(more, MAX_TEXT))
         return line
 
@@ -127,10 +128,15 @@ class LiveFormatter(TextFormatter):
         return shown
 
 
+def _names(name: str, jobtype: str) -> bool:
+    """Return whether a line names a job type so, which is cut where it is long."""
+    return name == jobtype or (name.endswith("...") and jobtype.startswith(name[:-3]))
+
+
 def _escaped(text: str) -> str:
     if text.isprintable() and len(text) <= MAX_TEXT:
         return text
-    return _indented(escape_lines(cut(text, MAX_TEXT)))
+    return indented(escape_lines(cut(text, MAX_TEXT)))
 
 
 class _Status:
@@ -194,12 +200,12 @@ def shown(worker: Worker, writer: Writer | None) -> Iterator[None]:
     if writer is None:
         yield
         return
-    screen = writer.use_screen()
-    screen.has_keys = lambda: worker.is_quiet or worker.is_disconnecting
-    screen.show(_Status(worker, writer, counts.enable()))
-    writer.redraw()
+    line = writer.use_status_line()
+    line.has_keys = lambda: worker.is_quiet or worker.is_disconnecting
+    line.size = lambda: terminal.size(writer.descriptor)
+    line.show(_Status(worker, writer, counts.enable()))  # drawn with the first line
     try:
         yield
     finally:
-        screen.show(None)
+        line.show(None)
         writer.redraw()

@@ -52,6 +52,8 @@ class LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; wait for one of level ERROR, as the process may be about to die."""
+        if getattr(record, "seconds", None) is not None:
+            _end_lines()
         try:
             line = self.format(record)
         except Exception as error:
@@ -69,6 +71,8 @@ class LineHandler(logging.Handler):
         line = self._job_line(logger, message, job, event, seconds)
         if line is None:
             return False
+        if seconds is not None:
+            _end_lines()
         self._writer.put(line)
         return True
 
@@ -159,7 +163,9 @@ class JsonStream(io.TextIOBase):
         self._level = level
         self._handler = handler
         self._stream = stream
-        self._unfinished = threading.local()
+        self.unfinished: dict[int, str] = {}  # by thread
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.unfinished.clear)  # the parent writes it
 
     @property
     def buffer(self) -> Any:
@@ -190,18 +196,28 @@ class JsonStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write the complete lines; keep the rest until its line is complete."""
-        *lines, rest = (getattr(self._unfinished, "text", "") + text).split("\n")
-        self._unfinished.text = cut(rest, MAX_TEXT - 100) if len(rest) > MAX_LINE else rest
+        thread = threading.get_ident()
+        *lines, rest = (self.unfinished.pop(thread, "") + text).split("\n")
+        if rest:
+            rest = cut(rest, MAX_TEXT - 100) if len(rest) > MAX_LINE else rest
+            self.unfinished[thread] = rest
         for line in lines:
             self._put(line)
         return len(text)
 
     def flush(self) -> None:
         """Write this thread's unfinished line; wait until all is written, a second at most."""
-        rest = getattr(self._unfinished, "text", "")
-        self._unfinished.text = ""
-        self._put(rest)
+        self.end_line()
         self._handler.flush()
+
+    def end_line(self) -> None:
+        """Write this thread's unfinished line."""
+        self._put(self.unfinished.pop(threading.get_ident(), ""))
+
+    def end(self) -> None:
+        """Write the unfinished lines of all threads."""
+        for thread in list(self.unfinished):
+            self._put(self.unfinished.pop(thread, ""))
 
     def _put(self, line: str) -> None:
         if not line.strip():
@@ -226,6 +242,16 @@ def _object(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+_printed: list[JsonStream | TextStream] = []  # what stands for the standard streams
+
+
+def _end_lines() -> None:
+    """Write what a job of this thread, which has ended, printed last without a line end."""
+    for stream in _printed:
+        if stream.unfinished:
+            stream.end_line()
 
 
 _format: Callable[[logging.LogRecord], str] = TextFormatter(many=False).format
@@ -254,6 +280,7 @@ def configure(log_format: str, level: int = logging.INFO, many: bool = False) ->
     out, error = JsonHandler(1), JsonHandler(2)
     sys.stdout = JsonStream("stdout", logging.INFO, out, sys.__stdout__)
     sys.stderr = JsonStream("stderr", logging.WARNING, error, sys.__stderr__)
+    _printed[:] = sys.stdout, sys.stderr
     logging.root.addHandler(error)
     logging.root.setLevel(level)
     logging.captureWarnings(True)
@@ -280,10 +307,12 @@ def _replace_streams() -> None:
         writer.encoding = codec
     if terminal.is_live(sys.stderr) and terminal.has_rich():
         _is_live = True
-        writer.use_screen()
+        writer.use_status_line()
     sys.stderr = TextStream(sys.stderr, writer, waits=True)
+    _printed[:] = [sys.stderr]
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
         sys.stdout = TextStream(sys.stdout, writer if writer_of(1) is writer else None)
+        _printed.append(sys.stdout)
 
 
 def _codec(stream: Any) -> str:
@@ -320,7 +349,7 @@ def _used() -> tuple[int, ...]:
 def close() -> bool:
     """Write what is left, for a second at most; return False if a reader does not take it."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextStream):
+        if isinstance(stream, JsonStream | TextStream):
             stream.end()
     for descriptor in _used():
         writer_of(descriptor).close()

@@ -23,11 +23,12 @@ from ...client.defaults import configure
 from ...exceptions import FaktoryAuthenticationError, FaktoryPayloadError
 from ...jobs import registry
 from ...wire.address import find_url
+from ...wire.amounts import counted
 from ...wire.log import Log
 from ...worker import Worker
 from ...worker.manager import CannotStart
 from ...worker.signals import handled, noticed
-from ...worker.texts import counted, is_terminal, listed
+from ...worker.texts import is_terminal, listed
 from .. import conflict, hints, loading, streams, terminal
 from ..exits import Exit, ExitError, UsageError
 from . import config, live, logs, queues, title
@@ -192,7 +193,7 @@ def _check_supervisor(options: Namespace) -> None:
     _log_versions(worker)
     reloads = ", restarted when a file is saved" if options.reload else ""
     hint = f"; Ctrl-C stops {'it' if count == 1 else 'them'}" if is_terminal(sys.stderr) else ""
-    text = "starts %s, each for %s at a time%s%s"
+    text = f"starts %s{', each' if count > 1 else ''} for %s at a time%s%s"
     jobs = counted(worker.concurrency, "job")
     log.info(text, counted(count, "worker"), jobs, reloads, hint)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from threading import get_ident
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from .writer import Text, Writer
 
@@ -28,14 +28,20 @@ class TextStream:
         self._stream = stream
         self._writer = writer
         self._waits = waits
-        self._unfinished: dict[int, str] = {}
+        self.unfinished: dict[int, str] = {}
         """By thread."""
         self._is_ending = False
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._unfinished.clear)  # the parent writes it
+            os.register_at_fork(after_in_child=self.unfinished.clear)  # the parent writes it
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def write(self, text: str) -> int:
         """Write what is complete; keep the rest until its line is."""
@@ -44,13 +50,13 @@ class TextStream:
         if self._stream.closed:
             raise ValueError("I/O operation on closed file.")
         thread = get_ident()
-        written = self._unfinished.pop(thread, "") + text
+        written = self.unfinished.pop(thread, "") + text
         # A line that is written again, as a progress bar's, is shown at once.
         end = len(written) if "\r" in text else written.rfind("\n") + 1
         if len(written) - end > MAX_UNFINISHED:
             end = len(written)
         if end < len(written):
-            self._unfinished[thread] = written[end:]
+            self.unfinished[thread] = written[end:]
         if end:
             self._send(written[:end])
         return len(text)
@@ -62,20 +68,31 @@ class TextStream:
 
     def flush(self) -> None:
         """Write this thread's unfinished line; wait until all is written, a second at most."""
-        self._send_rest(list(self._unfinished) if self._is_ending else [get_ident()])
+        self._send_rest(list(self.unfinished) if self._is_ending else [get_ident()])
         if self._writer is not None:
             self._writer.wait()
         self._stream.flush()
+
+    def end_line(self) -> None:
+        """Write this thread's unfinished line."""
+        self._send_rest([get_ident()])
+
+    def close(self) -> None:
+        """Have all that is unfinished written, and close the original."""
+        if not self._stream.closed:
+            self.end()
+            self.flush()
+        self._stream.close()
 
     def end(self) -> None:
         """Have the unfinished lines of all threads written, by the next `flush` at the latest."""
         self._is_ending = True
         if self._writer is not None:  # else it may take long
-            self._send_rest(list(self._unfinished))
+            self._send_rest(list(self.unfinished))
 
     def _send_rest(self, threads: list[int]) -> None:
         for thread in threads:
-            if rest := self._unfinished.pop(thread, ""):
+            if rest := self.unfinished.pop(thread, ""):
                 self._send(rest)
 
     def _send(self, text: str) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...jobs.context import reservation_clock
 from ...wire import recovery
+from ...wire.amounts import counted
 from ...wire.log import Log
 from ...worker import Worker, counts
 from ...worker.backends.supervisor import (
@@ -35,7 +36,7 @@ from ...worker.backends.supervisor import (
 )
 from ...worker.counts import PROCESS, Page
 from ...worker.signals import GROUP_SIGNALS
-from ...worker.texts import counted, is_terminal
+from ...worker.texts import is_terminal
 from ..exits import NEVER_BEGAN, Exit
 from . import logs
 from .reports import Reporter, Unanswered
@@ -356,7 +357,8 @@ class WorkerSupervisor(Supervisor[WorkerChild | Reporter]):
         self.deadline = monotonic() + self._grace + self._stop_grace
         if running:
             text = "stopping %s%s"
-            again = "; Ctrl-C again interrupts their jobs" if hint else ""
+            whose = "its" if len(running) == 1 else "their"
+            again = f"; Ctrl-C again interrupts {whose} jobs" if hint else ""
             log.info(text, counted(len(running), "worker"), again, event="stop")
         for worker in running:
             worker.end(STOP)

@@ -21,18 +21,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from queue import Empty, SimpleQueue
-from tempfile import TemporaryFile
 from threading import Thread, get_ident
 from time import monotonic, sleep
 from typing import Final
 
-from ...client.descriptors import copy_high
 from ...client.pushes import value_of
-from . import screen as screens
-from .screen import Screen
-
-if sys.platform != "win32":
-    import fcntl
+from . import status_line
+from .status_line import StatusLine
+from .turns import Turns
 
 MAX_ENTRIES: Final = 8192
 """How many lines wait; one that is longer than a KiB counts as several: 8 MiB in all."""
@@ -70,13 +66,10 @@ class Writer:
         self._descriptor = descriptor
         self._say_dropped = say_dropped
         self.encoding = "utf-8"
-        self._screen: Screen | None = None
-        self._turns = _shared_file()
-        self._turns_id = _file_id(self._turns)
+        self._status_line: StatusLine | None = None
+        self._turns = Turns()
         self._has_others = False
         """Whether this process has forked or was forked, so that others write here too."""
-        self._next_turn = 0.0
-        """When to take turns again (`time.monotonic`), after a process that kept its own."""
         self._socket, self._is_file = self._look()
         self._looked_at = -inf
         """When it was looked at last (`time.monotonic`)."""
@@ -137,10 +130,10 @@ class Writer:
         _release(self._hurry)
         written.acquire(timeout=timeout)
 
-    def use_screen(self) -> Screen:
-        """Return what stands below the lines from now on: the descriptor is a terminal."""
-        self._screen = self._screen or Screen()
-        return self._screen
+    def use_status_line(self) -> StatusLine:
+        """Return the line that is below the others from now on: the descriptor is a terminal."""
+        self._status_line = self._status_line or StatusLine()
+        return self._status_line
 
     def redraw(self) -> None:
         """Have the writer look at once whether what stands below the lines has changed."""
@@ -149,8 +142,8 @@ class Writer:
 
     def close(self) -> None:
         """Write what is queued, for a second at most; from now on wait for each line."""
-        if self._screen is not None and self._screen.has_status:
-            self._screen.show(None)
+        if self._status_line is not None and self._status_line.has_status:
+            self._status_line.show(None)
             self.redraw()
         self._waits = True
         self.flush()
@@ -186,14 +179,14 @@ class Writer:
 
     def _reset_before_fork(self) -> None:
         self._has_others = True
-        if self._screen is not None:
-            self._screen.is_shared = True
+        if self._status_line is not None:
+            self._status_line.is_shared = True
 
     def _reset_after_fork(self) -> None:
         self._reset()  # what is queued is the parent's to write
         self._waits = True
-        if self._screen is not None:
-            self._screen.reset_after_fork()
+        if self._status_line is not None:
+            self._status_line.reset_after_fork()
 
     def _has_room(self) -> bool:
         """Wait for room, unless the queue has been full for a second."""
@@ -229,12 +222,12 @@ class Writer:
             with suppress(Exception):  # no memory, say
                 self._write_some()
             is_slow = self._has_status and self._lines.qsize() <= MAX_ENTRIES // 32
-            pause = screens.PAUSE if is_slow and not self._is_idle else PAUSE
+            pause = status_line.PAUSE if is_slow and not self._is_idle else PAUSE
             self._hurry.acquire(timeout=pause)
 
     @property
     def _has_status(self) -> bool:
-        return self._screen is not None and self._screen.has_status
+        return self._status_line is not None and self._status_line.has_status
 
     def _next_entry(self) -> bytes | LockType:
         """Wait for an entry; return an empty one when it is time to look at the status."""
@@ -242,7 +235,7 @@ class Writer:
             return self._lines.get()
         self._is_idle = False
         try:
-            return self._lines.get(timeout=screens.CHECK_INTERVAL)
+            return self._lines.get(timeout=status_line.CHECK_INTERVAL)
         except Empty:
             self._is_idle = True
             return b""
@@ -264,10 +257,10 @@ class Writer:
                 break
             entry = self._lines.get()
         self._rest = self._joined(batch) if self._has_text else b"".join(batch)
-        if self._screen is not None:
+        if self._status_line is not None:
             is_own = not isinstance(next(filter(None, batch), Text()), Text)
             is_own = is_own and not self._rest.startswith(b"\n")
-            self._rest = self._screen.compose(self._rest, not self._lines.empty(), is_own)
+            self._rest = self._status_line.compose(self._rest, not self._lines.empty(), is_own)
         self._write()
         if self._lines.qsize() <= MAX_ENTRIES // 2:
             self._full_since = None
@@ -303,8 +296,8 @@ class Writer:
         if count:
             line = f"{self._say_dropped(count, why)}\n".encode(self.encoding, "backslashreplace")
             self._rest = self._joined([line])
-            if self._screen is not None:
-                self._rest = self._screen.compose(self._rest, False, False)
+            if self._status_line is not None:
+                self._rest = self._status_line.compose(self._rest, False, False)
             self._write()
 
     def _write(self) -> None:
@@ -313,7 +306,7 @@ class Writer:
             self._failing = False
             locked = self._has_others
             if locked:
-                self._lock(True)
+                self._turns.acquire()
             try:
                 self._write_or_fail(locked)
             except OSError as error:
@@ -321,7 +314,7 @@ class Writer:
                 self._failing = True
             finally:
                 if locked:
-                    self._lock(False)
+                    self._turns.release()
             if self._failing and not self._ident:  # without a thread there is no time to wait
                 self._rest = b""
             elif self._failing:
@@ -386,53 +379,7 @@ class Writer:
         except (OSError, ValueError):  # it is not a file that can be waited for
             sleep(0.05)
 
-    def _lock(self, locked: bool) -> None:
-        """Take turns with the other processes that write here: long lines would mix in a pipe."""
-        # A lock of fcntl belongs to a process: it is released when that ends, however it does. A
-        # process that is stopped keeps it; and a job may have closed the file, whose number another
-        # one has now.
-        if self._turns is None or _file_id(self._turns) != self._turns_id:
-            return
-        until = monotonic() + MAX_WAIT
-        with suppress(OSError):
-            if not locked:
-                fcntl.lockf(self._turns, fcntl.LOCK_UN)
-            while locked and monotonic() >= self._next_turn:
-                try:
-                    fcntl.lockf(self._turns, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return
-                except (BlockingIOError, PermissionError):
-                    if monotonic() >= until:
-                        self._next_turn = until + 10 * MAX_WAIT
-                    sleep(0.001)
-
 
 def _release(lock: LockType) -> None:
     with suppress(RuntimeError):  # it is released already
         lock.release()
-
-
-def _file_id(descriptor: int | None) -> tuple[int, int] | None:
-    with suppress(OSError):
-        if descriptor is not None:
-            found = os.fstat(descriptor)
-            return found.st_dev, found.st_ino
-    return None
-
-
-def _shared_file() -> int | None:
-    """Return the descriptor of a file that only this process and its children have, to lock."""
-    if not hasattr(os, "fork"):
-        return None
-    try:
-        if hasattr(os, "memfd_create"):
-            low = os.memfd_create("faktory-log")
-        else:
-            with TemporaryFile() as file:
-                low = os.dup(file.fileno())
-        if (high := copy_high(low)) is None:
-            return low
-        os.close(low)
-        return high
-    except OSError:  # no folder can be written to, say
-        return None

@@ -34,7 +34,7 @@ _BACK: Final = b"\x1b8"
 _RETURN: Final = b"\r"
 
 
-class Screen:
+class StatusLine:
     """What stands below the log; for one thread, but for `show`."""
 
     def __init__(self) -> None:
@@ -43,6 +43,9 @@ class Screen:
         self._drawn_at = -inf
         self._text = b""
         self._made_at = -inf
+        self._size: object = None
+        self.size: Callable[[], object] = lambda: None
+        """Returns the size of the terminal."""
         self.is_shared = False
         """Whether other processes draw here, too."""
         self.has_keys: Callable[[], bool] = lambda: False
@@ -74,7 +77,10 @@ class Screen:
         if self._status is not None and not (more and now - self._drawn_at < DRAW_INTERVAL):
             text = self._made(now)
         if not lines and text == self._drawn:
-            return b""
+            size = self.size()
+            if size == self._size:
+                return b""
+            self._size = size  # a terminal that became smaller has lost the line
         erased = ERASE if self._drawn or self.is_shared else b""
         if is_own and self.has_keys():
             erased = _RETURN + ERASE
