@@ -66,7 +66,7 @@ def test_without_options_every_flag_has_its_default() -> None:
 @pytest.mark.usefixtures("file")
 def test_the_log_can_say_where_the_queues_come_from() -> None:
     assert load("-C", "worker.toml")["queue_source"] == "from worker.toml"
-    variable = {"FAKTORY_WORKER_QUEUE": "v"}
+    variable = {"QUEUE": "v"}
     assert load("-C", "worker.toml", **variable)["queue_source"] == "from FAKTORY_WORKER_QUEUE"
     assert load("-C", "worker.toml", "-q", "a", **variable)["queue_source"] == "from -q"
 
