@@ -128,6 +128,7 @@ ONCE = [
     "test_benchmarks.py",
     "test_build.py",
     "test_docs.py",
+    "test_errors_page.py",
     "test_examples.py",
     "test_exceptions.py",
     "test_import.py",

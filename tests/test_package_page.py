@@ -156,6 +156,6 @@ def test_the_metadata_has_the_page_and_the_addresses(tmp_path, url):
     assert sorted(labels) == sorted(expected)
     assert metadata["Author"] == "faktory-worker contributors"
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert "Push and run" in str(metadata.get_payload())
+    assert "## Why this one" in str(metadata.get_payload())
     assert (f"{url}/blob/v" in str(metadata.get_payload())) is bool(url)
     assert not {"test", "check", "docs", "dev"} & set(metadata.get_all("Provides-Extra"))

@@ -34,24 +34,33 @@ T = TypeVar("T")
 class Client:
     """A producer's, or a worker's, connection to a Faktory server.
 
-    `faktory` is the address. Without it, a `timeout`, an `ssl_context` or a `tcp_keepalive`, those
-    of `faktory.configure` count as they are when the client is made, then the variables. `timeout`
-    is the seconds (10) for connecting and, without progress, for each answer: PUSHB has 15 at
-    least, and FETCH waits as long as the server's machine is there. After `tcp_keepalive` seconds
-    (15) without traffic the system asks whether it is; without an answer for twice as long, or four
-    times after a FETCH, the connection is broken. With a `worker_id` the server counts it as a
-    worker from the moment it connects, and expects beats; its pages show `labels`. `log` gets
-    messages of `connect`, `disconnect` and `queue`. Every method but `disconnect`, `close` and
-    `interrupt` connects if need be, and raises FaktoryConnectionError, or a class below it, if it
-    cannot or if the connection breaks. After FaktoryServerError, from the server, the connection is
-    fine; after ValueError and FaktoryPayloadError nothing was sent.
+    Every method but `disconnect`, `close` and `interrupt` connects if need be, and raises
+    FaktoryConnectionError, or a class below it, if it cannot or if the connection breaks. After
+    FaktoryServerError, from the server, the connection is fine; after ValueError and
+    FaktoryPayloadError nothing was sent.
 
-    With `at_least_once`, a push whose outcome is unknown is sent again, once: the job may be
-    queued twice then. At level DEBUG the log shows every command and answer, the contents of jobs
-    only with `log_payloads`, and never the password.
+    Without `faktory`, `timeout`, `ssl_context` or `tcp_keepalive`, those of `faktory.configure`
+    count as they are when the client is made, then the variables.
 
-    As in faktory 1.0.0, a test may pass a `connection` that takes the server's place for `queue`,
-    see `compat.FakeConnection`. `buffer_size` is accepted and has no effect.
+    Args:
+        faktory: The server's address.
+        connection: For tests, as in faktory 1.0.0: takes the server's place for `queue`, see
+            `compat.FakeConnection`.
+        timeout: Seconds (10) for connecting and, without progress, for each answer: PUSHB has 15 at
+            least, and FETCH waits as long as the server's machine is there.
+        buffer_size: Accepted, as in faktory 1.0.0, without effect.
+        labels: What the server's pages show of a worker.
+        worker_id: With one the server counts the client as a worker from the moment it connects,
+            and expects beats.
+        log: Gets messages of `connect`, `disconnect` and `queue`. At level DEBUG it shows every
+            command and answer, and never the password.
+        ssl_context: For an address with TLS; by default the system's certificates are trusted.
+        tcp_keepalive: Seconds (15) without traffic after which the system asks whether the server's
+            machine is there; without an answer for twice as long, or four times after a FETCH, the
+            connection is broken.
+        at_least_once: A push whose outcome is unknown is sent again, once: the job may be queued
+            twice then.
+        log_payloads: The log at level DEBUG has the contents of jobs, too.
     """
 
     def __init__(

@@ -42,19 +42,24 @@ def configure(
 ) -> None:
     """Set what counts wherever it is not passed; arguments that are None change nothing.
 
-    `perform_async` and its like, every client, pool, producer and worker that is made without an
-    address, and the commands that load the program use `url`; `timeout` seconds (10) for connecting
-    and for each answer; `ssl_context`; `tcp_keepalive` seconds (15) without traffic after which the
-    system asks whether the server is there. A client or worker keeps what it was made with. The
-    default pool has `pool_size` connections at most (20), and `pool_timeout` seconds (5) to wait
-    for a free one. A call drops it; pushes in progress end on the old one.
-
-    With `enterprise`, the server is taken to know the options of Faktory Enterprise; without it, or
-    with False, the server is asked before the first job with such options.
+    It counts for `perform_async` and its like, for every client, pool, producer and worker that is
+    made without an address, and for the commands that load the program. A client or worker keeps
+    what it was made with. A call drops the default pool; pushes in progress end on the old one.
 
     Each but `ssl_context` is also a variable, which counts unless it is set here: FAKTORY_URL (or
     the one that FAKTORY_PROVIDER names), FAKTORY_POOL_SIZE, FAKTORY_POOL_TIMEOUT, FAKTORY_TIMEOUT,
     FAKTORY_TCP_KEEPALIVE, FAKTORY_ENTERPRISE. ValueError for a bad value.
+
+    Args:
+        url: The server's address.
+        pool_size: Connections of the default pool at most (20).
+        pool_timeout: Seconds to wait for a free one of them (5).
+        timeout: Seconds for connecting and for each answer (10).
+        ssl_context: For an address with TLS.
+        tcp_keepalive: Seconds without traffic after which the system asks whether the server is
+            there (15).
+        enterprise: With True the server is taken to know the options of Faktory Enterprise; else it
+            is asked before the first job with such options.
     """
     if enterprise is not None and not isinstance(enterprise, bool):
         raise ValueError(f"enterprise is {enterprise!r}: it is True or False.")

@@ -31,9 +31,11 @@ def check_size(size: int) -> int:
 class Pool:
     """Up to `size` clients, made when first needed, each used by one thread at a time.
 
-    `make` is the server's address, or a function that makes a client; without it the clients are
-    those of `faktory.configure`, also after it was called again. `timeout` is the seconds to wait
-    for a client to be released; FaktoryTimeout after that.
+    Args:
+        make: The server's address, or a function that makes a client; without it the clients are
+            those of `faktory.configure`, also after it was called again.
+        size: How many clients there are at most.
+        timeout: Seconds to wait for a client to be released; FaktoryTimeout after that.
     """
 
     _process: object

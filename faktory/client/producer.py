@@ -69,9 +69,15 @@ class Producer:
     """Collects jobs from any number of threads and pushes them together.
 
     A PUSHB is sent when `max_batch` jobs or `max_bytes` of them wait, or `linger` seconds after
-    the first one. At most `max_pending` jobs are not answered yet; then `push` waits up to
-    `patience` seconds for room (None: as long as it takes, 0: not at all). `make` is the server's
-    address, or a function that makes a client, called with the first push.
+    the first one.
+
+    Args:
+        make: The server's address, or a function that makes a client, called with the first push.
+        max_batch: Jobs of a PUSHB at most.
+        max_bytes: Bytes of jobs after which a PUSHB is sent.
+        linger: Seconds that a job waits for others.
+        max_pending: Jobs at most that are not answered yet; then `push` waits for room.
+        patience: Seconds that it waits: None for as long as it takes, 0 for not at all.
     """
 
     _backoff = Backoff()

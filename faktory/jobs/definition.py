@@ -139,22 +139,25 @@ def job(
 ) -> FunctionJob[P, R] | Callable[[Callable[P, R]], FunctionJob[P, R]]:
     """Declare a function as a job, bare or with options: `@job` or `@job(queue="mail")`.
 
-    The job type is `name`, or else the function's name. The options, None is as good as not given:
+    The job type is `name`, or else the function's name. An option that is None is as good as not
+    given. Wherever seconds are, a timedelta may be. See `Options` and `Declared`.
 
-    queue: where the job waits ("default").
-    retry: attempts after the first (25); with 0 it is dropped with its first failure, with -1
-        buried.
-    reserve_for: seconds that a worker has for it (1800; 60 to 86,400).
-    time_limit: seconds after which the worker raises TimeLimitExceeded in it.
-    retry_on: an exception class or several after which it is tried again (all).
-    discard_on: those that end it without a retry.
-    backoff: a function from the attempt that failed, from 1, to the seconds until the next.
-    backtrace: lines of traceback kept with a failure (0; 50 at most).
-    custom: a dict of JSON that goes with the job.
-    expires_in, expires_at: seconds, or a time, after which it is not run any more.
-    unique_for, unique_until, track: with Faktory Enterprise only, see `Options`.
-
-    Wherever seconds are, a timedelta may be. See `Options` and `Declared`.
+    Args:
+        queue: Where the job waits ("default").
+        retry: Attempts after the first (25); with 0 it is dropped with its first failure, with -1
+            buried.
+        reserve_for: Seconds that a worker has for it (1800; 60 to 86,400).
+        time_limit: Seconds after which the worker raises TimeLimitExceeded in it.
+        retry_on: An exception class or several after which it is tried again (all).
+        discard_on: Those that end it without a retry.
+        backoff: A function from the attempt that failed, from 1, to the seconds until the next.
+        backtrace: Lines of traceback kept with a failure (0; 50 at most).
+        custom: A dict of JSON that goes with the job.
+        expires_in: Seconds after which it is not run any more.
+        expires_at: The time after which it is not run any more.
+        unique_for: Seconds without a second such job, with Faktory Enterprise only.
+        unique_until: "success" (the default) or "start".
+        track: Whether it may report progress, with Faktory Enterprise only.
     """
     pushed: dict[str, object] = {**options}
     time_limit = job_options.take_time_limit(pushed)

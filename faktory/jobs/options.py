@@ -25,19 +25,23 @@ from .backoff import Backoff
 class Options(TypedDict, total=False):
     """The options of a job, where it is declared or by `set`. None is as good as not given.
 
-    `queue`: where the job waits ("default"). `retry`: attempts after the first (25); with 0 the job
-    is dropped with its first failure, with -1 it is buried. `reserve_for`: seconds that a worker
-    has for it (1800; 60 at least, 86,400 at most). `backtrace`: lines of traceback kept with a
-    failure (0; the server keeps 50 at most). `custom`: a dict of JSON that goes with the job.
-    `time_limit`: seconds after which the worker raises `TimeLimitExceeded` in the job.
+    `unique_for`, `unique_until` and `track` are of Faktory Enterprise: on another server the push
+    raises FaktoryEnterpriseRequired.
 
-    `expires_in`, seconds, or `expires_at`, a time, after which the job is not run any more: the
-    server drops it, or a worker of this package does. The seconds count from the push, or from the
-    time of a scheduled job.
-
-    With Faktory Enterprise only, else FaktoryEnterpriseRequired when the job is pushed:
-    `unique_for`, seconds in which a second job with the same type, arguments and queue is refused;
-    `unique_until`, "success" (the default) or "start"; `track`, whether it may report progress.
+    Args:
+        queue: Where the job waits ("default").
+        retry: Attempts after the first (25); with 0 the job is dropped with its first failure, with
+            -1 it is buried.
+        reserve_for: Seconds that a worker has for it (1800; 60 at least, 86,400 at most).
+        backtrace: Lines of traceback kept with a failure (0; the server keeps 50 at most).
+        custom: A dict of JSON that goes with the job.
+        time_limit: Seconds after which the worker raises `TimeLimitExceeded` in the job.
+        expires_in: Seconds, from the push or from the time of a scheduled job, after which it is
+            not run any more: the server drops it, or a worker of this package does.
+        expires_at: The time after which it is not run any more.
+        unique_for: Seconds in which a job with the same type, arguments and queue is refused.
+        unique_until: "success" (the default) or "start".
+        track: Whether it may report progress.
     """
 
     queue: str | None
@@ -61,11 +65,15 @@ class Declared(Options, total=False):
 
     A `time_limit` is then not part of the pushed job: the worker has it from the declaration.
 
-    Of its failures, for the worker that runs it: `retry_on`, a class or several of the exceptions
-    after which it is tried again (all), any other buries it at once; `discard_on`, those that end
-    it without a retry, as `Discard` does; `backoff`, a function from the number of the attempt that
-    failed, from 1, to the seconds or the timedelta until the next (the server's own wait), like
-    `faktory.backoff.exponential(30)`.
+    Three options are for the worker that runs the job, when it fails:
+
+    Args:
+        retry_on: A class or several of the exceptions after which it is tried again (all); any
+            other buries it at once.
+        discard_on: Those that end it without a retry, as `Discard` does.
+        backoff: A function from the number of the attempt that failed, from 1, to the seconds or
+            the timedelta until the next (the server's own wait), like
+            `faktory.backoff.exponential(30)`.
     """
 
     retry_on: type[BaseException] | Collection[type[BaseException]] | None
@@ -82,10 +90,12 @@ OF_DECLARATION: Final = (*_POLICY, "name")
 class PushOptions(Options, total=False):
     """The options of `set`, three of which are for one push only.
 
-    `jid`: the job's id, 8 bytes or more without spaces, instead of a random one; the server does
-    not notice a jid that it has already. `at`: when the job is to run. `debounce`: seconds, 1 or
-    more; at most one job of these arguments and options in each window of so many seconds, which
-    runs at the window's end.
+    Args:
+        jid: The job's id, 8 bytes or more without spaces, instead of a random one; the server does
+            not notice a jid that it has already.
+        at: When the job is to run.
+        debounce: Seconds, 1 or more: at most one job of these arguments and options in each window
+            of so many seconds, which runs at the window's end.
     """
 
     jid: str | None

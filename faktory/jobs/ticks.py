@@ -213,12 +213,18 @@ def periodic(
 ) -> Any:
     """Have each worker push a job at its times; return the job, or a decorator without one.
 
-    `expression` is a cron expression of five fields (extra `cron`), or @hourly, @daily, @weekly,
-    @monthly or @yearly, in the zone `tz` (UTC). `every`, seconds or a timedelta, 10 s at least,
-    counts from 1970-01-01 00:00 UTC. `args` makes the arguments of the tick, an aware datetime in
-    the zone; it must depend on nothing else. `name` is the job type unless given.
+    ValueError or TypeError for what is wrong in any argument, or for a name that is taken.
 
-    ValueError or TypeError for what is wrong in any of them, or for a name that is taken.
+    Args:
+        expression: A cron expression of five fields (extra `cron`), or @hourly, @daily, @weekly,
+            @monthly or @yearly.
+        job: What to push, a declared job; without it a decorator is returned.
+        every: In place of an expression: seconds or a timedelta, 10 s at least, which count from
+            1970-01-01 00:00 UTC.
+        tz: The zone of the expression, by default UTC.
+        args: Makes the arguments of the tick, an aware datetime in the zone; it must depend on
+            nothing else.
+        name: The schedule's name, by default the job type.
     """
     place = _place()
     if not isinstance(expression, str | None):

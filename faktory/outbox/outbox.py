@@ -31,13 +31,18 @@ from .sql import MAX_JID, Dialect, Paramstyle
 class Outbox:
     """A table of jobs to push, in the database of a program.
 
-    `connect` returns a new connection of DB-API 2, which is used by the relay and by
-    `create_table` only. `table` may have its schema before it, `app.faktory_outbox`. `paramstyle`
-    is that of the driver ("qmark", "format", "pyformat", "numeric" or "named"), `dialect` is
-    "postgresql", "mysql" or "sqlite"; both are found from the connection, for most drivers.
-    `faktory` is the address that the relay pushes to, by default that of `faktory.configure` or of
-    the variables. Without `notify` no NOTIFY is sent on PostgreSQL, and the relay looks once a
-    second. An outbox may be shared by threads.
+    An outbox may be shared by threads.
+
+    Args:
+        connect: Returns a new connection of DB-API 2, which is used by the relay and by
+            `create_table` only.
+        table: Its name; it may have its schema before it, `app.faktory_outbox`.
+        paramstyle: That of the driver: "qmark", "format", "pyformat", "numeric" or "named"; found
+            from the connection, for most drivers.
+        dialect: "postgresql", "mysql" or "sqlite"; found in the same way.
+        faktory: The address that the relay pushes to, by default that of `faktory.configure` or of
+            the variables.
+        notify: With False no NOTIFY is sent on PostgreSQL, and the relay looks once a second.
     """
 
     def __init__(

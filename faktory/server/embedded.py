@@ -63,13 +63,21 @@ class EmbeddedServer(Views):
         sync: Literal["full", "normal"] = "full",
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
-        """`bind` is host:port, port 0 takes a free one; `tls_cert` and `tls_key` are PEM files.
+        """Make a server; `start`, or a `with` block, has it listen.
 
-        `max_memory` is for the stored jobs, in MiB, estimated; a job beyond it is refused.
-        `enterprise` adds batches, tracking, unique and expiring jobs, approximately as they are.
-        `data` is the file for all of that, made if it is not there; with `sync="full"` what was
-        answered survives a power cut, with "normal", which is faster, the end of the process.
-        `timing` is there for this project's own tests: it shortens FETCH and the timeouts.
+        Args:
+            bind: host:port, port 0 takes a free one.
+            password: What clients need, by default none.
+            tls_cert: A PEM file; with `tls_key` the server uses TLS.
+            tls_key: A PEM file.
+            max_connections: Connections at most; others are closed, with the reason.
+            max_command: Bytes of a command at most.
+            max_memory: For the stored jobs, in MiB, estimated; a job beyond it is refused.
+            enterprise: Add batches, tracking, unique and expiring jobs, approximately as they are.
+            data: The file for all of that, made if it is not there.
+            sync: With "full" what was answered survives a power cut, with "normal", which is
+                faster, the end of the process.
+            timing: For this project's own tests: it shortens FETCH and the timeouts.
         """
         self._host, self._port = parse_bind(bind)
         if max_memory is not None and max_memory < 1:

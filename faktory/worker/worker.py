@@ -55,35 +55,39 @@ if TYPE_CHECKING:
 class Worker:
     """Fetches jobs from `queues` and runs up to `concurrency` of them at a time.
 
-    `faktory` is the server's address; without it that of `faktory.configure` counts. `queues` is a
-    list (strict order) or a mapping of weights; a weight may be a `Queue`, which can have a limit,
-    and an item of the list such a mapping. `disconnect_wait` is the grace period: how long jobs may
-    go on when the worker stops. What runs a job is what was registered on this worker, else what
-    `faktory.job` declared. The defaults are those of faktory 1.0.0, one job at a time and 15 s of
-    grace; the command `faktory-worker` has 10 and 25.
+    What runs a job is what was registered on this worker, else what `faktory.job` declared. Jobs
+    run on threads, async jobs, declared by `async def`, on one event loop in a thread of its own,
+    which starts with the first of them; they count for `concurrency`, as others do. The defaults
+    are those of faktory 1.0.0; the command `faktory-worker` has 10 jobs at a time, and 25 s.
 
-    With `burst` the worker stops when its queues are empty and no job of it runs. Scheduled jobs,
-    retries and paused queues do not count; for a server that cannot be reached it waits, as ever.
-    `time_limit`, in seconds, is for jobs that have none, neither declared nor pushed.
-
-    Async jobs, declared by `async def`, run on one event loop in a thread of its own, which starts
-    with the first of them; `loop_factory` makes it, `asyncio.new_event_loop` by default. They count
-    for `concurrency`, as others do.
-
-    Jobs run on threads; with `use_threads=False` on processes, forked when `run` begins: what is
-    declared or registered until then is known there. `executor`, which wins over that, is a class
-    of executors, called with `max_workers=concurrency`, whose `submit` runs the jobs. In both,
-    handlers of errors and of "exhausted" are called in the worker's own process.
-
-    With `give_back`, jobs that the worker interrupts as it stops do not fail by that: they are run
-    again a few seconds later, and use up no attempt. Those of batches, and unique or tracked ones,
-    fail all the same.
-
-    With `periodic` it pushes the jobs of the schedules that `faktory.periodic` has declared, until
-    it stops, also while it is quiet; a worker of `burst` does not.
-
-    `timeout`, `ssl_context` and `tcp_keepalive` are those of its clients: see `Client`.
-    `buffer_size` is accepted, as in faktory 1.0.0, and has no effect. `timing` is for tests.
+    Args:
+        faktory: The server's address; without it that of `faktory.configure`.
+        queues: A list (strict order) or a mapping of weights; a weight may be a `Queue`, which can
+            have a limit, and an item of the list such a mapping.
+        concurrency: How many jobs run at a time.
+        labels: What the server's pages show of this worker.
+        disconnect_wait: The grace period: seconds that jobs may go on when the worker stops.
+        log: Gets the worker's records; by default the logger `faktory.worker`.
+        worker_id: What the server knows this worker by; by default a random one.
+        timeout: As that of `Client`, for its clients.
+        buffer_size: Accepted, as in faktory 1.0.0, without effect.
+        use_threads: With False jobs run on processes, forked when `run` begins: what is declared or
+            registered until then is known there. Handlers of errors and of "exhausted" are called
+            in the worker's own process.
+        executor: A class of executors, called with `max_workers=concurrency`, whose `submit` runs
+            the jobs; it wins over `use_threads`.
+        burst: Stop when the queues are empty and no job of this worker runs. Scheduled jobs,
+            retries and paused queues do not count; for a server that is away it waits, as ever.
+        time_limit: Seconds for jobs that have no limit, neither declared nor pushed.
+        give_back: Jobs that the worker interrupts as it stops do not fail by that: they are run
+            again a few seconds later, and use up no attempt. Those of batches, and unique or
+            tracked ones, fail all the same.
+        loop_factory: What makes the event loop of async jobs, by default `asyncio.new_event_loop`.
+        periodic: Push the jobs of the schedules that `faktory.periodic` has declared, until the
+            worker stops, also while it is quiet; not with `burst`.
+        ssl_context: As that of `Client`, for its clients.
+        tcp_keepalive: As that of `Client`, for its clients.
+        timing: For tests.
     """
 
     send_heartbeat_every: float = 15

@@ -471,7 +471,7 @@ def test_flags_on_the_pages_do_not_break_at_their_hyphens() -> None:
     style = ROOT / "docs" / "_static" / "tables.css"
     if not style.exists():
         pytest.skip("the documentation is not beside these tests")
-    rule = re.search(r"^td:first-child code \{([^}]*)\}", style.read_text(), re.M)
+    rule = re.search(r"^code\.narrow \.pre \{([^}]*)\}", style.read_text(), re.M)
     assert rule is not None
     assert "white-space: nowrap" in rule[1]
 

@@ -52,7 +52,7 @@ SIGNALS: Final = {
     "TTIN": "show where every thread stands, and with which job",
 }
 
-PASSED_ON: Final = "With --processes send them to the parent, which passes them on."
+PASSED_ON: Final = "With --processes send them to the supervisor, which passes them on."
 
 EXIT_CODES: Final = {
     Exit.STOPPED: "stopped, or ended by --burst, --max-jobs or --max-memory, every job answered",

@@ -102,7 +102,7 @@ FLAGS: Final = (
     ),
     Flag(
         PROCESS, "", "processes", "N", NUMBER, None,
-        "start N workers, each with -c threads, under a parent that restarts one that ends; "
+        "start N workers, each with -c threads, under a supervisor that restarts one that ends; "
         "Python runs one thread at a time, so this is how to use more than one core",
     ),
     Flag(
