@@ -96,6 +96,7 @@ class JobRunner:
             if self._middleware and worker_middleware:
                 job._policy = getattr(task, "policy", None)
                 result = worker_middleware.run(lambda *_: task.run(job), job, job.payload)
+                job.logged_as = None  # they may have changed it
             else:
                 result = task.run(job)
             if result is not None:

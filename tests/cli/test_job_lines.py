@@ -8,15 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from json import loads
 from typing import Any
 
 import pytest
 
 from faktory.cli.worker import logs
-from faktory.cli.worker.formats import TextFormatter
+from faktory.cli.worker.formats import TextFormatter, json_of_job
+from faktory.jobs import runner
 from faktory.jobs.context import JobContext, run_in
+from faktory.jobs.middleware import Chain
 from faktory.worker import logs as module
 from faktory.worker.logs import JobLog, line_writer, mark_records
+from faktory.worker.task import make_task
 
 TIMES = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3}Z?")
 
@@ -118,6 +122,23 @@ def test_the_seconds_are_the_same(rig: Rig, seconds: float | None) -> None:
     quick, slow = rig.write("", seconds=seconds)
     assert quick == slow
     assert rig.records == 1
+
+
+def test_middleware_may_change_what_a_line_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def move(_: JobContext, payload: dict[str, Any], perform: Callable[[], object]) -> object:
+        payload.update(queue="other", retry=3)
+        return perform()
+
+    chain: Chain[Any] = Chain()
+    chain.add(move)
+    monkeypatch.setattr(runner, "worker_middleware", chain)
+    job = JobContext({"jid": "0001", "jobtype": "work", "args": [], "queue": "one", "retry": 1})
+    begun = json_of_job("faktory.worker", "work 0001 start", job, "start", None)
+    runner.JobRunner({"work": make_task("work", lambda: None, False)}).run(job)
+    ended = json_of_job("faktory.worker", "work 0001 done", job, "done", 1.0)
+    lines = [loads(line or "") for line in (begun, ended)]
+    found = [(line["queue"], line["retries_remaining"]) for line in lines]
+    assert found == [("one", 1), ("other", 3)]
 
 
 def test_an_odd_name_of_a_thread_is_written_as_with_a_record(rig: Rig) -> None:
