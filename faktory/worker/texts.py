@@ -1,4 +1,4 @@
-"""What the log says of jobs: which attempt it was, what follows, and which jobs run.
+"""What the log says of jobs and of the end: which attempt it was, what follows, which jobs run.
 
 Rules: what the server decides is "about" so long: its wait has a part by chance, and it looks for
 jobs that are due every few seconds (`manager/retry.go`, `manager/scheduler.go`).
@@ -6,15 +6,16 @@ jobs that are due every few seconds (`manager/retry.go`, `manager/scheduler.go`)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
 from ..jobs.context import JobContext
 from ..jobs.retries import Verdict
-from ..wire.amounts import in_one_unit
+from ..wire.amounts import counted, in_one_unit
 from ..wire.log import clean
+from ..wire.validate import clip
 
 MAX_JOBS: Final = 5
 """The most jobs that a line names."""
@@ -75,6 +76,38 @@ def of_failure(job: JobContext, verdict: Verdict) -> tuple[str, str]:
     except Exception:
         return "failed", "of an attempt that is not known"
     return "failed" if goes_on else "exhausted", words
+
+
+def of_stop(running: Collection[str], seconds: float, hint: bool) -> str:
+    """Return what a worker says that waits for its jobs; `hint`: a second Ctrl-C may come."""
+    them = "it" if len(running) == 1 else "them"
+    return (
+        f"Shutdown: waiting up to {seconds:g} seconds for {counted(len(running), 'job')} to "
+        f"finish: {listed(running)}{f'; Ctrl-C again interrupts {them}' if hint else ''}"
+    )
+
+
+def of_interrupt(running: Collection[str], is_cut: bool, give_back: bool) -> str:
+    """Return what a worker says that interrupts its jobs, and what that does to them."""
+    one = len(running) == 1
+    if give_back:
+        what = f"{'is returned and uses' if one else 'are returned and use'} up no attempt"
+    else:
+        what = f"{'fails by that and uses' if one else 'fail by that and use'} up an attempt"
+        what += " (one with retry 0 is dropped)"
+    return (
+        f"the grace period is {'cut short' if is_cut else 'over'}: interrupting "
+        f"{counted(len(running), 'job')}, which {what}: {', '.join(running)}"
+    )
+
+
+def server_of(info: object) -> str:
+    """Return the name and the version of a server by its INFO, whatever that is."""
+    server = info.get("server") if isinstance(info, dict) else None
+    server = server if isinstance(server, dict) else {}
+    names = (str(server.get(name, "")) for name in ("description", "faktory_version"))
+    name, version = (clip(each) for each in names)
+    return f"{name or 'Faktory'} {version}".rstrip()
 
 
 def fields_of(job: JobContext, event: str, seconds: float | None = None) -> dict[str, Any]:

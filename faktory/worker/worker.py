@@ -26,10 +26,9 @@ from ..jobs import registry
 from ..jobs.options import check_time_limit
 from ..jobs.runner import JobRunner
 from ..jobs.ticks import schedules
-from ..wire.amounts import counted
 from ..wire.log import Log, keep_enabled
 from ..wire.validate import check_duration, clip
-from . import counts, events, timing
+from . import counts, events, texts, timing
 from .backends.base import NEEDS_THREADS, Backends, check_can_fork
 from .backends.loop import AsyncJobs, LoopFactory
 from .burst import Burst
@@ -44,7 +43,6 @@ from .scheduler import Scheduler
 from .signals import handled
 from .status import Status
 from .task import Task, make_task
-from .texts import ENDS, QUIET, is_terminal, listed
 from .timing import Timing
 
 if TYPE_CHECKING:
@@ -214,7 +212,7 @@ class Worker:
         self._introduce: Callable[[], None] | None = None
         """Logs what this worker does, when it is connected or waits for that; None: what faktory
         1.0.0 logs, before that."""
-        self._after_quiet = QUIET
+        self._after_quiet = texts.QUIET
         """What the log says of a worker that fetches no more."""
         self.abandoned: list[str] = []
         """The threads whose job did not end in time, or whose report was not delivered."""
@@ -437,14 +435,10 @@ class Worker:
 
     def _log_connected(self, info: object) -> None:
         """Log that the server was reached first; `info` is its INFO. From any thread."""
-        server = info.get("server") if isinstance(info, dict) else None
-        server = server if isinstance(server, dict) else {}
-        names = (str(server.get(name, "")) for name in ("description", "faktory_version"))
-        name, version = (clip(each) for each in names)
         self._log.info(
             "%sconnected to %s at %s",
             "" if self._number is None else f"worker {self._number}: ",
-            f"{name or 'Faktory'} {version}".rstrip(),
+            texts.server_of(info),
             self._where,
             event="back" if self._manager.outage.was_lost else "other",
         )
@@ -515,7 +509,7 @@ class Worker:
 
     def _become_quiet(self) -> None:
         if self._lifecycle.advance(State.QUIET):
-            after = self._after_quiet if self._manager.burst is None else ENDS
+            after = self._after_quiet if self._manager.burst is None else texts.ENDS
             self._log.warning("quiet: fetches no more jobs; %s", after, event="quiet")
             self._manager.close_burst()
             self._calls.fire("quiet")
@@ -526,7 +520,7 @@ class Worker:
             return
         self._stopped_at = monotonic()
         self._deadline = self._stopped_at + self.disconnect_wait
-        self._log_stop(interrupts and is_terminal(sys.stderr))
+        self._log_stop(interrupts and texts.is_terminal(sys.stderr))
         self._manager.stop()
         self._calls.fire(*(() if was_quiet else ("quiet",)), "shutdown")
 
@@ -536,15 +530,7 @@ class Worker:
             if self._fatal is None and not self._drained:  # both have a line of their own
                 self._log.info("stopping", event="stop")
             return
-        them = "it" if len(running) == 1 else "them"
-        self._log.info(
-            "Shutdown: waiting up to %g seconds for %s to finish: %s%s",
-            self.disconnect_wait,
-            counted(len(running), "job"),
-            listed(running),
-            f"; Ctrl-C again interrupts {them}" if hint else "",
-            event="stop",
-        )
+        self._log.info("%s", texts.of_stop(running, self.disconnect_wait, hint), event="stop")
 
     def _next_check(self) -> float:
         """When to check the jobs again, or to stop waiting for them (`time.monotonic`)."""
@@ -587,19 +573,8 @@ class Worker:
         self._ending = True
         is_cut = self.grace_ends < self._stopped_at + self.disconnect_wait
         if running := self._manager.running():
-            one = len(running) == 1
-            what = "fails by that and uses" if one else "fail by that and use"
-            what = f"{what} up an attempt (one with retry 0 is dropped)"
-            if self._manager.give_back:
-                what = f"{'is returned and uses' if one else 'are returned and use'} up no attempt"
-            self._log.warning(
-                "%s: interrupting %s, which %s: %s",
-                f"the grace period is {'cut short' if is_cut else 'over'}",
-                counted(len(running), "job"),
-                what,
-                ", ".join(running),
-                event="stop",
-            )
+            text = texts.of_interrupt(running, is_cut, self._manager.give_back)
+            self._log.warning("%s", text, event="stop")
         waited = round(monotonic() - self._stopped_at, 1) if is_cut else self.disconnect_wait
         self._manager.interrupt_jobs()
         jobs_until = monotonic() + self._timing.shutdown_grace
