@@ -70,12 +70,13 @@ class Project:
         assert process.returncode == code, output
         return output
 
-    def python(self, program: str, code: int = 0) -> str:
+    def python(self, program: str, code: int = 0, given: str = "") -> str:
         """Run a program in the project, which is set up before."""
         done = subprocess.run(
             [sys.executable, "-c", f"import django\ndjango.setup()\n{program}"],
             cwd=PROJECT,
             env={**self.env, "DJANGO_SETTINGS_MODULE": "settings"},
+            input=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
