@@ -99,6 +99,7 @@ ONCE = [
     "jobs/test_typing_samples.py",
     "testing/test_async_jobs.py",
     "testing/test_docs.py",
+    "testing/test_memory_run.py",
     "testing/test_plugin.py",
     "wire/test_address.py",
     "wire/test_log.py",
