@@ -286,6 +286,8 @@ class Rig:
             assert not isinstance(error, FaktoryOutcomeUnknown), "nothing was sent yet"
             endpoint = client._connection._endpoint
             client._connection._endpoint = replace(endpoint, timeout=LONG)
+            if late:  # perhaps before the proxy saw its connection: the fault is still planned
+                self.proxy.plan_next(None)
             assert client.push(job(jid + "c")) == jid + "c"
         finally:
             client.close()
