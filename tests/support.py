@@ -7,7 +7,7 @@ import socket
 import sysconfig
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar
 
@@ -21,6 +21,19 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 counts_memory = pytest.mark.skipif(
     FREE_THREADED, reason="a free-threaded build of Python frees memory later, and takes more"
 )
+
+
+def half(**values: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrize a test with two lists: each value with half of the others, all in `make soak`."""
+    (one, firsts), (two, seconds) = values.items()
+    return pytest.mark.parametrize(
+        (one, two),
+        [
+            pytest.param(first, second, marks=[pytest.mark.soak] * ((row + column) % 2))
+            for row, first in enumerate(firsts)
+            for column, second in enumerate(seconds)
+        ],
+    )
 
 
 def wait_until(condition: Callable[[], T], timeout: float = 20) -> T:

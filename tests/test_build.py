@@ -1,7 +1,7 @@
 """Building the package: with a compiler, without one, and with each of the two variables.
 
 Most tests build a copy with a tiny core instead of the real one: they test how a core is built, and
-so a build takes a second. The tests marked soak build the real one.
+so a build takes a second. `make soak` builds the real one, and what is seldom built.
 """
 
 from __future__ import annotations
@@ -174,6 +174,7 @@ def test_with_require_extensions_the_build_fails_and_says_why(copy):
     assert "Traceback" not in copy.output
 
 
+@pytest.mark.soak
 def test_with_both_variables_the_build_fails_and_says_why(copy):
     both = {"FAKTORY_NO_EXTENSIONS": "1", "FAKTORY_REQUIRE_EXTENSIONS": "1"}
     assert copy.build("wheel", **both) is None
@@ -190,6 +191,7 @@ def test_a_core_with_a_cython_error_always_fails_the_build(copy):
     assert "Traceback" not in copy.output
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("environment", [NO_COMPILER, {"FAKTORY_NO_EXTENSIONS": "1"}])
 def test_an_editable_build_without_the_core_removes_the_old_one(copy, environment):
     stale = [copy.folder / CORE, copy.folder / EXCHANGE]
@@ -199,6 +201,7 @@ def test_an_editable_build_without_the_core_removes_the_old_one(copy, environmen
     assert not any(each.exists() for each in stale)
 
 
+@pytest.mark.soak
 @needs_compiler
 def test_an_editable_build_puts_the_core_beside_its_source(copy):
     (copy.folder / CORE).write_bytes(b"old")
@@ -235,6 +238,7 @@ def test_the_sdist_contains_everything_for_building_and_testing(copy):
     assert [name for name in members if name.startswith("faktory/") and name.endswith(".c")] == []
 
 
+@pytest.mark.soak
 def test_a_missing_compiler_is_named_with_the_remedy(copy):
     assert copy.build("wheel", CC="no-such-compiler").name.endswith(PURE)
     assert copy.notices == [

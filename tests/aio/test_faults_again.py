@@ -42,7 +42,7 @@ def with_adapters(adapter, monkeypatch):
     monkeypatch.setattr(test_faults, "PlainClient", PlainAdapter)
 
 
-@pytest.mark.parametrize("share", [6, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("share", [20, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_one_fault_anywhere_neither_hangs_nor_mismatches_nor_loses_a_job(rig, case, share, tally):  # noqa: F811
     tally.update(sweep(rig, case, share=share))

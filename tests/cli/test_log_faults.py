@@ -22,6 +22,7 @@ from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 from faktory.wire import commands
 
+from ..support import half
 from .support import WORKER, Run, WaitUntil, push, reports, run_shell
 
 PROGRAM = """
@@ -83,12 +84,13 @@ def dies(how):
 
 START = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ ")
 
-FORMATS = pytest.mark.parametrize("log_format", ["text", "json"])
-TWO = ("--processes", "2")
-PROCESSES = pytest.mark.parametrize("processes", [(), TWO], ids=["one", "two"])
-KINDS = pytest.mark.parametrize(
-    ("log_format", "processes"), [("text", ()), ("json", TWO)], ids=["text", "json-two"]
-)
+TEXT_AND_JSON = ["text", "json"]
+FORMATS = pytest.mark.parametrize("log_format", TEXT_AND_JSON)
+ONE_AND_TWO: list[tuple[str, ...]] = [(), ("--processes", "2")]
+TEXT_OF_ONE_AND_JSON_OF_TWO = [
+    ("--log-format", log_format, *processes)
+    for log_format, processes in zip(TEXT_AND_JSON, ONE_AND_TWO, strict=True)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -170,8 +172,7 @@ def records(lines: list[str]) -> list[str]:
     return [json.loads(line)["message"] if line.startswith("{") else line for line in lines]
 
 
-@FORMATS
-@PROCESSES
+@half(log_format=TEXT_AND_JSON, processes=ONE_AND_TWO)
 def test_a_reader_that_is_gone_ends_no_worker(
     server: EmbeddedServer,
     start: Start,
@@ -189,19 +190,18 @@ def test_a_reader_that_is_gone_ends_no_worker(
     assert [reports(server, jid) for jid in jids] == [["ACK"]] * len(jids)
 
 
-@KINDS
-@pytest.mark.parametrize(
-    "redirect", ["2>/dev/full", ">/dev/full 2>&1", "2>&-", ">&- <&-", ">&- 2>&- <&-"]
+@half(
+    redirect=["2>/dev/full", ">/dev/full 2>&1", "2>&-", ">&- <&-", ">&- 2>&- <&-"],
+    flags=TEXT_OF_ONE_AND_JSON_OF_TWO,
 )
 def test_a_log_that_cannot_be_written_ends_no_worker(
     server: EmbeddedServer,
     start: Start,
     wait_until: WaitUntil,
     redirect: str,
-    log_format: str,
-    processes: tuple[str, ...],
+    flags: tuple[str, ...],
 ) -> None:
-    worker = start(redirect, "--log-format", log_format, *processes)
+    worker = start(redirect, *flags)
     jids = [push(server, "says", "FLUSH"), push(server, "work"), push(server, "logs", "x", 100)]
     wait_until(lambda: server.processed == 3)
     assert worker.stop() == Exit.STOPPED
@@ -217,17 +217,14 @@ def test_a_log_that_cannot_be_written_ends_no_worker(
     }
 
 
-@KINDS
-@pytest.mark.parametrize("blocking", [True, False])
+@half(blocking=[True, False], flags=TEXT_OF_ONE_AND_JSON_OF_TWO)
 def test_a_pipe_that_nobody_reads_stops_no_worker(
     server: EmbeddedServer,
     start: Start,
     wait_until: WaitUntil,
-    log_format: str,
-    processes: tuple[str, ...],
+    flags: tuple[str, ...],
     blocking: bool,
 ) -> None:
-    flags = ("--log-format", log_format, *processes)
     worker = start("", *flags, full=True, blocking=blocking)
     jids = [push(server, "logs", "x", 9000)] + [push(server, "work") for _ in range(20)]
     wait_until(lambda: server.processed == 21)
@@ -273,21 +270,20 @@ def test_printed_text_that_nobody_reads_keeps_no_worker_at_the_end(
     assert (folder / "log").read_text().endswith("stopped, every job answered\n")
 
 
-@KINDS
+@pytest.mark.parametrize("flags", TEXT_OF_ONE_AND_JSON_OF_TWO)
 def test_what_a_job_forks_logs_once_and_nothing_twice(
     server: EmbeddedServer,
     start: Start,
     wait_until: WaitUntil,
-    log_format: str,
-    processes: tuple[str, ...],
+    flags: tuple[str, ...],
 ) -> None:
-    worker = start("", "--log-format", log_format, *processes)
+    worker = start("", *flags)
     push(server, "forks")
     wait_until(lambda: server.processed == 1)
     assert worker.stop() == Exit.STOPPED
     lines = records(worker.read())
     for text in ("before the fork", "in the child", "in another", "after the fork", "every job"):
-        count = 1 if "fork" in text or "in " in text else 1 + 2 * bool(processes)
+        count = 1 if "fork" in text or "in " in text else 1 + 2 * ("--processes" in flags)
         assert sum(text in line for line in lines) == count, text
     assert not any("Error" in line for line in lines)
 
@@ -371,8 +367,7 @@ def configures():
 """
 
 
-@FORMATS
-@pytest.mark.parametrize("where", ["module", "startup", "job"])
+@half(log_format=TEXT_AND_JSON, where=["module", "startup", "job"])
 def test_a_configuration_of_the_program_does_not_silence_the_worker(
     server: EmbeddedServer,
     run: Run,
@@ -419,8 +414,7 @@ def breaks():
 """
 
 
-@PROCESSES
-@pytest.mark.parametrize("what", ["handler", "filter", "factory"])
+@half(processes=ONE_AND_TWO, what=["handler", "filter", "factory"])
 def test_a_log_of_the_program_that_raises_ends_no_worker(
     server: EmbeddedServer,
     run: Run,

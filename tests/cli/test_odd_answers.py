@@ -142,12 +142,19 @@ def use(tool: str, url: str) -> int:
     return done.code
 
 
-@pytest.mark.parametrize("share", [10, pytest.param(1, marks=pytest.mark.soak)])
+def shared(share: int) -> pytest.MarkDecorator:
+    """Of the cases each tool tries one in `share`, so that all are tried; all in `make soak`."""
+    return pytest.mark.parametrize("share", [share, pytest.param(1, marks=pytest.mark.soak)])
+
+
+def first(tool: str, share: int) -> int:
+    return list(TOOLS).index(tool) % share
+
+
+@shared(10)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_no_info_makes_a_tool_end_in_a_traceback(tool: str, share: int, odd: Odd) -> None:
-    """Each tool with a share of the shapes, so that all are tried; with all in `make soak`."""
-    first = list(TOOLS).index(tool) % share
-    for name, info in list(shapes())[first::share]:
+    for name, info in list(shapes())[first(tool, share) :: share]:
         looks = tool in ("info", "top", "top --json", "doctor --json")
         if not looks and "queues" not in name and "sets" not in name:
             continue  # it looks at nothing else
@@ -158,17 +165,21 @@ def test_no_info_makes_a_tool_end_in_a_traceback(tool: str, share: int, odd: Odd
             raise AssertionError(name) from error
 
 
+@shared(3)
 @pytest.mark.parametrize("tool", ["queues", "queues --json", "top", "doctor", "doctor --json"])
-def test_no_latency_makes_a_tool_end_in_a_traceback(tool: str, odd: Odd) -> None:
-    for latency in LATENCIES:
+def test_no_latency_makes_a_tool_end_in_a_traceback(tool: str, share: int, odd: Odd) -> None:
+    for latency in LATENCIES[first(tool, share) :: share]:
         odd.latency = latency
         use(tool, odd.url)
 
 
+@shared(3)
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("where", ["info", "other"])
-def test_no_broken_reply_makes_a_tool_end_in_a_traceback(tool: str, where: str, odd: Odd) -> None:
-    for reply in BROKEN:
+def test_no_broken_reply_makes_a_tool_end_in_a_traceback(
+    tool: str, where: str, share: int, odd: Odd
+) -> None:
+    for reply in BROKEN[first(tool, share) :: share]:
         setattr(odd, where, reply)
         use(tool, odd.url)
 
@@ -185,9 +196,10 @@ GREETINGS = [
 ]
 
 
+@shared(3)
 @pytest.mark.parametrize("tool", ["push", "doctor", "doctor --json"])
-def test_no_greeting_makes_a_tool_end_in_a_traceback(tool: str) -> None:
-    for hi in GREETINGS:
+def test_no_greeting_makes_a_tool_end_in_a_traceback(tool: str, share: int) -> None:
+    for hi in GREETINGS[first(tool, share) :: share]:
         with Odd(hi) as server:
             use(tool, server.url)
 

@@ -13,6 +13,7 @@ import pytest
 from faktory.cli.exits import Exit
 from faktory.server import EmbeddedServer
 
+from ..support import half
 from .support import WORKER, Process, Run, WaitUntil, alive, pids, push, ready, reports
 
 PROGRAM = """
@@ -210,16 +211,16 @@ def test_a_quit_to_the_whole_group_logs_the_stacks_once(
 
 
 @pytest.mark.parametrize("flags", SUPERVISED)
-@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2"])
 def test_a_signal_without_a_meaning_is_ignored_with_a_line(
-    begin: Begin, wait_until: WaitUntil, name: str, flags: list[str]
+    begin: Begin, wait_until: WaitUntil, flags: list[str]
 ) -> None:
     worker = begin(*flags)
-    worker.send(getattr(signal, name))
-    wait_until(lambda: f"{name} is ignored" in worker.said)
+    for name in ("SIGUSR1", "SIGUSR2"):
+        worker.send(getattr(signal, name))
+        wait_until(lambda name=name: f"{name} is ignored" in worker.said)
     worker.send(signal.SIGTERM)
     assert worker.wait() == Exit.STOPPED
-    assert worker.said.count("is ignored") == 1
+    assert worker.said.count("is ignored") == 2
 
 
 @pytest.mark.parametrize("flags", SUPERVISED)
@@ -255,8 +256,7 @@ def test_what_a_job_forks_has_the_signals_of_a_plain_program(
 # After it has stopped
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"])
-@pytest.mark.parametrize("flags", SUPERVISED)
+@half(name=["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"], flags=SUPERVISED)
 def test_signals_after_it_has_stopped_do_not_change_the_exit_code(
     begin: Begin, folder: Path, wait_until: WaitUntil, name: str, flags: list[str]
 ) -> None:

@@ -13,6 +13,7 @@ from faktory.cli.exits import Exit
 from faktory.cli.worker.main import main
 from faktory.server import EmbeddedServer
 
+from ..support import half
 from .support import call, run_shell
 
 
@@ -76,8 +77,7 @@ def test_an_output_that_cannot_be_written_is_an_error_in_one_line(
     assert run(server, ">/dev/full 2>/dev/full", "push", "resize")[0] == Exit.FAILED
 
 
-@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", ">&- 2>&- <&-"])
-@pytest.mark.parametrize("log_format", ["text", "json"])
+@half(redirect=["2>&-", "2>/dev/full", ">&- 2>&- <&-"], log_format=["text", "json"])
 def test_a_worker_that_cannot_begin_has_its_exit_code_though_nothing_can_be_shown(
     redirect: str, log_format: str, server: EmbeddedServer
 ) -> None:

@@ -20,17 +20,26 @@ def name_of(block: str, number: int = 0) -> str:
 def test_each_pattern_of_the_page_is_a_file_that_runs(
     tmp_path: Path, run_pytest: RunPytest
 ) -> None:
+    """Each in a folder of its own. Those without options of a session share one process."""
     assert len(BLOCKS) == 9
-    before = ""
-    for number, block in enumerate(BLOCKS):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        for each in (before, block):
-            (folder / name_of(each, number)).write_text(each)
-        before = block if name_of(block) == "conftest.py" else ""
-        if not before:
-            output = run_pytest(folder)
-            assert f"{block.count('def test_')} passed" in output
+    others = tmp_path / "others"
+    expected = 0
+    for number, (before, block) in enumerate(zip(["", *BLOCKS], BLOCKS, strict=False)):
+        if name_of(block) == "conftest.py":
+            continue
+        count = block.count("def test_")
+        if name_of(before) == "conftest.py":
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "conftest.py").write_text(before)
+        else:
+            folder = others / str(number)
+            folder.mkdir(parents=True)
+            expected += count
+        (folder / name_of(block, number)).write_text(block)
+        if folder.parent != others:
+            assert f"{count} passed" in run_pytest(folder)
+    assert f"{expected} passed" in run_pytest(others, "-p", "no:randomly")
 
 
 def test_the_patterns_of_the_page_can_be_kept_in_one_project(

@@ -14,6 +14,7 @@ from faktory.server import EmbeddedServer
 from faktory.worker.events import Event
 from faktory.worker.timing import Timing
 
+from ..support import half
 from .conftest import (
     Held,
     Push,
@@ -160,10 +161,9 @@ note("returned", signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)
 """
 
 
-@pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize(
-    "body",
-    [
+@half(
+    event=EVENTS,
+    body=[
         "time.sleep(60)",
         "threading.Event().wait(60)",
         "subprocess.run(['sleep', '60'])",

@@ -442,7 +442,10 @@ def test_an_interrupt_in_the_end_of_a_job_does_not_keep_the_job() -> None:
     assert works.running.job is None
 
 
-def test_interrupts_at_any_moment_never_leave_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("jobs", [500, pytest.param(2000, marks=pytest.mark.soak)])
+def test_interrupts_at_any_moment_never_leave_the_job(
+    jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many short jobs and interrupts: each job is reported, no interrupt escapes."""
     # One may be raised in a finalizer that happens to run in the job's thread: that only warns.
     monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)
@@ -453,14 +456,14 @@ def test_interrupts_at_any_moment_never_leave_the_job(monkeypatch: pytest.Monkey
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        running = Running(*[give_way] * 2000, log=SILENT)
+        running = Running(*[give_way] * jobs, log=SILENT)
         hits = 0
         while running.thread.is_alive():
             hits += running.job.interrupt(Shutdown)
     finally:
         sys.setswitchinterval(interval)
     running.join()
-    assert len(running.reports) == 2000
+    assert len(running.reports) == jobs
     outcomes = {report and (report[0], report[1].get("errtype")) for report in running.reports}
     assert outcomes == {("ACK", None), ("FAIL", "Shutdown")}, hits
 

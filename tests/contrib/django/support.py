@@ -70,12 +70,13 @@ class Project:
         assert process.returncode == code, output
         return output
 
-    def python(self, program: str, code: int = 0) -> str:
+    def python(self, program: str, code: int = 0, given: str = "") -> str:
         """Run a program in the project, which is set up before."""
         done = subprocess.run(
             [sys.executable, "-c", f"import django\ndjango.setup()\n{program}"],
             cwd=PROJECT,
             env={**self.env, "DJANGO_SETTINGS_MODULE": "settings"},
+            input=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -91,12 +92,12 @@ class Project:
             connection.execute("PRAGMA journal_mode=WAL")
         connection.close()
 
-    def notes(self) -> list[str]:
+    def notes(self, order: str = "text") -> list[str]:
         """Return what jobs have written, sorted."""
         with sqlite3.connect(self.database) as connection:
-            rows = connection.execute("SELECT text FROM shop_note").fetchall()
+            rows = connection.execute(f"SELECT text FROM shop_note ORDER BY {order}").fetchall()
         connection.close()
-        return sorted(text for (text,) in rows)
+        return [text for (text,) in rows]
 
 
 def jobs_in(info: Mapping[str, Any]) -> dict[str, int]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from .support import Project
 
@@ -30,31 +29,39 @@ def test_tasks_go_through_the_outbox(tmp_path: Path) -> None:
     assert "skipped" not in output
 
 
-@pytest.mark.parametrize(
-    ("options", "found", "quoted"),
-    [
-        ({"url": "nonsense://x"}, "faktory.E002", "nonsense"),
-        ({"enqueue_on_commit": "outbox"}, "faktory.E004", "faktory.contrib.django.outbox"),
-        ({"enqueue_on_commit": ["default"]}, "faktory.E005", "['default']"),
-        ({"priority_queues": {"1": "not a queue"}}, "faktory.E001", "'not a queue'"),
-    ],
-)
-def test_check_finds_what_is_wrong_without_a_server(
-    options: dict[str, object], found: str, quoted: str, project: Project, closed_port: int
-) -> None:
+WRONG = [
+    ({"OPTIONS": {"url": "nonsense://x"}}, "faktory.E002", "nonsense"),
+    ({"OPTIONS": {"enqueue_on_commit": "outbox"}}, "faktory.E004", "faktory.contrib.django.outbox"),
+    ({"OPTIONS": {"enqueue_on_commit": ["default"]}}, "faktory.E005", "['default']"),
+    ({"OPTIONS": {"priority_queues": {"1": "not a queue"}}}, "faktory.E001", "'not a queue'"),
+    ({"QUEUES": ["default", "my mail"]}, "faktory.E001", "'my mail'"),
+]
+
+CHECK = """
+import json, sys
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+
+for changes in json.loads(sys.stdin.read()):
+    default = {**settings.TASKS["default"], **changes}
+    with override_settings(TASKS={**settings.TASKS, "default": default}):
+        try:
+            call_command("check")
+        except CommandError as error:
+            print(json.dumps(str(error)))
+"""
+
+
+def test_check_finds_what_is_wrong_without_a_server(project: Project, closed_port: int) -> None:
     project.env["FAKTORY_URL"] = f"tcp://127.0.0.1:{closed_port}"
     assert "no issues" in project.run("check")
-    project.configure(**options)
-    output = project.run("check", code=1)
-    assert found in output
-    assert quoted in output
-
-
-def test_check_finds_a_queue_that_cannot_be(project: Project) -> None:
+    output = project.python(CHECK, given=json.dumps([changes for changes, _, _ in WRONG]))
+    for line, (_, found, quoted) in zip(output.splitlines(), WRONG, strict=True):
+        assert found in json.loads(line)
+        assert quoted in json.loads(line)
     project.env["QUEUES"] = ",my mail"
-    output = project.run("check", code=1)
-    assert "faktory.E001" in output
-    assert "'my mail'" in output
+    assert "faktory.E001" in project.run("check", code=1)
 
 
 def test_the_app_works_without_tasks_in_django(tmp_path: Path) -> None:
