@@ -72,5 +72,5 @@ def test_a_compiler_that_is_installed_later_builds_the_core(tmp_path):
 def test_make_test_says_how_long_it_takes_and_how_to_run_a_part(args, said):
     done = make("--dry-run", "test", f"ARGS={args}")
     assert done.returncode == 0, done.stderr
-    assert ("about 7 minutes on two cores" in done.stdout) is said
+    assert ("about 5 minutes on two cores" in done.stdout) is said
     assert ("-n 2" in done.stdout) is said
