@@ -96,7 +96,7 @@ def of_interrupt(running: Collection[str], is_cut: bool, give_back: bool) -> str
         what = f"{'fails by that and uses' if one else 'fail by that and use'} up an attempt"
         what += " (one with retry 0 is dropped)"
     return (
-        f"the grace period is {'cut short' if is_cut else 'over'}: interrupting "
+        f"the grace period is over{', cut short' if is_cut else ''}: interrupting "
         f"{counted(len(running), 'job')}, which {what}: {', '.join(running)}"
     )
 

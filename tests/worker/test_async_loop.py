@@ -62,7 +62,9 @@ def loop_with(task_factory: Any) -> asyncio.AbstractEventLoop:
 def runs_of(jids: list[str]) -> list[CoroutineRun]:
     """Return the runs of these jobs that are still in memory."""
     return [
-        each for each in gc.get_objects() if isinstance(each, CoroutineRun) and each.job.jid in jids
+        each
+        for each in gc.get_objects()
+        if type(each) is CoroutineRun and each.job.jid in jids  # others may be lazy objects
     ]
 
 
