@@ -273,7 +273,7 @@ def test_ctrl_c_says_what_a_second_one_does(
     os.killpg(worker.process.pid, signal.SIGINT)
     assert worker.process.wait(15) == Exit.STOPPED
     assert find(worker.said, "the grace period is").startswith(
-        "the grace period is cut short: interrupting 1 job, which fails by that and uses up an "
+        "the grace period is over, cut short: interrupting 1 job, which fails by that and uses up an "
         f"attempt (one with retry 0 is dropped): spin {jid} ("
     )
 
@@ -566,7 +566,11 @@ def test_each_line_of_json_has_its_event_and_is_valid(
     assert only(lines, "back")["message"].startswith("the server is back")
     assert only(lines, "quiet")["message"].startswith("quiet: fetches no more jobs")
     stops = [each["message"].partition(":")[0] for each in lines if each.get("event") == "stop"]
-    assert stops == ["Shutdown", "the grace period is cut short", "stopped, every job answered"]
+    assert stops == [
+        "Shutdown",
+        "the grace period is over, cut short",
+        "stopped, every job answered",
+    ]
     mine = only(lines, "mine")
     assert (mine["logger"], mine["seconds"], mine["jid"]) == ("app", "three", loud)
     without = {each["logger"] for each in lines if "event" not in each}
