@@ -273,8 +273,8 @@ def test_ctrl_c_says_what_a_second_one_does(
     os.killpg(worker.process.pid, signal.SIGINT)
     assert worker.process.wait(15) == Exit.STOPPED
     assert find(worker.said, "the grace period is").startswith(
-        "the grace period is over, cut short: interrupting 1 job, which fails by that and uses up an "
-        f"attempt (one with retry 0 is dropped): spin {jid} ("
+        "the grace period is over, cut short: interrupting 1 job, which fails by that and uses up "
+        f"an attempt (one with retry 0 is dropped): spin {jid} ("
     )
 
 
