@@ -87,12 +87,14 @@ def _repository() -> str:
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = _repository()
+# Read the Docs builds branches, too, whose version has no tag yet.
+REVISION = os.environ.get("READTHEDOCS_GIT_COMMIT_HASH") or f"v{release}"
 if REPOSITORY:
     html_theme_options = {
         "source_repository": REPOSITORY,
-        "source_branch": f"v{release}",
+        "source_branch": REVISION,
         "source_directory": "docs/",
-        "top_of_page_buttons": ["view"],  # a tag cannot be edited
+        "top_of_page_buttons": ["view"],  # neither a tag nor a commit can be edited
     }
 
 # [text](../ARCHITECTURE.md): a file of the repository that is not one of these pages.
@@ -106,7 +108,7 @@ def _link_repository(text: str) -> str:
         text, target = found.groups()
         if not found[0].count("(../") or not (ROOT / target).exists():
             return found[0]
-        return f"[{text}]({REPOSITORY}/blob/v{release}/{target})" if REPOSITORY else text
+        return f"[{text}]({REPOSITORY}/blob/{REVISION}/{target})" if REPOSITORY else text
 
     link = f"[Source, issues and releases]({REPOSITORY})" if REPOSITORY else ""
     return _FILE.sub(replaced, text).replace("<!-- repository -->", link)

@@ -6,6 +6,7 @@ import email
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from types import ModuleType
 from urllib.parse import urlsplit
 
 import pytest
+
+import faktory
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text("utf-8")
@@ -159,3 +162,17 @@ def test_the_metadata_has_the_page_and_the_addresses(tmp_path, url):
     assert "## Why this one" in str(metadata.get_payload())
     assert (f"{url}/blob/v" in str(metadata.get_payload())) is bool(url)
     assert not {"test", "check", "docs", "dev"} & set(metadata.get_all("Provides-Extra"))
+
+
+@pytest.mark.parametrize(
+    ("commit", "revision"), [("0123abc", "0123abc"), ("", f"v{faktory.__version__}")]
+)
+def test_read_the_docs_links_the_commit_that_it_builds(monkeypatch, commit, revision):
+    pytest.importorskip("docutils")
+    monkeypatch.setenv("FAKTORY_IMPL", faktory.implementation)  # which conf.py sets
+    monkeypatch.setenv("FAKTORY_PROJECT_URL", URL)
+    monkeypatch.setenv("READTHEDOCS_GIT_COMMIT_HASH", commit)
+    conf = runpy.run_path(str(PROJECT / "docs" / "conf.py"))
+    assert conf["html_theme_options"]["source_branch"] == revision
+    link = conf["_link_repository"]("[a file](../SECURITY.md)")
+    assert link == f"[a file]({URL}/blob/{revision}/SECURITY.md)"

@@ -48,7 +48,7 @@ def add_tool(tool: Any) -> None:
         run,
         "On a terminal it redraws one screen until q or Ctrl-C (with the extra `cli`), else it "
         "prints lines for each reading. Rates are those since the reading before.",
-        ("-d 5 images mails", "these queues, every five seconds"),
+        ("-d 5 images mail", "these queues, every five seconds"),
         ("--json", "one reading for programs, with rates"),
     )
     add("names", metavar="QUEUE", nargs="*", help="only these queues (default: the largest)")
