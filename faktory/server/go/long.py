@@ -135,7 +135,7 @@ def load_in_slices(
         except StopIteration as error:
             problem = json.JSONDecodeError("Expecting value", window.text, error.value)
         except json.JSONDecodeError as error:
-            problem = error
+            problem = error.with_traceback(None)  # it would keep this frame, and the jobs in it
         except RecursionError:
             raise JSONError("exceeded max depth") from None
         if problem is None:
