@@ -578,6 +578,9 @@ def test_a_signal_handlers_error_anywhere_in_a_push_comes_out_and_queues_it_once
     assert interrupt_everywhere(rig, error) > 20
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="its tracing ends where the exchange begins"
+)
 @pytest.mark.parametrize("error", ALARMS, ids=lambda error: type(error).__name__)
 def test_a_client_that_takes_a_handlers_error_for_the_sockets_is_caught(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, error: OSError
