@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from faktory import Client
 from faktory.cli.worker.main import main
+from faktory.cli.worker.writer import Writer
 from faktory.jobs import registry
 from faktory.server import EmbeddedServer
 from faktory.server.state import Timing
@@ -100,3 +102,17 @@ def load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     for name, place in places.items():
         if Path(place).is_relative_to(folder):
             del sys.modules[name]
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Writer, int]]:
+    """A writer to a pipe, and the pipe's other end."""
+    reader, descriptor = os.pipe()
+    writer = Writer(descriptor, lambda count, why: f"{count} dropped: {why}")
+    writer.run_in_background()
+    yield writer, reader
+    writer.close()
+    writer.flush(10)
+    writer._descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.close(reader)
+    os.close(descriptor)

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -115,19 +114,6 @@ def test_a_stream_that_is_closed_loses_nothing(stream: TextStream, original: Pie
         print("begun", end="", file=entered)
     assert (original.pieces, original.closed) == (["begun"], True)
     stream.close()
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[Writer, int]]:
-    """A writer to a pipe, and the pipe's other end."""
-    reader, descriptor = os.pipe()
-    writer = Writer(descriptor, lambda count, why: f"{count} dropped: {why}")
-    writer.run_in_background()
-    yield writer, reader
-    writer.close()
-    writer._descriptor = os.open(os.devnull, os.O_WRONLY)
-    os.close(reader)
-    os.close(descriptor)
 
 
 def test_text_stands_between_the_lines_of_the_log(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -144,20 +143,6 @@ def test_other_processes_erase_the_status_of_this_one(status_line: StatusLine) -
 
 
 # With the writer
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[Writer, int]]:
-    """A writer to a pipe, and the pipe's other end."""
-    reader, descriptor = os.pipe()
-    writer = Writer(descriptor, lambda count, why: f"{count} dropped: {why}")
-    writer.run_in_background()
-    yield writer, reader
-    writer.close()
-    writer.flush(10)
-    writer._descriptor = os.open(os.devnull, os.O_WRONLY)
-    os.close(reader)
-    os.close(descriptor)
 
 
 def test_a_line_of_the_log_begins_a_line_whatever_was_printed(
