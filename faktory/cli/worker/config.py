@@ -59,13 +59,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Namespace:
     defaults = {flag.attribute: flag.default for flag in FLAGS}
     options = {**defaults, **tables.get(None, {}), **tables.get(env, {}), **given}
     warnings += _about_variables(environ) + _about_labels(options["label"])
-    queue_source = (
-        "no -q: default and every queue that the jobs declare"
-        if not options["queue"]
-        else "from -q"
-        if "queue" in flags
-        else f"from {f'{PREFIX}QUEUE' if 'queue' in variables else found.path}"
-    )
+    queue_source = "no -q: default and every queue that the jobs declare"
+    if options["queue"]:
+        other = f"{PREFIX}QUEUE" if "queue" in variables else found.path
+        queue_source = f"from {'-q' if 'queue' in flags else other}"
     return Namespace(**options, warnings=warnings, queue_source=queue_source)
 
 
